@@ -1,0 +1,5 @@
+"""Python client of precall."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,80 @@
+"""Compiles pyproject.toml into the hash-pinned files in requirements/ (`make lock`).
+
+Pins that still fit are kept, so a lock after a small change has a small diff; `--upgrade` takes the
+newest versions. Nothing that names a machine or a package index ends up in the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+HEADER = "# Compiled from pyproject.toml by `make lock`. Do not edit.\n"
+
+BOOTSTRAP = ("--group", "bootstrap")
+CPU = ("pyproject.toml", "--extra", "cpu", "--group", "build")
+GPU = ("pyproject.toml", "--extra", "gpu", "--group", "build")
+DEV = ("--group", "dev")
+
+
+def compile_pins(uv: str, name: str, *sources: str, seed: Path, upgrade: bool) -> str:
+    """Returns the pins of `sources`, preferring the versions that the file `seed` has."""
+    print(f"==> resolving {name}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "out.txt"
+        if seed.exists():
+            shutil.copy(seed, output)
+        command = [uv, "pip", "compile", *sources, "--output-file", str(output)]
+        command += ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+        command += ["--no-emit-package", "precall", *(["--upgrade"] if upgrade else [])]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return output.read_text()
+
+
+def blocks(pins: str) -> dict[str, str]:
+    """Splits a compiled file into its entries, keyed by package name; forks of one name stay together."""
+    entries: dict[str, str] = {}
+    for entry in re.split(r"(?m)^(?=[a-z0-9])", pins):
+        match = re.match(r"[a-z0-9._-]+", entry)
+        if match:
+            entries[match[0]] = entries.get(match[0], "") + entry
+    return entries
+
+
+def write(name: str, pins: str) -> Path:
+    path = REQUIREMENTS / f"{name}.txt"
+    path.write_text(HEADER + pins)
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--uv", default="uv", help="the uv executable")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions allowed")
+    options = parser.parse_args()
+    uv, upgrade = options.uv, options.upgrade
+
+    def pins(name: str, *sources: str, seed: Path | None = None) -> str:
+        own = REQUIREMENTS / f"{name}.txt"
+        return compile_pins(uv, name, *sources, seed=seed or own, upgrade=upgrade and seed is None)
+
+    write("bootstrap", pins("bootstrap", *BOOTSTRAP))
+    # The GPU build of vLLM pins more, so it goes first and the CPU set follows it where it can.
+    gpu = write("gpu", pins("gpu", *GPU))
+    cpu = write("cpu", pins("cpu", *CPU, seed=gpu))
+    tools = blocks(pins("dev", *DEV, "--constraint", str(cpu)))
+    # dev.txt is installed on top of either set, so it holds only what both of them lack.
+    shared = blocks(cpu.read_text()).keys() & blocks(gpu.read_text()).keys()
+    write("dev", "".join(entry for name, entry in tools.items() if name not in shared))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Names and spans of precall's traces: the one place that knows the semantic conventions."""
