@@ -39,7 +39,7 @@ def compile_pins(uv: str, name: str, *sources: str, seed: Path, upgrade: bool) -
 
 
 def blocks(pins: str) -> dict[str, str]:
-    """Splits a compiled file into its entries, keyed by package name; forks of one name stay together."""
+    """Splits a compiled file into its entries, keyed by name; forks of one name stay together."""
     entries: dict[str, str] = {}
     for entry in re.split(r"(?m)^(?=[a-z0-9])", pins):
         match = re.match(r"[a-z0-9._-]+", entry)

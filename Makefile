@@ -1,0 +1,71 @@
+# One verb, one target; each is a thin call. `make` lists them.
+#
+#   BACKEND=cpu|gpu   the engine to install (default: gpu where nvidia-smi answers, else cpu)
+#   PYTHON=...        the interpreter to make .venv with (3.11 to 3.13)
+#   ARGS="..."        passed on by demo, serve, bench and test
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BACKEND ?=
+ARGS ?=
+export PYTHON
+
+BIN := .venv/bin
+DESCRIPTORS := .build/precall.binpb
+BASELINE := proto/baseline.binpb
+BUF_CONFIG := --config proto/buf.yaml
+
+.PHONY: help demo serve test setup lint fmt gen baseline lock bench clean runtime
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: runtime ## a turn of the embedded model that calls real tools, and its trace
+	@$(BIN)/precall demo $(ARGS)
+
+serve: runtime ## serve the embedded model (ARGS="--model ..." for another)
+	@$(BIN)/precall serve $(ARGS)
+
+test: lint ## everything CI runs: lint, then every test (ARGS="-k name" for some)
+	@$(BIN)/pytest $(ARGS)
+
+setup: ## install the service, the engine and the tools for development into .venv
+	@scripts/setup dev $(BACKEND)
+
+runtime:
+	@scripts/setup runtime $(BACKEND)
+
+lint: setup ## style, types, import rules, the wire contract, fresh stubs
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/basedpyright --warnings
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/gen.py --check
+	$(BIN)/python scripts/gen.py --descriptors $(DESCRIPTORS)
+	$(BIN)/buf lint $(DESCRIPTORS) $(BUF_CONFIG)
+	$(BIN)/buf breaking $(DESCRIPTORS) --against $(BASELINE) $(BUF_CONFIG)
+	$(BIN)/buf format --diff --exit-code proto
+
+fmt: setup ## format Python and proto files, fix what can be fixed
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	$(BIN)/buf format --write proto
+
+gen: setup ## generate the Python stubs from proto/
+	@$(BIN)/python scripts/gen.py
+
+baseline: setup ## at a release: the wire contract that later ones must stay compatible with
+	@$(BIN)/python scripts/gen.py --baseline $(BASELINE)
+
+lock: setup ## compile pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
+	@.uv/bin/python scripts/lock.py --uv .uv/bin/uv $(ARGS)
+
+bench: setup ## measure precall against vLLM alone (docs/benchmarks.md)
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what make installed and built; the next target installs it again
+	rm -rf .venv .uv .build .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
