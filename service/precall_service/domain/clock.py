@@ -1,0 +1,26 @@
+"""Time as the service sees it: monotonic, and replaceable in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Timer(Protocol):
+    """A callback that has been put off."""
+
+    def cancel(self) -> None:
+        """Nothing will be called. Idempotent, also after the call."""
+        ...
+
+
+class Clock(Protocol):
+    """The only source of time and timers for deadlines, hold times and expiry."""
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock, from an arbitrary origin."""
+        ...
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Calls `callback` on the event loop once `delay_s` seconds have passed."""
+        ...

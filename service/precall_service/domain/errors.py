@@ -1,0 +1,123 @@
+"""The one error that the service raises on purpose, by reason.
+
+```
+Exception
+└── ServiceError          refuses or ends something; `reason` says what, `code` follows from it
+```
+
+Reasons mirror `precall.v1.ErrorReason`; its comments hold cause and remedy. Only messages written
+for the user go into a ServiceError: what it holds reaches the wire.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+
+
+class Code(enum.Enum):
+    """The gRPC status codes that precall uses, by their canonical numbers (google/rpc/code.proto)."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class Reason(enum.Enum):
+    """Why something failed. The value is the code that the failure has on the wire."""
+
+    HANDSHAKE_REQUIRED = (1, Code.INVALID_ARGUMENT)
+    HANDSHAKE_REPEATED = (2, Code.INVALID_ARGUMENT)
+    FRAME_UNKNOWN = (3, Code.INVALID_ARGUMENT)
+    FIELD_INVALID = (4, Code.INVALID_ARGUMENT)
+    NOT_SERVED = (5, Code.UNIMPLEMENTED)
+    TOO_LARGE = (6, Code.RESOURCE_EXHAUSTED)
+    OVERLOADED = (7, Code.RESOURCE_EXHAUSTED)
+    LIMIT_REACHED = (8, Code.RESOURCE_EXHAUSTED)
+
+    CONVERSATION_UNKNOWN = (20, Code.NOT_FOUND)
+    CONVERSATION_EXPIRED = (21, Code.ABORTED)
+    RESUME_OUT_OF_RANGE = (22, Code.OUT_OF_RANGE)
+    TURN_RUNNING = (23, Code.FAILED_PRECONDITION)
+    TURN_UNKNOWN = (24, Code.NOT_FOUND)
+    TURN_ID_REUSED = (25, Code.ALREADY_EXISTS)
+    CONTEXT_WINDOW_EXCEEDED = (26, Code.INVALID_ARGUMENT)
+    TURN_TIMEOUT = (27, Code.DEADLINE_EXCEEDED)
+    CANCELLED = (28, Code.CANCELLED)
+
+    TOOL_NAME_INVALID = (40, Code.INVALID_ARGUMENT)
+    TOOL_DUPLICATE = (41, Code.ALREADY_EXISTS)
+    TOOL_SCHEMA_INVALID = (42, Code.INVALID_ARGUMENT)
+    TOOL_UNKNOWN = (43, Code.NOT_FOUND)
+    TOOL_UNAVAILABLE = (44, Code.UNAVAILABLE)
+    ARGUMENTS_INVALID = (45, Code.INVALID_ARGUMENT)
+    INVOCATION_UNKNOWN = (46, Code.NOT_FOUND)
+    RESULT_INVALID = (47, Code.INVALID_ARGUMENT)
+    TOOL_TIMEOUT = (48, Code.DEADLINE_EXCEEDED)
+    APPROVAL_UNKNOWN = (49, Code.NOT_FOUND)
+    TOOL_CHOICE_INVALID = (50, Code.INVALID_ARGUMENT)
+
+    ENGINE_UNAVAILABLE = (60, Code.UNAVAILABLE)
+    ENGINE_FAILED = (61, Code.INTERNAL)
+    DRAINING = (62, Code.UNAVAILABLE)
+    INTERNAL = (63, Code.INTERNAL)
+    FLOW_LIMIT = (64, Code.RESOURCE_EXHAUSTED)
+
+    CACHE_VERSION_MISMATCH = (80, Code.ABORTED)
+    CACHE_STORE_UNAVAILABLE = (81, Code.UNAVAILABLE)
+
+    @property
+    def number(self) -> int:
+        """The number of the value in `precall.v1.ErrorReason`."""
+        return self.value[0]
+
+    @property
+    def code(self) -> Code:
+        """The gRPC code that goes with the reason."""
+        return self.value[1]
+
+
+class ServiceError(Exception):
+    """Something was refused or ended, for a reason that the user can act on.
+
+    Attributes:
+        reason: Why; the gRPC code follows from it.
+        message: What was wrong, where, the limit, and what to do, for the user.
+        field: Path of the offending field in the frame, such as `start_turn.text`; may be empty.
+        retry_after_s: Seconds after which the same may succeed; None: retrying does not help.
+        metadata: The variables of the message, for programs.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        field: str = "",
+        retry_after_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s
+        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+
+    @property
+    def code(self) -> Code:
+        """The gRPC code that goes with the reason."""
+        return self.reason.code
+
+    def __repr__(self) -> str:
+        return f"ServiceError({self.reason.name}, {self.message!r})"

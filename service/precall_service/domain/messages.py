@@ -1,0 +1,62 @@
+"""What is said in a conversation: messages, the calls that the model makes, and the transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from precall_service.domain.json import JsonValue
+from precall_service.domain.tools import ToolDeclaration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that the model made. `arguments_json` is a JSON object, as the model wrote it."""
+
+    call_id: str
+    tool_name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserMessage:
+    """What the user said."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantMessage:
+    """One step of the model: text, reasoning kept apart from it, and calls in their order."""
+
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolMessage:
+    """The answer to one call, as the model sees it."""
+
+    call_id: str
+    tool_name: str
+    text: str
+
+
+Message = UserMessage | AssistantMessage | ToolMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """Everything that a prompt is rendered from.
+
+    `template_variables` reach the model's chat template, such as `enable_thinking`.
+    """
+
+    messages: tuple[Message, ...]
+    system_prompt: str = ""
+    tools: tuple[ToolDeclaration, ...] = ()
+    template_variables: Mapping[str, JsonValue] = field(
+        default_factory=lambda: MappingProxyType({})
+    )

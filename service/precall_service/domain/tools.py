@@ -1,0 +1,51 @@
+"""What a tool is: its declaration and its effects. Every default takes the unsafe reading."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from precall_service.domain.json import JsonObject
+
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class CacheScope(enum.Enum):
+    """For whom a cached result may be used again."""
+
+    CONVERSATION = "conversation"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolEffects:
+    """What a handler does to the world, as its owner declares it."""
+
+    read_only: bool = False
+    speculation_safe: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+    requires_approval: bool = False
+    approval_may_edit: bool = False
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDeclaration:
+    """A tool that has passed the checks of registration.
+
+    `timeout_s` bounds one run; `max_concurrency` the runs in flight at its host.
+    """
+
+    name: str
+    version: str
+    description: str
+    input_schema: JsonObject
+    output_schema: JsonObject | None
+    effects: ToolEffects
+    timeout_s: float
+    max_concurrency: int
+    cache_ttl_s: float = 0.0
+    cache_scope: CacheScope = CacheScope.CONVERSATION

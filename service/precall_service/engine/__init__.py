@@ -1,0 +1,1 @@
+"""Prompt in, deltas out: one narrow protocol, and the backends that serve it."""
