@@ -12,6 +12,8 @@ MAKEFLAGS += --no-print-directory
 BACKEND ?=
 ARGS ?=
 export PYTHON
+# Importing vLLM takes twice as long without compiled bytecode, and every engine process imports it.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 DESCRIPTORS := .build/precall.binpb

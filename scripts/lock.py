@@ -32,7 +32,15 @@ def compile_pins(uv: str, name: str, *sources: str, seed: Path, upgrade: bool) -
         if seed.exists():
             shutil.copy(seed, output)
         command = [uv, "pip", "compile", *sources, "--output-file", str(output)]
-        command += ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+        command += [
+            "--override",
+            "requirements/overrides.txt",
+            "--universal",
+            "--generate-hashes",
+            "--no-header",
+            "--no-annotate",
+            "--quiet",
+        ]
         command += ["--no-emit-package", "precall", *(["--upgrade"] if upgrade else [])]
         subprocess.run(command, cwd=ROOT, check=True)
         return output.read_text()

@@ -1,0 +1,23 @@
+"""Registers what every test folder shares."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+
+def gpu_missing() -> str | None:
+    """Returns why no GPU test can run here, or None."""
+    if not shutil.which("nvidia-smi"):
+        return "no GPU: nvidia-smi is not installed"
+    answer = subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True, timeout=20)
+    return None if answer.returncode == 0 else "no GPU: nvidia-smi finds none"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_tests and (reason := gpu_missing()):
+        for item in gpu_tests:
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,24 @@
+"""The checks of `make lint` that hold the code to its design, also where only pytest is run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.repo.files import ROOT
+
+CHECKS = {
+    "import contracts": [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"],
+    "stubs are fresh": [sys.executable, "scripts/gen.py", "--check"],
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_check_passes(name: str) -> None:
+    result = subprocess.run(
+        CHECKS[name], cwd=ROOT, check=False, capture_output=True, text=True, timeout=50
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,74 @@
+"""requirements/*.txt pin every package by hash, and pin what pyproject.toml asks for."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.repo.files import text
+
+FILES = ["bootstrap", "cpu", "dev", "gpu"]
+OURS = "precall"
+
+
+def entries(name: str) -> list[str]:
+    lines = text(f"requirements/{name}.txt").replace("\\\n", " ").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def pins(*names: str) -> dict[str, set[str]]:
+    """Returns the pinned versions by package; several where they depend on the Python version."""
+    found: dict[str, set[str]] = {}
+    for entry in (line for name in names for line in entries(name)):
+        package, version = re.split("==| ", entry)[:2]
+        found.setdefault(canonicalize_name(package), set()).add(version)
+    return found
+
+
+def wanted(name: str) -> list[Requirement]:
+    """Returns what the pyproject files ask for directly and `requirements/{name}.txt` must pin."""
+    service: dict[str, Any] = tomllib.loads(text("pyproject.toml"))
+    client: dict[str, Any] = tomllib.loads(text("clients/python/pyproject.toml"))
+    if name in ("bootstrap", "dev"):
+        direct: list[str] = service["dependency-groups"][name]
+    else:
+        direct = [
+            *service["project"]["dependencies"],
+            *service["project"]["optional-dependencies"][name],
+            *service["dependency-groups"]["build"],
+            *client["project"]["dependencies"],
+        ]
+    return [requirement for requirement in map(Requirement, direct) if requirement.name != OURS]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_entry_is_pinned_by_hash(name: str) -> None:
+    assert not [line for line in entries(name) if "==" not in line or "--hash=sha256:" not in line]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_address_or_option(name: str) -> None:
+    assert not [line for line in entries(name) if "://" in line or line.startswith("-")]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pins_satisfy_pyproject(name: str) -> None:
+    """Fails when a dependency changed and `make lock` was not run."""
+    # dev.txt is installed on top of an engine's set and leaves out what that has.
+    found = pins(*(["dev", "cpu"] if name == "dev" else [name]))
+    for requirement in wanted(name):
+        versions = found.get(canonicalize_name(requirement.name), set())
+        assert versions, f"{requirement.name} is not pinned: run `make lock`"
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def test_both_engines_share_their_packages() -> None:
+    """The CPU set follows the GPU set, so what passes on one is what runs on the other."""
+    cpu, gpu = pins("cpu"), pins("gpu")
+    differing = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
+    assert differing <= {"setuptools"}  # each vLLM build pins its own
