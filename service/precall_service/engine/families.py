@@ -1,0 +1,136 @@
+"""Chooses vLLM's tool-call and reasoning parsers from what a model says about itself.
+
+vLLM leaves both parsers to the operator (but for the reasoning parser of gpt-oss); this table is
+what an operator would look up.
+
+Owns: which model family goes with which parser names of the pinned vLLM.
+Never: vLLM itself (a test holds these names against its tables), files or tokens.
+
+The chat template speaks first where it can: it shows the very text that the model was trained to
+write, whatever the model is called. The architecture decides for families whose template is not
+Jinja, or whose marks others use for another format. A family that neither names gets no parser and
+a reason: its tools are then refused, rather than its calls lost in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsers:
+    """Parser names as in vLLM's --tool-call-parser and --reasoning-parser, and why these."""
+
+    tool: str | None
+    reasoning: str | None
+    reason: str
+
+
+_BY_MODEL_TYPE: Final[Mapping[str, tuple[str, str | None]]] = {
+    "cohere2_moe": ("cohere_command4", "cohere_command4"),
+    "deepseek_v32": ("deepseek_v32", "deepseek_v3"),
+    "deepseek_v4": ("deepseek_v4", "deepseek_v4"),
+    "ernie4_5_moe": ("ernie45", "ernie45"),
+    "gpt_oss": ("openai", "openai_gptoss"),
+    "granitemoehybrid": ("granite4", None),
+    "hunyuan_v1_moe": ("hunyuan_a13b", "hunyuan_a13b"),
+    "internlm2": ("internlm", None),
+    "jamba": ("jamba", None),
+    "kimi_k3": ("kimi_k3", "kimi_k3"),
+    "llama4": ("llama4_pythonic", None),
+    "mimo_v2": ("mimo", "mimo"),
+    "mimo_v2_flash": ("mimo", "mimo"),
+    "nemotron_h": ("qwen3_coder", "nemotron_v3"),
+    "step3p5": ("step3p5", "step3p5"),
+}
+
+# Marks of a tool call in a template, the more telling first: several formats wrap what they write
+# in <tool_call>, so the mark inside it comes before the mark around it.
+_TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
+    ("<start_function_call>", "functiongemma"),
+    ("<longcat_tool_call>", "longcat"),
+    ("<seed:tool_call>", "seed_oss"),
+    ("<minimax:tool_call>", "minimax_m2"),
+    ("<dots_function_call>", "dots"),
+    ("<|tool_calls_section_begin|>", "kimi_k2"),
+    ("<|tool_call_start|>", "lfm2"),
+    ("<|tools_prefix|>", "apertus"),
+    ("<|START_ACTION|>", "cohere_command3"),
+    ("<|action_start|>", "internlm"),
+    ("<|tool_call>", "gemma4"),
+    ("<|tool_call|>", "granite"),
+    ("<｜tool▁calls▁begin｜>", "deepseek_v31"),  # noqa: RUF001 the bars are part of the token
+    ("<｜tool_calls_begin｜>", "step3"),  # noqa: RUF001 the bars are part of the token
+    ("<function_calls>", "olmo3"),
+    ("<arg_key>", "glm47"),
+    ("<function=", "qwen3_coder"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<tool_call>", "hermes"),
+    ("<|python_start|>", "llama4_pythonic"),
+    ("<|python_tag|>", "llama3_json"),
+    # Llama 3 templates name neither mark, but the role that answers its calls.
+    ("<|start_header_id|>ipython", "llama3_json"),
+)
+
+_REASONING_MARKS: Final[tuple[tuple[str, str], ...]] = (
+    ("<seed:think>", "seed_oss"),
+    ("[THINK]", "mistral"),
+    ("<|START_THINKING|>", "cohere_command3"),
+    ("<|channel>thought", "gemma4"),
+)
+
+# Where <think> is the mark, what differs is who opens it and what leaves it out.
+_THINK_BY_TOOL_PARSER: Final[Mapping[str, str]] = {
+    "deepseek_v31": "deepseek_v3",
+    "glm47": "glm45",
+    "kimi_k2": "kimi_k2",
+    "minimax_m2": "minimax_m2",
+    "olmo3": "olmo3",
+    "step3": "step3",
+}
+
+
+def choose_parsers(config: Mapping[str, object], chat_template: str | None) -> Parsers:
+    """Returns the parsers for a model, given its config.json and its chat template."""
+    model_type = str(config.get("model_type", ""))
+    if model_type in _BY_MODEL_TYPE:
+        tool, reasoning = _BY_MODEL_TYPE[model_type]
+        return Parsers(tool=tool, reasoning=reasoning, reason=f"the model type is {model_type}")
+    if not chat_template:
+        return Parsers(
+            tool=None,
+            reasoning=None,
+            reason=f"the model has no chat template, and its type ({model_type or 'none'}) does "
+            "not tell how it writes tool calls",
+        )
+    tool, mark = _tool_parser(chat_template)
+    return Parsers(
+        tool=tool,
+        reasoning=_reasoning_parser(chat_template, tool),
+        reason=f"the chat template writes {mark}"
+        if mark
+        else "no known form of a tool call is in the chat template",
+    )
+
+
+def _tool_parser(template: str) -> tuple[str | None, str | None]:
+    for mark, parser in _TOOL_MARKS:
+        if mark in template:
+            # DeepSeek V3 and R1 share this mark with V3.1, but fence the arguments as a code block.
+            fenced = parser == "deepseek_v31" and "```json" in template
+            return ("deepseek_v3" if fenced else parser), mark
+    return None, None
+
+
+def _reasoning_parser(template: str, tool: str | None) -> str | None:
+    for mark, parser in _REASONING_MARKS:
+        if mark in template:
+            return parser
+    if "<think>" not in template:
+        return None
+    if tool in _THINK_BY_TOOL_PARSER:
+        return _THINK_BY_TOOL_PARSER[tool]
+    # A template with this switch can leave reasoning out, and this parser follows the same switch.
+    return "qwen3" if "enable_thinking" in template else "deepseek_r1"

@@ -1,0 +1,129 @@
+"""Resolves what the operator named with --model into what the engine is given to load.
+
+Owns: the three kinds of model name (none, a folder, a name on a hub) and what is checked of each.
+Never: vLLM, and never a network: a name on a hub is passed on untouched, for the engine to fetch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from precall_service.engine.embedded import (
+    EMBEDDED_NAME,
+    OnProgress,
+    embedded_chat_template,
+    embedded_model_folder,
+)
+from precall_service.engine.families import choose_parsers
+from precall_service.engine.model_files import ModelError, check_model_folder, read_json_object
+
+__all__ = ["ModelError", "OnProgress", "ResolvedModel", "default_cache_dir", "resolve_model"]
+
+_EMBEDDED_NAMES: Final = frozenset({"", "embedded"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedModel:
+    """A model that can be given to the engine.
+
+    `tool_parser` and `reasoning_parser` are vLLM's names, None where unknown or none; for a name on
+    a hub nothing is known before the engine has fetched it, and all three of `chat_template` and
+    the parsers are None.
+    """
+
+    path_or_name: str
+    display_name: str
+    embedded: bool
+    local: bool
+    tool_parser: str | None
+    reasoning_parser: str | None
+    chat_template: str | None
+    parser_reason: str
+
+
+def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Returns where converted models are kept: $PRECALL_CACHE_DIR, else the user's cache folder."""
+    if own := environ.get("PRECALL_CACHE_DIR"):
+        return Path(own).expanduser()
+    if shared := environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "precall"
+    return Path.home() / ".cache" / "precall"
+
+
+def resolve_model(
+    name: str | None, *, cache_dir: Path, on_progress: OnProgress = lambda _stage, _share: None
+) -> ResolvedModel:
+    """Returns what to load for `name`: None or "embedded", a local folder, or a name on a hub.
+
+    Blocks while it reads and checks files: some ten seconds when it builds the embedded model.
+    `on_progress` is called in the calling thread.
+
+    Raises:
+        ModelError: the embedded model cannot be had, or the folder is missing or not complete.
+    """
+    if name is None or name in _EMBEDDED_NAMES:
+        return _embedded(cache_dir, on_progress)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _local(path)
+    if path.exists():
+        raise ModelError(f"--model {name} is a file: name the folder that holds the model")
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"--model {name}: there is no such folder. Check the path, or leave --model out for "
+            "the embedded model"
+        )
+    return ResolvedModel(
+        path_or_name=name,
+        display_name=name.rsplit("/", maxsplit=1)[-1],
+        embedded=False,
+        local=False,
+        tool_parser=None,
+        reasoning_parser=None,
+        chat_template=None,
+        parser_reason="the model is not on this machine yet",
+    )
+
+
+def _embedded(cache_dir: Path, on_progress: OnProgress) -> ResolvedModel:
+    folder = embedded_model_folder(cache_dir, on_progress)
+    return _described(folder, EMBEDDED_NAME, embedded_chat_template(), embedded=True)
+
+
+def _local(folder: Path) -> ResolvedModel:
+    check_model_folder(folder)
+    folder = folder.resolve()
+    return _described(folder, folder.name, _chat_template(folder), embedded=False)
+
+
+def _described(
+    folder: Path, display_name: str, chat_template: str | None, *, embedded: bool
+) -> ResolvedModel:
+    parsers = choose_parsers(read_json_object(folder / "config.json"), chat_template)
+    return ResolvedModel(
+        path_or_name=str(folder),
+        display_name=display_name,
+        embedded=embedded,
+        local=True,
+        tool_parser=parsers.tool,
+        reasoning_parser=parsers.reasoning,
+        chat_template=chat_template,
+        parser_reason=parsers.reason,
+    )
+
+
+def _chat_template(folder: Path) -> str | None:
+    """Returns the folder's own template, from either place where such a folder keeps it."""
+    own_file = folder / "chat_template.jinja"
+    if own_file.is_file():
+        return own_file.read_text(encoding="utf-8")
+    template = read_json_object(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several by name: the one for tools, else the default
+        entries = cast("list[dict[str, object]]", template)
+        named = {str(entry.get("name")): str(entry.get("template")) for entry in entries}
+        return named.get("tool_use") or named.get("default")
+    return template if isinstance(template, str) else None
