@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 
 class Code(enum.Enum):
-    """The gRPC status codes that precall uses, by their canonical numbers (google/rpc/code.proto)."""
+    """The gRPC status codes that precall uses, by their numbers in google/rpc/code.proto."""
 
     CANCELLED = 1
     INVALID_ARGUMENT = 3

@@ -1,0 +1,1 @@
+"""The agent loop: conversations, their turns, and what is told about them."""

@@ -1,0 +1,312 @@
+"""A conversation: its transcript, its tools, and one turn after another.
+
+Owns: the messages and tokens between turns, the running turn, the endings of recent turns, the
+    order of events (through its outbox).
+Never: encodes, or touches the stream. The transport feeds it what the client says and takes what
+    the outbox holds.
+Concurrency: `run` is one long-lived coroutine that runs the turns; every other method is called
+    from the coroutine that reads the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from precall_service.agent.limits import AgentLimits
+from precall_service.agent.outbox import (
+    InvocationCancelled,
+    Outbox,
+    ToolsRegistered,
+    ToolsWithdrawn,
+)
+from precall_service.agent.record import Tail
+from precall_service.agent.turn import Turn, TurnContext, TurnServices
+from precall_service.domain.clock import Timer
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import TurnCompleted
+from precall_service.domain.messages import Transcript
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnOutcome, TurnSpec
+from precall_service.engine.base import Feature
+from precall_service.tools.declarations import ToolLimits, ToolProposal
+from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
+from precall_service.tools.toolset import Registration, Toolset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EndedTurn:
+    spec: TurnSpec
+    completed: TurnCompleted
+
+
+class Conversation:
+    """One conversation and the way to its client's handlers (it is the link of inline tools)."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: str,
+        tenant: str,
+        transcript: Transcript,
+        services: TurnServices,
+        limits: AgentLimits,
+        tool_limits: ToolLimits,
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.tenant = tenant
+        self.limits = limits
+        self.outbox = Outbox(limits.events_max, first_sequence=1)
+        self._transcript = transcript
+        self._tail: Tail | None = None
+        self._services = services
+        self._toolset = Toolset(self, tool_limits)
+        self._turn: Turn | None = None
+        self._ended: OrderedDict[str, _EndedTurn] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._draining = False
+        self.error: ServiceError | None = None
+        """The status that the stream ends with, if not OK."""
+        self._expiry: Timer | None = None
+
+    # What the client says.
+
+    def register(self, proposals: Sequence[ToolProposal]) -> tuple[Registration, ...]:
+        """Declares or updates inline tools; a running turn keeps those that it began with."""
+        engine = self._services.engines.info
+        if proposals and engine is not None and Feature.TOOL_CALLS not in engine.features:
+            refused = ServiceError(
+                Reason.NOT_SERVED,
+                f"the format of {engine.model} has no tool calls known to this server "
+                "(CAPABILITY_TOOL_CALLS): serve another model, or name its parser with "
+                "--tool-call-parser",
+            )
+            return tuple(Registration(name=p.name, version="", error=refused) for p in proposals)
+        return tuple(self._toolset.register(proposals))
+
+    async def register_tools(self, frame: int, proposals: Sequence[ToolProposal]) -> None:
+        """Registers, and answers with one ToolsRegistered."""
+        await self.outbox.put(ToolsRegistered(frame, self.register(proposals)))
+
+    async def withdraw_tools(self, frame: int, names: Sequence[str]) -> None:
+        """Withdraws, and answers with one ToolsWithdrawn."""
+        withdrawn, unknown = self._toolset.withdraw(names)
+        await self.outbox.put(ToolsWithdrawn(frame, tuple(withdrawn), tuple(unknown)))
+
+    async def start_turn(self, spec: TurnSpec) -> None:
+        """Starts a turn; a repetition of one starts nothing.
+
+        Raises:
+            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, TOOL_CHOICE_INVALID.
+        """
+        if await self._is_repetition(spec):
+            return
+        if self._draining:
+            raise self.error or ServiceError(Reason.CANCELLED, "the conversation is closing")
+        if self._turn is not None:
+            raise ServiceError(
+                Reason.TURN_RUNNING,
+                f"turn {self._turn.spec.turn_id!r} is running: wait for its TurnCompleted, or "
+                "cancel it",
+                field="start_turn",
+                metadata={"running_turn_id": self._turn.spec.turn_id},
+            )
+        self._check_room()
+        tools = self._toolset.snapshot()
+        self._check_tool_choice(spec.generation.tool_choice, [t.declaration.name for t in tools])
+        declarations = tuple(tool.declaration for tool in tools)
+        self._turn = Turn(
+            spec=spec,
+            context=TurnContext(
+                conversation_id=self.conversation_id,
+                tenant=self.tenant,
+                transcript=replace(self._transcript, tools=declarations),
+                tail=self._tail,
+                tools=tools,
+            ),
+            services=self._services,
+            emit=lambda event: self.outbox.put(event, spec.turn_id),
+            offer=lambda event: self.outbox.offer(event, spec.turn_id),
+        )
+        self._wake.set()
+
+    def cancel_turn(self, turn_id: str) -> None:
+        """Ends the running turn.
+
+        Raises:
+            ServiceError: TURN_UNKNOWN, unless that turn has just ended.
+        """
+        turn = self._turn
+        if turn is None or (turn_id and turn.spec.turn_id != turn_id):
+            if turn_id in self._ended:
+                return  # it ended while the frame was under way
+            raise ServiceError(
+                Reason.TURN_UNKNOWN,
+                f"no turn {turn_id!r} runs here" if turn_id else "no turn runs here",
+                field="cancel_turn.turn_id",
+            )
+        turn.cancel(ServiceError(Reason.CANCELLED, "the client cancelled the turn"))
+
+    def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
+        """The ending of an invocation of one of this client's tools.
+
+        Raises:
+            ServiceError: INVOCATION_UNKNOWN, or what is wrong with the result.
+        """
+        self._services.dispatcher.deliver(self, invocation_id, answer)
+
+    def progress(self, invocation_id: str, message: str, fraction: float | None) -> None:
+        """A sign of life of such an invocation.
+
+        Raises:
+            ServiceError: INVOCATION_UNKNOWN.
+        """
+        self._services.dispatcher.progress(self, invocation_id, message, fraction)
+
+    # The way to the client's handlers (tools.link.HandlerLink).
+
+    async def invoke(self, invocation: Invocation) -> None:
+        """Asks the client to run a handler.
+
+        Raises:
+            ServiceError: TOOL_UNAVAILABLE, the client is gone.
+        """
+        self._check_linked()
+        await self.outbox.put(invocation, invocation.turn_id)
+
+    async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
+        """Tells the client that a run is no longer wanted.
+
+        Raises:
+            ServiceError: TOOL_UNAVAILABLE, the client is gone.
+        """
+        self._check_linked()
+        await self.outbox.put(InvocationCancelled(invocation_id, reason))
+
+    # Its life.
+
+    async def run(self) -> None:
+        """Runs turns until the conversation is drained, then closes the outbox.
+
+        On cancel (the client is gone): the running turn is cancelled and nothing more is told.
+        """
+        try:
+            while True:
+                if self._turn is not None:
+                    await self._run_turn(self._turn)
+                elif self._draining:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            self._services.dispatcher.link_lost(self)
+            self._unwatch()
+            self.outbox.close()
+
+    def drain(self, error: ServiceError | None = None) -> None:
+        """No more turns: once the running one has ended the stream ends, with this status."""
+        self._draining = True
+        self.error = self.error or error
+        self._wake.set()
+
+    def hang_up(self) -> None:
+        """The client says nothing more: the running turn is finished without its tools."""
+        self._services.dispatcher.link_lost(self)
+        self.drain()
+
+    def end(
+        self, error: ServiceError, outcome: TurnOutcome, *, status: ServiceError | None = None
+    ) -> None:
+        """The running turn ends at once, for this reason; then the stream, with `status`."""
+        if self._turn is not None:
+            self._turn.cancel(error, outcome)
+        self.drain(status)
+
+    def renew(self) -> None:
+        """Something happened: the conversation expires a whole idle time from now."""
+        self._unwatch()
+        limit_s = self.limits.idle_expiry_s
+        self._expiry = self._services.clock.call_later(limit_s, self._expire)
+
+    def _expire(self) -> None:
+        limit_s = self.limits.idle_expiry_s
+        if self._turn is not None:
+            self.renew()
+            return
+        self.drain(
+            ServiceError(
+                Reason.CONVERSATION_EXPIRED,
+                f"nothing happened in the conversation for {limit_s:g} s, the limit: open a new "
+                "one, with the history",
+                metadata={"limit_s": f"{limit_s:g}"},
+            )
+        )
+
+    async def _run_turn(self, turn: Turn) -> None:
+        ending = await turn.run()
+        self._transcript = replace(
+            self._transcript, messages=self._transcript.messages + ending.messages
+        )
+        self._tail = ending.tail
+        self._turn = None
+        self._ended[turn.spec.turn_id] = _EndedTurn(spec=turn.spec, completed=ending.completed)
+        if len(self._ended) > self.limits.ended_turns_max:
+            self._ended.popitem(last=False)
+
+    async def _is_repetition(self, spec: TurnSpec) -> bool:
+        """Whether the turn is known; an ended one is answered by its ending again."""
+        ended = self._ended.get(spec.turn_id)
+        if ended is not None:
+            known = ended.spec
+        elif self._turn is not None and self._turn.spec.turn_id == spec.turn_id:
+            known = self._turn.spec
+        else:
+            return False
+        if replace(known, trace_context=spec.trace_context) != spec:
+            raise ServiceError(
+                Reason.TURN_ID_REUSED,
+                f"turn id {spec.turn_id!r} was used for another text or other settings: a new "
+                "turn needs a new id",
+                field="start_turn.turn_id",
+            )
+        if ended is not None:
+            await self.outbox.put(ended.completed, spec.turn_id)
+        return True
+
+    def _check_linked(self) -> None:
+        if self.outbox.closed:
+            raise ServiceError(Reason.TOOL_UNAVAILABLE, "the client that runs the tool is gone")
+
+    def _check_room(self) -> None:
+        limit = self.limits.messages_max
+        if len(self._transcript.messages) >= limit:
+            raise ServiceError(
+                Reason.LIMIT_REACHED,
+                f"the conversation has {len(self._transcript.messages)} messages, the limit is "
+                f"{limit}: open a new one, with the part of the history that matters",
+                field="start_turn",
+                metadata={"limit": str(limit)},
+            )
+
+    def _check_tool_choice(self, choice: ToolChoice, names: Sequence[str]) -> None:
+        field = "start_turn.generation.tool_choice"
+        if choice.mode is ToolChoiceMode.NAMED and choice.tool_name not in names:
+            there = ", ".join(names) or "none"
+            raise ServiceError(
+                Reason.TOOL_CHOICE_INVALID,
+                f"no tool {choice.tool_name!r} is registered; there are: {there}",
+                field=f"{field}.tool_name",
+            )
+        if choice.mode is ToolChoiceMode.REQUIRED and not names:
+            raise ServiceError(
+                Reason.TOOL_CHOICE_INVALID,
+                "calls are required and no tool is registered: register one first",
+                field=f"{field}.mode",
+            )
+
+    def _unwatch(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None

@@ -1,0 +1,106 @@
+"""All conversations of the process: how many there may be, and what ends them all.
+
+Owns: the open conversations.
+Concurrency: one event loop; all but `drain` is synchronous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from precall_service.agent.conversation import Conversation
+from precall_service.agent.limits import AgentLimits
+from precall_service.agent.outbox import GoAway
+from precall_service.agent.turn import TurnServices
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.messages import Transcript
+from precall_service.domain.turn import TurnOutcome
+from precall_service.tools.declarations import ToolLimits
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5.0
+
+
+class Conversations:
+    """Opens conversations and keeps count of them."""
+
+    def __init__(
+        self, services: TurnServices, limits: AgentLimits, tool_limits: ToolLimits
+    ) -> None:
+        self._services = services
+        self._open: set[Conversation] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self.limits = limits
+        self.tool_limits = tool_limits
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def opened(self, tenant: str, transcript: Transcript) -> Generator[Conversation]:
+        """A new conversation, known here until the context is left.
+
+        Raises:
+            ServiceError: OVERLOADED or DRAINING.
+        """
+        if self._draining:
+            raise self._shutting_down()
+        if len(self._open) >= self.limits.conversations_max:
+            raise ServiceError(
+                Reason.OVERLOADED,
+                f"this server has {len(self._open)} conversations, the limit: try again in "
+                f"{RETRY_AFTER_S:g} s, or on another replica",
+                retry_after_s=RETRY_AFTER_S,
+                metadata={"limit": str(self.limits.conversations_max)},
+            )
+        conversation = Conversation(
+            conversation_id=f"conv-{secrets.token_hex(12)}",
+            tenant=tenant,
+            transcript=transcript,
+            services=self._services,
+            limits=self.limits,
+            tool_limits=self.tool_limits,
+        )
+        self._open.add(conversation)
+        self._idle.clear()
+        try:
+            yield conversation
+        finally:
+            self._open.discard(conversation)
+            if not self._open:
+                self._idle.set()
+
+    async def drain(self, time_left_s: float) -> None:
+        """Opens no more conversations, lets running turns finish, then ends what is left.
+
+        Every client is told at once; the notice is dropped where a client is too slow to take
+        it: it sees the status instead. On cancel: what is left ends at once.
+        """
+        self._draining = True
+        error = self._shutting_down()
+        for conversation in self._open:
+            conversation.outbox.offer(GoAway(time_left_s, "the server is shutting down"))
+            conversation.drain(error)
+        try:
+            async with asyncio.timeout(time_left_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%d conversations outlast the drain time", len(self._open))
+        finally:
+            for conversation in self._open:
+                conversation.end(error, TurnOutcome.FAILED, status=error)
+
+    def _shutting_down(self) -> ServiceError:
+        return ServiceError(
+            Reason.DRAINING,
+            "the server is shutting down: connect to another replica, or try again in "
+            f"{RETRY_AFTER_S:g} s",
+            retry_after_s=RETRY_AFTER_S,
+        )

@@ -1,0 +1,24 @@
+"""What a conversation and a turn may use at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precall_service.domain.turn import TurnLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentLimits:
+    """Limits of conversations. Bytes are of UTF-8.
+
+    `events_max` bounds what waits for a slow reader, `ended_turns_max` the endings that are kept
+    to answer a repeated turn id.
+    """
+
+    conversations_max: int = 10_000
+    messages_max: int = 1_000
+    text_bytes_max: int = 1 << 20
+    idle_expiry_s: float = 3600.0
+    events_max: int = 256
+    ended_turns_max: int = 32
+    turn: TurnLimits

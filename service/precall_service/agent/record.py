@@ -1,0 +1,110 @@
+"""What a turn has said so far: its messages, its exact tokens, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from precall_service.agent.step import Step
+from precall_service.domain.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    Transcript,
+    UserMessage,
+)
+from precall_service.engine.base import Engine, Prompt, StepEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """The exact tokens that a transcript ends in: what the next prompt can be appended to."""
+
+    transcript: Transcript
+    prompt: Prompt
+    end: StepEnd
+
+
+class TurnRecord:
+    """The transcript of a conversation while a turn adds to it."""
+
+    def __init__(self, before: Transcript, tail: Tail | None, text: str) -> None:
+        self._before = before
+        self._tail = tail
+        self._messages: list[Message] = [UserMessage(text=text)]
+        self._answers: dict[str, ToolMessage] = {}
+        self.text = ""
+        """The text of the last step, as far as it came."""
+
+    @property
+    def tail(self) -> Tail | None:
+        """The tokens of the last step; None where the next prompt must be rendered afresh."""
+        return self._tail
+
+    @property
+    def unanswered(self) -> tuple[ToolCall, ...]:
+        """Calls of the last step that no answer has been kept for."""
+        return tuple(call for call in self._calls() if call.call_id not in self._answers)
+
+    async def first_prompt(self, engine: Engine) -> Prompt:
+        """Appended to the last turn's tokens where these still say what the transcript says."""
+        tail = self._tail
+        if tail is not None and tail.transcript.tools == self._before.tools:
+            return await engine.append(tail.prompt, tail.end, tail.transcript, self._messages)
+        return await engine.render(self._transcript())
+
+    def keep_step(self, prompt: Prompt, step: Step) -> None:
+        """A step ended by itself."""
+        self._messages.append(step.message)
+        self._answers.clear()
+        self.text = step.message.text
+        self._tail = Tail(transcript=self._transcript(), prompt=prompt, end=step.end)
+
+    def keep_cut_step(self, text: str) -> None:
+        """A step was cut off while it was generated: its text stands, its calls do not."""
+        self.text = text
+        self._messages.append(AssistantMessage(text=text))
+        self._answers.clear()
+        self._tail = None
+
+    def keep_answer(self, call: ToolCall, text: str) -> None:
+        """A call of the last step was answered."""
+        self._answers[call.call_id] = ToolMessage(
+            call_id=call.call_id, tool_name=call.tool_name, text=text
+        )
+
+    async def continued_prompt(self, engine: Engine) -> Prompt:
+        """The prompt after the answers to the last step's calls, appended in call order."""
+        assert self._tail is not None
+        answers = self._answers_in_order()
+        prompt = await engine.append(
+            self._tail.prompt, self._tail.end, self._tail.transcript, answers
+        )
+        self._messages += answers
+        self._answers.clear()
+        return prompt
+
+    def close(self) -> tuple[Message, ...]:
+        """The messages that the turn adds to the conversation, every call in them answered.
+
+        A turn that was cut short still ends with an assistant message: many templates insist
+        that user and assistant take turns.
+        """
+        if answers := self._answers_in_order():
+            self._messages += answers
+            self._tail = None
+        if not isinstance(self._messages[-1], AssistantMessage):
+            self._messages.append(AssistantMessage(text=""))
+            self._tail = None
+        return tuple(self._messages)
+
+    def _calls(self) -> tuple[ToolCall, ...]:
+        last = self._messages[-1]
+        return last.tool_calls if isinstance(last, AssistantMessage) else ()
+
+    def _answers_in_order(self) -> Sequence[ToolMessage]:
+        return [self._answers[call.call_id] for call in self._calls()]
+
+    def _transcript(self) -> Transcript:
+        return replace(self._before, messages=self._before.messages + tuple(self._messages))

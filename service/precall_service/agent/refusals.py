@@ -1,0 +1,102 @@
+"""Why a turn is refused or cut, in words: what, the numbers, the limit, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.turn import CallOutcome
+from precall_service.tools.endings import InvocationEnding
+
+
+def turn_timeout(limit_s: float) -> ServiceError:
+    """The turn took too long."""
+    return ServiceError(
+        Reason.TURN_TIMEOUT,
+        f"the turn took longer than its limit of {limit_s:g} s: raise limits.max_duration, or "
+        "ask for less in one turn",
+        field="start_turn.limits.max_duration",
+        metadata={"limit_s": f"{limit_s:g}"},
+    )
+
+
+def too_many_steps(limit: int) -> ServiceError:
+    """The model does not stop calling."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"the model still makes calls after {limit} steps, the limit of this turn: raise "
+        "limits.max_steps, or narrow the question",
+        field="start_turn.limits.max_steps",
+        metadata={"limit": str(limit)},
+    )
+
+
+def too_many_tokens(limit: int) -> ServiceError:
+    """The turn has used its tokens up."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"the turn has generated {limit} tokens, its limit: raise limits.max_tokens",
+        field="start_turn.limits.max_tokens",
+        metadata={"limit": str(limit)},
+    )
+
+
+def prompt_too_long(prompt_tokens: int, model: str, limit: int) -> ServiceError:
+    """The prompt leaves no room in the context window."""
+    return ServiceError(
+        Reason.CONTEXT_WINDOW_EXCEEDED,
+        f"the prompt has {prompt_tokens} tokens and the context window of {model} is {limit}, "
+        "which must hold the answer too: shorten the conversation, its tools or their results",
+        metadata={"prompt_tokens": str(prompt_tokens), "limit": str(limit)},
+    )
+
+
+def step_cut(limit: int) -> ServiceError:
+    """A step's message did not fit."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"the step was cut after {limit} tokens: raise generation.max_tokens or "
+        "limits.max_tokens, or shorten the conversation",
+        field="start_turn.generation.max_tokens",
+        metadata={"limit": str(limit)},
+    )
+
+
+def defect(incident: str) -> ServiceError:
+    """A defect of ours, which only the server's log may describe."""
+    return ServiceError(
+        Reason.INTERNAL,
+        f"a defect of the server ended the turn; its log has incident {incident}",
+        metadata={"incident": incident},
+    )
+
+
+def call_of_unknown_tool(name: str, known: Collection[str]) -> InvocationEnding:
+    """The model called what is not there."""
+    names = ", ".join(sorted(known)) or "none"
+    return InvocationEnding(
+        outcome=CallOutcome.ERROR,
+        error=ServiceError(
+            Reason.TOOL_UNKNOWN, f"no tool {name!r} is registered; there are: {names}"
+        ),
+    )
+
+
+def call_not_made() -> InvocationEnding:
+    """A limit cut the step before the message with the call was whole."""
+    return InvocationEnding(
+        outcome=CallOutcome.CANCELLED,
+        error=ServiceError(
+            Reason.LIMIT_REACHED, "the step was cut before its message ended: no call was made"
+        ),
+    )
+
+
+def call_outlived(why: ServiceError | None) -> InvocationEnding:
+    """The turn ended before the call did."""
+    message = "the turn ended before the call did"
+    if why is not None:
+        message += f": {why.message}"
+    return InvocationEnding(
+        outcome=CallOutcome.CANCELLED, error=ServiceError(Reason.CANCELLED, message)
+    )

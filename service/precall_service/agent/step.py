@@ -1,0 +1,138 @@
+"""Reads one generation: pieces become events at once, and at its end the assistant message."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from precall_service.domain.events import (
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallReady,
+    ToolCallStarted,
+    TurnEvent,
+)
+from precall_service.domain.messages import AssistantMessage, ToolCall
+from precall_service.engine.base import (
+    CallBegun,
+    CallPiece,
+    CallWritten,
+    Delta,
+    Finish,
+    ReasoningPiece,
+    StepEnd,
+    TextPiece,
+)
+
+Emit = Callable[[TurnEvent], Awaitable[None]]
+
+_CALL_ID_ALPHABET = string.ascii_letters + string.digits
+_CALL_ID_LENGTH = 9  # what Mistral's templates insist on, and enough for one conversation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step that ended by itself: what the model said, and the tokens it said it in."""
+
+    message: AssistantMessage
+    end: StepEnd
+
+
+@dataclass(slots=True)
+class _Call:
+    call_id: str
+    tool_name: str
+    pieces: list[str] = field(default_factory=list[str])
+    written: bool = False
+
+    def finished(self) -> ToolCall:
+        return ToolCall(
+            call_id=self.call_id, tool_name=self.tool_name, arguments_json="".join(self.pieces)
+        )
+
+
+class StepReader:
+    """What is known of a step while it is generated; also what stood when it was cut off."""
+
+    def __init__(self, emit: Emit, on_first_piece: Callable[[], None]) -> None:
+        self._emit = emit
+        self._on_first_piece = on_first_piece
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, _Call] = {}
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._text)
+
+    @property
+    def call_ids(self) -> list[str]:
+        """The calls that the client was told of, in order."""
+        return [call.call_id for call in self._calls.values()]
+
+    async def read(self, deltas: AsyncGenerator[Delta, None]) -> Step:
+        """Reads the generation to its end.
+
+        A step that a limit cut made no calls, nor did one that ended inside its only call: its
+        raw text stands in the message instead, so that the transcript says what the tokens say.
+
+        Raises:
+            EngineDiedError, GenerationRefusedError: from the engine.
+        On cancel: the generation is aborted; what was read so far can still be asked for.
+        """
+        async with aclosing(deltas) as pieces:
+            first = True
+            async for delta in pieces:
+                if type(delta) is StepEnd:
+                    return self._finished(delta)
+                if first:
+                    self._on_first_piece()
+                    first = False
+                if type(delta) is TextPiece:  # first, and without `match`: the hot path
+                    self._text.append(delta.text)
+                    await self._emit(TextDelta(delta.text))
+                else:
+                    await self._read_other(delta)
+        raise AssertionError("the engine ended a generation without a StepEnd")
+
+    async def _read_other(self, delta: Delta) -> None:
+        match delta:
+            case ReasoningPiece(text):
+                self._reasoning.append(text)
+                await self._emit(ReasoningDelta(text))
+            case CallBegun(index, tool_name):
+                call = self._calls[index] = _Call(_new_call_id(), tool_name)
+                await self._emit(ToolCallStarted(call.call_id, tool_name))
+            case CallPiece(index, fragment):
+                call = self._calls[index]
+                call.pieces.append(fragment)
+                await self._emit(ToolCallArgumentsDelta(call.call_id, fragment))
+            case CallWritten(index):
+                call = self._calls[index]
+                call.written = True
+                done = call.finished()
+                await self._emit(ToolCallReady(done.call_id, done.tool_name, done.arguments_json))
+            case TextPiece() | StepEnd():
+                raise AssertionError("read by the caller")
+
+    def _finished(self, end: StepEnd) -> Step:
+        calls = [call for call in self._calls.values() if call.written]
+        if self._calls and (end.finish is Finish.LENGTH or not calls):
+            return Step(message=AssistantMessage(text=end.raw_text), end=end)
+        return Step(
+            message=AssistantMessage(
+                text="".join(self._text),
+                reasoning="".join(self._reasoning),
+                tool_calls=tuple(call.finished() for call in calls),
+            ),
+            end=end,
+        )
+
+
+def _new_call_id() -> str:
+    return "".join(secrets.choice(_CALL_ID_ALPHABET) for _ in range(_CALL_ID_LENGTH))

@@ -1,0 +1,331 @@
+"""One turn: from the user's message to the model's answer, step after step beside the engine.
+
+Owns: the turn's record while it runs, its share of the engine, its one ending.
+Never: encodes, or decides what a conversation keeps (the ending says; the conversation does).
+Concurrency: `run` is one coroutine; `cancel` may be called at any time.
+
+A step's prompt is the previous prompt, the tokens that the model sampled, and what the template
+writes for the results: never a second rendering, so the KV cache of the prefix always hits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from precall_service.admission import Admission, GrowthRecord, Share
+from precall_service.agent import refusals
+from precall_service.agent.record import Tail, TurnRecord
+from precall_service.agent.report import Stopwatch
+from precall_service.agent.step import Step, StepReader
+from precall_service.domain.clock import Clock, Timer
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import (
+    StepCompleted,
+    StepStarted,
+    ToolCallCompleted,
+    ToolCallProgress,
+    TurnCompleted,
+    TurnEvent,
+    TurnQueued,
+    TurnStarted,
+)
+from precall_service.domain.messages import Message, ToolCall, Transcript
+from precall_service.domain.turn import StepFinish, TokenUsage, TurnOutcome, TurnSpec
+from precall_service.engine.base import (
+    Engine,
+    EngineDiedError,
+    Finish,
+    GenerationRefusedError,
+    Priority,
+    Prompt,
+    StepSpec,
+)
+from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.tools.dispatch import Dispatcher, InvocationContext
+from precall_service.tools.endings import InvocationEnding, model_text
+from precall_service.tools.toolset import RegisteredTool
+
+log = logging.getLogger(__name__)
+
+Emit = Callable[[TurnEvent], Awaitable[None]]
+Offer = Callable[[TurnEvent], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnServices:
+    """What every turn of the process shares."""
+
+    engines: EngineSupervisor
+    admission: Admission
+    growth: GrowthRecord
+    dispatcher: Dispatcher
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnContext:
+    """What the conversation brings to a turn: who, the transcript so far, and the tools."""
+
+    conversation_id: str
+    tenant: str
+    transcript: Transcript
+    tail: Tail | None
+    tools: tuple[RegisteredTool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnding:
+    """How a turn ended, and what the conversation keeps of it.
+
+    `messages` are those that the turn added: none when it failed.
+    """
+
+    completed: TurnCompleted
+    messages: tuple[Message, ...]
+    tail: Tail | None
+
+
+class Turn:
+    """Runs once. What it emits ends with exactly one TurnCompleted, unless `run` is cancelled."""
+
+    def __init__(
+        self,
+        *,
+        spec: TurnSpec,
+        context: TurnContext,
+        services: TurnServices,
+        emit: Emit,
+        offer: Offer,
+    ) -> None:
+        self.spec = spec
+        self._context = context
+        self._services = services
+        self._emit = emit
+        self._offer = offer
+        self._tools = {tool.declaration.name: tool for tool in context.tools}
+        self._declarations = tuple(tool.declaration for tool in context.tools)
+        self._record = TurnRecord(context.transcript, context.tail, spec.text)
+        self._watch = Stopwatch(services.clock)
+        self._tokens_left = spec.limits.max_tokens
+        self._step = 0
+        self._reader: StepReader | None = None
+        self._open_calls: dict[str, float] = {}
+        """Calls that the client was told of and that have not ended, with when they were ready."""
+        self._work: asyncio.Task[None] | None = None
+        self._stop: tuple[TurnOutcome, ServiceError] | None = None
+        self._timer: Timer | None = None
+        self._outcome = TurnOutcome.ANSWERED
+        self._error: ServiceError | None = None
+
+    def cancel(self, error: ServiceError, outcome: TurnOutcome = TurnOutcome.CANCELLED) -> None:
+        """Ends the turn as soon as possible, with this outcome. The first reason stands."""
+        if self._stop is None:
+            self._stop = (outcome, error)
+            if self._work is not None:
+                self._work.cancel()
+
+    async def run(self) -> TurnEnding:
+        """The turn's ending, told to the client before it is returned.
+
+        On cancel (the client is gone): the engine's generation and the handlers' runs are
+        cancelled, the share is given back, and nothing more is emitted.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._work = group.create_task(self._work_to_ending())
+                if self._stop is not None:
+                    self._work.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        if self._work.cancelled() and self._stop is not None:
+            self._outcome, self._error = self._stop
+        return await self._end()
+
+    async def _work_to_ending(self) -> None:
+        """The steps, with every failure turned into the turn's outcome."""
+        try:
+            await self._admit_and_step()
+        except ServiceError as error:
+            self._set(TurnOutcome.FAILED, error)
+        except EngineDiedError:
+            self._set(TurnOutcome.FAILED, self._services.engines.died())
+        except GenerationRefusedError as error:
+            self._set(TurnOutcome.FAILED, ServiceError(Reason.ENGINE_FAILED, str(error)))
+        except Exception:  # a defect of ours must still give the client its ending
+            incident = secrets.token_hex(4)
+            log.exception("turn failed, incident %s", incident)
+            self._set(TurnOutcome.FAILED, refusals.defect(incident))
+
+    def _set(self, outcome: TurnOutcome, error: ServiceError) -> None:
+        self._outcome, self._error = outcome, error
+
+    async def _admit_and_step(self) -> None:
+        services, limits = self._services, self.spec.limits
+        engine = services.engines.engine()
+        prompt = await self._record.first_prompt(engine)
+        if not _fits(engine, prompt):
+            raise _too_long(engine, prompt)
+        tenant, tool_set = self._context.tenant, _tool_set(self._context.tools)
+        # Results may take as much again as what is generated: a first value on the safe side.
+        safe = min(2 * limits.max_tokens, engine.info.context_tokens_max - len(prompt))
+        expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
+        with services.admission.enter(tenant, expected) as share:
+            while (place := await share.place()) is not None:
+                await self._emit(TurnQueued(place))
+            self._timer = services.clock.call_later(limits.max_duration_s, self._expire)
+            await self._emit(TurnStarted(self._watch.admitted()))
+            held = await self._step_until_done(engine, prompt, share)
+            services.growth.observe(tenant, tool_set, held - len(prompt))
+
+    def _expire(self) -> None:
+        error = refusals.turn_timeout(self.spec.limits.max_duration_s)
+        self.cancel(error, TurnOutcome.LIMIT)
+
+    async def _step_until_done(self, engine: Engine, prompt: Prompt, share: Share) -> int:
+        """Steps until the turn has its outcome; returns how many tokens it came to hold."""
+        choice = self.spec.generation.tool_choice
+        steps_max = self.spec.limits.max_steps
+        while True:
+            spec = StepSpec(
+                step_id=f"{self._context.conversation_id}-{secrets.token_hex(6)}",
+                max_tokens=self._step_tokens(engine, prompt),
+                generation=self.spec.generation,
+                tools=self._declarations,
+                tool_choice=choice,
+                priority=Priority.CONTINUES_TURN if self._step else Priority.STARTS_TURN,
+            )
+            step = await self._generate(engine, prompt, spec)
+            held = len(prompt) + len(step.end.token_ids)
+            share.grow(held)
+            if not step.message.tool_calls:
+                if step.end.finish is Finish.LENGTH:
+                    self._set(TurnOutcome.LIMIT, refusals.step_cut(spec.max_tokens))
+                return held
+            if self._step + 1 == steps_max:
+                self._set(TurnOutcome.LIMIT, refusals.too_many_steps(steps_max))
+                return held
+            await self._answer(step.message.tool_calls, share)
+            prompt = await self._record.continued_prompt(engine)
+            if self._tokens_left <= 0 or not _fits(engine, prompt):
+                self._set(TurnOutcome.LIMIT, self._no_room(engine, prompt))
+                return len(prompt)
+            share.grow(len(prompt))
+            choice = choice.after_calls()
+            self._step += 1
+
+    async def _generate(self, engine: Engine, prompt: Prompt, spec: StepSpec) -> Step:
+        await self._emit(StepStarted(self._step, len(prompt)))
+        self._watch.step_began()
+        self._reader = reader = StepReader(self._emit, self._watch.first_piece)
+        step = await reader.read(engine.generate(prompt, spec))
+        self._reader = None
+        end = step.end
+        usage = TokenUsage(
+            input_tokens=len(prompt),
+            cached_tokens=end.cached_tokens,
+            output_tokens=len(end.token_ids),
+            reasoning_tokens=end.reasoning_tokens,
+        )
+        self._watch.step_ended(usage)
+        self._tokens_left -= len(end.token_ids)
+        self._record.keep_step(prompt, step)
+        self._open_calls = dict.fromkeys(reader.call_ids, self._services.clock.now())
+        made = {call.call_id for call in step.message.tool_calls}
+        for call_id in reader.call_ids:
+            if call_id not in made:
+                await self._complete(call_id, refusals.call_not_made())
+        await self._emit(StepCompleted(self._step, _finish(step), usage))
+        return step
+
+    async def _answer(self, calls: Sequence[ToolCall], share: Share) -> None:
+        """Runs the calls of a step side by side, until each has its answer."""
+        self._watch.tools_began(len(calls))
+        share.pause()
+        async with asyncio.TaskGroup() as group:
+            for call in calls:
+                group.create_task(self._answer_one(call))
+        self._watch.tools_ended()
+        await share.resume()
+
+    async def _answer_one(self, call: ToolCall) -> None:
+        tool = self._tools.get(call.tool_name)
+        if tool is None:
+            ending = refusals.call_of_unknown_tool(call.tool_name, self._tools)
+        else:
+            ending = await self._services.dispatcher.run(
+                call=call,
+                tool=tool,
+                context=InvocationContext(
+                    turn_id=self.spec.turn_id,
+                    conversation_id=self._context.conversation_id,
+                    trace_context=self.spec.trace_context,
+                ),
+                on_progress=lambda message, fraction: self._offer(
+                    ToolCallProgress(call.call_id, message, fraction)
+                ),
+            )
+        self._record.keep_answer(call, model_text(ending))
+        await self._complete(call.call_id, ending)
+
+    async def _complete(self, call_id: str, ending: InvocationEnding) -> None:
+        wait_s = self._services.clock.now() - self._open_calls.pop(call_id)
+        await self._emit(
+            ToolCallCompleted(call_id, ending.outcome, ending.result_json, ending.error, wait_s)
+        )
+
+    async def _end(self) -> TurnEnding:
+        """Ends every call that is still open, tells the ending, and returns it."""
+        outlived = refusals.call_outlived(self._error)
+        if self._reader is not None:  # the last step was cut while it was generated
+            now = self._services.clock.now()
+            self._open_calls = dict.fromkeys(self._reader.call_ids, now)
+            await self._emit(StepCompleted(self._step, StepFinish.ABORTED, TokenUsage()))
+            self._record.keep_cut_step(self._reader.text)
+        for call in self._record.unanswered:
+            self._record.keep_answer(call, model_text(outlived))
+        for call_id in list(self._open_calls):
+            await self._complete(call_id, outlived)
+        kept = () if self._outcome is TurnOutcome.FAILED else self._record.close()
+        completed = TurnCompleted(
+            self._outcome, self._record.text, self._error, self._watch.report()
+        )
+        await self._emit(completed)
+        tail = self._record.tail if kept else self._context.tail
+        return TurnEnding(completed=completed, messages=kept, tail=tail)
+
+    def _step_tokens(self, engine: Engine, prompt: Prompt) -> int:
+        room = engine.info.context_tokens_max - len(prompt)
+        wanted = self.spec.generation.max_tokens
+        return min(room, self._tokens_left, self._tokens_left if wanted is None else wanted)
+
+    def _no_room(self, engine: Engine, prompt: Prompt) -> ServiceError:
+        if not _fits(engine, prompt):
+            return _too_long(engine, prompt)
+        return refusals.too_many_tokens(self.spec.limits.max_tokens)
+
+
+def _fits(engine: Engine, prompt: Prompt) -> bool:
+    return len(prompt) < engine.info.context_tokens_max
+
+
+def _too_long(engine: Engine, prompt: Prompt) -> ServiceError:
+    info = engine.info
+    return refusals.prompt_too_long(len(prompt), info.model, info.context_tokens_max)
+
+
+def _finish(step: Step) -> StepFinish:
+    if step.message.tool_calls:
+        return StepFinish.TOOL_CALLS
+    return StepFinish.LENGTH if step.end.finish is Finish.LENGTH else StepFinish.STOP
+
+
+def _tool_set(tools: Sequence[RegisteredTool]) -> str:
+    """Names a set of tools: turns with the same tools grow alike."""
+    names = sorted(f"{tool.declaration.name}@{tool.declaration.version}" for tool in tools)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else "-"

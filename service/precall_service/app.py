@@ -1,0 +1,111 @@
+"""The composition root: wires one engine, the agent loop and the gRPC server into a service.
+
+Owns: which part is given which other, and the order of start and stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from precall_service import __version__
+from precall_service.admission import Admission, Capacity, GrowthRecord
+from precall_service.agent.conversations import Conversations
+from precall_service.agent.turn import TurnServices
+from precall_service.engine.base import EngineFactory, EngineInfo, EngineState, Progress
+from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.loop_clock import LoopClock
+from precall_service.settings import Settings
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.transport.server import GrpcServer
+from precall_service.transport.server_info import ServerInfo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A running service: where it listens, what it serves, and how to tell that it ends."""
+
+    address: str
+    model: str
+    engine: EngineInfo
+    engines: EngineSupervisor
+    conversations: Conversations
+
+
+@asynccontextmanager
+async def serve(
+    settings: Settings, factory: EngineFactory, *, model: str, on_progress: Progress
+) -> AsyncGenerator[Service]:
+    """A service that answers from here to the end of the block, then drains and stops.
+
+    The port is taken and health answers before the engine starts, so that a taken port is told
+    at once and probes see a live process whose weights load.
+
+    Raises:
+        AddressInUseError: the port is taken.
+        EngineStartError: the engine cannot start as configured.
+    On cancel: everything is stopped, turns that run end with a retryable status.
+    """
+    clock = LoopClock()
+    engines = EngineSupervisor(factory, settings.engine.restart_policy())
+    admission = Admission(clock, settings.admission.limits())
+    tool_limits = settings.tools.limits()
+    agent_limits = settings.conversations.limits()
+    services = TurnServices(
+        engines=engines,
+        admission=admission,
+        growth=GrowthRecord(),
+        dispatcher=Dispatcher(clock, tool_limits),
+        clock=clock,
+    )
+    conversations = Conversations(services, agent_limits, tool_limits)
+    info = ServerInfo(
+        version=__version__,
+        model=model,
+        frame_bytes_max=settings.server.frame_bytes_max,
+        agent_limits=agent_limits,
+        tool_limits=tool_limits,
+        engines=engines,
+        admission=admission,
+        clock=clock,
+        started_at=clock.now(),
+    )
+    server = GrpcServer(settings.server.options(), conversations, info)
+    address = await server.start()
+    try:
+        engine = await engines.start(on_progress)
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(engines.run()),
+                group.create_task(server.follow(engines)),
+                group.create_task(_resize(admission, engines)),
+            ]
+            await server.set_ready(ready=True)
+            try:
+                yield Service(
+                    address=address,
+                    model=model,
+                    engine=engine,
+                    engines=engines,
+                    conversations=conversations,
+                )
+            finally:
+                await server.stop(settings.server.drain_s)
+                for task in background:
+                    task.cancel()
+    finally:
+        await server.stop(0.0)
+        await engines.close()
+
+
+async def _resize(admission: Admission, engines: EngineSupervisor) -> None:
+    """Keeps the admission's capacity that of the running engine."""
+    async for state in engines.states():
+        info = engines.info
+        if state is EngineState.READY and info is not None:
+            admission.resize(Capacity(slots=info.sequences_max, kv_tokens=info.kv_tokens))

@@ -1,0 +1,193 @@
+"""What an operator may say: flags, PRECALL_* variables and a TOML file, in that order of weight.
+
+Owns: every knob of the service, with its default and its unit. Inside, frozen values travel on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from precall_service.admission import AdmissionLimits
+from precall_service.agent.limits import AgentLimits
+from precall_service.domain.turn import TurnLimits
+from precall_service.engine.supervisor import RestartPolicy
+from precall_service.tools.declarations import ToolLimits
+from precall_service.transport.server import ServerOptions
+
+Bytes = Annotated[int, Field(ge=1024)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSection(_Section):
+    """`[server]`: where to listen."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50151
+    frame_bytes_max: Bytes = 4 << 20
+    keepalive_s: PositiveFloat = 30.0
+    keepalive_timeout_s: PositiveFloat = 10.0
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long running turns may take when the server is told to stop."""
+
+    def options(self) -> ServerOptions:
+        """For the transport."""
+        return ServerOptions(
+            host=self.host,
+            port=self.port,
+            frame_bytes_max=self.frame_bytes_max,
+            wire_bytes_max=4 * self.frame_bytes_max,
+            keepalive_s=self.keepalive_s,
+            keepalive_timeout_s=self.keepalive_timeout_s,
+        )
+
+
+class EngineSection(_Section):
+    """`[engine]`: the model and how it is served."""
+
+    model: str | None = None
+    """None: the embedded default model. Else a local folder or the name of a model on a hub."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    tool_parser: str | None = None
+    """One of vLLM's tool parsers. None: chosen from the model; "none": no tool calls."""
+    reasoning_parser: str | None = None
+    """One of vLLM's reasoning parsers. None: chosen from the model; "none": not told apart."""
+    chat_template: Path | None = None
+    structured_calls: bool = True
+    kv_cache_bytes: PositiveInt | None = None
+    offline: bool = False
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """From which level on vLLM's own log is shown."""
+    start_timeout_s: PositiveFloat = 1800.0
+    stop_timeout_s: PositiveFloat = 10.0
+    restart_backoff_first_s: PositiveFloat = 1.0
+    restart_backoff_max_s: PositiveFloat = 60.0
+    cache_dir: Path | None = None
+    vllm: dict[str, JsonValue] = {}
+    """Any argument of vLLM's engine by its name, such as max_num_seqs."""
+
+    def restart_policy(self) -> RestartPolicy:
+        """For the supervisor."""
+        return RestartPolicy(
+            backoff_first_s=self.restart_backoff_first_s, backoff_max_s=self.restart_backoff_max_s
+        )
+
+
+class AdmissionSection(_Section):
+    """`[admission]`: which turns may wait, and how long one holds its share while tools run."""
+
+    waiting_max: PositiveInt = 1024
+    waiting_per_tenant_max: PositiveInt = 256
+    hold_s: Annotated[float, Field(ge=0)] = 5.0
+
+    def limits(self) -> AdmissionLimits:
+        """For the admission."""
+        return AdmissionLimits(
+            waiting_max=self.waiting_max,
+            waiting_per_tenant_max=self.waiting_per_tenant_max,
+            hold_s=self.hold_s,
+        )
+
+
+class ConversationSection(_Section):
+    """`[conversations]`: how many, how long, how large."""
+
+    conversations_max: PositiveInt = 10_000
+    messages_max: PositiveInt = 1_000
+    text_bytes_max: Bytes = 1 << 20
+    idle_expiry_s: PositiveFloat = 3600.0
+    events_max: PositiveInt = 256
+    turn_steps_max: PositiveInt = 32
+    turn_tokens_max: PositiveInt = 32_768
+    turn_duration_max_s: PositiveFloat = 1800.0
+
+    def limits(self) -> AgentLimits:
+        """For conversations."""
+        return AgentLimits(
+            conversations_max=self.conversations_max,
+            messages_max=self.messages_max,
+            text_bytes_max=self.text_bytes_max,
+            idle_expiry_s=self.idle_expiry_s,
+            events_max=self.events_max,
+            turn=TurnLimits(
+                max_steps=self.turn_steps_max,
+                max_tokens=self.turn_tokens_max,
+                max_duration_s=self.turn_duration_max_s,
+            ),
+        )
+
+
+class ToolSection(_Section):
+    """`[tools]`: what clients may register, send and take time for."""
+
+    tools_max: PositiveInt = 128
+    schema_bytes_max: Bytes = 64 << 10
+    description_bytes_max: Bytes = 8 << 10
+    arguments_bytes_max: Bytes = 256 << 10
+    result_bytes_max: Bytes = 1 << 20
+    timeout_default_s: PositiveFloat = 30.0
+    timeout_max_s: PositiveFloat = 600.0
+    concurrency_default: PositiveInt = 16
+
+    def limits(self) -> ToolLimits:
+        """For the tools."""
+        return ToolLimits(**self.model_dump())
+
+
+class Settings(BaseSettings):
+    """Everything that can be set.
+
+    Variables name section and knob: PRECALL_SERVER__PORT=50151. The file has a table a section.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PRECALL_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    server: ServerSection = ServerSection()
+    engine: EngineSection = EngineSection()
+    admission: AdmissionSection = AdmissionSection()
+    conversations: ConversationSection = ConversationSection()
+    tools: ToolSection = ToolSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over variables over the file."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load_settings(file: Path | None, flags: Mapping[str, JsonValue]) -> Settings:
+    """Settings from flags over variables over the file over defaults.
+
+    `flags` is nested as the file is: `{"server": {"port": 0}}`.
+
+    Raises:
+        pydantic.ValidationError: a name is unknown or a value out of range.
+        OSError, tomllib.TOMLDecodeError: the file cannot be read.
+    """
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"there is no settings file at {file}")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    return FromFile.model_validate(flags)

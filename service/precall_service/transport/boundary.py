@@ -1,0 +1,51 @@
+"""The edge of every method: whatever happens inside, the client gets a status.
+
+grpc.aio sends no status when a CancelledError that the client did not cause leaves a method: the
+client then waits for ever (grpc/grpc#29248). So nothing but the client's own cancel may leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.transport.statuses import RequestT, ResponseT, abort
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def status_boundary(
+    context: grpc.aio.ServicerContext[RequestT, ResponseT], method: str
+) -> AsyncGenerator[None]:
+    """Ends the call with the status of what the block raises."""
+    try:
+        yield
+    except ServiceError as error:
+        await abort(context, error)
+    except grpc.aio.AbortError:
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the client cancelled, or the server stops
+        await abort(context, _defect(method))
+    except Exception:
+        log.exception("%s failed", method)
+        await abort(context, _defect(method))
+
+
+def _defect(method: str) -> ServiceError:
+    incident = secrets.token_hex(4)
+    log.error("%s ended by a defect, incident %s", method, incident)
+    return ServiceError(
+        Reason.INTERNAL,
+        f"a defect of the server ended the call; its log has incident {incident}",
+        metadata={"incident": incident},
+    )

@@ -1,0 +1,198 @@
+"""One Converse stream: its handshake, the reading of its frames, the writing of its events.
+
+Owns: the stream and the numbers of the client's frames.
+Never: what frames mean; the conversation does.
+Concurrency: one coroutine reads, one writes, one runs turns; none outlives the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc.aio
+
+from precall.v1 import agent_pb2
+from precall_service.agent.conversation import Conversation
+from precall_service.agent.conversations import Conversations
+from precall_service.agent.outbox import FrameRejected
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.turn import TurnOutcome
+from precall_service.tools.toolset import Registration
+from precall_service.transport import frames_in, frames_out
+from precall_service.transport.server_info import ServerInfo
+from precall_service.transport.statuses import not_served
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
+
+HANDSHAKE_S = 30.0
+"""How long a client may take to send its first frame."""
+
+_LATER = {
+    "cancel_tool_call": "CAPABILITY_INTERJECTION",
+    "approval_decision": "CAPABILITY_APPROVALS",
+}
+
+
+class ConverseStream:
+    """Serves one call of AgentService.Converse."""
+
+    def __init__(self, context: Context, conversations: Conversations, info: ServerInfo) -> None:
+        self._context = context
+        self._conversations = conversations
+        self._info = info
+        self._processed = 0
+        """The highest number of a client's frame that has been processed."""
+
+    async def serve(self) -> None:
+        """Serves the stream to its end.
+
+        Raises:
+            ServiceError: the status that it ends with, if not OK.
+        On cancel (the client is gone): the turn is cancelled and everything is given back.
+        """
+        opening = await self._handshake()
+        with self._conversations.opened(self._tenant(), opening.transcript) as conversation:
+            registrations = conversation.register(opening.proposals)
+            log.info("%s opened by %s", conversation.conversation_id, opening.client_name or "?")
+            await self._context.write(self._opened(conversation, registrations))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(conversation.run())
+                reader = group.create_task(self._read(conversation))
+                await self._write(conversation)
+                reader.cancel()
+        if conversation.error is not None:
+            raise conversation.error
+
+    async def _handshake(self) -> frames_in.Opening:
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                frame = await self._next_frame()
+        except TimeoutError:
+            raise _no_handshake(f"nothing came within {HANDSHAKE_S:g} s") from None
+        if frame is None:
+            raise _no_handshake("the stream ended before its first frame")
+        self._check_frame(frame)
+        match frame.WhichOneof("frame"):
+            case "open":
+                self._processed = frame.sequence
+                return frames_in.opening(frame.open, self._info.model, self._conversations.limits)
+            case "resume":
+                raise not_served("ConverseRequest.resume", "CAPABILITY_RESUME")
+            case other:
+                raise _no_handshake(f"the first frame was {other or 'empty'!s}")
+
+    def _tenant(self) -> str:
+        metadata = self._context.invocation_metadata() or ()
+        return frames_in.tenant({key: value for key, value in metadata if isinstance(value, str)})
+
+    def _opened(
+        self, conversation: Conversation, registrations: tuple[Registration, ...]
+    ) -> agent_pb2.ConverseResponse:
+        opened = agent_pb2.ConversationOpened(
+            conversation_id=conversation.conversation_id,
+            expires_after=frames_out.duration(conversation.limits.idle_expiry_s),
+            model=self._info.model,
+            capabilities=self._info.capabilities(),
+            limits=self._info.limits(),
+            registrations=map(frames_out.registration, registrations),
+        )
+        return agent_pb2.ConverseResponse(
+            sequence=conversation.outbox.take_number(), acknowledged=self._processed, opened=opened
+        )
+
+    async def _write(self, conversation: Conversation) -> None:
+        """Sends events until the conversation's run has ended and everything is sent."""
+        outbox, context = conversation.outbox, self._context
+        while numbered := await outbox.take():
+            for event in numbered:
+                await context.write(frames_out.converse_response(event, self._processed))
+
+    async def _read(self, conversation: Conversation) -> None:
+        """Processes frames until the client has no more, or closes."""
+        while True:
+            conversation.renew()
+            frame = await self._next_frame()
+            if frame is None:
+                conversation.hang_up()
+                return
+            if frame.WhichOneof("frame") == "close":
+                closed = ServiceError(Reason.CANCELLED, "the client closed the conversation")
+                conversation.end(closed, TurnOutcome.CANCELLED)
+                return
+            try:
+                self._check_frame(frame)
+                await self._process(conversation, frame)
+            except ServiceError as error:
+                await conversation.outbox.put(FrameRejected(frame.sequence, error))
+            self._processed = max(self._processed, frame.sequence)
+
+    async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
+        """The client's next frame; None once it has half-closed."""
+        frame = await self._context.read()
+        return None if frame is grpc.aio.EOF else frame
+
+    def _check_frame(self, frame: agent_pb2.ConverseRequest) -> None:
+        size, limit = frame.ByteSize(), self._info.frame_bytes_max
+        if size > limit:
+            raise ServiceError(
+                Reason.TOO_LARGE,
+                f"the frame has {size} bytes, the limit is {limit}: send less, or in parts",
+                metadata={"size": str(size), "limit": str(limit)},
+            )
+        if frame.sequence != self._processed + 1:
+            raise ServiceError(
+                Reason.FIELD_INVALID,
+                f"sequence: {frame.sequence} is not {self._processed + 1}: frames count from 1, "
+                "one by one",
+                field="sequence",
+            )
+
+    async def _process(
+        self, conversation: Conversation, request: agent_pb2.ConverseRequest
+    ) -> None:
+        match request.WhichOneof("frame"):
+            case "invocation_result":
+                result = request.invocation_result
+                conversation.deliver(result.invocation_id, frames_in.handler_answer(result))
+            case "invocation_progress":
+                progress = request.invocation_progress
+                conversation.progress(
+                    progress.invocation_id, progress.message, frames_in.fraction(progress)
+                )
+            case "start_turn":
+                limits = self._conversations.limits
+                await conversation.start_turn(frames_in.turn_spec(request.start_turn, limits))
+            case "cancel_turn":
+                conversation.cancel_turn(request.cancel_turn.turn_id)
+            case "register_tools":
+                proposals = [frames_in.proposal(tool) for tool in request.register_tools.tools]
+                await conversation.register_tools(request.sequence, proposals)
+            case "withdraw_tools":
+                await conversation.withdraw_tools(request.sequence, request.withdraw_tools.names)
+            case "acknowledge":
+                pass
+            case "open" | "resume":
+                raise ServiceError(
+                    Reason.HANDSHAKE_REPEATED,
+                    "this stream is open: another conversation needs another stream",
+                )
+            case "cancel_tool_call" | "approval_decision" as kind:
+                raise not_served(f"ConverseRequest.{kind}", _LATER[kind])
+            case _:
+                raise ServiceError(
+                    Reason.FRAME_UNKNOWN,
+                    "the frame's oneof is unset, or from a newer version of the contract: "
+                    "GetServerInfo tells this server's version",
+                    field="frame",
+                )
+
+
+def _no_handshake(what: str) -> ServiceError:
+    return ServiceError(
+        Reason.HANDSHAKE_REQUIRED,
+        f"{what}: a stream begins with `open` (a new conversation) or `resume`",
+        field="frame",
+    )

@@ -1,0 +1,148 @@
+"""The gRPC server: address, options, services, health and reflection.
+
+Owns: the listening socket and the health of each service.
+Never: what the services mean.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from precall.v1 import agent_pb2_grpc
+from precall_service.agent.conversations import Conversations
+from precall_service.engine.base import EngineState
+from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.transport.server_info import ServerInfo
+from precall_service.transport.servicers import (
+    AGENT_SERVICE,
+    TOOL_CACHE_SERVICE,
+    TOOL_HOST_SERVICE,
+    AgentServicer,
+    NotServed,
+)
+
+_HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where to listen and how patient to be. Port 0 takes a free one.
+
+    `frame_bytes_max` is refused in a frame; `wire_bytes_max`, above it, is where gRPC itself
+    ends the stream.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50151
+    frame_bytes_max: int = 4 << 20
+    wire_bytes_max: int = 16 << 20
+    keepalive_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
+
+
+class AddressInUseError(Exception):
+    """Nothing can listen at the address; the message says why and what to do."""
+
+
+class GrpcServer:
+    """Serves the contract on one address."""
+
+    def __init__(
+        self, options: ServerOptions, conversations: Conversations, info: ServerInfo
+    ) -> None:
+        self._options = options
+        self._conversations = conversations
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(options=_channel_options(options))
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(
+            AgentServicer(conversations, info), self._server
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                NotServed(TOOL_HOST_SERVICE, "CAPABILITY_TOOL_HOSTS"),
+                NotServed(TOOL_CACHE_SERVICE, "CAPABILITY_TOOL_CACHE"),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(  # pyright: ignore[reportUnknownMemberType]
+            self._health, self._server
+        )
+        reflection.enable_server_reflection(
+            (
+                AGENT_SERVICE.full_name,
+                TOOL_HOST_SERVICE.full_name,
+                TOOL_CACHE_SERVICE.full_name,
+                _HEALTH_SERVICE,
+                reflection.SERVICE_NAME,
+            ),
+            self._server,
+        )
+
+    async def start(self) -> str:
+        """Listens and serves; returns the address, as `host:port`.
+
+        Liveness (the empty service name) is SERVING from now on; the readiness of each service
+        follows its own state.
+
+        Raises:
+            AddressInUseError: the address cannot be listened at.
+        """
+        host, port = self._options.host, self._options.port
+        _check_free(host, port)
+        address = f"[{host}]" if ":" in host else host
+        try:
+            bound = self._server.add_insecure_port(f"{address}:{port}")
+        except RuntimeError as error:
+            raise AddressInUseError(f"cannot listen at {address}:{port}: {error}") from None
+        await self._health.set("", _SERVING)
+        for service in (AGENT_SERVICE, TOOL_HOST_SERVICE, TOOL_CACHE_SERVICE):
+            await self._health.set(service.full_name, _NOT_SERVING)
+        await self._server.start()
+        return f"{address}:{bound}"
+
+    async def set_ready(self, ready: bool) -> None:
+        """Whether AgentService can take turns: what a readiness probe asks for."""
+        await self._health.set(AGENT_SERVICE.full_name, _SERVING if ready else _NOT_SERVING)
+
+    async def follow(self, engines: EngineSupervisor) -> None:
+        """Keeps readiness in step with the engine. On cancel: it stays as it is."""
+        async for state in engines.states():
+            await self.set_ready(state is EngineState.READY)
+
+    async def stop(self, grace_s: float) -> None:
+        """Tells streams to go away, lets turns finish for `grace_s`, then ends the rest."""
+        await self.set_ready(ready=False)
+        await self._conversations.drain(grace_s)
+        await self._server.stop(grace=1.0)
+
+
+def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", options.wire_bytes_max),
+        ("grpc.max_send_message_length", options.wire_bytes_max),
+        ("grpc.keepalive_time_ms", round(options.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _check_free(host: str, port: int) -> None:
+    """GRPC only says that it failed; asking the system says why."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except OSError as error:
+        raise AddressInUseError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}. Choose another with "
+            "--port (0 takes a free one) or --host, or stop what listens there"
+        ) from None

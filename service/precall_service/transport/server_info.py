@@ -1,0 +1,91 @@
+"""What the server is, serves and allows, in the words of the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precall.v1 import agent_pb2, turn_pb2
+from precall_service.admission import Admission
+from precall_service.agent.limits import AgentLimits
+from precall_service.domain.clock import Clock
+from precall_service.engine.base import EngineDiedError, EngineLoad, Feature
+from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.tools.declarations import ToolLimits
+from precall_service.transport.frames_out import duration
+
+_CAPABILITIES = {
+    Feature.TOOL_CALLS: agent_pb2.CAPABILITY_TOOL_CALLS,
+    Feature.STRUCTURED_CALLS: agent_pb2.CAPABILITY_STRUCTURED_CALLS,
+    Feature.REASONING: agent_pb2.CAPABILITY_REASONING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """Answers what clients may ask about the server. `model` names it before the engine runs."""
+
+    version: str
+    model: str
+    frame_bytes_max: int
+    agent_limits: AgentLimits
+    tool_limits: ToolLimits
+    engines: EngineSupervisor
+    admission: Admission
+    clock: Clock
+    started_at: float
+
+    def capabilities(self) -> list[agent_pb2.Capability.ValueType]:
+        """What the server can do with the model that it serves."""
+        info = self.engines.info
+        features = frozenset[Feature]() if info is None else info.features
+        return [_CAPABILITIES[feature] for feature in Feature if feature in features]
+
+    def limits(self) -> agent_pb2.ServerLimits:
+        """What the server allows."""
+        info = self.engines.info
+        turn, tools = self.agent_limits.turn, self.tool_limits
+        return agent_pb2.ServerLimits(
+            frame_bytes_max=self.frame_bytes_max,
+            text_bytes_max=self.agent_limits.text_bytes_max,
+            tools_max=tools.tools_max,
+            schema_bytes_max=tools.schema_bytes_max,
+            description_bytes_max=tools.description_bytes_max,
+            result_bytes_max=tools.result_bytes_max,
+            context_tokens_max=0 if info is None else info.context_tokens_max,
+            messages_max=self.agent_limits.messages_max,
+            turn_limits_max=turn_pb2.TurnLimits(
+                max_steps=turn.max_steps,
+                max_tokens=turn.max_tokens,
+                max_duration=duration(turn.max_duration_s),
+            ),
+            tool_timeout_max=duration(tools.timeout_max_s),
+        )
+
+    async def response(self) -> agent_pb2.GetServerInfoResponse:
+        """Everything at once, with what the engine does now."""
+        info, load = self.engines.info, await self._load()
+        return agent_pb2.GetServerInfoResponse(
+            version=self.version,
+            model=self.model,
+            capabilities=self.capabilities(),
+            limits=self.limits(),
+            engine_state=agent_pb2.EngineState.ValueType(self.engines.state.value),
+            engine="" if info is None else info.name,
+            load=agent_pb2.EngineLoad(
+                running_sequences=load.running,
+                waiting_sequences=load.waiting,
+                kv_cache_usage=load.kv_usage,
+                admitted_turns=self.admission.admitted,
+                waiting_turns=self.admission.waiting,
+            ),
+            uptime=duration(self.clock.now() - self.started_at),
+        )
+
+    async def _load(self) -> EngineLoad:
+        engine = self.engines.running
+        if engine is not None:
+            try:
+                return await engine.load()
+            except EngineDiedError:
+                pass  # the state says so
+        return EngineLoad(running=0, waiting=0, kv_usage=0.0)

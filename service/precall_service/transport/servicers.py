@@ -1,0 +1,79 @@
+"""The services of the contract, each method behind the status boundary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from precall.v1 import agent_pb2, agent_pb2_grpc, tool_cache_pb2, tool_host_pb2
+from precall_service.agent.conversations import Conversations
+from precall_service.transport.boundary import status_boundary
+from precall_service.transport.converse import Context, ConverseStream
+from precall_service.transport.server_info import ServerInfo
+from precall_service.transport.statuses import abort, not_served
+
+AGENT_SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"]
+TOOL_HOST_SERVICE = tool_host_pb2.DESCRIPTOR.services_by_name["ToolHostService"]
+TOOL_CACHE_SERVICE = tool_cache_pb2.DESCRIPTOR.services_by_name["ToolCacheService"]
+
+
+class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
+    """Conversations, and what the server can do."""
+
+    def __init__(self, conversations: Conversations, info: ServerInfo) -> None:
+        self._conversations = conversations
+        self._info = info
+
+    # grpc.aio takes a coroutine that reads and writes its context as well as a generator; the
+    # stubs know the generator alone, which cannot hold the task group of the stream.
+    async def Converse(  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[agent_pb2.ConverseRequest],  # noqa: ARG002 - read by context
+        context: Context,
+    ) -> None:
+        """See `ConverseStream`."""
+        async with status_boundary(context, "Converse"):
+            await ConverseStream(context, self._conversations, self._info).serve()
+
+    async def GetServerInfo(  # noqa: N802
+        self,
+        request: agent_pb2.GetServerInfoRequest,  # noqa: ARG002 - it has no fields
+        context: grpc.aio.ServicerContext[
+            agent_pb2.GetServerInfoRequest, Awaitable[agent_pb2.GetServerInfoResponse]
+        ],
+    ) -> agent_pb2.GetServerInfoResponse:
+        """What the server is, serves and allows."""
+        async with status_boundary(context, "GetServerInfo"):
+            return await self._info.response()
+
+
+class NotServed(grpc.GenericRpcHandler):
+    """Answers every method of a service with UNIMPLEMENTED and the method's name."""
+
+    def __init__(self, service: ServiceDescriptor, capability: str) -> None:
+        self._methods = {
+            f"/{service.full_name}/{method.name}": _refusal(method, capability)
+            for method in service.methods
+        }
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """The refusing handler of a method of this service; None for any other."""
+        return self._methods.get(handler_call_details.method)
+
+
+def _refusal(method: MethodDescriptor, capability: str) -> grpc.RpcMethodHandler[bytes, bytes]:
+    error = not_served(f"{method.containing_service.name}.{method.name}", capability)
+
+    async def refuse(_request: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        await abort(context, error)
+
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(refuse)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(refuse)
+    return grpc.unary_unary_rpc_method_handler(refuse)

@@ -1,0 +1,63 @@
+"""ServiceError to `google.rpc.Status`, in a frame or as the end of a call."""
+
+from __future__ import annotations
+
+from typing import NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from precall_service.domain.errors import Code, Reason, ServiceError
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+DOMAIN = "precall"
+"""The domain of every ErrorInfo."""
+
+_DETAILS_KEY = "grpc-status-details-bin"  # https://github.com/grpc/proposal/blob/master/L44
+
+_CODES: dict[Code, grpc.StatusCode] = {code: grpc.StatusCode[code.name] for code in Code}
+
+
+def to_status(error: ServiceError) -> Status:
+    """The error as it stands in frames: one ErrorInfo, and BadRequest and RetryInfo as due."""
+    info = ErrorInfo(reason=f"ERROR_REASON_{error.reason.name}", domain=DOMAIN)
+    info.metadata.update(error.metadata)
+    status = Status(code=error.code.value, message=error.message, details=[_pack(info)])
+    if error.field:
+        violation = BadRequest.FieldViolation(field=error.field, description=error.message)
+        status.details.append(_pack(BadRequest(field_violations=[violation])))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(round(error.retry_after_s * 1e9))
+        status.details.append(_pack(RetryInfo(retry_delay=delay)))
+    return status
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[RequestT, ResponseT], error: ServiceError
+) -> NoReturn:
+    """Ends the call with the error as its status, details included."""
+    status = to_status(error)
+    details = ((_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(_CODES[error.code], error.message, trailing_metadata=details)
+
+
+def not_served(method: str, capability: str) -> ServiceError:
+    """The error of a method, or a part of one, that the contract has and this server has not."""
+    return ServiceError(
+        Reason.NOT_SERVED,
+        f"{method} is in the contract and not served by this version ({capability} is not granted)",
+        metadata={"method": method, "capability": capability},
+    )
+
+
+def _pack(message: ErrorInfo | BadRequest | RetryInfo) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed
