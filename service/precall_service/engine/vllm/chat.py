@@ -1,0 +1,79 @@
+"""Our messages and tools in the shapes that vLLM's renderers and parsers take: OpenAI's.
+
+Never: templates, tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from precall_service.domain.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    Transcript,
+    UserMessage,
+)
+from precall_service.domain.tools import ToolDeclaration
+
+ChatMessage: TypeAlias = dict[str, Any]
+ChatTool: TypeAlias = dict[str, Any]
+
+
+def chat_messages(transcript: Transcript) -> list[ChatMessage]:
+    """Every message of a transcript, its system prompt first."""
+    system = [system_message(transcript.system_prompt)] if transcript.system_prompt else []
+    return system + [chat_message(message) for message in transcript.messages]
+
+
+def system_message(text: str) -> ChatMessage:
+    """A system prompt."""
+    return {"role": "system", "content": text}
+
+
+def chat_message(message: Message) -> ChatMessage:
+    """One message."""
+    match message:
+        case UserMessage():
+            return {"role": "user", "content": message.text}
+        case ToolMessage():
+            return {
+                "role": "tool",
+                "tool_call_id": message.call_id,
+                "name": message.tool_name,
+                "content": message.text,
+            }
+        case AssistantMessage():
+            return _assistant_message(message)
+
+
+def _assistant_message(message: AssistantMessage) -> ChatMessage:
+    chat: ChatMessage = {"role": "assistant", "content": message.text}
+    if message.reasoning:
+        chat["reasoning"] = message.reasoning
+    if message.tool_calls:
+        chat["tool_calls"] = [_chat_call(call) for call in message.tool_calls]
+    return chat
+
+
+def _chat_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.tool_name, "arguments": call.arguments_json}
+    return {"id": call.call_id, "type": "function", "function": function}
+
+
+def chat_tools(tools: Sequence[ToolDeclaration], *, strict: bool) -> list[ChatTool]:
+    """Tool declarations; `strict` holds generated arguments to the schema."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.input_schema,
+            }
+            | ({"strict": True} if strict else {}),
+        }
+        for tool in tools
+    ]

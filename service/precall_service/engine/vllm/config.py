@@ -1,0 +1,70 @@
+"""What an operator may say about the embedded engine, before vLLM is imported.
+
+Never: vLLM itself; this module is part of the settings and of the command line.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from precall_service.domain.json import JsonValue
+
+
+class Device(enum.Enum):
+    """Where the model runs. AUTO takes a GPU where the installed vLLM can use one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmConfig:
+    """Everything that the embedded engine is started with.
+
+    `arguments` and `settings` reach every argument of vLLM's engine: the first as on vLLM's own
+    command line, the second by name from a settings file. Where both name one, the command line
+    wins; what neither names takes our default, or vLLM's.
+    """
+
+    model: str
+    """A local folder or the name of a model on a hub."""
+
+    model_name: str
+    """What clients are told."""
+
+    chat_template: Path | None = None
+    """A Jinja template in place of the model's own."""
+
+    tool_parser: str | None = None
+    """One of vLLM's tool parsers; None: this model makes no calls."""
+
+    reasoning_parser: str | None = None
+    """One of vLLM's reasoning parsers; None: reasoning is not told apart from text."""
+
+    structured_calls: bool = True
+    """Hold every call to its schema while it is generated."""
+
+    device: Device = Device.AUTO
+    kv_cache_bytes: int | None = None
+    """Size of the KV cache; None: our default on a CPU, vLLM's on a GPU."""
+
+    offline: bool = False
+    """Never ask a hub. Always so for a model that is a local folder."""
+
+    log_level: str = "WARNING"
+    """From which level on vLLM's own log records are shown."""
+
+    start_timeout_s: float = 1800.0
+    stop_timeout_s: float = 10.0
+    arguments: tuple[str, ...] = ()
+    settings: Mapping[str, JsonValue] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def local(self) -> bool:
+        """Whether the model is a folder on this machine."""
+        return Path(self.model).is_dir()

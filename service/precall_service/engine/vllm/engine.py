@@ -1,0 +1,221 @@
+"""The engine protocol on one AsyncLLM.
+
+Owns: the AsyncLLM and its processes, from the moment they run.
+Never: starting them (`start`); conversations, admission.
+Concurrency: one event loop. Prompts and ends are values; each generation has a parser of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
+
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.parser.abstract_parser import Parser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from precall_service.domain.messages import Message, Transcript
+from precall_service.engine.base import (
+    Delta,
+    EngineDiedError,
+    EngineInfo,
+    EngineLoad,
+    Finish,
+    GenerationRefusedError,
+    Prompt,
+    StepEnd,
+    StepSpec,
+    TextPiece,
+)
+from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
+from precall_service.engine.vllm.processes import EngineProcesses
+from precall_service.engine.vllm.rendering import PromptRenderer
+from precall_service.engine.vllm.sampling import StepPlan, StepPlans
+from precall_service.engine.vllm.scheduling import LOAD_UTILITY
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Sampled:
+    """What a step has generated so far."""
+
+    token_ids: list[int]
+    texts: list[str]
+    cached_tokens: int = 0
+
+    def add(self, output: RequestOutput) -> None:
+        completion = output.outputs[0]
+        self.token_ids += completion.token_ids
+        self.texts.append(completion.text)
+        if output.num_cached_tokens:
+            self.cached_tokens = output.num_cached_tokens
+
+
+_DIED = "the engine's process died"
+
+
+class VllmEngine:
+    """vLLM, in this process and its children."""
+
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        *,
+        info: EngineInfo,
+        renderer: PromptRenderer,
+        plans: StepPlans,
+        parser_class: type[Parser] | None,
+        special_tokens: SpecialTokens,
+        processes: EngineProcesses,
+        stop_timeout_s: float,
+    ) -> None:
+        self._llm = llm
+        self._info = info
+        self._renderer = renderer
+        self._plans = plans
+        self._parser_class = parser_class
+        self._special_tokens = special_tokens
+        self._processes = processes
+        self._stop_timeout_s = stop_timeout_s
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is and holds."""
+        return self._info
+
+    async def render(self, transcript: Transcript) -> Prompt:
+        """As `Engine.render`."""
+        return await self._renderer.render(transcript)
+
+    async def append(
+        self,
+        prompt: Prompt,
+        end: StepEnd,
+        transcript: Transcript,
+        following: Sequence[Message],
+    ) -> Prompt:
+        """As `Engine.append`."""
+        return await self._renderer.append(prompt, end, transcript, following)
+
+    async def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+        """As `Engine.generate`.
+
+        On cancel, and when closed early: AsyncLLM aborts its generation, for it is closed here.
+        """
+        plan = self._plans.plan(spec.tools, spec.tool_choice)
+        parser = self._parser(plan, prompt)
+        sampled = _Sampled(token_ids=[], texts=[])
+        try:
+            params = self._plans.sampling_params(spec, plan, parsed=parser is not None)
+            async with contextlib.aclosing(
+                self._llm.generate(
+                    tokens_input(list(prompt.token_ids)),
+                    params,
+                    spec.step_id,
+                    priority=int(spec.priority),
+                )
+            ) as outputs:
+                async for output in outputs:
+                    completion = output.outputs[0]
+                    finish = _finish(completion)
+                    sampled.add(output)
+                    if parser is not None:
+                        for piece in parser.feed(completion.text, completion.token_ids, finish):
+                            yield piece
+                    elif completion.text:
+                        yield TextPiece(completion.text)
+                    if finish is not None:
+                        for delta in self._ending(sampled, parser, finish):
+                            yield delta
+        except EngineDeadError as error:
+            raise EngineDiedError(_DIED) from error
+        except (VLLMClientError, ValueError) as error:
+            raise GenerationRefusedError(f"the engine refuses this generation: {error}") from error
+        except EngineGenerateError as error:
+            log.exception("the engine failed on step %s", spec.step_id)
+            raise GenerationRefusedError("the engine failed on this generation") from error
+
+    async def load(self) -> EngineLoad:
+        """As `Engine.load`. Waits for the step that the engine is in.
+
+        A call to a process that dies is never answered, hence the second thing waited for.
+        """
+        try:
+            call = asyncio.ensure_future(self._llm.engine_core.call_utility_all_async(LOAD_UTILITY))
+            await asyncio.wait((call, self._alive()), return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                raise EngineDiedError(_DIED)
+            loads: list[tuple[int, int, float]] = call.result()
+        except EngineDeadError as error:
+            raise EngineDiedError(_DIED) from error
+        finally:
+            call.cancel()
+        return EngineLoad(
+            running=sum(load[0] for load in loads),
+            waiting=sum(load[1] for load in loads),
+            kv_usage=sum(load[2] for load in loads) / len(loads),
+        )
+
+    async def wait_dead(self) -> None:
+        """As `Engine.wait_dead`."""
+        await asyncio.wait([self._alive()])
+
+    async def close(self) -> None:
+        """As `Engine.close`."""
+        self._alive().cancel()  # or it reports the end that is asked for here as an error
+        await asyncio.to_thread(self._llm.shutdown, self._stop_timeout_s)
+        await asyncio.to_thread(self._processes.end)
+
+    def _alive(self) -> asyncio.Task[None]:
+        """The task that lives as long as the engine's processes do."""
+        handler = self._llm.output_handler
+        assert handler is not None, "the first generation, at start, has begun it"
+        return handler
+
+    def _parser(self, plan: StepPlan, prompt: Prompt) -> StepParser | None:
+        """A parser for one step; None where text is all that it can bring."""
+        parser_class = self._parser_class
+        if parser_class is None or not (plan.tools or parser_class.reasoning_parser_cls):
+            return None
+        tokenizer = self._llm.renderer.get_tokenizer()
+        return StepParser(
+            lambda: parser_class(tokenizer, plan.request.tools),
+            plan,
+            prompt.token_ids,
+            self._special_tokens,
+        )
+
+    def _ending(
+        self, sampled: _Sampled, parser: StepParser | None, finish: Finish
+    ) -> Iterator[Delta]:
+        text = "".join(sampled.texts)
+        if parser is not None:
+            if finish is Finish.STOP:
+                yield from parser.end(text, sampled.token_ids)
+            text = self._special_tokens.removed_from(text)
+        yield StepEnd(
+            finish=finish,
+            token_ids=tuple(sampled.token_ids),
+            raw_text=text,
+            cached_tokens=sampled.cached_tokens,
+            reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
+        )
+
+
+def _finish(completion: CompletionOutput) -> Finish | None:
+    match completion.finish_reason:
+        case None:
+            return None
+        case "length":
+            return Finish.LENGTH
+        case "abort" | "error":
+            raise GenerationRefusedError("the engine gave this generation up")
+        case _:
+            return Finish.STOP

@@ -1,0 +1,186 @@
+"""Turns what vLLM generates for one step into deltas, by vLLM's own parsers.
+
+Owns: when a call is complete, and that its pieces concatenate to one JSON object.
+Never: the engine; transcripts.
+Concurrency: one parser belongs to one step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vllm.entrypoints.generate.base.protocol import DeltaMessage
+from vllm.parser.abstract_parser import Parser
+
+from precall_service.domain.json import JsonError, parse_object
+from precall_service.engine.base import (
+    CallBegun,
+    CallPiece,
+    CallWritten,
+    Finish,
+    ReasoningPiece,
+    TextPiece,
+)
+from precall_service.engine.vllm.sampling import StepPlan
+
+Piece = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
+
+log = logging.getLogger(__name__)
+
+
+class SpecialTokens:
+    """The tokenizer's special tokens as text, for taking them out of text."""
+
+    def __init__(self, texts_by_id: Mapping[int, str]) -> None:
+        self._ids = frozenset(texts_by_id)
+        texts = sorted(filter(None, texts_by_id.values()), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+    def among(self, token_ids: Sequence[int]) -> bool:
+        """Whether any of the tokens is special."""
+        return not self._ids.isdisjoint(token_ids)
+
+    def removed_from(self, text: str) -> str:
+        """The text without any."""
+        return self._pattern.sub("", text)
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call as far as it is written; `index` is its place among the calls of the step."""
+
+    index: int
+    arguments: str = ""
+    written: bool = False
+
+
+class StepParser:
+    """Parses one step as it is generated."""
+
+    def __init__(
+        self,
+        make_parser: Callable[[], Parser],
+        plan: StepPlan,
+        prompt_token_ids: Sequence[int],
+        special_tokens: SpecialTokens,
+    ) -> None:
+        self._make_parser = make_parser
+        self._parser: Parser | None = make_parser()
+        self._plan = plan
+        self._prompt_token_ids: list[int] | None = list(prompt_token_ids)
+        self._special_tokens = special_tokens
+        self._saw_special = False
+        self._calls: dict[int, _Call] = {}
+
+    def feed(self, text: str, token_ids: Sequence[int], finish: Finish | None) -> Iterator[Piece]:
+        """What the next generated tokens add; `finish` comes with the last of them."""
+        self._saw_special = self._saw_special or self._special_tokens.among(token_ids)
+        if self._parser is None:
+            yield from self._text(text)
+            return
+        try:
+            delta = self._parser.parse_delta(
+                text,
+                list(token_ids),
+                self._plan.request,
+                self._prompt_token_ids,
+                finished=finish is not None,
+            )
+        except Exception:
+            log.exception("vLLM's parser failed; the rest of this step is passed on as text")
+            self._parser = None
+            yield from self._text(text)
+            return
+        self._prompt_token_ids = None
+        if delta is not None:
+            yield from self._pieces(delta)
+
+    def end(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
+        """What is still to be said once the model has ended its message by itself.
+
+        A call that streamed in pieces which are no JSON object is looked up in a second parse of
+        the whole `text`: parsers that stream badly mostly read well.
+        """
+        if self._parser is None or not any(not call.written for call in self._calls.values()):
+            return
+        try:
+            _, _, parsed = self._make_parser().parse(
+                text, self._plan.request, enable_auto_tools=True, model_output_token_ids=token_ids
+            )
+        except Exception:
+            log.exception("vLLM's parser failed on a whole message")
+            return
+        whole = parsed or []
+        for call in self._calls.values():
+            if call.written:
+                continue
+            arguments = whole[call.index].arguments if call.index < len(whole) else ""
+            if arguments.startswith(call.arguments):
+                yield from self._add(call, arguments[len(call.arguments) :] or "{}")
+
+    def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of the generated tokens are reasoning."""
+        return 0 if self._parser is None else self._parser.count_reasoning_tokens(token_ids)
+
+    def _pieces(self, delta: DeltaMessage) -> Iterator[Piece]:
+        if delta.reasoning:
+            yield ReasoningPiece(self._clean(delta.reasoning))
+        if delta.content:
+            yield from self._text(delta.content)
+        for part in delta.tool_calls:
+            function = part.function
+            if function is None:
+                continue
+            call = self._calls.get(part.index)
+            if call is None:
+                if not function.name:
+                    continue
+                call = self._calls[part.index] = _Call(index=len(self._calls))
+                yield CallBegun(call.index, function.name)
+            if function.arguments:
+                yield from self._add(call, function.arguments)
+
+    def _add(self, call: _Call, fragment: str) -> Iterator[Piece]:
+        """More of a call's arguments, up to the end of the first JSON object and not beyond it.
+
+        Some parsers repeat themselves at the end; nothing after a whole object is an argument.
+        """
+        if call.written:
+            return
+        before = len(call.arguments)
+        call.arguments += fragment
+        if "}" in fragment:
+            end = _object_end(call.arguments)
+            if end is not None:
+                call.written = True
+                fragment = call.arguments[before:end]
+                call.arguments = call.arguments[:end]
+        if fragment:
+            yield CallPiece(call.index, fragment)
+        if call.written:
+            yield CallWritten(call.index)
+
+    def _text(self, text: str) -> Iterator[Piece]:
+        text = self._clean(text)
+        if text:
+            yield TextPiece(text)
+
+    def _clean(self, text: str) -> str:
+        return self._special_tokens.removed_from(text) if self._saw_special else text
+
+
+_decoder = json.JSONDecoder()
+
+
+def _object_end(text: str) -> int | None:
+    """Where the JSON object that `text` begins with ends; None while it has not."""
+    start = len(text) - len(text.lstrip())
+    try:
+        value, end = _decoder.raw_decode(text, start)
+        return end if isinstance(value, dict) and parse_object(text[:end]) is not None else None
+    except (JsonError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,311 @@
+"""Turns transcripts into prompts, and the messages after a step into the tokens that follow it.
+
+Owns: what a model's chat template writes, and when a prompt may only grow.
+Never: generation.
+
+Within a turn nothing is rendered twice: `append` keeps the tokens that the model was given and
+those that it sampled, and adds the template's *delta*: what it writes from the end of an assistant
+message up to the start of the next one. The delta is cut out of a rendering of a few short
+messages: one user message, the assistant message with a marker for what it says, and the messages
+that follow. It begins with the token that ends a message. Tokenizers split text at such tokens
+before anything else, so the delta may be tokenised alone, and the whole is token for token what
+the template's own rendering would be.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from os.path import commonpath
+from typing import Any, cast
+
+from vllm.exceptions import VLLMClientError
+from vllm.renderers import ChatParams
+from vllm.renderers.base import BaseRenderer
+
+from precall_service.domain.json import dump
+from precall_service.domain.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    Transcript,
+    UserMessage,
+)
+from precall_service.engine.base import Finish, GenerationRefusedError, Prompt, StepEnd
+from precall_service.engine.vllm.chat import chat_messages, chat_tools
+
+log = logging.getLogger(__name__)
+
+_MARKER = "precall7f3a91"
+_PROBE_CALL_ID = "precall00"  # nine letters and digits: some templates take nothing else
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """All of a transcript that decides what its template writes around an assistant message."""
+
+    variables: str
+    system: bool
+    tools: bool
+    calls: bool
+    text: bool
+    reasoning: bool
+
+
+class PromptRenderer:
+    """Renders for one model with one template."""
+
+    def __init__(
+        self,
+        renderer: BaseRenderer[Any],
+        *,
+        chat_template: str | None,
+        stop_token_ids: Collection[int],
+    ) -> None:
+        self._renderer = renderer
+        self._tokenizer = renderer.get_tokenizer()
+        self._chat_template = chat_template
+        self._tokenize_params = replace(
+            renderer.default_chat_tok_params, max_total_tokens=None, max_output_tokens=0
+        )
+        self._stop_token_ids = frozenset(stop_token_ids)
+        added = self._tokenizer.get_added_vocab()
+        self._added_token_ids = frozenset(added.values())
+        self._added_texts = tuple(sorted(added, key=len, reverse=True))
+        self._stop_texts = tuple(
+            text for text, token_id in added.items() if token_id in self._stop_token_ids
+        )
+        self._ends: dict[_Shape, str | None] = {}
+        self._rewrites: dict[_Shape, bool] = {}
+
+    async def render(self, transcript: Transcript) -> Prompt:
+        """The template's own rendering, ready for the model's next message.
+
+        Raises:
+            GenerationRefusedError: the template refuses the transcript.
+        """
+        rendered = await self._rendered(transcript, ready=True)
+        return Prompt(tuple(await self._token_ids(rendered)))
+
+    async def append(
+        self,
+        prompt: Prompt,
+        end: StepEnd,
+        transcript: Transcript,
+        following: Sequence[Message],
+    ) -> Prompt:
+        """`prompt`, what was sampled, and the delta up to the model's next message.
+
+        Raises:
+            GenerationRefusedError: the template refuses the messages.
+        """
+        whole = replace(transcript, messages=(*transcript.messages, *following))
+        user_speaks = any(isinstance(message, UserMessage) for message in following)
+        if user_speaks and await self._rewrites_history(transcript):
+            return await self.render(whole)
+        delta = await self._delta(transcript, following)
+        if delta is None:
+            return await self.render(whole)
+        return Prompt(prompt.token_ids + self._kept(end) + delta)
+
+    def _kept(self, end: StepEnd) -> tuple[int, ...]:
+        """The sampled tokens up to the end of what the message says.
+
+        The delta brings the template's own end token, so whichever one was sampled is left out.
+        """
+        tokens = end.token_ids
+        if end.finish is Finish.LENGTH or not tokens:
+            return tokens
+        if tokens[-1] in self._stop_token_ids:
+            return tokens[:-1]
+        return self._without_stop_string(tokens, end.raw_text)
+
+    def _without_stop_string(self, tokens: tuple[int, ...], text: str) -> tuple[int, ...]:
+        """The tokens of `text`: those that made up the stop string after it are not in it."""
+        kept = len(tokens)
+        while True:
+            decoded = self._tokenizer.decode(list(tokens[:kept]), skip_special_tokens=True)
+            if text.startswith(decoded):
+                rest = self._tokenizer.encode(text[len(decoded) :], add_special_tokens=False)
+                return (*tokens[:kept], *rest)
+            kept -= 1
+
+    async def _delta(
+        self, transcript: Transcript, following: Sequence[Message]
+    ) -> tuple[int, ...] | None:
+        """What the template writes after the last message; None where it cannot be cut out."""
+        skeleton = _skeleton(transcript)
+        end = await self._end_of_message(_shape(skeleton), skeleton)
+        if end is None:
+            return None
+        rendered = await self._rendered(_with(skeleton, following), ready=True)
+        if not isinstance(rendered, str):
+            return None
+        start = rendered.find(end, rendered.find(_MARKER))
+        token_ids = await self._token_ids(rendered[start:])
+        return tuple(token_ids) if token_ids[0] in self._added_token_ids else None
+
+    async def _end_of_message(self, shape: _Shape, skeleton: Transcript) -> str | None:
+        """The text of the token that ends assistant messages of this shape; None: there is none.
+
+        Found by rendering twice, with messages after it that differ from their first letter on:
+        between the marker and that letter stands the end of the message, and the next one's head.
+        """
+        if shape not in self._ends:
+            end = await self._probed_end(skeleton)
+            if end is None:
+                log.warning(
+                    "this chat template has no token that ends a message (%s): every step is "
+                    "rendered afresh, and what the cache saves depends on the template",
+                    shape,
+                )
+            self._ends[shape] = end
+        return self._ends[shape]
+
+    async def _probed_end(self, skeleton: Transcript) -> str | None:
+        heads = [
+            await self._rendered(_with(skeleton, _probe_answers(skeleton, letter)), ready=True)
+            for letter in "01"
+        ]
+        if not all(isinstance(head, str) for head in heads):
+            return None
+        common = commonpath(cast(list[str], heads))
+        if _MARKER not in common:
+            return None
+        tail = common[common.find(_MARKER) + len(_MARKER) :]
+        stops = [(tail.find(text), text) for text in self._stop_texts if text in tail]
+        if stops:
+            return min(stops)[1]
+        return next((text for text in self._added_texts if text and tail.startswith(text)), None)
+
+    async def _rewrites_history(self, transcript: Transcript) -> bool:
+        """Whether the template writes earlier messages otherwise once a user speaks again."""
+        skeleton = _skeleton(transcript)
+        shape = replace(_shape(skeleton), calls=False, text=True, reasoning=_reasoned(transcript))
+        if shape not in self._rewrites:
+            history = _probe_history(skeleton, reasoning=shape.reasoning)
+            before = await self._rendered(history, ready=False)
+            after = await self._rendered(_with(history, [UserMessage(text="x")]), ready=True)
+            self._rewrites[shape] = not _continues(before, after, reasoning=shape.reasoning)
+        return self._rewrites[shape]
+
+    async def _rendered(self, transcript: Transcript, *, ready: bool) -> str | list[int]:
+        """What the template writes: text, or tokens where a model has a renderer that is no template.
+
+        `ready` adds the head of the model's next message.
+        """
+        variables = dict(transcript.template_variables)
+        params = ChatParams(
+            chat_template=self._chat_template,
+            chat_template_kwargs=variables
+            | {
+                "tools": chat_tools(transcript.tools, strict=False) or None,
+                "add_generation_prompt": ready,
+                "tokenize": False,
+            },
+        )
+        messages = cast(Any, chat_messages(transcript))
+        try:
+            _, rendered = await self._renderer.render_messages_async(messages, params)
+        except (VLLMClientError, ValueError, TimeoutError) as error:
+            raise GenerationRefusedError(
+                f"the model's chat template refuses this: {error}"
+            ) from error
+        prompt = cast(dict[str, Any], rendered)
+        return prompt["prompt"] if "prompt_token_ids" not in prompt else prompt["prompt_token_ids"]
+
+    async def _token_ids(self, rendered: str | list[int]) -> list[int]:
+        if not isinstance(rendered, str):
+            return rendered
+        (tokenised,) = await self._renderer.tokenize_prompts_async(
+            [cast(Any, {"prompt": rendered})], self._tokenize_params
+        )
+        return cast(dict[str, Any], tokenised)["prompt_token_ids"]
+
+
+def _with(transcript: Transcript, following: Sequence[Message]) -> Transcript:
+    return replace(transcript, messages=(*transcript.messages, *following))
+
+
+def _shape(transcript: Transcript) -> _Shape:
+    last = transcript.messages[-1]
+    assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
+    return _Shape(
+        variables=dump(dict(transcript.template_variables)),
+        system=bool(transcript.system_prompt),
+        tools=bool(transcript.tools),
+        calls=bool(last.tool_calls),
+        text=bool(last.text),
+        reasoning=bool(last.reasoning),
+    )
+
+
+def _skeleton(transcript: Transcript) -> Transcript:
+    """The same situation in few words: what was said is short, who spoke and which calls is kept."""
+    last = transcript.messages[-1]
+    assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
+    called = {call.tool_name for call in last.tool_calls}
+    tools = [tool for tool in transcript.tools if tool.name in called] or transcript.tools[:1]
+    calls = [replace(call, arguments_json="{}") for call in last.tool_calls]
+    if calls:
+        calls[-1] = replace(calls[-1], arguments_json=dump({"value": _MARKER}))
+    said = AssistantMessage(
+        text=("x" if last.text else "") if calls else _MARKER,
+        reasoning="x" if last.reasoning else "",
+        tool_calls=tuple(calls),
+    )
+    return replace(
+        transcript,
+        messages=(UserMessage(text="x"), said),
+        system_prompt="x" if transcript.system_prompt else "",
+        tools=tuple(tools),
+    )
+
+
+def _probe_answers(skeleton: Transcript, letter: str) -> list[Message]:
+    """Messages that may follow, starting with `letter`."""
+    last = skeleton.messages[-1]
+    assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
+    answers: list[Message] = [
+        ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text=letter)
+        for call in last.tool_calls
+    ]
+    return answers or [UserMessage(text=letter)]
+
+
+def _probe_history(skeleton: Transcript, *, reasoning: bool) -> Transcript:
+    """A finished turn, with a call and its answer where there are tools."""
+    thought = "thought" if reasoning else ""
+    messages: list[Message] = [UserMessage(text="x")]
+    if skeleton.tools:
+        name = skeleton.tools[0].name
+        call = ToolCall(call_id=_PROBE_CALL_ID, tool_name=name, arguments_json="{}")
+        messages += [
+            AssistantMessage(text="", reasoning=thought, tool_calls=(call,)),
+            ToolMessage(call_id=_PROBE_CALL_ID, tool_name=name, text="x"),
+        ]
+    messages.append(AssistantMessage(text=_MARKER, reasoning=thought))
+    return replace(skeleton, messages=tuple(messages))
+
+
+def _reasoned(transcript: Transcript) -> bool:
+    """Whether the model reasoned since the user last spoke."""
+    for message in reversed(transcript.messages):
+        match message:
+            case UserMessage():
+                return False
+            case AssistantMessage() if message.reasoning:
+                return True
+            case _:
+                continue
+    return False
+
+
+def _continues(before: str | list[int], after: str | list[int], *, reasoning: bool) -> bool:
+    """Whether `after` begins as `before` stood up to the end of its last message's text."""
+    if not isinstance(before, str) or not isinstance(after, str) or _MARKER not in before:
+        return False
+    said = before[: before.find(_MARKER) + len(_MARKER)]
+    return after.startswith(said) and (not reasoning or "thought" in said)

@@ -1,0 +1,139 @@
+"""Turns a step's settings into vLLM's sampling parameters, and its tools into a grammar.
+
+Owns: a bounded memory of the plans made, since every step of a turn asks for the same tools.
+Never: parsing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, cast
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.parser.abstract_parser import Parser
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.tokenizers import TokenizerLike
+from xgrammar import Grammar
+
+from precall_service.domain.tools import ToolDeclaration
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode
+from precall_service.engine.base import StepSpec
+from precall_service.engine.vllm.chat import chat_tools
+
+_PLANS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """What steps with the same tools and tool choice have in common.
+
+    `request` is what vLLM's parsers are asked with; they do not change it. None of it is sent
+    anywhere.
+    """
+
+    tools: tuple[ToolDeclaration, ...]
+    request: ChatCompletionRequest
+    structured_outputs: StructuredOutputsParams | None
+
+
+class StepPlans:
+    """Plans for the steps of one model."""
+
+    def __init__(
+        self,
+        parser_class: type[Parser] | None,
+        tokenizer: TokenizerLike,
+        *,
+        structured_calls: bool,
+        defaults: dict[str, Any],
+    ) -> None:
+        self._parser_class = parser_class
+        self._tokenizer = tokenizer
+        self._structured_calls = structured_calls
+        self._defaults = defaults
+        self._plans: OrderedDict[tuple[int, ToolChoice], StepPlan] = OrderedDict()
+
+    def plan(self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice) -> StepPlan:
+        """The plan for these tools. The same tuple is recognised; an equal one costs a new plan."""
+        key = id(tools), choice
+        plan = self._plans.get(key)
+        if plan is None:
+            # The plan holds the tuple, so its id stays its own for as long as it is a key here.
+            plan = self._plans[key] = self._make(tools, choice)
+            if len(self._plans) > _PLANS_MAX:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return plan
+
+    def sampling_params(self, spec: StepSpec, plan: StepPlan, *, parsed: bool) -> SamplingParams:
+        """What vLLM is asked to generate. `parsed` output keeps the special tokens parsers need."""
+        generation = spec.generation
+        given = {
+            "temperature": generation.temperature,
+            "top_p": generation.top_p,
+            "top_k": generation.top_k,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams(
+            **(self._defaults | chosen),
+            seed=generation.seed,
+            stop=list(generation.stop),
+            max_tokens=spec.max_tokens,
+            skip_special_tokens=not parsed,
+            structured_outputs=plan.structured_outputs,
+            output_kind=RequestOutputKind.DELTA,
+            skip_clone=True,
+        )
+
+    def _make(self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice) -> StepPlan:
+        request = ChatCompletionRequest.model_validate(
+            {
+                "messages": [{"role": "user", "content": ""}],
+                "tools": chat_tools(tools, strict=self._structured_calls) or None,
+                "tool_choice": _tool_choice(choice) if tools else None,
+            }
+        )
+        if self._parser_class is not None and tools and choice.mode is not ToolChoiceMode.NONE:
+            parser = self._parser_class(self._tokenizer, request.tools)
+            request = cast(ChatCompletionRequest, parser.adjust_request(request))
+        return StepPlan(
+            tools=tools,
+            request=request,
+            structured_outputs=_without_free_whitespace(request.structured_outputs),
+        )
+
+
+def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    if choice.mode is ToolChoiceMode.NAMED:
+        return {"type": "function", "function": {"name": choice.tool_name}}
+    return choice.mode.value
+
+
+def _without_free_whitespace(
+    params: StructuredOutputsParams | None,
+) -> StructuredOutputsParams | None:
+    """The same grammar, with JSON spaced as templates write it: `{"a": 1, "b": 2}`.
+
+    The grammars that vLLM builds let a model put any whitespace anywhere. What is not spaced as
+    the template would space it comes back other than it was written when a later turn is rendered
+    afresh, and costs tokens.
+    """
+    if params is None or params.structural_tag is None:
+        return params
+    tag = json.loads(params.structural_tag)
+    return StructuredOutputsParams(structural_tag=json.dumps(_respaced(tag)))
+
+
+def _respaced(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_respaced(item) for item in cast(list[Any], node)]
+    if not isinstance(node, dict):
+        return node
+    fields = cast(dict[str, Any], node)
+    if fields.get("type") == "json_schema" and fields.get("style") == "json":
+        schema = json.dumps(fields["json_schema"])
+        grammar = Grammar.from_json_schema(schema, any_whitespace=False)
+        return {"type": "grammar", "grammar": str(grammar)}
+    return {name: _respaced(value) for name, value in fields.items()}
