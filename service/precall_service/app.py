@@ -35,6 +35,9 @@ class Service:
     engine: EngineInfo
     engines: EngineSupervisor
     conversations: Conversations
+    background: asyncio.Task[None]
+    """What keeps the service going. It ends before the block does only by a defect, which
+    awaiting it raises."""
 
 
 @asynccontextmanager
@@ -49,7 +52,8 @@ async def serve(
     Raises:
         AddressInUseError: the port is taken.
         EngineStartError: the engine cannot start as configured.
-    On cancel: everything is stopped, turns that run end with a retryable status.
+    On cancel, or when the block raises: everything is stopped at once; turns that run end with
+    a retryable status.
     """
     clock = LoopClock()
     engines = EngineSupervisor(factory, settings.engine.restart_policy())
@@ -79,28 +83,31 @@ async def serve(
     address = await server.start()
     try:
         engine = await engines.start(on_progress)
-        async with asyncio.TaskGroup() as group:
-            background = [
-                group.create_task(engines.run()),
-                group.create_task(server.follow(engines)),
-                group.create_task(_resize(admission, engines)),
-            ]
+        background = asyncio.create_task(_keep_going(engines, server, admission))
+        try:
             await server.set_ready(ready=True)
-            try:
-                yield Service(
-                    address=address,
-                    model=model,
-                    engine=engine,
-                    engines=engines,
-                    conversations=conversations,
-                )
-            finally:
-                await server.stop(settings.server.drain_s)
-                for task in background:
-                    task.cancel()
+            yield Service(
+                address=address,
+                model=model,
+                engine=engine,
+                engines=engines,
+                conversations=conversations,
+                background=background,
+            )
+            await server.stop(settings.server.drain_s)
+        finally:
+            background.cancel()
+            await asyncio.wait([background])
     finally:
         await server.stop(0.0)
         await engines.close()
+
+
+async def _keep_going(engines: EngineSupervisor, server: GrpcServer, admission: Admission) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engines.run())
+        group.create_task(server.follow(engines))
+        group.create_task(_resize(admission, engines))
 
 
 async def _resize(admission: Admission, engines: EngineSupervisor) -> None:
