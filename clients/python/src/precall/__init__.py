@@ -1,5 +1,135 @@
-"""Python client of precall."""
+"""Python client of precall: agent turns with your functions as tools.
+
+```python
+import precall
+
+async with precall.Client("localhost:50151") as client:
+
+    @client.tool(read_only=True)
+    async def get_weather(city: str) -> dict[str, str]:
+        \"\"\"Current weather of a city.\"\"\"
+        return {"city": city, "weather": "sunny"}
+
+    async with client.conversation() as conversation:
+        print(await conversation.ask("What is the weather in Paris?"))
+```
+"""
 
 from __future__ import annotations
 
+from precall._client import Client
+from precall._context import ToolContext
+from precall._conversation import Conversation
+from precall._errors import (
+    ConnectError,
+    ConnectionLostError,
+    ContextWindowExceededError,
+    ConversationClosedError,
+    ConversationUnknownError,
+    EngineUnavailableError,
+    InvalidArgumentError,
+    LimitReachedError,
+    NotServedError,
+    OverloadedError,
+    PrecallError,
+    ServerError,
+    TooLargeError,
+    ToolCallError,
+    ToolRejectedError,
+    TurnRunningError,
+    TurnTimeoutError,
+    UnavailableError,
+)
+from precall._events import (
+    Event,
+    ReasoningDelta,
+    ResultSource,
+    StepCompleted,
+    StepFinishReason,
+    StepStarted,
+    TextDelta,
+    TokenUsage,
+    ToolCallArgumentsDelta,
+    ToolCallCompleted,
+    ToolCallOutcome,
+    ToolCallProgress,
+    ToolCallReady,
+    ToolCallStarted,
+    TurnCompleted,
+    TurnOutcome,
+    TurnQueued,
+    TurnReport,
+    TurnStarted,
+)
+from precall._frames import TurnOptions
+from precall._messages import Answer, Message, ToolCall
+from precall._options import ClientOptions
+from precall._server import (
+    Capability,
+    EngineLoad,
+    EngineState,
+    ServerInfo,
+    ServerLimits,
+    TurnLimits,
+)
+from precall._tool import Tool, ToolOptions
+from precall._turn import Turn
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Capability",
+    "Client",
+    "ClientOptions",
+    "ConnectError",
+    "ConnectionLostError",
+    "ContextWindowExceededError",
+    "Conversation",
+    "ConversationClosedError",
+    "ConversationUnknownError",
+    "EngineLoad",
+    "EngineState",
+    "EngineUnavailableError",
+    "Event",
+    "InvalidArgumentError",
+    "LimitReachedError",
+    "Message",
+    "NotServedError",
+    "OverloadedError",
+    "PrecallError",
+    "ReasoningDelta",
+    "ResultSource",
+    "ServerError",
+    "ServerInfo",
+    "ServerLimits",
+    "StepCompleted",
+    "StepFinishReason",
+    "StepStarted",
+    "TextDelta",
+    "TokenUsage",
+    "TooLargeError",
+    "Tool",
+    "ToolCall",
+    "ToolCallArgumentsDelta",
+    "ToolCallCompleted",
+    "ToolCallError",
+    "ToolCallOutcome",
+    "ToolCallProgress",
+    "ToolCallReady",
+    "ToolCallStarted",
+    "ToolContext",
+    "ToolOptions",
+    "ToolRejectedError",
+    "Turn",
+    "TurnCompleted",
+    "TurnLimits",
+    "TurnOptions",
+    "TurnOutcome",
+    "TurnQueued",
+    "TurnReport",
+    "TurnRunningError",
+    "TurnStarted",
+    "TurnTimeoutError",
+    "UnavailableError",
+]

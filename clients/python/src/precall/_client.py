@@ -1,0 +1,222 @@
+"""A client: where the server is, who is asking, and the tools that conversations begin with."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, Unpack, overload
+
+import grpc
+import grpc.aio
+import pydantic
+
+from precall import _errors, _frames
+from precall._conversation import Conversation, Opening, as_tool
+from precall._errors import ConnectError
+from precall._invocations import Slots
+from precall._messages import Message
+from precall._options import ClientOptions, channel_options
+from precall._server import ServerInfo
+from precall._stream import Call
+from precall._tool import F, Handler, Tool, ToolLike, ToolOptions
+from precall.v1 import agent_pb2
+from precall.v1.agent_pb2_grpc import AgentServiceStub
+
+TENANT_KEY = "precall-tenant"
+
+
+class Client:
+    """A client of one precall server.
+
+    It connects when it is first used. Use it with `async with`, or call `close()`; both close its
+    conversations too. All of it belongs to one event loop at a time.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tenant: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | None = None,
+        options: ClientOptions | None = None,
+    ) -> None:
+        """Makes a client.
+
+        Args:
+            address: Where the server listens: `host:port`, or `unix:path`.
+            tenant: Whose conversations and tools these are; the server's default without it.
+            credentials: For TLS, such as `grpc.ssl_channel_credentials()`. Plain text without.
+            metadata: Sent with every call, such as a token that a gateway asks for.
+            options: Waits and bounds.
+
+        Raises:
+            ValueError: The address is empty, or is a URL.
+        """
+        if not address or "://" in address:
+            raise ValueError(f"an address is host:port, such as localhost:50151, not {address!r}")
+        self.address = address
+        self._credentials = credentials
+        self._options = options or ClientOptions()
+        self._metadata = tuple((metadata or {}).items())
+        if tenant:
+            self._metadata += ((TENANT_KEY, tenant),)
+        self._tools: dict[str, Tool] = {}
+        self._slots = Slots(self._options.tool_concurrency)
+        self._channel: grpc.aio.Channel | None = None
+        self._conversations: weakref.WeakSet[Conversation] = weakref.WeakSet()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools that new conversations begin with."""
+        return tuple(self._tools.values())
+
+    @overload
+    def tool(self, function: F, /) -> F: ...
+
+    @overload
+    def tool(
+        self, function: None = None, /, **options: Unpack[ToolOptions]
+    ) -> Callable[[F], F]: ...
+
+    def tool(
+        self, function: Handler | None = None, /, **options: Unpack[ToolOptions]
+    ) -> Handler | Callable[[F], F]:
+        """Makes a typed function a tool of conversations that are opened from now on.
+
+        Use it as `@client.tool` or `@client.tool(read_only=True)`. The function stays what it was.
+        A second tool of the same name takes the place of the first, as when a notebook's cell is
+        run again.
+
+        Raises:
+            TypeError: The function cannot be a tool; the message says what to change.
+        """
+        if function is not None:
+            self.add_tool(function, **options)
+            return function
+
+        def decorate(decorated: F) -> F:
+            self.add_tool(decorated, **options)
+            return decorated
+
+        return decorate
+
+    def add_tool(self, function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
+        """Does what `tool` does, and returns the tool.
+
+        Raises:
+            TypeError: The function cannot be a tool; the message says what to change.
+        """
+        tool = as_tool(function, **options)
+        self._tools[tool.name] = tool
+        return tool
+
+    def conversation(
+        self,
+        *,
+        system_prompt: str = "",
+        tools: Sequence[ToolLike] | None = None,
+        model: str = "",
+        history: Sequence[Message] = (),
+        template_variables: Mapping[str, pydantic.JsonValue] | None = None,
+        agent_name: str = "",
+    ) -> Conversation:
+        """Returns a conversation to be opened, with `async with` or by its `open()`.
+
+        Args:
+            system_prompt: Instructions that stand before everything else.
+            tools: The tools that it begins with. None: all that this client has by now.
+            model: The model to talk to; the one that is served without it.
+            history: Messages that it begins with, oldest first.
+            template_variables: For the model's chat template, such as `{"enable_thinking": False}`.
+            agent_name: Name of the agent, for traces.
+
+        Raises:
+            TypeError: One of the tools is not a function that can be a tool.
+        """
+        frame = agent_pb2.OpenConversation(
+            model=model,
+            system_prompt=system_prompt,
+            history=[_frames.message(said) for said in history],
+            template_variables_json=_frames.variables_json(template_variables),
+            client_name=_client_name(),
+            agent_name=agent_name,
+        )
+        opening = Opening(
+            connect=self._converse,
+            frame=frame,
+            tools=self.tools if tools is None else tuple(map(self._known, tools)),
+            address=self.address,
+            slots=self._slots,
+            options=self._options,
+        )
+        conversation = Conversation(opening)
+        self._conversations.add(conversation)
+        return conversation
+
+    async def server_info(self) -> ServerInfo:
+        """Returns what the server is, serves and allows.
+
+        Raises:
+            ConnectError: No precall server could be reached, or it did not answer in time.
+        """
+        timeout_s = self._options.answer_timeout_s
+        try:
+            answer = await self._stub().GetServerInfo(
+                agent_pb2.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ConnectError(
+                    f"{self.address} did not answer within {timeout_s:g} s", code=error.code()
+                ) from None
+            raise _errors.unreachable(self.address, error) from None
+        return _frames.server_info(answer)
+
+    async def close(self) -> None:
+        """Closes what is open. Bounded, and idempotent; the client can be used again."""
+        try:
+            for conversation in list(self._conversations):
+                await conversation.close()
+        finally:
+            channel, self._channel = self._channel, None
+            self._slots = Slots(self._options.tool_concurrency)
+            if channel is not None:
+                await channel.close()
+
+    def _known(self, function: ToolLike) -> Tool:
+        """Returns this client's tool for a function, with its options; else a new one."""
+        for tool in self._tools.values():
+            if tool.function is function:
+                return tool
+        return as_tool(function)
+
+    def _stub(self) -> AgentServiceStub:
+        if self._channel is None:
+            arguments = channel_options(self._options, self.address)
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(self.address, arguments)
+            else:
+                self._channel = grpc.aio.secure_channel(self.address, self._credentials, arguments)
+        return AgentServiceStub(self._channel)
+
+    def _converse(self) -> Call:
+        return self._stub().Converse(metadata=self._metadata)
+
+
+def _client_name() -> str:
+    from precall import __version__  # noqa: PLC0415  the package imports this module
+
+    return f"precall-python/{__version__}"

@@ -1,0 +1,373 @@
+"""A conversation: one stream, its turns and its tools.
+
+Owns: which turn runs, which registrations wait for their answer, and where each event goes.
+Concurrency: used from one event loop; one turn at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+
+from precall import _errors, _frames, _telemetry
+from precall._errors import (
+    ConnectionLostError,
+    ConversationClosedError,
+    PrecallError,
+    ToolRejectedError,
+)
+from precall._frames import TurnOptions
+from precall._invocations import Invocations, Slots
+from precall._messages import Answer
+from precall._options import ClientOptions
+from precall._replies import Replies
+from precall._server import Capability, ServerLimits
+from precall._stream import Call, ConverseStream, open_stream
+from precall._tool import Tool, ToolLike, ToolOptions
+from precall._turn import Turn, TurnFeed
+from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+
+logger = logging.getLogger("precall")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a conversation is opened with."""
+
+    connect: Callable[[], Call]
+    """Starts the call."""
+    frame: agent_pb2.OpenConversation
+    """The handshake, without tools."""
+    tools: tuple[Tool, ...]
+    """What is registered with it."""
+    address: str
+    """Where the server is, for messages."""
+    slots: Slots
+    """What its handlers run in."""
+    options: ClientOptions
+    """Waits and bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What there is only while a conversation is open."""
+
+    stream: ConverseStream
+    invocations: Invocations
+
+
+class Conversation:
+    """Messages shared with the model, and the tools that it may call. Made by `Client`.
+
+    Use it with `async with`, or call `open()` and `close()`, as in a notebook.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._options = opening.options
+        self._open: _Open | None = None
+        self._end: PrecallError | None = None
+        self._turn: TurnFeed | None = None
+        self._replies = Replies(opening.options.answer_timeout_s)
+        self._changing = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def id(self) -> str:
+        """Made by the server; names the conversation."""
+        return self._opened.conversation_id
+
+    @property
+    def model(self) -> str:
+        """The model that answers."""
+        return self._opened.model
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the server can do."""
+        return _frames.capabilities(self._opened.capabilities)
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What the server allows."""
+        return _frames.limits(self._opened.limits)
+
+    @property
+    def expires_after_s(self) -> float:
+        """Seconds for which the server keeps the conversation when nothing happens in it."""
+        return _frames.seconds(self._opened.expires_after)
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools that the model may call."""
+        return tuple(self._live().invocations.tools.values())
+
+    async def open(self) -> Self:
+        """Opens the conversation at the server, with its tools.
+
+        Raises:
+            ConnectError: No precall server could be reached, or it did not answer in time.
+            ToolRejectedError: The server refused a tool.
+            PrecallError: The server refused the conversation, with its reason.
+        """
+        if self._open is not None or self._end is not None:
+            raise RuntimeError("a conversation opens once; make another with client.conversation()")
+        opening = self._opening
+        frame = agent_pb2.OpenConversation()
+        frame.CopyFrom(opening.frame)
+        frame.tools.extend(_frames.tool(tool) for tool in opening.tools)
+        stream = await open_stream(
+            opening.connect(), frame, address=opening.address, options=self._options
+        )
+        invocations = Invocations(
+            stream.send,
+            slots=opening.slots,
+            limits=_frames.limits(stream.opened.limits),
+            options=self._options,
+        )
+        invocations.tools.update((tool.name, tool) for tool in opening.tools)
+        self._open = _Open(stream, invocations)
+        stream.start(self._on_event, self._on_end)
+        if rejected := _rejections(stream.opened.registrations):
+            await self.close()
+            raise rejected
+        return self
+
+    async def close(self) -> None:
+        """Ends the conversation: its turn, its handlers, its stream. Bounded, and idempotent."""
+        if self._open is None:
+            return
+        closing, self._open = self._open, None
+        self._on_end(ConversationClosedError("the conversation was closed"))
+        try:
+            await closing.invocations.close()
+        finally:
+            await closing.stream.close()
+
+    def send(self, text: str, **options: Unpack[TurnOptions]) -> Turn:
+        """Returns a turn that answers a user's message: iterate over it, or await its answer.
+
+        One turn runs at a time; a second one raises TurnRunningError when it starts.
+        """
+        turn_id = options.get("turn_id") or uuid.uuid4().hex
+        frame = _frames.start_turn(text, turn_id, options)
+
+        async def begin(feed: TurnFeed) -> None:
+            await self._begin(feed, frame)
+
+        return Turn(
+            TurnFeed(turn_id, self._options.waiting_events_max), begin=begin, cancel=self._cancel
+        )
+
+    async def ask(self, text: str, **options: Unpack[TurnOptions]) -> Answer:
+        """Returns the answer to a user's message; `str(answer)` is its text.
+
+        A turn that a limit cut, or that was cancelled, is no error: see `Answer.outcome`.
+
+        Raises:
+            PrecallError: The turn was refused or failed, or the connection was lost.
+
+        On cancel: the turn is cancelled on the server.
+        """
+        return await self.send(text, **options).answer()
+
+    async def register(self, function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
+        """Offers a tool from now on, or offers one of that name in this form from now on.
+
+        Raises:
+            ToolRejectedError: The server refused it; what was there before stays.
+            TypeError: The function cannot be a tool.
+        """
+        tool = as_tool(function, **options)
+        live = self._live()
+        async with self._changing:
+            before = live.invocations.tools.get(tool.name)
+            # The first invocation may come with the answer: the handler has to be there.
+            live.invocations.tools[tool.name] = tool
+            accepted = False
+            try:
+                frame = tool_pb2.RegisterTools(tools=[_frames.tool(tool)])
+                reply = await self._replies.reply(
+                    live.stream, agent_pb2.ConverseRequest(register_tools=frame)
+                )
+                assert isinstance(reply, tool_pb2.ToolsRegistered)
+                if rejected := _rejections(reply.registrations):
+                    raise rejected
+                accepted = True
+            finally:
+                if not accepted:
+                    _put_back(live.invocations.tools, tool.name, before)
+        return tool
+
+    async def withdraw(self, name: str) -> None:
+        """Stops offering a tool. Runs of it that are in flight are finished.
+
+        Raises:
+            ToolRejectedError: No tool of that name is registered in this conversation.
+        """
+        live = self._live()
+        async with self._changing:
+            frame = agent_pb2.ConverseRequest(withdraw_tools=tool_pb2.WithdrawTools(names=[name]))
+            reply = await self._replies.reply(live.stream, frame)
+            assert isinstance(reply, tool_pb2.ToolsWithdrawn)
+            if name in reply.unknown_names:
+                raise ToolRejectedError(
+                    f"this conversation has no tool {name!r}",
+                    reason="TOOL_UNKNOWN",
+                    code=grpc.StatusCode.NOT_FOUND,
+                )
+            live.invocations.tools.pop(name, None)
+
+    @property
+    def _opened(self) -> agent_pb2.ConversationOpened:
+        return self._live().stream.opened
+
+    def _live(self) -> _Open:
+        if self._open is None:
+            raise ConversationClosedError(
+                "the conversation was closed" if self._end else "the conversation is not open yet"
+            )
+        return self._open
+
+    async def _begin(self, feed: TurnFeed, frame: turn_pb2.StartTurn) -> None:
+        """Starts a turn. One that was left a moment ago is ended first."""
+        live = self._live()
+        if self._end is not None:
+            raise ConnectionLostError("the conversation's stream has ended") from self._end
+        while (running := self._turn) is not None and not running.ended:
+            if not running.abandoned:
+                raise _errors.of_reason(
+                    "TURN_RUNNING",
+                    f"turn {running.turn_id} is running in this conversation: read it to its end, "
+                    "cancel it, or use another conversation",
+                    metadata={"turn_id": running.turn_id},
+                )
+            await self._end_abandoned(running)
+        self._turn = feed
+        if (context := _telemetry.current()) is not None:
+            frame.trace_context.CopyFrom(context)
+        try:
+            feed.frame_sequence = await live.stream.send(
+                agent_pb2.ConverseRequest(start_turn=frame)
+            )
+        finally:
+            if not feed.frame_sequence:
+                self._turn = None
+
+    async def _end_abandoned(self, running: TurnFeed) -> None:
+        running.discard()
+        await self._cancel(running)
+        try:
+            async with asyncio.timeout(self._options.answer_timeout_s):
+                await running.wait_ended()
+        except TimeoutError:
+            raise _errors.of_reason(
+                "TURN_RUNNING",
+                f"turn {running.turn_id} was cancelled and has not ended yet",
+                metadata={"turn_id": running.turn_id},
+            ) from None
+
+    async def _cancel(self, feed: TurnFeed) -> None:
+        """Tells the server to end a turn, once."""
+        if feed.cancel_sent or feed.ended or not feed.frame_sequence or self._open is None:
+            return
+        feed.cancel_sent = True
+        frame = turn_pb2.CancelTurn(turn_id=feed.turn_id)
+        try:
+            await self._open.stream.send(agent_pb2.ConverseRequest(cancel_turn=frame))
+        except ConnectionLostError:
+            logger.debug("the turn ended with its stream")
+
+    async def _on_event(self, event: agent_pb2.ConverseResponse) -> None:
+        """Takes one event of the server to whom it concerns."""
+        match event.WhichOneof("event"):
+            case "invoke":
+                if self._open is not None:
+                    await self._open.invocations.start(event.invoke)
+            case "cancel_invocation":
+                if self._open is not None:
+                    self._open.invocations.cancel(event.cancel_invocation.invocation_id)
+            case "tools_registered":
+                self._replies.settle(event.tools_registered)
+            case "tools_withdrawn":
+                self._replies.settle(event.tools_withdrawn)
+            case "frame_rejected":
+                rejected = event.frame_rejected
+                self._on_rejected(rejected.frame_sequence, _errors.from_status(rejected.error))
+            case "go_away":
+                logger.info("the server will close the stream: %s", event.go_away.message)
+            case _:
+                value = _frames.event(event)
+                if value is not None and self._turn and self._turn.turn_id == event.turn_id:
+                    await self._turn.put(value)
+
+    def _on_rejected(self, frame_sequence: int, error: PrecallError) -> None:
+        if self._turn is not None and frame_sequence == self._turn.frame_sequence:
+            self._turn.end(error)
+        elif not self._replies.refuse(frame_sequence, error):
+            # An answer or a cancel that crossed with the end of what it meant; nobody waits.
+            logger.debug("the server refused frame %s: %r", frame_sequence, error)
+
+    def _on_end(self, reason: PrecallError) -> None:
+        """Tells everyone who waits that nothing more will come. The first reason counts."""
+        if self._end is not None:
+            return
+        self._end = reason
+        if self._turn is not None:
+            self._turn.end(reason)
+        self._replies.end(reason)
+        if self._open is not None:
+            self._open.invocations.cancel_all()  # nobody is left to take their results
+
+
+def as_tool(function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
+    """Returns a tool for a function, or the tool itself.
+
+    Raises:
+        TypeError: Not a function that can be a tool, or options for a tool that has its own.
+    """
+    if isinstance(function, Tool):
+        if options:
+            raise TypeError(f"tool {function.name!r} has its options: {', '.join(options)}?")
+        return function
+    return Tool.from_function(function, **options)
+
+
+def _put_back(tools: dict[str, Tool], name: str, before: Tool | None) -> None:
+    if before is None:
+        tools.pop(name, None)
+    else:
+        tools[name] = before
+
+
+def _rejections(registrations: Iterable[tool_pb2.ToolRegistration]) -> ToolRejectedError | None:
+    """Returns the error for the first tool that was refused, with the others as notes."""
+    errors: Sequence[PrecallError] = [
+        _errors.from_status(registration.error, family=ToolRejectedError)
+        for registration in registrations
+        if registration.HasField("error")
+    ]
+    if not errors:
+        return None
+    first, *others = errors
+    assert isinstance(first, ToolRejectedError)
+    for other in others:
+        first.add_note(f"also refused: {other.message}")
+    return first

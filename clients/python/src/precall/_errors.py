@@ -1,0 +1,254 @@
+"""Turns statuses of the server and of gRPC into typed errors, by reason and never by text.
+
+```
+Exception
+└── PrecallError                     reason, code, message, metadata, retry_after_s
+    ├── ConnectError                 no precall server could be reached at that address
+    ├── ConnectionLostError          the stream ended under the conversation
+    ├── ConversationClosedError      used after close()
+    ├── InvalidArgumentError         something that was sent breaks the contract
+    │   ├── TooLargeError            over a limit of bytes
+    │   └── ContextWindowExceededError   over the model's limit of tokens
+    ├── ToolRejectedError            a tool's declaration was refused
+    ├── LimitReachedError            over a limit of things held
+    ├── TurnRunningError             one turn at a time
+    ├── TurnTimeoutError             the turn took longer than its limit
+    ├── ConversationUnknownError     unknown, expired, or too old to resume
+    ├── NotServedError               this server does not serve it (yet)
+    ├── UnavailableError             try again later; retry_after_s says when
+    │   ├── OverloadedError          too much to do
+    │   └── EngineUnavailableError   the engine starts, or starts again
+    ├── ToolCallError                how one call ended; never raised, found on events
+    └── ServerError                  a failure that is not yours
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import grpc
+import grpc.aio
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+DOMAIN = "precall"
+DETAILS_KEY = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class PrecallError(Exception):
+    """The base of every error of precall.
+
+    Attributes:
+        reason: Name of a `precall.v1.ErrorReason` without its prefix, such as `TURN_RUNNING`;
+            empty where nobody gave one. Branch on the class, or on this; never on the message.
+        code: The gRPC status code.
+        message: What was wrong, where, the limit, and what to do.
+        metadata: The variables of the message, for programs.
+        retry_after_s: Seconds after which the same may succeed. None: retrying does not help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.code = code
+        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+        self.retry_after_s = retry_after_s
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.reason or self.code.name}: {self.message})"
+
+
+class ConnectError(PrecallError):
+    """No precall server could be reached at the address, or it did not answer in time."""
+
+
+class ConnectionLostError(PrecallError):
+    """The stream ended under the conversation: the connection broke or the server went away."""
+
+
+class ConversationClosedError(PrecallError):
+    """The conversation was closed, or has not been opened yet."""
+
+
+class InvalidArgumentError(PrecallError):
+    """Something that was sent breaks the contract; the message names the field."""
+
+
+class TooLargeError(InvalidArgumentError):
+    """A text, schema, argument or result is over its limit of bytes."""
+
+
+class ContextWindowExceededError(InvalidArgumentError):
+    """The prompt does not fit the model's context window; the message has the numbers."""
+
+
+class ToolRejectedError(PrecallError):
+    """The server refused a tool's declaration: its name, its schema, or its size."""
+
+
+class LimitReachedError(PrecallError):
+    """A limit on what one client may hold was reached: tools, messages of a conversation."""
+
+
+class TurnRunningError(PrecallError):
+    """A turn is running in this conversation: wait for its end, or cancel it."""
+
+
+class TurnTimeoutError(PrecallError):
+    """The turn took longer than its limit of wall time."""
+
+
+class ConversationUnknownError(PrecallError):
+    """The server does not have the conversation any more: open a new one with its history."""
+
+
+class NotServedError(PrecallError):
+    """The contract has it and this server does not serve it: see `ServerInfo.capabilities`."""
+
+
+class UnavailableError(PrecallError):
+    """It may succeed later: wait `retry_after_s` seconds and try again."""
+
+
+class OverloadedError(UnavailableError):
+    """The server has as much to do as it accepts, or this client sent or read at a bad pace."""
+
+
+class EngineUnavailableError(UnavailableError):
+    """The engine starts or starts again. The conversation is kept as it was before the turn."""
+
+
+class ToolCallError(PrecallError):
+    """How a tool call ended when not with a result. The model has been told; nothing is raised."""
+
+
+class ServerError(PrecallError):
+    """The server or its engine failed for a reason that is not the client's."""
+
+
+_BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
+    "HANDSHAKE_REQUIRED": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    "HANDSHAKE_REPEATED": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    "FRAME_UNKNOWN": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    "FIELD_INVALID": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    "TURN_UNKNOWN": (InvalidArgumentError, grpc.StatusCode.NOT_FOUND),
+    "TURN_ID_REUSED": (InvalidArgumentError, grpc.StatusCode.ALREADY_EXISTS),
+    "TOOL_CHOICE_INVALID": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    "INVOCATION_UNKNOWN": (InvalidArgumentError, grpc.StatusCode.NOT_FOUND),
+    "APPROVAL_UNKNOWN": (InvalidArgumentError, grpc.StatusCode.NOT_FOUND),
+    "TOO_LARGE": (TooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "CONTEXT_WINDOW_EXCEEDED": (ContextWindowExceededError, grpc.StatusCode.INVALID_ARGUMENT),
+    "NOT_SERVED": (NotServedError, grpc.StatusCode.UNIMPLEMENTED),
+    "LIMIT_REACHED": (LimitReachedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "OVERLOADED": (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "FLOW_LIMIT": (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "ENGINE_UNAVAILABLE": (EngineUnavailableError, grpc.StatusCode.UNAVAILABLE),
+    "DRAINING": (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    "CONVERSATION_UNKNOWN": (ConversationUnknownError, grpc.StatusCode.NOT_FOUND),
+    "CONVERSATION_EXPIRED": (ConversationUnknownError, grpc.StatusCode.ABORTED),
+    "RESUME_OUT_OF_RANGE": (ConversationUnknownError, grpc.StatusCode.OUT_OF_RANGE),
+    "CANCELLED": (PrecallError, grpc.StatusCode.CANCELLED),
+    "TURN_RUNNING": (TurnRunningError, grpc.StatusCode.FAILED_PRECONDITION),
+    "TURN_TIMEOUT": (TurnTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    "TOOL_NAME_INVALID": (ToolRejectedError, grpc.StatusCode.INVALID_ARGUMENT),
+    "TOOL_DUPLICATE": (ToolRejectedError, grpc.StatusCode.ALREADY_EXISTS),
+    "TOOL_SCHEMA_INVALID": (ToolRejectedError, grpc.StatusCode.INVALID_ARGUMENT),
+    "TOOL_UNKNOWN": (ToolCallError, grpc.StatusCode.NOT_FOUND),
+    "TOOL_UNAVAILABLE": (ToolCallError, grpc.StatusCode.UNAVAILABLE),
+    "ARGUMENTS_INVALID": (ToolCallError, grpc.StatusCode.INVALID_ARGUMENT),
+    "RESULT_INVALID": (ToolCallError, grpc.StatusCode.INVALID_ARGUMENT),
+    "TOOL_TIMEOUT": (ToolCallError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    "ENGINE_FAILED": (ServerError, grpc.StatusCode.INTERNAL),
+    "INTERNAL": (ServerError, grpc.StatusCode.INTERNAL),
+}
+
+# For reasons of a newer server, and for statuses without a reason.
+_BY_CODE: Mapping[grpc.StatusCode, type[PrecallError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitReachedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.UNIMPLEMENTED: NotServedError,
+    grpc.StatusCode.INTERNAL: ServerError,
+    grpc.StatusCode.UNKNOWN: ServerError,
+}
+
+
+def of_reason(
+    reason: str, message: str, *, metadata: Mapping[str, str] | None = None
+) -> PrecallError:
+    """Returns the typed error for a reason of the contract."""
+    kind, code = _BY_REASON[reason]
+    return kind(message, reason=reason, code=code, metadata=metadata)
+
+
+def from_status(status: Status, *, family: type[PrecallError] | None = None) -> PrecallError:
+    """Returns the typed error for a status that came in a frame.
+
+    Args:
+        status: The status, with at most one ErrorInfo of our domain.
+        family: The class to use whatever the reason, where the place says what it is.
+    """
+    info = ErrorInfo()
+    retry_after_s: float | None = None
+    for detail in status.details:
+        found, retry = ErrorInfo(), RetryInfo()
+        if detail.Unpack(found) and found.domain == DOMAIN:
+            info = found
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    reason = info.reason.removeprefix("ERROR_REASON_")
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    chosen = family or (_BY_REASON[reason][0] if reason in _BY_REASON else None)
+    chosen = chosen or _BY_CODE.get(code, PrecallError)
+    return chosen(
+        status.message,
+        reason=reason,
+        code=code,
+        metadata=info.metadata,
+        retry_after_s=retry_after_s,
+    )
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> PrecallError:
+    """Returns the typed error for the gRPC status that ended a call or a stream.
+
+    A status without a reason of ours was not made by precall: the connection broke.
+    """
+    metadata = error.trailing_metadata()
+    details = metadata.get(DETAILS_KEY) if metadata is not None else None
+    if isinstance(details, bytes):
+        typed = from_status(Status.FromString(details))
+        if typed.reason:
+            return typed
+    text = f"the connection to the server was lost: {error.details() or error.code().name}"
+    return ConnectionLostError(text, code=error.code())
+
+
+def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
+    """Returns the typed error for a call that failed before the server answered anything."""
+    typed = from_rpc(error)
+    if typed.reason:
+        return typed
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return ConnectError(
+            f"what listens at {address} is not a precall server: {error.details()}",
+            code=error.code(),
+        )
+    return ConnectError(
+        f"cannot reach a precall server at {address}; is `precall serve` running? "
+        f"({error.code().name}: {error.details()})",
+        code=error.code(),
+    )

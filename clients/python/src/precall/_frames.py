@@ -1,0 +1,323 @@
+"""Turns values of this client into messages of the contract, and events back into values.
+
+Owns: every place where a field of the contract is named, except those of the stream itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, TypeVar
+
+import pydantic
+import pydantic_core
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.duration_pb2 import Duration
+
+from precall import _errors, _events
+from precall._events import Event
+from precall._messages import Message
+from precall._server import (
+    Capability,
+    EngineLoad,
+    EngineState,
+    ServerInfo,
+    ServerLimits,
+    TurnLimits,
+)
+from precall._tool import Tool
+from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+
+E = TypeVar("E", bound=enum.Enum)
+
+
+class TurnOptions(TypedDict, total=False):
+    """How one turn is generated and what it may use. What is not said takes the defaults."""
+
+    turn_id: str
+    """Yours, to make a retry idempotent; without one the client makes one."""
+    temperature: float
+    """0 is greedy; at most 2."""
+    top_p: float
+    """Above 0, at most 1."""
+    top_k: int
+    """At least 1; -1 takes all tokens."""
+    seed: int
+    """Makes sampling repeatable on the same server."""
+    max_tokens: int
+    """Tokens that one step may generate."""
+    stop: Sequence[str]
+    """Texts that end a step when they are generated; not part of the answer."""
+    tool_choice: str
+    """"auto", "none", "required", or the name of the tool to call first."""
+    max_steps: int
+    """Steps, that is assistant messages."""
+    max_turn_tokens: int
+    """Tokens that all steps together may generate."""
+    timeout: float
+    """Seconds from admission to the end; then TurnTimeoutError. To bound the waiting for
+    admission too, use `asyncio.timeout` around the turn: it is cancelled on the server."""
+
+
+_TOOL_CHOICES = {
+    "auto": turn_pb2.TOOL_CHOICE_MODE_AUTO,
+    "none": turn_pb2.TOOL_CHOICE_MODE_NONE,
+    "required": turn_pb2.TOOL_CHOICE_MODE_REQUIRED,
+}
+_ROLES = {
+    "user": agent_pb2.MESSAGE_ROLE_USER,
+    "assistant": agent_pb2.MESSAGE_ROLE_ASSISTANT,
+    "tool": agent_pb2.MESSAGE_ROLE_TOOL,
+}
+_CACHE_SCOPES = {
+    "conversation": tool_pb2.CACHE_SCOPE_CONVERSATION,
+    "tenant": tool_pb2.CACHE_SCOPE_TENANT,
+}
+
+
+def duration(seconds: float) -> Duration:
+    """Returns seconds as the contract has them."""
+    value = Duration()
+    value.FromNanoseconds(round(seconds * 1e9))
+    return value
+
+
+def seconds(value: Duration) -> float:
+    """Returns a duration of the contract in seconds."""
+    return value.seconds + value.nanos / 1e9
+
+
+def start_turn(text: str, turn_id: str, options: TurnOptions) -> turn_pb2.StartTurn:
+    """Returns the frame that starts a turn.
+
+    Raises:
+        ValueError: An option is outside of what its field can hold.
+    """
+    counts = {name: options.get(name) for name in ("max_tokens", "max_steps", "max_turn_tokens")}
+    for name, count in counts.items():
+        if count is not None and not 0 < count < 2**32:
+            raise ValueError(f"{name} is {count}, and must be at least 1")
+    stop = options.get("stop", ())
+    if isinstance(stop, str):
+        raise TypeError("stop is a list of texts, not one text")
+    generation = turn_pb2.GenerationSettings(
+        temperature=options.get("temperature"),
+        top_p=options.get("top_p"),
+        top_k=options.get("top_k"),
+        seed=options.get("seed"),
+        max_tokens=options.get("max_tokens"),
+        stop=stop,
+    )
+    choice = options.get("tool_choice")
+    if choice in _TOOL_CHOICES:
+        generation.tool_choice.mode = _TOOL_CHOICES[choice]
+    elif choice is not None:
+        generation.tool_choice.mode = turn_pb2.TOOL_CHOICE_MODE_NAMED
+        generation.tool_choice.tool_name = choice
+    limits = turn_pb2.TurnLimits(
+        max_steps=options.get("max_steps"), max_tokens=options.get("max_turn_tokens")
+    )
+    if (timeout := options.get("timeout")) is not None:
+        limits.max_duration.CopyFrom(duration(timeout))
+    return turn_pb2.StartTurn(turn_id=turn_id, text=text, generation=generation, limits=limits)
+
+
+def tool(declared: Tool) -> tool_pb2.Tool:
+    """Returns a tool's declaration."""
+    options = declared.options
+    message = tool_pb2.Tool(
+        name=declared.name,
+        version=options.get("version", ""),
+        description=declared.description,
+        input_schema_json=pydantic_core.to_json(declared.input_schema).decode(),
+        effects=tool_pb2.ToolEffects(
+            read_only=options.get("read_only", False),
+            speculation_safe=options.get("speculation_safe", False),
+            idempotent=options.get("idempotent", False),
+            open_world=options.get("open_world", False),
+            requires_approval=options.get("requires_approval", False),
+            approval_may_edit=options.get("approval_may_edit", False),
+            reads=options.get("reads", ()),
+            writes=options.get("writes", ()),
+        ),
+        max_concurrency=options.get("max_concurrency", 0),
+        rate_limit=options.get("rate_limit", 0),
+    )
+    if ttl := options.get("cache_ttl"):
+        message.cache.ttl.CopyFrom(duration(ttl))
+        message.cache.scope = _CACHE_SCOPES[options.get("cache_scope", "conversation")]
+    if (timeout := options.get("timeout")) is not None:
+        message.timeout.CopyFrom(duration(timeout))
+    if (interval := options.get("rate_interval")) is not None:
+        message.rate_interval.CopyFrom(duration(interval))
+    return message
+
+
+def message(said: Message) -> agent_pb2.Message:
+    """Returns one message of a history."""
+    return agent_pb2.Message(
+        role=_ROLES[said.role],
+        text=said.text,
+        tool_calls=[
+            agent_pb2.ToolCall(
+                call_id=call.call_id, tool_name=call.tool_name, arguments_json=call.arguments_json
+            )
+            for call in said.tool_calls
+        ],
+        tool_call_id=said.tool_call_id,
+        reasoning=said.reasoning,
+    )
+
+
+def variables_json(variables: Mapping[str, pydantic.JsonValue] | None) -> str:
+    """Returns template variables as the contract has them."""
+    return pydantic_core.to_json(variables).decode() if variables else ""
+
+
+def limits(granted: agent_pb2.ServerLimits) -> ServerLimits:
+    """Returns what a server allows."""
+    turn = granted.turn_limits_max
+    return ServerLimits(
+        frame_bytes_max=granted.frame_bytes_max,
+        text_bytes_max=granted.text_bytes_max,
+        tools_max=granted.tools_max,
+        schema_bytes_max=granted.schema_bytes_max,
+        description_bytes_max=granted.description_bytes_max,
+        result_bytes_max=granted.result_bytes_max,
+        context_tokens_max=granted.context_tokens_max,
+        messages_max=granted.messages_max,
+        turn_limits_max=TurnLimits(
+            max_steps=turn.max_steps if turn.HasField("max_steps") else None,
+            max_tokens=turn.max_tokens if turn.HasField("max_tokens") else None,
+            max_duration_s=seconds(turn.max_duration) if turn.HasField("max_duration") else None,
+        ),
+        tool_timeout_max_s=seconds(granted.tool_timeout_max),
+    )
+
+
+def capabilities(
+    listed: Sequence[agent_pb2.Capability.ValueType],
+) -> frozenset[Capability]:
+    """Returns what a server can do; what this client does not know is left out."""
+    known = {member(Capability, agent_pb2.Capability.DESCRIPTOR, value) for value in listed}
+    return frozenset(known - {Capability.UNKNOWN})
+
+
+def server_info(answer: agent_pb2.GetServerInfoResponse) -> ServerInfo:
+    """Returns what a server says of itself."""
+    return ServerInfo(
+        version=answer.version,
+        model=answer.model,
+        capabilities=capabilities(answer.capabilities),
+        limits=limits(answer.limits),
+        engine_state=member(EngineState, agent_pb2.EngineState.DESCRIPTOR, answer.engine_state),
+        engine=answer.engine,
+        load=EngineLoad(
+            running_sequences=answer.load.running_sequences,
+            waiting_sequences=answer.load.waiting_sequences,
+            kv_cache_usage=answer.load.kv_cache_usage,
+            admitted_turns=answer.load.admitted_turns,
+            waiting_turns=answer.load.waiting_turns,
+        ),
+        uptime_s=seconds(answer.uptime),
+    )
+
+
+def event(frame: agent_pb2.ConverseResponse) -> Event | None:  # noqa: C901, PLR0912  one per event
+    """Returns the event that a frame tells of; None for one that this client does not know."""
+    match frame.WhichOneof("event"):
+        case "text_delta":
+            return _events.TextDelta(frame.text_delta.text)
+        case "reasoning_delta":
+            return _events.ReasoningDelta(frame.reasoning_delta.text)
+        case "tool_call_arguments_delta":
+            delta = frame.tool_call_arguments_delta
+            return _events.ToolCallArgumentsDelta(delta.call_id, delta.json_fragment)
+        case "turn_queued":
+            return _events.TurnQueued(frame.turn_queued.position)
+        case "turn_started":
+            return _events.TurnStarted(seconds(frame.turn_started.waited))
+        case "step_started":
+            return _events.StepStarted(frame.step_started.step, frame.step_started.prompt_tokens)
+        case "tool_call_started":
+            started = frame.tool_call_started
+            return _events.ToolCallStarted(started.call_id, started.tool_name)
+        case "tool_call_ready":
+            ready = frame.tool_call_ready
+            return _events.ToolCallReady(ready.call_id, ready.tool_name, ready.arguments_json)
+        case "tool_call_progress":
+            progress = frame.tool_call_progress
+            fraction = progress.fraction if progress.HasField("fraction") else None
+            return _events.ToolCallProgress(progress.call_id, progress.message, fraction)
+        case "tool_call_completed":
+            return _tool_call_completed(frame.tool_call_completed)
+        case "step_completed":
+            ended = frame.step_completed
+            reason = member(
+                _events.StepFinishReason, turn_pb2.StepFinishReason.DESCRIPTOR, ended.finish_reason
+            )
+            return _events.StepCompleted(ended.step, reason, _usage(ended.usage))
+        case "turn_completed":
+            return _turn_completed(frame.turn_completed)
+        case _:
+            return None
+
+
+def _tool_call_completed(ended: turn_pb2.ToolCallCompleted) -> _events.ToolCallCompleted:
+    return _events.ToolCallCompleted(
+        call_id=ended.call_id,
+        outcome=member(_events.ToolCallOutcome, turn_pb2.ToolCallOutcome.DESCRIPTOR, ended.outcome),
+        result_json=ended.result_json,
+        error=_errors.from_status(ended.error, family=_errors.ToolCallError)
+        if ended.HasField("error")
+        else None,
+        wait_time_s=seconds(ended.wait_time),
+        source=member(_events.ResultSource, turn_pb2.ResultSource.DESCRIPTOR, ended.source),
+    )
+
+
+def _turn_completed(ended: turn_pb2.TurnCompleted) -> _events.TurnCompleted:
+    return _events.TurnCompleted(
+        outcome=member(_events.TurnOutcome, turn_pb2.TurnOutcome.DESCRIPTOR, ended.outcome),
+        text=ended.text,
+        error=_errors.from_status(ended.error) if ended.HasField("error") else None,
+        report=_report(ended.report),
+    )
+
+
+def _usage(used: turn_pb2.TokenUsage) -> _events.TokenUsage:
+    return _events.TokenUsage(
+        used.input_tokens, used.cached_tokens, used.output_tokens, used.reasoning_tokens
+    )
+
+
+def _report(told: turn_pb2.TurnReport) -> _events.TurnReport:
+    return _events.TurnReport(
+        wall_time_s=seconds(told.wall_time),
+        queue_time_s=seconds(told.queue_time),
+        time_to_first_token_s=seconds(told.time_to_first_token),
+        generation_time_s=seconds(told.generation_time),
+        tool_time_exposed_s=seconds(told.tool_time_exposed),
+        tool_time_hidden_s=seconds(told.tool_time_hidden),
+        continuation_time_s=seconds(told.continuation_time),
+        saved_by_overlap_s=seconds(told.saved_by_overlap),
+        saved_by_drafts_s=seconds(told.saved_by_drafts),
+        saved_by_continuation_s=seconds(told.saved_by_continuation),
+        wasted_time_s=seconds(told.wasted_time),
+        steps=told.steps,
+        tool_calls=told.tool_calls,
+        usage=_usage(told.usage),
+        cache_hits=told.cache_hits,
+        predictions=told.predictions,
+        predictions_confirmed=told.predictions_confirmed,
+        draft_tokens_proposed=told.draft_tokens_proposed,
+        draft_tokens_accepted=told.draft_tokens_accepted,
+    )
+
+
+def member(kind: type[E], wire: EnumDescriptor, number: int) -> E:
+    """Returns the member of ours for a number of the contract; UNKNOWN where there is none."""
+    value = wire.values_by_number.get(number)
+    prefix = wire.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    name = "UNKNOWN" if value is None else value.name.removeprefix(prefix)
+    return kind.__members__.get(name, kind["UNKNOWN"])

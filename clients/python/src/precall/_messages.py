@@ -1,0 +1,82 @@
+"""Messages of a conversation, and the answer that a turn ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import pydantic
+import pydantic_core
+
+from precall._errors import PrecallError
+from precall._events import ToolCallOutcome, TurnOutcome, TurnReport
+
+Role: TypeAlias = Literal["user", "assistant", "tool"]
+"""Who said a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made and, on an Answer, how it ended."""
+
+    call_id: str
+    """Names the call in its conversation."""
+    tool_name: str
+    """Name of the tool."""
+    arguments_json: str
+    """The arguments: a JSON object."""
+    outcome: ToolCallOutcome | None = None
+    """How it ended; None in a history."""
+    result_json: str = ""
+    """The result as JSON text, where there is one."""
+    error: PrecallError | None = None
+    """What went wrong, where something did."""
+
+    @property
+    def arguments(self) -> pydantic.JsonValue:
+        """The arguments as Python values."""
+        return pydantic_core.from_json(self.arguments_json)
+
+    @property
+    def result(self) -> pydantic.JsonValue:
+        """The result as Python values; None where there is none."""
+        return pydantic_core.from_json(self.result_json) if self.result_json else None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a history: how a conversation is carried over from elsewhere."""
+
+    role: Role
+    """Who said it."""
+    text: str = ""
+    """The text, or for a tool the result that the model sees."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that an assistant message made."""
+    tool_call_id: str = ""
+    """The call that a tool message answers."""
+    reasoning: str = ""
+    """The reasoning of an assistant message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How a turn ended. `str(answer)` is its text."""
+
+    text: str
+    """The text of the last step."""
+    outcome: TurnOutcome
+    """ANSWERED, or LIMIT or CANCELLED, with which the text may be cut."""
+    report: TurnReport
+    """Where the time and the tokens went."""
+    tool_calls: tuple[ToolCall, ...]
+    """Every call of the turn, in the order in which the model made them."""
+    reasoning: str
+    """The reasoning of all steps."""
+    error: PrecallError | None
+    """With LIMIT: which limit."""
+    turn_id: str
+    """The turn."""
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,63 @@
+"""Pairs frames that the server answers one by one with their answers.
+
+Owns: who waits for the answer to which frame.
+Concurrency: used from one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeAlias
+
+from precall._errors import ConnectionLostError, PrecallError
+from precall._stream import ConverseStream
+from precall.v1 import agent_pb2, tool_pb2
+
+Reply: TypeAlias = tool_pb2.ToolsRegistered | tool_pb2.ToolsWithdrawn
+
+
+class Replies:
+    """The answers that are still to come."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+
+    async def reply(self, stream: ConverseStream, frame: agent_pb2.ConverseRequest) -> Reply:
+        """Sends a frame and returns the server's answer to it.
+
+        Raises:
+            PrecallError: The server refused the frame.
+            ConnectionLostError: No answer came.
+        """
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        sequence = await stream.send(frame)
+        self._waiting[sequence] = future
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await future
+        except TimeoutError:
+            raise ConnectionLostError(
+                f"the server did not answer within {self._timeout_s:g} s"
+            ) from None
+        finally:
+            del self._waiting[sequence]
+
+    def settle(self, reply: Reply) -> None:
+        """Gives an answer to whoever waits for it."""
+        future = self._waiting.get(reply.frame_sequence)
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+    def refuse(self, frame_sequence: int, error: PrecallError) -> bool:
+        """Tells whoever waits that the frame was refused; returns whether there was someone."""
+        future = self._waiting.get(frame_sequence)
+        if future is None or future.done():
+            return False
+        future.set_exception(error)
+        return True
+
+    def end(self, error: PrecallError) -> None:
+        """Tells everyone that no answer will come."""
+        for frame_sequence in list(self._waiting):
+            self.refuse(frame_sequence, error)

@@ -1,0 +1,181 @@
+"""One Converse stream: frames out in order and numbered, events in, acknowledgements both ways.
+
+Owns: the gRPC call, the numbers of frames, and how the stream begins and ends.
+Never: knows what a turn or a tool is.
+Concurrency: one task writes and one reads; everyone else only puts frames in a bounded queue. A
+cancelled gRPC read or write ends the whole call, so no other task may touch it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from precall import _errors
+from precall._errors import ConnectError, ConnectionLostError, PrecallError
+from precall._options import ClientOptions
+from precall._scope import TaskScope
+from precall.v1 import agent_pb2, common_pb2
+
+logger = logging.getLogger("precall")
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]"
+
+
+class ConverseStream:
+    """An open stream. Made by `open_stream`."""
+
+    def __init__(self, call: Call, opened: agent_pb2.ConverseResponse, options: ClientOptions):
+        self.opened = opened.opened
+        """The server's answer to the handshake."""
+        self._call = call
+        self._options = options
+        self._scope = TaskScope()
+        self._outgoing: asyncio.Queue[agent_pb2.ConverseRequest] = asyncio.Queue(
+            options.outgoing_frames_max
+        )
+        self._numbering = asyncio.Lock()
+        self._sequence = 1  # the handshake
+        self._processed = opened.sequence
+        self._acknowledged = 0  # the highest event number that an outgoing frame has told of
+        self._ended = asyncio.Event()
+
+    def start(
+        self,
+        on_event: Callable[[agent_pb2.ConverseResponse], Awaitable[None]],
+        on_end: Callable[[PrecallError], None],
+    ) -> None:
+        """Starts reading and writing.
+
+        Args:
+            on_event: Takes each event in order; the next is read when it returns.
+            on_end: Told once, with the reason, when the stream has ended.
+        """
+        self._scope.start(self._write(), name="precall writer")
+        self._scope.start(self._read(on_event, on_end), name="precall reader")
+
+    async def send(self, frame: agent_pb2.ConverseRequest) -> int:
+        """Puts a frame in the queue and returns its number. Waits while the queue is full.
+
+        Raises:
+            TooLargeError: The frame is over the granted limit; nothing was sent.
+            ConnectionLostError: The stream has ended, or takes nothing any more.
+
+        On cancel: the frame is not sent.
+        """
+        limit = self.opened.limits.frame_bytes_max
+        if limit and (size := frame.ByteSize()) > limit:
+            raise _errors.of_reason(
+                "TOO_LARGE",
+                f"a frame of {size:,} bytes is over this server's limit of {limit:,} bytes",
+                metadata={"bytes": str(size), "limit": str(limit)},
+            )
+        try:
+            async with asyncio.timeout(self._options.write_timeout_s), self._numbering:
+                if self._ended.is_set():
+                    raise ConnectionLostError("the stream to the server has ended")
+                frame.sequence = self._sequence + 1
+                await self._outgoing.put(frame)
+                self._sequence = frame.sequence  # not before: a cancelled put leaves no gap
+                return frame.sequence
+        except TimeoutError:
+            raise ConnectionLostError("the server takes no frames any more") from None
+
+    async def close(self) -> None:
+        """Ends the conversation and the stream, each part in a bounded time."""
+        frame = agent_pb2.ConverseRequest(close=agent_pb2.CloseConversation())
+        try:
+            async with asyncio.timeout(self._options.close_timeout_s):
+                await self.send(frame)
+                await self._ended.wait()
+        except (TimeoutError, ConnectionLostError):
+            logger.debug("the stream did not end in an orderly way")
+        finally:
+            self._call.cancel()
+            await self._scope.close(self._options.close_timeout_s)
+
+    async def _write(self) -> None:
+        """Writes frames until the call ends; why it ended is the reader's to find out."""
+        try:
+            while True:
+                frame = await self._outgoing.get()
+                frame.acknowledged = self._acknowledged = self._processed
+                async with asyncio.timeout(self._options.write_timeout_s):
+                    await self._call.write(frame)
+                if frame.WhichOneof("frame") == "close":
+                    await self._call.done_writing()
+        except TimeoutError:
+            logger.warning("the server took no frame for %s s", self._options.write_timeout_s)
+            self._call.cancel()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            logger.debug("the stream ended before everything was written")
+
+    async def _read(
+        self,
+        on_event: Callable[[agent_pb2.ConverseResponse], Awaitable[None]],
+        on_end: Callable[[PrecallError], None],
+    ) -> None:
+        reason: PrecallError = ConnectionLostError("the stream to the server has ended")
+        try:
+            while isinstance(event := await self._call.read(), agent_pb2.ConverseResponse):
+                await on_event(event)
+                self._processed = event.sequence
+                self._acknowledge(event)
+            reason = ConnectionLostError("the server ended the conversation's stream")
+        except grpc.aio.AioRpcError as error:
+            reason = _errors.from_rpc(error)
+        finally:
+            # Also when this task is cancelled: whoever waits must hear that nothing will come.
+            self._ended.set()
+            on_end(reason)
+
+    def _acknowledge(self, event: agent_pb2.ConverseResponse) -> None:
+        """Sends an Acknowledge where no other frame will carry the number soon.
+
+        A full queue means that frames are about to leave, and each of them carries it.
+        """
+        behind = self._processed - self._acknowledged
+        ends_turn = event.WhichOneof("event") == "turn_completed"
+        if behind < self._options.acknowledge_every and not ends_turn:
+            return
+        if self._outgoing.empty() and not self._numbering.locked():
+            self._sequence += 1
+            self._outgoing.put_nowait(
+                agent_pb2.ConverseRequest(
+                    sequence=self._sequence, acknowledge=common_pb2.Acknowledge()
+                )
+            )
+
+
+async def open_stream(
+    call: Call, frame: agent_pb2.OpenConversation, *, address: str, options: ClientOptions
+) -> ConverseStream:
+    """Sends the handshake and returns the stream that the server opens.
+
+    Raises:
+        ConnectError: No precall server could be reached there, or it did not answer in time.
+        PrecallError: The server refused, with its reason.
+
+    On cancel: the call is cancelled.
+    """
+    try:
+        async with asyncio.timeout(options.open_timeout_s):
+            await call.write(agent_pb2.ConverseRequest(sequence=1, open=frame))
+            answer = await call.read()
+    except TimeoutError:
+        call.cancel()
+        raise ConnectError(
+            f"{address} did not answer within {options.open_timeout_s:g} s",
+            code=grpc.StatusCode.DEADLINE_EXCEEDED,
+        ) from None
+    except grpc.aio.AioRpcError as error:
+        raise _errors.unreachable(address, error) from None
+    if not isinstance(answer, agent_pb2.ConverseResponse) or not answer.HasField("opened"):
+        call.cancel()
+        raise ConnectError(f"{address} did not answer the handshake as a precall server does")
+    return ConverseStream(call, answer, options)

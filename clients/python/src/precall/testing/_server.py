@@ -1,0 +1,201 @@
+"""A precall server without a model: it says what a script says, over the real protocol.
+
+Owns: a gRPC server on a free local port, its script, and the record of what clients sent.
+Never: starts an engine, or imports anything of the service.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+
+from precall import _frames
+from precall._server import ServerLimits
+from precall.testing._script import Entry, Fail, Refuse, Say, ToolResult
+from precall.testing._stream import Context, FakeStream, Frame, Frames
+from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+from precall.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+)
+_DEFAULT_LIMITS = ServerLimits(
+    frame_bytes_max=4 * 1024 * 1024,
+    text_bytes_max=1024 * 1024,
+    tools_max=128,
+    schema_bytes_max=64 * 1024,
+    description_bytes_max=16 * 1024,
+    result_bytes_max=1024 * 1024,
+    context_tokens_max=8192,
+    messages_max=1000,
+    tool_timeout_max_s=600.0,
+)
+
+
+class FakeServer:
+    """A server for tests of agents: real gRPC, a scripted model, and a record of what was sent.
+
+    ```python
+    script = [Call("get_weather", {"city": "Paris"}), Say("It is sunny.")]
+    async with FakeServer(script) as server, Client(server.address) as client:
+        ...
+    assert server.results[0].value == {"weather": "sunny"}
+    ```
+    """
+
+    def __init__(
+        self,
+        *turns: Sequence[Entry],
+        model: str = "fake",
+        limits: ServerLimits | None = None,
+        refuse_open: Refuse | None = None,
+        refuse_tools: Mapping[str, Refuse] | None = None,
+        tool_timeout_s: float = 30.0,
+    ) -> None:
+        """Makes a server.
+
+        Args:
+            turns: One script per turn, in the order in which turns start, whatever conversation
+                they start in. A script ends with its Say, or at its end with an empty answer.
+            model: The name that it serves.
+            limits: What it says it allows. It enforces none of it.
+            refuse_open: Why it refuses conversations, if it does.
+            refuse_tools: Why it refuses tools, by name.
+            tool_timeout_s: How long it waits for tools that say nothing about it.
+
+        Raises:
+            ValueError: A script goes on after its Say.
+        """
+        for script in turns:
+            if any(isinstance(entry, Say) for entry in script[:-1]):
+                raise ValueError("Say ends its turn; give Call(..., text=...) or another turn")
+        self.model = model
+        self.limits = _limits(limits or _DEFAULT_LIMITS)
+        self.capabilities = (
+            agent_pb2.CAPABILITY_TOOL_CALLS,
+            agent_pb2.CAPABILITY_STRUCTURED_CALLS,
+            agent_pb2.CAPABILITY_REASONING,
+        )
+        self.refuse_open = refuse_open
+        self.refuse_tools = dict(refuse_tools or {})
+        self.tool_timeout_s = tool_timeout_s
+        self.frames: list[agent_pb2.ConverseRequest] = []
+        """Every frame that clients sent, in order."""
+        self.turns: list[turn_pb2.StartTurn] = []
+        """Every turn that was started."""
+        self.tools: dict[str, tool_pb2.Tool] = {}
+        """Every tool that was registered, as declared last."""
+        self.results: list[ToolResult] = []
+        """How the calls of ended turns ended."""
+        self.metadata: list[dict[str, str]] = []
+        """The metadata of each stream."""
+        self._turns = list(turns)
+        self._started_at = time.monotonic()
+        self._conversations = 0
+        self._server: grpc.aio.Server | None = None
+        self._port = 0
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Starts it on a free port of this machine."""
+        self._server = grpc.aio.server(options=_OPTIONS)
+        add_AgentServiceServicer_to_server(_Servicer(self), self._server)
+        self._port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Stops it at once; streams that are open break."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(None)
+
+    def next_script(self, start: turn_pb2.StartTurn) -> Sequence[Entry]:
+        """Returns what to play for a turn that was started."""
+        self.turns.append(start)
+        number = len(self.turns)
+        if number > len(self._turns):
+            return [Fail("INTERNAL", f"turn {number} was started, {len(self._turns)} are scripted")]
+        return self._turns[number - 1]
+
+    def info(self) -> agent_pb2.GetServerInfoResponse:
+        """Returns what it says of itself."""
+        return agent_pb2.GetServerInfoResponse(
+            version="0.0.0",
+            model=self.model,
+            capabilities=self.capabilities,
+            limits=self.limits,
+            engine_state=agent_pb2.ENGINE_STATE_READY,
+            engine="fake",
+            uptime=_frames.duration(time.monotonic() - self._started_at),
+        )
+
+    def open_stream(self, context: Context) -> FakeStream:
+        """Returns the stream for a call that came in."""
+        metadata = context.invocation_metadata() or ()
+        self.metadata.append({key: str(value) for key, value in metadata})
+        self._conversations += 1
+        return FakeStream(self, f"conversation-{self._conversations}")
+
+
+class _Servicer(AgentServiceServicer):
+    """Hands calls to the fake server."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
+    async def Converse(  # noqa: N802  the contract's name
+        self,
+        request_iterator: Frames,
+        context: Context,
+    ) -> AsyncIterator[Frame]:
+        async for frame in self._server.open_stream(context).serve(request_iterator, context):
+            yield frame
+
+    async def GetServerInfo(  # noqa: N802  the contract's name
+        self,
+        request: agent_pb2.GetServerInfoRequest,
+        context: object,
+    ) -> agent_pb2.GetServerInfoResponse:
+        return self._server.info()
+
+
+def _limits(limits: ServerLimits) -> agent_pb2.ServerLimits:
+    turn = limits.turn_limits_max
+    message = agent_pb2.ServerLimits(
+        frame_bytes_max=limits.frame_bytes_max,
+        text_bytes_max=limits.text_bytes_max,
+        tools_max=limits.tools_max,
+        schema_bytes_max=limits.schema_bytes_max,
+        description_bytes_max=limits.description_bytes_max,
+        result_bytes_max=limits.result_bytes_max,
+        context_tokens_max=limits.context_tokens_max,
+        messages_max=limits.messages_max,
+        turn_limits_max=turn_pb2.TurnLimits(max_steps=turn.max_steps, max_tokens=turn.max_tokens),
+        tool_timeout_max=_frames.duration(limits.tool_timeout_max_s),
+    )
+    if turn.max_duration_s is not None:
+        message.turn_limits_max.max_duration.CopyFrom(_frames.duration(turn.max_duration_s))
+    return message

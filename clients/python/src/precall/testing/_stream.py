@@ -1,0 +1,210 @@
+"""One stream of a fake server: what the client sends is recorded and answered by the contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import grpc
+import grpc.aio
+
+from precall import _errors, _frames
+from precall._scope import TaskScope
+from precall.testing._player import BrokenStreamError, TurnPlayer
+from precall.testing._script import Refuse
+from precall.testing._status import status
+from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2
+
+if TYPE_CHECKING:
+    from google.rpc.status_pb2 import Status
+
+    from precall.testing._server import FakeServer
+
+Frame: TypeAlias = agent_pb2.ConverseResponse
+Frames: TypeAlias = AsyncIterator[agent_pb2.ConverseRequest]
+Context: TypeAlias = "grpc.aio.ServicerContext[Frames, AsyncIterator[Frame]]"
+
+_OUTGOING_MAX = 256
+
+
+class FakeStream:
+    """A conversation as the fake server sees it."""
+
+    def __init__(self, server: FakeServer, conversation_id: str) -> None:
+        self._server = server
+        self._id = conversation_id
+        self._outgoing: asyncio.Queue[Frame | None] = asyncio.Queue(_OUTGOING_MAX)
+        self._tools: dict[str, tool_pb2.Tool] = {}
+        self._scope = TaskScope()
+        self._turn: TurnPlayer | None = None
+        self._turn_task: asyncio.Task[None] | None = None
+        self._sequence = 0
+        self._received = 0
+        self._ended = False
+        self._broken = False
+
+    async def serve(self, frames: Frames, context: Context) -> AsyncIterator[Frame]:
+        """Yields the server's frames until the conversation is closed, or the stream broken."""
+        first = await anext(aiter(frames), None)
+        if first is None or first.WhichOneof("frame") != "open":
+            await _abort(context, status("HANDSHAKE_REQUIRED", "send `open` first"))
+        assert first is not None
+        self._received = first.sequence
+        self._server.frames.append(first)
+        if (refused := self._server.refuse_open) is not None:
+            await _abort(context, status(refused.reason, refused.message, refused.retry_after_s))
+        yield self._numbered(self._opened(first.open))
+        self._scope.start(self._read(frames), name="fake server's reader")
+        try:
+            while (frame := await self._outgoing.get()) is not None:
+                yield self._numbered(frame)
+        finally:
+            self._ended = True
+            await self._scope.close(1.0)
+        if self._broken:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the script broke the stream")
+
+    async def _read(self, frames: Frames) -> None:
+        """Answers frame by frame; a stream that ends or is closed ends what runs on it."""
+        try:
+            async for frame in frames:
+                self._received = frame.sequence
+                self._server.frames.append(frame)
+                if frame.WhichOneof("frame") == "close":
+                    break
+                await self._answer(frame)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._turn_task is not None:
+            self._turn_task.cancel()
+        await self._outgoing.put(None)
+
+    async def _answer(self, frame: agent_pb2.ConverseRequest) -> None:
+        match frame.WhichOneof("frame"):
+            case "register_tools":
+                registered = tool_pb2.ToolsRegistered(
+                    frame_sequence=frame.sequence,
+                    registrations=[self._register(tool) for tool in frame.register_tools.tools],
+                )
+                await self._emit(Frame(tools_registered=registered))
+            case "withdraw_tools":
+                await self._withdraw(frame)
+            case "start_turn":
+                await self._start(frame)
+            case "cancel_turn":
+                if self._turn_task is None or self._turn_task.done():
+                    await self._refuse(frame, Refuse("TURN_UNKNOWN", "no turn runs"))
+                else:
+                    self._turn_task.cancel()
+            case "invocation_result":
+                await self._settle(frame)
+            case "invocation_progress":
+                if self._owner_of(frame.invocation_progress.invocation_id) is not None:
+                    assert self._turn is not None
+                    await self._turn.progress(frame.invocation_progress)
+            case "acknowledge":
+                pass
+            case "open" | "resume":
+                refused = Refuse("HANDSHAKE_REPEATED", "the stream is open already")
+                await self._refuse(frame, refused)
+            case name:
+                await self._refuse(frame, Refuse("NOT_SERVED", f"the fake does not serve {name}"))
+
+    async def _start(self, frame: agent_pb2.ConverseRequest) -> None:
+        start = frame.start_turn
+        if self._turn_task is not None and not self._turn_task.done():
+            await self._refuse(frame, Refuse("TURN_RUNNING", "a turn is running"))
+            return
+        if not start.text:
+            await self._refuse(frame, Refuse("FIELD_INVALID", "start_turn.text is empty"))
+            return
+        entries = self._server.next_script(start)
+        if entries and isinstance(refused := entries[0], Refuse):
+            await self._refuse(frame, refused)
+            return
+        self._turn = TurnPlayer(
+            start,
+            entries,
+            conversation_id=self._id,
+            tools=self._tools,
+            default_timeout=_frames.duration(self._server.tool_timeout_s),
+            emit=self._emit,
+        )
+        self._turn_task = self._scope.start(self._play(self._turn), name="fake server's turn")
+
+    async def _play(self, turn: TurnPlayer) -> None:
+        try:
+            await turn.play()
+        except BrokenStreamError:
+            self._broken = True
+            await self._outgoing.put(None)
+        finally:
+            self._server.results.extend(turn.results)
+
+    async def _settle(self, frame: agent_pb2.ConverseRequest) -> None:
+        result: invocation_pb2.InvocationResult = frame.invocation_result
+        turn = self._owner_of(result.invocation_id)
+        if turn is None:
+            text = f"no invocation {result.invocation_id!r} waits"
+            await self._refuse(frame, Refuse("INVOCATION_UNKNOWN", text))
+        else:
+            turn.settle(result)
+
+    def _owner_of(self, invocation_id: str) -> TurnPlayer | None:
+        turn = self._turn
+        return turn if turn is not None and turn.owns(invocation_id) else None
+
+    def _register(self, tool: tool_pb2.Tool) -> tool_pb2.ToolRegistration:
+        refused = self._server.refuse_tools.get(tool.name)
+        if refused is not None:
+            error = status(refused.reason, refused.message, refused.retry_after_s)
+            return tool_pb2.ToolRegistration(name=tool.name, error=error)
+        self._tools[tool.name] = tool
+        self._server.tools[tool.name] = tool
+        return tool_pb2.ToolRegistration(name=tool.name, version=tool.version or "1")
+
+    async def _withdraw(self, frame: agent_pb2.ConverseRequest) -> None:
+        names = frame.withdraw_tools.names
+        withdrawn = tool_pb2.ToolsWithdrawn(
+            frame_sequence=frame.sequence,
+            names=[name for name in names if self._tools.pop(name, None) is not None],
+        )
+        withdrawn.unknown_names.extend(name for name in names if name not in withdrawn.names)
+        await self._emit(Frame(tools_withdrawn=withdrawn))
+
+    async def _refuse(self, frame: agent_pb2.ConverseRequest, refused: Refuse) -> None:
+        error = status(refused.reason, refused.message, refused.retry_after_s)
+        rejected = common_pb2.FrameRejected(frame_sequence=frame.sequence, error=error)
+        await self._emit(Frame(frame_rejected=rejected))
+
+    async def _emit(self, frame: Frame) -> None:
+        if not self._ended:
+            await self._outgoing.put(frame)
+
+    def _opened(self, opening: agent_pb2.OpenConversation) -> Frame:
+        return Frame(
+            opened=agent_pb2.ConversationOpened(
+                conversation_id=self._id,
+                expires_after=_frames.duration(3600.0),
+                model=opening.model or self._server.model,
+                capabilities=self._server.capabilities,
+                limits=self._server.limits,
+                registrations=[self._register(tool) for tool in opening.tools],
+            )
+        )
+
+    def _numbered(self, frame: Frame) -> Frame:
+        self._sequence += 1
+        frame.sequence = self._sequence
+        frame.acknowledged = self._received
+        return frame
+
+
+async def _abort(context: Context, refused: Status) -> None:
+    """Ends the stream with a status of the contract."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == refused.code)
+    details = ((_errors.DETAILS_KEY, refused.SerializeToString()),)
+    await context.abort(code, refused.message, details)
