@@ -10,21 +10,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 
-from precall_service.domain.messages import (
-    AssistantMessage,
-    Message,
-    ToolMessage,
-    Transcript,
-    UserMessage,
-)
+from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
-    CallBegun,
-    CallPiece,
-    CallWritten,
     Delta,
     EngineDiedError,
     EngineInfo,
@@ -34,40 +24,12 @@ from precall_service.engine.base import (
     GenerationRefusedError,
     Progress,
     Prompt,
-    ReasoningPiece,
     StepEnd,
     StepSpec,
     TextPiece,
 )
-
-END_TOKEN = 0x110000
-"""Ends a message; the first number that is no character."""
-_HEAD = {"system": END_TOKEN + 1, "user": END_TOKEN + 2, "model": END_TOKEN + 3, "tool": END_TOKEN + 4}
-_CALL, _CALL_ARGUMENTS, _CALL_END = END_TOKEN + 5, END_TOKEN + 6, END_TOKEN + 7
-_REASONING, _REASONING_END = END_TOKEN + 8, END_TOKEN + 9
-
-Piece = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """The generation waits here until the event is set, or its engine dies."""
-
-    event: asyncio.Event
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The generation lets the event loop run once."""
-
-
-TICK = Tick()
-
-Item = Piece | Pause | Tick | GenerationRefusedError
-"""What a step consists of; an error is raised where it stands."""
-
-Step = Sequence[Item]
-Script = Callable[[Prompt, StepSpec], Step]
+from tests.support import scripted_template as template
+from tests.support.scripts import Pause, Script, Step, StepWriter, Tick, in_turn
 
 INFO = EngineInfo(
     name="scripted",
@@ -80,89 +42,40 @@ INFO = EngineInfo(
 )
 
 
-def says(*texts: str) -> list[Item]:
-    """A step, or a part of one, that is text."""
-    return [TextPiece(text) for text in texts]
-
-
-def thinks(*texts: str) -> list[Item]:
-    """A part of a step that is reasoning."""
-    return [ReasoningPiece(text) for text in texts]
-
-
-def calls(*named_arguments: tuple[str, str], first: int = 0) -> list[Item]:
-    """The part of a step that makes these calls: tool names with JSON arguments."""
-    items: list[Item] = []
-    for index, (name, arguments) in enumerate(named_arguments, start=first):
-        half = len(arguments) // 2
-        items += [CallBegun(index, name), CallPiece(index, arguments[:half])]
-        items += [CallPiece(index, arguments[half:]), CallWritten(index)]
-    return items
-
-
-def in_turn(*steps: Step) -> Script:
-    """The steps one after the other, whichever prompt asks for them."""
-    rest = iter(steps)
-
-    def script(prompt: Prompt, spec: StepSpec) -> Step:
-        try:
-            return next(rest)
-        except StopIteration:
-            raise AssertionError(f"no step is left in the script for {spec.step_id}") from None
-
-    return script
-
-
-def always(step: Step) -> Script:
-    """The same step for every prompt."""
-    return lambda _prompt, _spec: step
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """A prompt as text, with a line for each message."""
-    heads = {token: f"<{name}>" for name, token in _HEAD.items()} | {END_TOKEN: "\n"}
-    marks = {_CALL: "[", _CALL_ARGUMENTS: "(", _CALL_END: ")]", _REASONING: "{", _REASONING_END: "}"}
-    return "".join(
-        chr(token) if token < END_TOKEN else heads.get(token) or marks[token]
-        for token in prompt.token_ids
-    )
-
-
 class ScriptedEngine:
     """An `Engine`. `specs` and `prompts` are what it was asked for, in order."""
 
     def __init__(self, script: Script | Sequence[Step], info: EngineInfo = INFO) -> None:
         self._script = script if callable(script) else in_turn(*script)
         self._info = info
-        self._death: asyncio.Future[None] | None = None
         self._dead = False
-        self._slots = _Slots(info.sequences_max)
-        self._held_tokens: dict[str, int] = {}
+        self._death: asyncio.Future[None] | None = None
+        self._running: dict[str, int] = {}
+        self._waiting: list[tuple[int, int, asyncio.Future[None], str, int]] = []
+        self._arrivals = itertools.count()
         self._cached_blocks: set[int] = set()
         self.specs: list[StepSpec] = []
         self.prompts: list[Prompt] = []
         self.closed = False
-        self.template_refusal: str | None = None
+        self.template_refusal = ""
         """When set, `render` and `append` are refused with it."""
 
     @property
     def info(self) -> EngineInfo:
+        """As `Engine.info`."""
         return self._info
 
     def die(self) -> None:
-        """The engine's process is gone, as after a SIGKILL."""
+        """The engine's process is gone, as after a SIGKILL. Idempotent."""
         self._dead = True
-        self._deadline().set_result(None)
+        for future in (self._dying(), *(turn for _, _, turn, _, _ in self._waiting)):
+            if not future.done():
+                future.set_result(None)
 
     async def render(self, transcript: Transcript) -> Prompt:
+        """As `Engine.render`."""
         self._check_template()
-        tokens: list[int] = []
-        if transcript.system_prompt or transcript.tools:
-            names = " ".join(tool.name for tool in transcript.tools)
-            tokens += _message("system", _characters(f"{transcript.system_prompt} {names}"))
-        for message in transcript.messages:
-            tokens += _message_tokens(message)
-        return Prompt((*tokens, _HEAD["model"]))
+        return Prompt(template.tokens(template.transcript_text(transcript)))
 
     async def append(
         self,
@@ -171,35 +84,152 @@ class ScriptedEngine:
         transcript: Transcript,
         following: Sequence[Message],
     ) -> Prompt:
+        """As `Engine.append`."""
         self._check_template()
-        tokens = [*prompt.token_ids, *end.token_ids]
-        if end.finish is Finish.LENGTH:
-            tokens.append(END_TOKEN)
-        for message in following:
-            tokens += _message_tokens(message)
-        return Prompt((*tokens, _HEAD["model"]))
+        close = template.END if end.finish is Finish.LENGTH else ""
+        delta = f"{close}{template.messages_text(following)}{template.MODEL}"
+        return Prompt(prompt.token_ids + end.token_ids + template.tokens(delta))
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+        """As `Engine.generate`."""
         self._check_alive()
         if not 0 < len(prompt) < self._info.context_tokens_max:
             raise GenerationRefusedError(f"a prompt of {len(prompt)} tokens does not fit")
         self.specs.append(spec)
         self.prompts.append(prompt)
-        step = self._script(prompt, spec)
-        with self._slots.entry(spec) as entry, self._holding(prompt, spec):
-            await entry.place()
-            cached_tokens = self._cached_tokens(prompt)
-            tokens: list[int] = []
-            text: list[str] = []
-            limit = spec.max_tokens
-            for item in step:
+        async with self._slot(prompt, spec):
+            writer = StepWriter(spec.max_tokens)
+            for item in self._script(prompt, spec):
                 if self._dead:
-                    raise EngineDiedError("the scripted engine died")
-                kind = type(item)
-                if kind is TextPiece:  # first and inline: a benchmark counts these
-                    added = item.text
-                    if len(tokens) + len(added) > limit:
-                        break
-                    tokens += map(ord, added)
-                    text.append(added)
+                    raise EngineDiedError(_DIED)
+                if type(item) is TextPiece and writer.fits(item):  # the path of benchmarks
                     yield item
+                elif isinstance(item, GenerationRefusedError):
+                    raise item
+                elif isinstance(item, Pause | Tick):
+                    await self._wait(item)
+                else:
+                    for piece in writer.write(item):
+                        yield piece
+                    if writer.full:
+                        break
+            yield self._end(prompt, writer)
+
+    async def load(self) -> EngineLoad:
+        """As `Engine.load`."""
+        self._check_alive()
+        return EngineLoad(
+            running=len(self._running),
+            waiting=sum(not turn.done() for _, _, turn, _, _ in self._waiting),
+            kv_usage=sum(self._running.values()) / self._info.kv_tokens,
+        )
+
+    async def wait_dead(self) -> None:
+        """As `Engine.wait_dead`."""
+        await asyncio.wait([self._dying()])
+
+    async def close(self) -> None:
+        """As `Engine.close`."""
+        self.closed = True
+        self.die()
+
+    def _dying(self) -> asyncio.Future[None]:
+        if self._death is None:
+            self._death = asyncio.get_running_loop().create_future()
+        return self._death
+
+    def _check_alive(self) -> None:
+        if self._dead:
+            raise EngineDiedError(_DIED)
+
+    def _check_template(self) -> None:
+        if self.template_refusal:
+            raise GenerationRefusedError(self.template_refusal)
+
+    async def _wait(self, item: Pause | Tick) -> None:
+        if isinstance(item, Tick):
+            await asyncio.sleep(0)
+            return
+        waiter = asyncio.ensure_future(item.event.wait())
+        try:
+            await asyncio.wait((waiter, self._dying()), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+        self._check_alive()
+
+    @asynccontextmanager
+    async def _slot(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[None]:
+        """One of the engine's places; a smaller priority gets it first, then who came first."""
+        try:
+            if len(self._running) < self._info.sequences_max:
+                self._running[spec.step_id] = len(prompt)
+            else:
+                turn = asyncio.get_running_loop().create_future()
+                arrival = next(self._arrivals)
+                waiter = (int(spec.priority), arrival, turn, spec.step_id, len(prompt))
+                heapq.heappush(self._waiting, waiter)
+                await turn  # whoever leaves enters this one among those that run
+                self._check_alive()
+            yield
+        finally:
+            if self._running.pop(spec.step_id, None) is not None:
+                self._call_next()
+
+    def _call_next(self) -> None:
+        while self._waiting:
+            _, _, turn, step_id, prompt_tokens = heapq.heappop(self._waiting)
+            if not turn.done():
+                self._running[step_id] = prompt_tokens
+                turn.set_result(None)
+                return
+
+    def _end(self, prompt: Prompt, writer: StepWriter) -> StepEnd:
+        cached_tokens = self._cached_tokens(prompt.token_ids)
+        end = template.END if writer.finish is Finish.STOP else ""
+        token_ids = template.tokens(writer.text + end)
+        self._keep_blocks(prompt.token_ids + token_ids)
+        return StepEnd(
+            finish=writer.finish,
+            token_ids=token_ids,
+            raw_text=writer.text,
+            cached_tokens=cached_tokens,
+            reasoning_tokens=writer.reasoning_tokens,
+        )
+
+    def _cached_tokens(self, token_ids: tuple[int, ...]) -> int:
+        """How much of a prompt the cache holds: whole blocks, and never its last token."""
+        blocks = self._blocks(token_ids[:-1])
+        count = sum(1 for _ in itertools.takewhile(self._cached_blocks.__contains__, blocks))
+        return count * self._info.kv_block_tokens
+
+    def _keep_blocks(self, token_ids: tuple[int, ...]) -> None:
+        self._cached_blocks.update(self._blocks(token_ids))
+
+    def _blocks(self, token_ids: tuple[int, ...]) -> Iterator[int]:
+        """Names of the whole blocks, each with all that stands before it."""
+        size = self._info.kv_block_tokens
+        name = 0
+        for start in range(0, len(token_ids) - size + 1, size):
+            name = hash((name, token_ids[start : start + size]))
+            yield name
+
+
+class ScriptedFactory:
+    """An `EngineFactory` of scripted engines. `started` are those that it made, in order.
+
+    `make` is called for each start; what it raises, the start raises.
+    """
+
+    def __init__(self, make: Callable[[], ScriptedEngine]) -> None:
+        self._make = make
+        self.started: list[ScriptedEngine] = []
+
+    async def __call__(self, on_progress: Progress) -> ScriptedEngine:
+        """As `EngineFactory`."""
+        on_progress("starting the scripted engine", None)
+        engine = self._make()
+        self.started.append(engine)
+        return engine
+
+
+_DIED = "the scripted engine died"

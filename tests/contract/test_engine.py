@@ -1,0 +1,242 @@
+"""What holds of every engine. A subclass of the contract gives the engine that it is run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import jsonschema
+import pytest
+
+from precall_service.domain.messages import ToolMessage, UserMessage
+from precall_service.engine.base import (
+    CallBegun,
+    Engine,
+    EngineDiedError,
+    Finish,
+    GenerationRefusedError,
+    Prompt,
+    StepEnd,
+    TextPiece,
+)
+from tests.support.scripted_engine import ScriptedEngine
+from tests.support.scripts import obedient
+from tests.support.steps import (
+    NONE,
+    REQUIRED,
+    after,
+    asked,
+    declared,
+    heard,
+    named,
+    step_spec,
+    until_idle,
+)
+
+WEATHER = declared("get_weather")
+TIME = declared("get_time")
+QUESTION = asked("What is the weather in Paris?", WEATHER, TIME, system_prompt="Call tools.")
+LONG = 400
+"""Tokens enough that a generation does not end while a test looks at it."""
+
+
+class EngineContract:
+    """Every engine, while it lives."""
+
+    async def test_says_what_it_is(self, engine: Engine) -> None:
+        info = engine.info
+        assert info.name
+        assert info.model
+        assert info.context_tokens_max > info.kv_block_tokens > 0
+        assert info.kv_tokens >= info.context_tokens_max
+        assert info.sequences_max > 0
+
+    async def test_renders_the_same_transcript_to_the_same_prompt(self, engine: Engine) -> None:
+        assert await engine.render(QUESTION) == await engine.render(QUESTION)
+        assert await engine.render(asked("Hello")) != await engine.render(asked("Goodbye"))
+
+    async def test_text_is_the_raw_text_in_pieces(self, engine: Engine) -> None:
+        said = await heard(
+            engine.generate(await engine.render(asked("Hello")), step_spec(max_tokens=24))
+        )
+        assert said.text
+        assert said.text == said.end.raw_text
+        assert not said.calls
+        assert 0 < len(said.end.token_ids) <= 24
+
+    async def test_a_limit_ends_a_step_at_its_last_token(self, engine: Engine) -> None:
+        said = await heard(
+            engine.generate(await engine.render(asked("Tell me a story")), step_spec(max_tokens=5))
+        )
+        assert said.end.finish is Finish.LENGTH
+        assert len(said.end.token_ids) == 5
+
+    async def test_a_required_call_is_valid_against_its_schema(self, engine: Engine) -> None:
+        said = await heard(
+            engine.generate(
+                await engine.render(QUESTION),
+                step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=REQUIRED),
+            )
+        )
+        assert said.calls
+        assert said.end.finish is Finish.STOP
+        assert {call.tool_name for call in said.calls} <= {"get_weather", "get_time"}
+        for arguments in said.arguments:
+            jsonschema.validate(arguments, dict(WEATHER.input_schema))
+
+    async def test_a_named_call_is_of_that_tool(self, engine: Engine) -> None:
+        said = await heard(
+            engine.generate(
+                await engine.render(QUESTION),
+                step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_time")),
+            )
+        )
+        assert [call.tool_name for call in said.calls] == ["get_time"]
+        jsonschema.validate(said.arguments[0], dict(TIME.input_schema))
+
+    async def test_no_call_where_none_is_allowed(self, engine: Engine) -> None:
+        said = await heard(
+            engine.generate(
+                await engine.render(QUESTION),
+                step_spec(max_tokens=32, tools=QUESTION.tools, tool_choice=NONE),
+            )
+        )
+        assert not any(isinstance(delta, CallBegun) for delta in said.deltas)
+
+    async def test_a_call_cut_by_a_limit_is_begun_and_never_written(self, engine: Engine) -> None:
+        prompt = await engine.render(QUESTION)
+        spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
+        whole = await heard(engine.generate(prompt, spec))
+        for max_tokens in range(1, len(whole.end.token_ids)):
+            spec = step_spec(
+                max_tokens=max_tokens, tools=QUESTION.tools, tool_choice=named("get_weather")
+            )
+            cut = await heard(engine.generate(prompt, spec))
+            assert cut.end.finish is Finish.LENGTH
+            assert len(cut.end.token_ids) == max_tokens
+            assert whole.end.raw_text.startswith(cut.end.raw_text)
+            assert not cut.calls or cut.calls == whole.calls
+
+    async def test_appending_keeps_what_was_given_and_sampled(self, engine: Engine) -> None:
+        prompt = await engine.render(QUESTION)
+        said = await heard(
+            engine.generate(
+                prompt,
+                step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=REQUIRED),
+            )
+        )
+        answers = [
+            ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text='{"sky": "clear"}')
+            for call in said.calls
+        ]
+        transcript = after(QUESTION, said.message)
+        longer = await engine.append(prompt, said.end, transcript, answers)
+        kept = prompt.token_ids + said.end.token_ids
+        assert longer.token_ids[: len(kept)] == kept
+        assert len(longer) > len(kept)
+
+    async def test_appending_after_a_limit_keeps_every_sampled_token(self, engine: Engine) -> None:
+        prompt = await engine.render(asked("Tell me a story"))
+        said = await heard(engine.generate(prompt, step_spec(max_tokens=7)))
+        transcript = after(asked("Tell me a story"), said.message)
+        longer = await engine.append(prompt, said.end, transcript, [UserMessage(text="Go on")])
+        kept = prompt.token_ids + said.end.token_ids
+        assert longer.token_ids[: len(kept)] == kept
+
+    async def test_a_prompt_seen_before_is_served_from_the_cache(self, engine: Engine) -> None:
+        prompt = await engine.render(asked("Once more, and once more again. " * 12))
+        await heard(engine.generate(prompt, step_spec(max_tokens=1)))
+        again = await heard(engine.generate(prompt, step_spec(max_tokens=1)))
+        block = engine.info.kv_block_tokens
+        assert again.end.cached_tokens == (len(prompt) - 1) // block * block > 0
+
+    async def test_closing_a_generation_early_aborts_it(self, engine: Engine) -> None:
+        prompt = await engine.render(asked("Tell me a story"))
+        generation = engine.generate(prompt, step_spec(max_tokens=LONG))
+        assert isinstance(await anext(generation), TextPiece)
+        assert (await engine.load()).running == 1
+        await generation.aclose()
+        await until_idle(engine)
+
+    async def test_cancelling_who_reads_a_generation_aborts_it(self, engine: Engine) -> None:
+        prompt = await engine.render(asked("Tell me a story"))
+        first_delta = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in engine.generate(prompt, step_spec(max_tokens=LONG)):
+                first_delta.set()
+
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(read())
+            await first_delta.wait()
+            reader.cancel()
+        await until_idle(engine)
+
+    async def test_generations_run_side_by_side(self, engine: Engine) -> None:
+        prompts = [await engine.render(asked(text)) for text in ("Hello", "Goodbye", "Why?")]
+        alone = [
+            await heard(engine.generate(prompt, step_spec(max_tokens=8))) for prompt in prompts
+        ]
+        async with asyncio.TaskGroup() as group:
+            reading = [
+                group.create_task(heard(engine.generate(prompt, step_spec(max_tokens=8))))
+                for prompt in prompts
+            ]
+        together = [task.result() for task in reading]
+        assert [len(said.end.token_ids) for said in together] == [8, 8, 8]
+        assert all(said.text for said in alone + together)
+        await until_idle(engine)
+
+    async def test_a_prompt_beyond_the_context_is_refused(self, engine: Engine) -> None:
+        token = (await engine.render(asked("Hello"))).token_ids[0]
+        prompt = Prompt((token,) * (engine.info.context_tokens_max + 1))
+        with pytest.raises(GenerationRefusedError, match=str(len(prompt))):
+            await heard(engine.generate(prompt, step_spec()))
+        await until_idle(engine)
+
+    async def test_an_idle_engine_holds_nothing(self, engine: Engine) -> None:
+        load = await engine.load()
+        assert (load.running, load.waiting, load.kv_usage) == (0, 0, 0.0)
+
+
+class EngineDeathContract:
+    """Every engine, when its process dies. `kill` kills that of the fixture `doomed_engine`."""
+
+    async def test_death_ends_everything(
+        self, doomed_engine: Engine, kill: Callable[[], Awaitable[None]]
+    ) -> None:
+        engine = doomed_engine
+        prompt = await engine.render(asked("Tell me a story"))
+        generation = engine.generate(prompt, step_spec(max_tokens=LONG))
+        assert isinstance(await anext(generation), TextPiece)
+        await kill()
+        with pytest.raises(EngineDiedError):
+            while not isinstance(await anext(generation), StepEnd):
+                pass
+        async with asyncio.timeout(30):
+            await engine.wait_dead()
+        with pytest.raises(EngineDiedError):
+            await engine.load()
+        with pytest.raises(EngineDiedError):
+            await heard(engine.generate(prompt, step_spec()))
+        await engine.close()
+        await engine.close()
+
+
+class TestScriptedEngine(EngineContract):
+    @pytest.fixture
+    def engine(self) -> Engine:
+        return ScriptedEngine(obedient)
+
+
+class TestScriptedEngineDeath(EngineDeathContract):
+    @pytest.fixture
+    def doomed_engine(self) -> ScriptedEngine:
+        return ScriptedEngine(obedient)
+
+    @pytest.fixture
+    def kill(self, doomed_engine: ScriptedEngine) -> Callable[[], Awaitable[None]]:
+        async def kill() -> None:
+            doomed_engine.die()
+
+        return kill

@@ -1,0 +1,78 @@
+"""The chat template and the tokenizer of the scripted engine: a token is a character."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from precall_service.domain.messages import (
+    AssistantMessage,
+    Message,
+    ToolMessage,
+    Transcript,
+    UserMessage,
+)
+from precall_service.engine.base import Prompt
+
+# Special tokens: characters for private use, which no test writes.
+END = "\U000f0000"
+_SYSTEM, _USER, MODEL, _TOOL = (chr(0xF0001 + number) for number in range(4))
+_READABLE = str.maketrans(
+    {END: "\n", _SYSTEM: "<system>", _USER: "<user>", MODEL: "<model>", _TOOL: "<tool>"}
+)
+_SPECIAL = str.maketrans(dict.fromkeys((END, _SYSTEM, _USER, MODEL, _TOOL), ""))
+
+
+THINK, THINK_END = "<think>", "</think>"
+CALL_END = "</call>"
+
+
+def call_head(tool_name: str) -> str:
+    """What stands before a call's arguments."""
+    return f"<call {tool_name}>"
+
+
+def tokens(text: str) -> tuple[int, ...]:
+    """The tokens of a text."""
+    return tuple(map(ord, text))
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt to be read, with a line for each message."""
+    return "".join(map(chr, prompt.token_ids)).translate(_READABLE)
+
+
+def without_special(text: str) -> str:
+    """The text without special tokens."""
+    return text.translate(_SPECIAL)
+
+
+def transcript_text(transcript: Transcript) -> str:
+    """What the template writes for a transcript, ready for the model's next message."""
+    head = ""
+    if transcript.system_prompt or transcript.tools:
+        names = ", ".join(tool.name for tool in transcript.tools)
+        head = f"{_SYSTEM}{transcript.system_prompt} tools: {names}{END}"
+    return f"{head}{messages_text(transcript.messages)}{MODEL}"
+
+
+def messages_text(messages: Iterable[Message]) -> str:
+    """What the template writes for messages."""
+    return "".join(map(_message_text, messages))
+
+
+def _message_text(message: Message) -> str:
+    match message:
+        case UserMessage():
+            return f"{_USER}{message.text}{END}"
+        case ToolMessage():
+            return f"{_TOOL}{message.tool_name}: {message.text}{END}"
+        case AssistantMessage():
+            return f"{MODEL}{_assistant_text(message)}{END}"
+
+
+def _assistant_text(message: AssistantMessage) -> str:
+    reasoning = f"{THINK}{message.reasoning}{THINK_END}" if message.reasoning else ""
+    calls = (
+        f"{call_head(call.tool_name)}{call.arguments_json}{CALL_END}" for call in message.tool_calls
+    )
+    return f"{reasoning}{message.text}{''.join(calls)}"

@@ -1,0 +1,161 @@
+"""Scripts for the scripted engine: what the model says, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from precall_service.domain.turn import ToolChoiceMode
+from precall_service.engine.base import (
+    CallBegun,
+    CallPiece,
+    CallWritten,
+    Finish,
+    GenerationRefusedError,
+    Prompt,
+    ReasoningPiece,
+    StepSpec,
+    TextPiece,
+)
+from tests.support import scripted_template as template
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The generation waits here until the event is set, or its engine dies."""
+
+    event: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The generation lets the event loop run once."""
+
+
+TICK = Tick()
+
+Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
+Item: TypeAlias = Piece | Pause | Tick | GenerationRefusedError
+"""What a step is made of; an error is raised where it stands."""
+
+Step: TypeAlias = Sequence[Item]
+Script: TypeAlias = Callable[[Prompt, StepSpec], Step]
+
+
+class StepWriter:
+    """Writes a step as the model's tokens, which are characters, up to a limit."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._left = max_tokens
+        self._parts: list[str] = []
+        self._thinking = False
+        self.reasoning_tokens = 0
+        self.full = False
+        """Whether something did not fit: nothing more is written."""
+
+    def fits(self, piece: TextPiece) -> bool:
+        """Whether this piece of text was written as it is; if not, `write` it."""
+        left = self._left - len(piece.text)
+        if left < 0 or self._thinking:
+            return False
+        self._left = left
+        self._parts.append(piece.text)
+        return True
+
+    def write(self, piece: Piece) -> list[Piece]:
+        """What a client is told of a piece: all of it, or what fits."""
+        match piece:
+            case ReasoningPiece(text):
+                opened = self._thinking or bool(self._add(template.THINK))
+                self._thinking = True
+                written = self._add(text) if opened else ""
+                self.reasoning_tokens += len(written)
+                return [ReasoningPiece(written)] if written else []
+            case TextPiece(text):
+                written = self._add_after_thought(text)
+                return [TextPiece(written)] if written else []
+            case CallBegun(tool_name=name):
+                self._add_after_thought(template.call_head(name))
+                return [] if self.full else [piece]
+            case CallPiece(index, fragment):
+                written = self._add(fragment)
+                return [CallPiece(index, written)] if written else []
+            case CallWritten():
+                self._add(template.CALL_END)
+                return [piece]
+
+    @property
+    def text(self) -> str:
+        """All that was written, without the end of the message."""
+        return "".join(self._parts)
+
+    @property
+    def finish(self) -> Finish:
+        """The end of the message is a token too: without room for it, the limit cut the step."""
+        return Finish.LENGTH if self.full or self._left == 0 else Finish.STOP
+
+    def _add_after_thought(self, text: str) -> str:
+        if self._thinking:
+            self._thinking = False
+            self._add(template.THINK_END)
+        return self._add(text)
+
+    def _add(self, text: str) -> str:
+        """What of the text fits; all or a part of it is written."""
+        written = text[: self._left]
+        self.full = self.full or len(written) < len(text)
+        self._left -= len(written)
+        self._parts.append(written)
+        return written
+
+
+def says(*texts: str) -> list[Item]:
+    """A step, or a part of one, that is text: a piece each."""
+    return [TextPiece(text) for text in texts]
+
+
+def thinks(*texts: str) -> list[Item]:
+    """The part of a step that is reasoning: a piece each."""
+    return [ReasoningPiece(text) for text in texts]
+
+
+def calls(*named_arguments: tuple[str, str], first: int = 0) -> list[Item]:
+    """The part of a step that makes calls: tool names with JSON arguments, in two pieces each."""
+    items: list[Item] = []
+    for index, (name, arguments) in enumerate(named_arguments, start=first):
+        half = len(arguments) // 2
+        items += [CallBegun(index, name), CallPiece(index, arguments[:half])]
+        items += [CallPiece(index, arguments[half:]), CallWritten(index)]
+    return items
+
+
+def in_turn(*steps: Step) -> Script:
+    """The steps one after the other, whichever prompt asks for them."""
+    rest = iter(steps)
+
+    def script(_prompt: Prompt, spec: StepSpec) -> Step:
+        step = next(rest, None)
+        assert step is not None, f"no step is left in the script for {spec.step_id}"
+        return step
+
+    return script
+
+
+def always(step: Step) -> Script:
+    """The same step for every prompt."""
+    return lambda _prompt, _spec: step
+
+
+def obedient(_prompt: Prompt, spec: StepSpec) -> Step:
+    """What a model does that must call: it calls. Else it talks on until a limit stops it."""
+    choice = spec.tool_choice
+    match choice.mode:
+        case ToolChoiceMode.NAMED:
+            return calls((choice.tool_name, json.dumps({"city": "Paris"})))
+        case ToolChoiceMode.REQUIRED:
+            return calls((spec.tools[0].name, json.dumps({"city": "Paris"})))
+        case ToolChoiceMode.AUTO | ToolChoiceMode.NONE:
+            return [item for _ in range(spec.max_tokens) for item in (TextPiece("word "), TICK)]
