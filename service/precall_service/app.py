@@ -22,6 +22,7 @@ from precall_service.settings import Settings
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.transport.server import GrpcServer
 from precall_service.transport.server_info import ServerInfo
+from precall_tracing.setup import exported_traces
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,22 @@ async def serve(
     On cancel, or when the block raises: everything is stopped at once; turns that run end with
     a retryable status.
     """
+    with exported_traces(settings.tracing.otlp_endpoint, __version__):
+        async with _serve(settings, factory, model, on_progress) as service:
+            yield service
+
+
+@asynccontextmanager
+async def _serve(
+    settings: Settings, factory: EngineFactory, model: str, on_progress: Progress
+) -> AsyncGenerator[Service]:
     clock = LoopClock()
     engines = EngineSupervisor(factory, settings.engine.restart_policy())
     admission = Admission(clock, settings.admission.limits())
     tool_limits = settings.tools.limits()
     agent_limits = settings.conversations.limits()
     services = TurnServices(
+        model=model,
         engines=engines,
         admission=admission,
         growth=GrowthRecord(),

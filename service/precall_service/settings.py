@@ -146,6 +146,13 @@ class ToolSection(_Section):
         return ToolLimits(**self.model_dump())
 
 
+class TracingSection(_Section):
+    """`[tracing]`: where spans go. Content of messages, arguments and results never does."""
+
+    otlp_endpoint: str | None = None
+    """An OTLP/gRPC collector, such as http://localhost:4317. None: no spans are recorded."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set.
 
@@ -161,6 +168,7 @@ class Settings(BaseSettings):
     admission: AdmissionSection = AdmissionSection()
     conversations: ConversationSection = ConversationSection()
     tools: ToolSection = ToolSection()
+    tracing: TracingSection = TracingSection()
 
     @classmethod
     def settings_customise_sources(

@@ -49,6 +49,7 @@ class Conversation:
         *,
         conversation_id: str,
         tenant: str,
+        agent_name: str,
         transcript: Transcript,
         services: TurnServices,
         limits: AgentLimits,
@@ -58,6 +59,7 @@ class Conversation:
         self.tenant = tenant
         self.limits = limits
         self.outbox = Outbox(limits.events_max, first_sequence=1)
+        self._agent_name = agent_name
         self._transcript = transcript
         self._tail: Tail | None = None
         self._services = services
@@ -121,6 +123,8 @@ class Conversation:
             context=TurnContext(
                 conversation_id=self.conversation_id,
                 tenant=self.tenant,
+                agent_name=self._agent_name,
+                model=self._services.model,
                 transcript=replace(self._transcript, tools=declarations),
                 tail=self._tail,
                 tools=tools,

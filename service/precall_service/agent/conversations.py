@@ -44,7 +44,9 @@ class Conversations:
         return len(self._open)
 
     @contextmanager
-    def opened(self, tenant: str, transcript: Transcript) -> Generator[Conversation]:
+    def opened(
+        self, tenant: str, agent_name: str, transcript: Transcript
+    ) -> Generator[Conversation]:
         """A new conversation, known here until the context is left.
 
         Raises:
@@ -63,6 +65,7 @@ class Conversations:
         conversation = Conversation(
             conversation_id=f"conv-{secrets.token_hex(12)}",
             tenant=tenant,
+            agent_name=agent_name,
             transcript=transcript,
             services=self._services,
             limits=self.limits,

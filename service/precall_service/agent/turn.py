@@ -22,6 +22,12 @@ from precall_service.agent import refusals
 from precall_service.agent.record import Tail, TurnRecord
 from precall_service.agent.report import Stopwatch
 from precall_service.agent.step import Step, StepReader
+from precall_service.agent.traces import (
+    step_settings,
+    trace_call_ending,
+    trace_ending,
+    trace_step_ending,
+)
 from precall_service.domain.clock import Clock, Timer
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
@@ -35,7 +41,13 @@ from precall_service.domain.events import (
     TurnStarted,
 )
 from precall_service.domain.messages import Message, ToolCall, Transcript
-from precall_service.domain.turn import StepFinish, TokenUsage, TurnOutcome, TurnSpec
+from precall_service.domain.turn import (
+    StepFinish,
+    TokenUsage,
+    TraceContext,
+    TurnOutcome,
+    TurnSpec,
+)
 from precall_service.engine.base import (
     Engine,
     EngineDiedError,
@@ -49,6 +61,7 @@ from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.dispatch import Dispatcher, InvocationContext
 from precall_service.tools.endings import InvocationEnding, model_text
 from precall_service.tools.toolset import RegisteredTool
+from precall_tracing.turns import TurnTrace
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +71,9 @@ Offer = Callable[[TurnEvent], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """What every turn of the process shares."""
+    """What every turn of the process shares. `model` is the name that clients know."""
 
+    model: str
     engines: EngineSupervisor
     admission: Admission
     growth: GrowthRecord
@@ -73,6 +87,8 @@ class TurnContext:
 
     conversation_id: str
     tenant: str
+    agent_name: str
+    model: str
     transcript: Transcript
     tail: Tail | None
     tools: tuple[RegisteredTool, ...]
@@ -88,6 +104,12 @@ class TurnEnding:
     completed: TurnCompleted
     messages: tuple[Message, ...]
     tail: Tail | None
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    ready_at: float
+    ending: InvocationEnding | None = None
 
 
 class Turn:
@@ -111,11 +133,21 @@ class Turn:
         self._declarations = tuple(tool.declaration for tool in context.tools)
         self._record = TurnRecord(context.transcript, context.tail, spec.text)
         self._watch = Stopwatch(services.clock)
+        self._trace = TurnTrace(
+            parent=spec.trace_context.carrier(),
+            conversation_id=context.conversation_id,
+            tenant=context.tenant,
+            turn_id=spec.turn_id,
+            agent_name=context.agent_name,
+            model=context.model,
+        )
         self._tokens_left = spec.limits.max_tokens
         self._step = 0
         self._reader: StepReader | None = None
-        self._open_calls: dict[str, float] = {}
-        """Calls that the client was told of and that have not ended, with when they were ready."""
+        self._open_calls: dict[str, _OpenCall] = {}
+        """Calls that the client was told of, and not yet of their ending."""
+        self._step_ended: StepCompleted | None = None
+        """The ending of a step that the client has not been told."""
         self._work: asyncio.Task[None] | None = None
         self._stop: tuple[TurnOutcome, ServiceError] | None = None
         self._timer: Timer | None = None
@@ -135,17 +167,18 @@ class Turn:
         On cancel (the client is gone): the engine's generation and the handlers' runs are
         cancelled, the share is given back, and nothing more is emitted.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._work = group.create_task(self._work_to_ending())
-                if self._stop is not None:
-                    self._work.cancel()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-        if self._work.cancelled() and self._stop is not None:
-            self._outcome, self._error = self._stop
-        return await self._end()
+        with self._trace:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._work = group.create_task(self._work_to_ending())
+                    if self._stop is not None:
+                        self._work.cancel()
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
+            if self._work.cancelled() and self._stop is not None:
+                self._outcome, self._error = self._stop
+            return await self._end()
 
     async def _work_to_ending(self) -> None:
         """The steps, with every failure turned into the turn's outcome."""
@@ -223,24 +256,21 @@ class Turn:
         await self._emit(StepStarted(self._step, len(prompt)))
         self._watch.step_began()
         self._reader = reader = StepReader(self._emit, self._watch.first_piece)
-        step = await reader.read(engine.generate(prompt, spec))
+        with self._trace.step(step_settings(spec)) as span:
+            step = await reader.read(engine.generate(prompt, spec))
+            usage = _usage(prompt, step)
+            trace_step_ending(span, usage, _finish(step))
         self._reader = None
-        end = step.end
-        usage = TokenUsage(
-            input_tokens=len(prompt),
-            cached_tokens=end.cached_tokens,
-            output_tokens=len(end.token_ids),
-            reasoning_tokens=end.reasoning_tokens,
-        )
         self._watch.step_ended(usage)
-        self._tokens_left -= len(end.token_ids)
+        self._tokens_left -= usage.output_tokens
         self._record.keep_step(prompt, step)
-        self._open_calls = dict.fromkeys(reader.call_ids, self._services.clock.now())
+        self._step_ended = StepCompleted(self._step, _finish(step), usage)
+        self._open_calls_of(reader)
         made = {call.call_id for call in step.message.tool_calls}
         for call_id in reader.call_ids:
             if call_id not in made:
                 await self._complete(call_id, refusals.call_not_made())
-        await self._emit(StepCompleted(self._step, _finish(step), usage))
+        await self._tell_step_ended()
         return step
 
     async def _answer(self, calls: Sequence[ToolCall], share: Share) -> None:
@@ -258,44 +288,63 @@ class Turn:
         if tool is None:
             ending = refusals.call_of_unknown_tool(call.tool_name, self._tools)
         else:
+            ending = await self._run_tool(call, tool)
+        self._record.keep_answer(call, model_text(ending))
+        await self._complete(call.call_id, ending)
+
+    async def _run_tool(self, call: ToolCall, tool: RegisteredTool) -> InvocationEnding:
+        with self._trace.tool(call.tool_name, call.call_id) as span:
             ending = await self._services.dispatcher.run(
                 call=call,
                 tool=tool,
                 context=InvocationContext(
                     turn_id=self.spec.turn_id,
                     conversation_id=self._context.conversation_id,
-                    trace_context=self.spec.trace_context,
+                    trace_context=TraceContext(**span.carrier),
                 ),
                 on_progress=lambda message, fraction: self._offer(
                     ToolCallProgress(call.call_id, message, fraction)
                 ),
             )
-        self._record.keep_answer(call, model_text(ending))
-        await self._complete(call.call_id, ending)
+            trace_call_ending(span, ending)
+        return ending
+
+    def _open_calls_of(self, reader: StepReader) -> None:
+        now = self._services.clock.now()
+        self._open_calls = {call_id: _OpenCall(now) for call_id in reader.call_ids}
 
     async def _complete(self, call_id: str, ending: InvocationEnding) -> None:
-        wait_s = self._services.clock.now() - self._open_calls.pop(call_id)
+        """Tells a call's ending: the first one, should a cancel have cut the telling short."""
+        call = self._open_calls[call_id]
+        call.ending = ending = call.ending or ending
+        wait_s = self._services.clock.now() - call.ready_at
         await self._emit(
             ToolCallCompleted(call_id, ending.outcome, ending.result_json, ending.error, wait_s)
         )
+        del self._open_calls[call_id]
+
+    async def _tell_step_ended(self) -> None:
+        if self._step_ended is not None:
+            await self._emit(self._step_ended)
+            self._step_ended = None
 
     async def _end(self) -> TurnEnding:
         """Ends every call that is still open, tells the ending, and returns it."""
         outlived = refusals.call_outlived(self._error)
         if self._reader is not None:  # the last step was cut while it was generated
-            now = self._services.clock.now()
-            self._open_calls = dict.fromkeys(self._reader.call_ids, now)
-            await self._emit(StepCompleted(self._step, StepFinish.ABORTED, TokenUsage()))
+            self._open_calls_of(self._reader)
+            self._step_ended = StepCompleted(self._step, StepFinish.ABORTED, TokenUsage())
             self._record.keep_cut_step(self._reader.text)
         for call in self._record.unanswered:
             self._record.keep_answer(call, model_text(outlived))
         for call_id in list(self._open_calls):
             await self._complete(call_id, outlived)
+        await self._tell_step_ended()
         kept = () if self._outcome is TurnOutcome.FAILED else self._record.close()
-        completed = TurnCompleted(
-            self._outcome, self._record.text, self._error, self._watch.report()
-        )
+        report = self._watch.report()
+        completed = TurnCompleted(self._outcome, self._record.text, self._error, report)
         await self._emit(completed)
+        trace_ending(self._trace, completed)
         tail = self._record.tail if kept else self._context.tail
         return TurnEnding(completed=completed, messages=kept, tail=tail)
 
@@ -323,6 +372,16 @@ def _finish(step: Step) -> StepFinish:
     if step.message.tool_calls:
         return StepFinish.TOOL_CALLS
     return StepFinish.LENGTH if step.end.finish is Finish.LENGTH else StepFinish.STOP
+
+
+def _usage(prompt: Prompt, step: Step) -> TokenUsage:
+    end = step.end
+    return TokenUsage(
+        input_tokens=len(prompt),
+        cached_tokens=end.cached_tokens,
+        output_tokens=len(end.token_ids),
+        reasoning_tokens=end.reasoning_tokens,
+    )
 
 
 def _tool_set(tools: Sequence[RegisteredTool]) -> str:

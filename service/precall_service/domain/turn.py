@@ -56,6 +56,10 @@ class TraceContext:
     traceparent: str = ""
     tracestate: str = ""
 
+    def carrier(self) -> dict[str, str]:
+        """The two headers by their names."""
+        return {"traceparent": self.traceparent, "tracestate": self.tracestate}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnSpec:

@@ -54,7 +54,9 @@ class ConverseStream:
         On cancel (the client is gone): the turn is cancelled and everything is given back.
         """
         opening = await self._handshake()
-        with self._conversations.opened(self._tenant(), opening.transcript) as conversation:
+        with self._conversations.opened(
+            self._tenant(), opening.agent_name, opening.transcript
+        ) as conversation:
             registrations = conversation.register(opening.proposals)
             log.info("%s opened by %s", conversation.conversation_id, opening.client_name or "?")
             await self._context.write(self._opened(conversation, registrations))

@@ -31,7 +31,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     # stubs know the generator alone, which cannot hold the task group of the stream.
     async def Converse(  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: N802
         self,
-        request_iterator: AsyncIterator[agent_pb2.ConverseRequest],  # noqa: ARG002 - read by context
+        request_iterator: AsyncIterator[agent_pb2.ConverseRequest],
         context: Context,
     ) -> None:
         """See `ConverseStream`."""
@@ -40,7 +40,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
 
     async def GetServerInfo(  # noqa: N802
         self,
-        request: agent_pb2.GetServerInfoRequest,  # noqa: ARG002 - it has no fields
+        request: agent_pb2.GetServerInfoRequest,
         context: grpc.aio.ServicerContext[
             agent_pb2.GetServerInfoRequest, Awaitable[agent_pb2.GetServerInfoResponse]
         ],

@@ -1,0 +1,43 @@
+"""Every span, attribute and value name that precall emits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Spans.
+INVOKE_AGENT: Final = "invoke_agent"
+CHAT: Final = "chat"
+EXECUTE_TOOL: Final = "execute_tool"
+
+# GenAI semantic conventions.
+OPERATION_NAME: Final = "gen_ai.operation.name"
+PROVIDER_NAME: Final = "gen_ai.provider.name"
+AGENT_NAME: Final = "gen_ai.agent.name"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST_STREAM: Final = "gen_ai.request.stream"
+REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+REQUEST_SEED: Final = "gen_ai.request.seed"
+RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+TOOL_NAME: Final = "gen_ai.tool.name"
+TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
+TOOL_TYPE: Final = "gen_ai.tool.type"
+TOOL_TYPE_FUNCTION: Final = "function"
+
+# General conventions.
+ERROR_TYPE: Final = "error.type"
+
+# Ours: `gen_ai` may not be extended.
+TURN_ID: Final = "precall.turn.id"
+TURN_OUTCOME: Final = "precall.turn.outcome"
+TURN_QUEUE_TIME: Final = "precall.turn.queue_time"
+TURN_STEPS: Final = "precall.turn.steps"
+TURN_TOOL_CALLS: Final = "precall.turn.tool_calls"
+TENANT: Final = "precall.tenant"
+TOOL_OUTCOME: Final = "precall.tool.outcome"
