@@ -20,7 +20,14 @@ from opentelemetry.util.types import AttributeValue
 
 from precall_tracing import names
 
+__all__ = ["OpenSpan", "StepSettings", "Tracer", "TurnTrace", "Usage", "default_tracer"]
+
 _PROPAGATOR = TraceContextTextMapPropagator()
+
+
+def default_tracer() -> Tracer:
+    """Records where the SDK was set up (`setup.exported_traces`), and costs nothing elsewhere."""
+    return trace.get_tracer("precall")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +105,7 @@ class TurnTrace(OpenSpan):
 
     def __init__(
         self,
+        tracer: Tracer,
         *,
         parent: Mapping[str, str],
         conversation_id: str,
@@ -106,7 +114,7 @@ class TurnTrace(OpenSpan):
         agent_name: str,
         model: str,
     ) -> None:
-        self._tracer: Tracer = trace.get_tracer("precall")
+        self._tracer = tracer
         self._model = model
         self._shared: dict[str, AttributeValue] = {names.CONVERSATION_ID: conversation_id}
         if agent_name:

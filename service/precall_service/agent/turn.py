@@ -15,7 +15,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from precall_service.admission import Admission, GrowthRecord, Share
 from precall_service.agent import refusals
@@ -61,7 +61,7 @@ from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.dispatch import Dispatcher, InvocationContext
 from precall_service.tools.endings import InvocationEnding, model_text
 from precall_service.tools.toolset import RegisteredTool
-from precall_tracing.turns import TurnTrace
+from precall_tracing.turns import Tracer, TurnTrace, default_tracer
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class TurnServices:
     growth: GrowthRecord
     dispatcher: Dispatcher
     clock: Clock
+    tracer: Tracer = field(default_factory=default_tracer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,7 @@ class Turn:
         self._record = TurnRecord(context.transcript, context.tail, spec.text)
         self._watch = Stopwatch(services.clock)
         self._trace = TurnTrace(
+            services.tracer,
             parent=spec.trace_context.carrier(),
             conversation_id=context.conversation_id,
             tenant=context.tenant,
