@@ -66,7 +66,7 @@ async def _serve(
     settings: Settings, factory: EngineFactory, model: str, on_progress: Progress
 ) -> AsyncGenerator[Service]:
     clock = LoopClock()
-    engines = EngineSupervisor(factory, settings.engine.restart_policy())
+    engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
     admission = Admission(clock, settings.admission.limits())
     tool_limits = settings.tools.limits()
     agent_limits = settings.conversations.limits()

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.engine.base import (
     Engine,
@@ -42,8 +43,11 @@ class RestartPolicy:
 class EngineSupervisor:
     """The engine, whether it is there or not."""
 
-    def __init__(self, factory: EngineFactory, policy: RestartPolicy | None = None) -> None:
+    def __init__(
+        self, factory: EngineFactory, clock: Clock, policy: RestartPolicy | None = None
+    ) -> None:
         self._factory = factory
+        self._clock = clock
         self._policy = policy or RestartPolicy()
         self._engine: Engine | None = None
         self._info: EngineInfo | None = None
@@ -136,12 +140,11 @@ class EngineSupervisor:
 
         On cancel: the engine is left to `close`.
         """
-        loop = asyncio.get_running_loop()
         backoff_s = 0.0
         while self._state is EngineState.READY and self._engine is not None:
-            ready_at = loop.time()
+            ready_at = self._clock.now()
             await self._engine.wait_dead()
-            if loop.time() - ready_at >= self._policy.stable_s:
+            if self._clock.now() - ready_at >= self._policy.stable_s:
                 backoff_s = 0.0
             log.error("the engine died; starting it again in %g s", backoff_s)
             self._become(EngineState.RESTARTING)
@@ -157,7 +160,7 @@ class EngineSupervisor:
         """Starts engines until one runs or none can; returns the next death's backoff."""
         while True:
             await self.close()
-            await asyncio.sleep(backoff_s)
+            await self._wait(backoff_s)
             backoff_s = min(
                 max(2 * backoff_s, self._policy.backoff_first_s), self._policy.backoff_max_s
             )
@@ -173,6 +176,14 @@ class EngineSupervisor:
             self._install(engine)
             log.warning("the engine serves again")
             return backoff_s
+
+    async def _wait(self, seconds: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_later(seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
 
     def _install(self, engine: Engine) -> None:
         self._engine = engine
