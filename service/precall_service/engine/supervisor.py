@@ -158,8 +158,8 @@ class EngineSupervisor:
 
     async def _replace(self, backoff_s: float) -> float:
         """Starts engines until one runs or none can; returns the next death's backoff."""
+        await self._clear_away()
         while True:
-            await self.close()
             await self._wait(backoff_s)
             backoff_s = min(
                 max(2 * backoff_s, self._policy.backoff_first_s), self._policy.backoff_max_s
@@ -176,6 +176,13 @@ class EngineSupervisor:
             self._install(engine)
             log.warning("the engine serves again")
             return backoff_s
+
+    async def _clear_away(self) -> None:
+        """Ends what is left of a dead engine; a failure of that must not end the restarts too."""
+        try:
+            await self.close()
+        except Exception:  # whatever a dead engine can still raise: the next start will tell
+            log.exception("the dead engine could not be cleared away")
 
     async def _wait(self, seconds: float) -> None:
         over = asyncio.Event()
