@@ -1,0 +1,275 @@
+"""One engine is kept running: its start, its deaths, and what others are told meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from precall_service.domain.errors import Code, Reason, ServiceError
+from precall_service.engine.base import EngineStartError, EngineState, Progress
+from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
+from tests.support.clock import ManualClock, settle
+from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
+
+POLICY = RestartPolicy(backoff_first_s=1.0, backoff_max_s=8.0, stable_s=300.0, retry_hint_s=5.0)
+
+
+def engine() -> ScriptedEngine:
+    return ScriptedEngine([])
+
+
+def no_progress(stage: str, fraction: float | None) -> None:
+    """Nobody looks at a start here."""
+
+
+class Starts:
+    """What the next starts do: nothing, or what they raise. With none left, they succeed."""
+
+    def __init__(self, *failures: Exception | None) -> None:
+        self._failures = list(failures)
+        self.count = 0
+
+    def __call__(self) -> ScriptedEngine:
+        self.count += 1
+        failure = self._failures.pop(0) if self._failures else None
+        if failure is not None:
+            raise failure
+        return engine()
+
+
+class Kept:
+    """A supervisor that runs on time of its own."""
+
+    def __init__(self, make: Callable[[], ScriptedEngine]) -> None:
+        self.clock = ManualClock()
+        self.factory = ScriptedFactory(make)
+        self.supervisor = EngineSupervisor(self.factory, self.clock, POLICY)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
+        """Started, and watched until the block ends."""
+        await self.supervisor.start(no_progress)
+        watching = asyncio.create_task(self.supervisor.run())
+        await settle()
+        try:
+            yield watching
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+            await self.supervisor.close()
+            assert self.clock.pending == 0
+
+    async def kill(self) -> None:
+        self.factory.started[-1].die()
+        await settle()
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await settle()
+
+
+def unavailable(supervisor: EngineSupervisor) -> ServiceError:
+    with pytest.raises(ServiceError) as caught:
+        supervisor.engine()
+    assert supervisor.running is None
+    assert caught.value.reason is Reason.ENGINE_UNAVAILABLE
+    assert caught.value.code is Code.UNAVAILABLE
+    return caught.value
+
+
+async def test_it_starts() -> None:
+    kept = Kept(engine)
+    assert kept.supervisor.state is EngineState.STARTING
+    assert kept.supervisor.info is None
+    error = unavailable(kept.supervisor)
+    assert "is starting" in error.message
+    assert error.retry_after_s == POLICY.retry_hint_s
+
+    assert await kept.supervisor.start(no_progress) == INFO
+    assert kept.supervisor.state is EngineState.READY
+    assert kept.supervisor.info == INFO
+    assert kept.supervisor.engine() is kept.supervisor.running is kept.factory.started[0]
+    await kept.supervisor.close()
+
+
+async def test_a_start_tells_its_progress() -> None:
+    told: list[tuple[str, float | None]] = []
+    kept = Kept(engine)
+    await kept.supervisor.start(lambda stage, fraction: told.append((stage, fraction)))
+    assert told
+    await kept.supervisor.close()
+
+
+@pytest.mark.parametrize("failure", [EngineStartError("no such model"), OSError("no memory")])
+async def test_a_first_start_that_fails_is_final(failure: Exception) -> None:
+    kept = Kept(Starts(failure))
+    with pytest.raises(type(failure)):
+        await kept.supervisor.start(no_progress)
+    assert kept.supervisor.state is EngineState.FAILED
+    assert unavailable(kept.supervisor).retry_after_s is None
+
+
+async def test_a_first_start_that_is_cancelled_is_final() -> None:
+    async def never(on_progress: Progress) -> ScriptedEngine:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    supervisor = EngineSupervisor(never, ManualClock(), POLICY)
+    starting = asyncio.create_task(supervisor.start(no_progress))
+    await settle()
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+    assert supervisor.state is EngineState.FAILED
+
+
+async def test_a_dead_engine_is_replaced_at_once() -> None:
+    kept = Kept(engine)
+    async with kept.running():
+        await kept.kill()
+        assert kept.supervisor.state is EngineState.RESTARTING
+        assert kept.supervisor.info == INFO
+        error = unavailable(kept.supervisor)
+        assert "died" in error.message
+        assert error.retry_after_s == POLICY.retry_hint_s
+        assert kept.factory.started[0].closed
+
+        await kept.advance(0)
+        assert kept.supervisor.state is EngineState.READY
+        assert kept.supervisor.engine() is kept.factory.started[1]
+
+
+async def test_deaths_in_a_row_are_waited_out_longer_and_longer() -> None:
+    kept = Kept(engine)
+    async with kept.running():
+        for restart, backoff_s in enumerate([0, 1, 2, 4, 8, 8], start=2):
+            await kept.kill()
+            if backoff_s:
+                await kept.advance(backoff_s - 0.001)
+                assert kept.supervisor.state is EngineState.RESTARTING
+            await kept.advance(0.001)
+            assert kept.supervisor.state is EngineState.READY
+            assert len(kept.factory.started) == restart
+
+
+async def test_failed_restarts_are_waited_out_longer_and_longer() -> None:
+    starts = Starts(None, *[OSError("no memory")] * 5)
+    kept = Kept(starts)
+    async with kept.running():
+        await kept.kill()
+        for attempts, backoff_s in enumerate([0, 1, 2, 4, 8], start=2):
+            if backoff_s:
+                await kept.advance(backoff_s - 0.001)
+                assert starts.count == attempts - 1
+            await kept.advance(0.001)
+            assert starts.count == attempts
+            assert kept.supervisor.state is EngineState.RESTARTING
+        await kept.advance(8)
+        assert kept.supervisor.state is EngineState.READY
+
+
+async def test_an_engine_that_lived_long_is_replaced_at_once_again() -> None:
+    kept = Kept(engine)
+    async with kept.running():
+        for _ in range(3):
+            await kept.kill()
+            await kept.advance(8)
+        await kept.advance(POLICY.stable_s)
+        await kept.kill()
+        await kept.advance(0)
+        assert kept.supervisor.state is EngineState.READY
+
+
+async def test_an_engine_that_cannot_start_any_more_is_given_up() -> None:
+    kept = Kept(Starts(None, OSError("once more"), EngineStartError("the weights are gone")))
+    async with kept.running() as watching:
+        await kept.kill()
+        await kept.advance(0)
+        assert kept.supervisor.state is EngineState.RESTARTING
+        await kept.advance(1)
+        assert kept.supervisor.state is EngineState.FAILED
+        assert watching.done()
+        error = unavailable(kept.supervisor)
+        assert error.retry_after_s is None
+        assert "does not start again" in error.message
+
+
+async def test_a_dead_engine_that_cannot_be_cleared_away_is_replaced_all_the_same() -> None:
+    class Stubborn(ScriptedEngine):
+        async def close(self) -> None:
+            raise OSError("its process does not answer")
+
+    engines = [Stubborn([]), engine()]
+    kept = Kept(lambda: engines.pop(0))
+    async with kept.running():
+        await kept.kill()
+        await kept.advance(0)
+        assert kept.supervisor.state is EngineState.READY
+
+
+async def test_closed_while_it_waits_to_start_again() -> None:
+    kept = Kept(Starts(None, OSError("no memory")))
+    async with kept.running():
+        await kept.kill()
+        await kept.advance(0)
+        assert kept.clock.pending == 1
+    await kept.supervisor.close()
+    assert len(kept.factory.started) == 1
+
+
+async def test_states_are_told_one_by_one_to_who_keeps_up() -> None:
+    kept = Kept(engine)
+    told: list[EngineState] = []
+
+    async def follow() -> None:
+        async for state in kept.supervisor.states():
+            told.extend((state,))
+
+    following = asyncio.create_task(follow())
+    await settle()
+    async with kept.running():
+        await kept.kill()
+        await kept.advance(0)
+        await kept.kill()
+    assert told == [
+        EngineState.STARTING,
+        EngineState.READY,
+        EngineState.RESTARTING,
+        EngineState.READY,
+        EngineState.RESTARTING,
+    ]
+    following.cancel()
+    await asyncio.wait([following])
+
+
+async def test_a_slow_reader_of_states_gets_the_latest() -> None:
+    kept = Kept(Starts(None, EngineStartError("gone")))
+    async with aclosing(kept.supervisor.states()) as states:
+        assert await anext(states) is EngineState.STARTING
+        async with kept.running():
+            await kept.kill()
+            await kept.advance(0)
+        assert await anext(states) is EngineState.FAILED
+
+
+async def test_a_state_that_came_back_is_not_told_twice() -> None:
+    kept = Kept(engine)
+    async with aclosing(kept.supervisor.states()) as states, kept.running():
+        assert await anext(states) is EngineState.READY
+        await kept.kill()
+        await kept.advance(0)
+        waiting = asyncio.ensure_future(anext(states))
+        await settle()
+        assert not waiting.done()
+        await kept.kill()
+        assert await waiting is EngineState.RESTARTING
+
+
+async def test_the_error_of_a_turn_that_went_down_with_the_engine() -> None:
+    supervisor = EngineSupervisor(ScriptedFactory(engine), ManualClock(), POLICY)
+    error = supervisor.died()
+    assert error.reason is Reason.ENGINE_UNAVAILABLE
+    assert error.retry_after_s == POLICY.retry_hint_s
