@@ -1,0 +1,85 @@
+"""From what a handler answered to the ending of its call."""
+
+from __future__ import annotations
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.json import JsonError, parse
+from precall_service.tools.declarations import ToolLimits
+from precall_service.tools.endings import InvocationEnding
+from precall_service.tools.link import HandlerAnswer, HandlerCancelled, HandlerError, HandlerResult
+from precall_service.tools.schema import MismatchError
+from precall_service.tools.text import shorten
+from precall_service.tools.toolset import RegisteredTool
+
+TYPE_CHARS_MAX = 100
+MESSAGE_CHARS_MAX = 2000
+
+
+def read_answer(
+    tool: RegisteredTool, answer: HandlerAnswer, limits: ToolLimits
+) -> InvocationEnding:
+    """The ending that the answer makes.
+
+    Raises:
+        ServiceError: TOO_LARGE or RESULT_INVALID, the result cannot be used.
+    """
+    match answer:
+        case HandlerResult(result_json):
+            _check_result(tool, result_json, limits.result_bytes_max)
+            return InvocationEnding.of_result(result_json)
+        case HandlerError(kind, message):
+            return InvocationEnding.of_error(_handler_failed(tool, kind, message))
+        case HandlerCancelled():
+            return InvocationEnding.of_error(
+                ServiceError(
+                    Reason.CANCELLED,
+                    f"tool {tool.name!r} stopped before it had a result",
+                    metadata={"tool_name": tool.name},
+                )
+            )
+
+
+def _check_result(tool: RegisteredTool, result_json: str, bytes_max: int) -> None:
+    size = len(result_json.encode())
+    if size > bytes_max:
+        raise _result_error(
+            Reason.TOO_LARGE,
+            tool,
+            f"has {size} bytes, the limit is {bytes_max}; ask for less",
+            size=str(size),
+            limit=str(bytes_max),
+        )
+    try:
+        value = parse(result_json)
+    except JsonError as error:
+        raise _result_error(Reason.RESULT_INVALID, tool, f"is not JSON text: {error}") from None
+    if tool.result is None:
+        return
+    try:
+        tool.result.check(value, root="result")
+    except MismatchError as error:
+        raise _result_error(
+            Reason.RESULT_INVALID, tool, f"breaks its output schema: {error}"
+        ) from None
+
+
+def _result_error(
+    reason: Reason, tool: RegisteredTool, message: str, **metadata: str
+) -> ServiceError:
+    return ServiceError(
+        reason,
+        f"the result of tool {tool.name!r} {message}",
+        field="invocation_result.result_json",
+        metadata={"tool_name": tool.name, **metadata},
+    )
+
+
+def _handler_failed(tool: RegisteredTool, kind: str, message: str) -> ServiceError:
+    return ServiceError(
+        Reason.RESULT_INVALID,
+        shorten(message, MESSAGE_CHARS_MAX) or f"tool {tool.name!r} failed without a message",
+        metadata={
+            "tool_name": tool.name,
+            "handler_error_type": shorten(kind, TYPE_CHARS_MAX) or "handler_error",
+        },
+    )

@@ -1,0 +1,236 @@
+"""From what a client proposes as a tool to a declaration that the service stands by.
+
+Never: which tools there are already (`toolset`), handlers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.json import JsonError, JsonObject, dump, parse_object
+from precall_service.domain.tools import TOOL_NAME, CacheScope, ToolDeclaration, ToolEffects
+from precall_service.tools.schema import Schema, SchemaError
+from precall_service.tools.text import shorten
+
+VERSION_BYTES_MAX = 128
+RESOURCES_MAX = 64
+"""Templates in one of `reads` and `writes`."""
+RESOURCE_BYTES_MAX = 256
+
+_NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLimits:
+    """What the service allows of tools. Sizes in bytes of UTF-8."""
+
+    tools_max: int
+    schema_bytes_max: int
+    description_bytes_max: int
+    arguments_bytes_max: int
+    result_bytes_max: int
+    timeout_default_s: float
+    timeout_max_s: float
+    concurrency_default: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolProposal:
+    """A tool as its owner declares it, unchecked.
+
+    Empty texts, None and 0 are what the owner left unset.
+    """
+
+    name: str
+    version: str = ""
+    description: str = ""
+    input_schema_json: str = ""
+    output_schema_json: str = ""
+    effects: ToolEffects = field(default_factory=ToolEffects)
+    timeout_s: float | None = None
+    max_concurrency: int = 0
+    rate_limit: int = 0
+    cache_ttl_s: float = 0.0
+    cache_scope: CacheScope = CacheScope.CONVERSATION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedTool:
+    """A declaration, and its schemas ready to check values with."""
+
+    declaration: ToolDeclaration
+    arguments: Schema
+    result: Schema | None
+
+
+def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> CheckedTool:
+    """The declaration that the proposal makes; `path` stands before the field in errors.
+
+    Raises:
+        ServiceError: TOOL_NAME_INVALID, TOO_LARGE, TOOL_SCHEMA_INVALID, FIELD_INVALID, or
+            NOT_SERVED for what would be unsafe to ignore.
+    """
+    _check_name(proposal.name, path)
+    checker = _Checker(proposal.name, path)
+    checker.size("description", proposal.description, limits.description_bytes_max)
+    checker.size("version", proposal.version, VERSION_BYTES_MAX)
+    _check_effects(checker, proposal)
+    if proposal.rate_limit:
+        raise checker.error(
+            Reason.NOT_SERVED, "rate_limit", "this server does not limit rates yet; leave it at 0"
+        )
+    if not 0 <= proposal.cache_ttl_s < float("inf"):
+        raise checker.error(Reason.FIELD_INVALID, "cache.ttl", "must be zero or longer")
+    timeout_s = limits.timeout_default_s if proposal.timeout_s is None else proposal.timeout_s
+    if not 0 < timeout_s <= limits.timeout_max_s:
+        raise checker.error(
+            Reason.FIELD_INVALID,
+            "timeout",
+            f"{timeout_s:g} s is outside of what is allowed: more than 0, at most"
+            f" {limits.timeout_max_s:g} s",
+            limit=f"{limits.timeout_max_s:g}",
+        )
+    input_schema, arguments = _input_schema(checker, proposal, limits)
+    output_schema, result = None, None
+    if proposal.output_schema_json:
+        output_schema, result = checker.schema(
+            "output_schema_json", proposal.output_schema_json, limits.schema_bytes_max
+        )
+    declaration = ToolDeclaration(
+        name=proposal.name,
+        version=proposal.version or _digest(proposal, input_schema, output_schema),
+        description=proposal.description,
+        input_schema=input_schema,
+        output_schema=output_schema,
+        effects=proposal.effects,
+        timeout_s=timeout_s,
+        max_concurrency=proposal.max_concurrency or limits.concurrency_default,
+        cache_ttl_s=proposal.cache_ttl_s,
+        cache_scope=proposal.cache_scope,
+    )
+    return CheckedTool(declaration=declaration, arguments=arguments, result=result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checker:
+    """Checks of one tool's fields; its errors name tool, field and limit."""
+
+    tool_name: str
+    path: str
+
+    def error(self, reason: Reason, name: str, message: str, **metadata: str) -> ServiceError:
+        return ServiceError(
+            reason,
+            f"{name} of tool {self.tool_name!r}: {message}",
+            field=f"{self.path}{name}",
+            metadata={"tool_name": self.tool_name, **metadata},
+        )
+
+    def size(self, name: str, text: str, bytes_max: int) -> None:
+        size = len(text.encode())
+        if size > bytes_max:
+            raise self.error(
+                Reason.TOO_LARGE,
+                name,
+                f"{size} bytes, the limit is {bytes_max}; shorten it",
+                size=str(size),
+                limit=str(bytes_max),
+            )
+
+    def schema(self, name: str, text: str, bytes_max: int) -> tuple[JsonObject, Schema]:
+        self.size(name, text, bytes_max)
+        try:
+            value = parse_object(text)
+        except JsonError as error:
+            raise self.error(
+                Reason.TOOL_SCHEMA_INVALID, name, f"must be the JSON text of an object: {error}"
+            ) from None
+        try:
+            # Numbers beyond a double and lone surrogates parse, and could not be written again.
+            dump(value).encode()
+        except ValueError:
+            raise self.error(
+                Reason.TOOL_SCHEMA_INVALID,
+                name,
+                "holds a number or a character that JSON in UTF-8 cannot carry",
+            ) from None
+        except RecursionError:
+            raise self.error(Reason.TOOL_SCHEMA_INVALID, name, "nested too deeply") from None
+        try:
+            return value, Schema(value)
+        except SchemaError as error:
+            raise self.error(
+                Reason.TOOL_SCHEMA_INVALID, name, f"not a JSON Schema (2020-12) for a tool: {error}"
+            ) from None
+
+
+def _check_name(name: str, path: str) -> None:
+    if not TOOL_NAME.fullmatch(name):
+        raise ServiceError(
+            Reason.TOOL_NAME_INVALID,
+            f"{shorten(name, 80)!r} is not a tool name: use 1 to 64 of A-Z a-z 0-9 _ and -",
+            field=f"{path}name",
+        )
+
+
+def _check_effects(checker: _Checker, proposal: ToolProposal) -> None:
+    effects = proposal.effects
+    if effects.requires_approval:
+        raise checker.error(
+            Reason.NOT_SERVED,
+            "effects.requires_approval",
+            "this server cannot ask for approval yet (CAPABILITY_APPROVALS is not listed), and"
+            " running it without would be unsafe; do not register it here",
+            capability="CAPABILITY_APPROVALS",
+        )
+    if effects.read_only and effects.writes:
+        raise checker.error(
+            Reason.FIELD_INVALID,
+            "effects.writes",
+            "the tool is declared read_only and writes resources; drop one of the two",
+        )
+    for name, templates in (("effects.reads", effects.reads), ("effects.writes", effects.writes)):
+        if len(templates) > RESOURCES_MAX:
+            raise checker.error(
+                Reason.TOO_LARGE,
+                name,
+                f"{len(templates)} templates, the limit is {RESOURCES_MAX}; use wider ones",
+                size=str(len(templates)),
+                limit=str(RESOURCES_MAX),
+            )
+        for index, template in enumerate(templates):
+            checker.size(f"{name}[{index}]", template, RESOURCE_BYTES_MAX)
+
+
+def _input_schema(
+    checker: _Checker, proposal: ToolProposal, limits: ToolLimits
+) -> tuple[JsonObject, Schema]:
+    if not proposal.input_schema_json:
+        return _NO_ARGUMENTS, Schema(_NO_ARGUMENTS)
+    value, schema = checker.schema(
+        "input_schema_json", proposal.input_schema_json, limits.schema_bytes_max
+    )
+    if value.get("type") != "object":
+        raise checker.error(
+            Reason.TOOL_SCHEMA_INVALID,
+            "input_schema_json",
+            '$.type: arguments are always an object; set "type": "object"',
+        )
+    return value, schema
+
+
+def _digest(
+    proposal: ToolProposal, input_schema: JsonObject, output_schema: JsonObject | None
+) -> str:
+    """A version that changes whenever the meaning of a call or of its result may have changed."""
+    parts = {
+        "name": proposal.name,
+        "description": proposal.description,
+        "input_schema": input_schema,
+        "output_schema": output_schema,
+    }
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

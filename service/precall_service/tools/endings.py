@@ -1,0 +1,58 @@
+"""How a call ended, and what the model is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.json import dump, parse
+from precall_service.domain.turn import CallOutcome
+
+_OUTCOMES = {
+    Reason.TOOL_UNAVAILABLE: CallOutcome.UNAVAILABLE,
+    Reason.TOOL_TIMEOUT: CallOutcome.TIMEOUT,
+    Reason.CANCELLED: CallOutcome.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvocationEnding:
+    """The one ending of a call: `result_json` goes with RESULT, `error` with all else."""
+
+    outcome: CallOutcome
+    result_json: str = ""
+    error: ServiceError | None = None
+
+    @staticmethod
+    def of_result(result_json: str) -> InvocationEnding:
+        """The handler returned this."""
+        return InvocationEnding(outcome=CallOutcome.RESULT, result_json=result_json)
+
+    @staticmethod
+    def of_error(error: ServiceError) -> InvocationEnding:
+        """There is no result, for this reason; the outcome follows from it."""
+        outcome = _OUTCOMES.get(error.reason, CallOutcome.ERROR)
+        return InvocationEnding(outcome=outcome, error=error)
+
+
+def model_text(ending: InvocationEnding) -> str:
+    """The text of the tool message that answers the call.
+
+    A result is its JSON text as the handler wrote it; only a string stands without quotes and
+    escapes, which would be noise to the model. Anything else is one JSON object, `error`, with a
+    `type` and a `message` that the model can act on.
+    """
+    if ending.error is None:
+        return _plain(ending.result_json)
+    error = ending.error
+    kind = error.metadata.get("handler_error_type") or error.reason.name.lower()
+    return dump({"error": {"type": kind, "message": error.message}})
+
+
+def _plain(result_json: str) -> str:
+    if not result_json.lstrip().startswith('"'):
+        return result_json
+    text = parse(result_json)
+    assert isinstance(text, str)
+    # JSON can spell half a surrogate pair; UTF-8, and so every tokenizer, cannot.
+    return text.encode(errors="replace").decode()

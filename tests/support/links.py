@@ -1,0 +1,52 @@
+"""A process that holds handlers, as a test plays it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.tools.link import CancelReason, Invocation
+
+
+class RecordingLink:
+    """A `HandlerLink` that keeps what it is sent.
+
+    Not `taking`: it takes nothing, as when its queue is full. After `break_off`
+    it refuses, as when it is gone.
+    """
+
+    def __init__(self) -> None:
+        self.invocations: list[Invocation] = []
+        self.cancels: list[tuple[str, CancelReason]] = []
+        self.broken = False
+        self._moves = asyncio.Event()
+        self._moves.set()
+
+    @property
+    def taking(self) -> bool:
+        return self._moves.is_set()
+
+    @taking.setter
+    def taking(self, taking: bool) -> None:
+        if taking:
+            self._moves.set()
+        else:
+            self._moves.clear()
+
+    def break_off(self) -> None:
+        """Whoever waits for room, or comes later, is refused."""
+        self.broken = True
+        self._moves.set()
+
+    async def invoke(self, invocation: Invocation) -> None:
+        await self._accept()
+        self.invocations.append(invocation)
+
+    async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
+        await self._accept()
+        self.cancels.append((invocation_id, reason))
+
+    async def _accept(self) -> None:
+        await self._moves.wait()
+        if self.broken:
+            raise ServiceError(Reason.TOOL_UNAVAILABLE, "the stream has ended")

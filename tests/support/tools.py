@@ -1,0 +1,26 @@
+"""Builders of tools."""
+
+from __future__ import annotations
+
+from precall_service.tools.declarations import ToolLimits
+
+CITY_SCHEMA = """{
+  "type": "object",
+  "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1}},
+  "required": ["city"],
+  "additionalProperties": false
+}"""
+
+
+def tool_limits(*, tools_max: int = 8, timeout_default_s: float = 30.0) -> ToolLimits:
+    """Limits small enough to be reached in a test."""
+    return ToolLimits(
+        tools_max=tools_max,
+        schema_bytes_max=4096,
+        description_bytes_max=256,
+        arguments_bytes_max=1024,
+        result_bytes_max=1024,
+        timeout_default_s=timeout_default_s,
+        timeout_max_s=60.0,
+        concurrency_default=4,
+    )

@@ -1,0 +1,58 @@
+"""What the model is told of each ending."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.turn import CallOutcome
+from precall_service.tools.endings import InvocationEnding, model_text
+
+
+@pytest.mark.parametrize(
+    ("result_json", "text"),
+    [
+        ('{"a": 1}', '{"a": 1}'),
+        ("null", "null"),
+        ("3", "3"),
+        ('"18 °C\\nsunny"', "18 °C\nsunny"),
+        (' "x" ', "x"),
+        ('""', ""),
+        ('["\\ud800"]', '["\\ud800"]'),
+        ('"half \\ud800"', "half ?"),
+    ],
+)
+def test_result_is_given_as_it_is_but_for_strings(result_json: str, text: str) -> None:
+    ending = InvocationEnding.of_result(result_json)
+    assert ending.outcome is CallOutcome.RESULT
+    assert model_text(ending) == text
+    text.encode()
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        (Reason.TOOL_TIMEOUT, CallOutcome.TIMEOUT),
+        (Reason.TOOL_UNAVAILABLE, CallOutcome.UNAVAILABLE),
+        (Reason.CANCELLED, CallOutcome.CANCELLED),
+        (Reason.ARGUMENTS_INVALID, CallOutcome.ERROR),
+        (Reason.TOO_LARGE, CallOutcome.ERROR),
+    ],
+)
+def test_error_is_one_object(reason: Reason, outcome: CallOutcome) -> None:
+    ending = InvocationEnding.of_error(ServiceError(reason, "why"))
+    assert ending.outcome is outcome
+    assert json.loads(model_text(ending)) == {
+        "error": {"type": reason.name.lower(), "message": "why"}
+    }
+
+
+def test_handler_error_has_the_type_that_the_handler_gave() -> None:
+    error = ServiceError(
+        Reason.RESULT_INVALID, "no such city", metadata={"handler_error_type": "LookupError"}
+    )
+    assert model_text(InvocationEnding.of_error(error)) == (
+        '{"error":{"type":"LookupError","message":"no such city"}}'
+    )
