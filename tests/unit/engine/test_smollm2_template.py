@@ -19,7 +19,7 @@ TOOLS = [
             "description": "Weather now.",
             "parameters": {
                 "type": "object",
-                "properties": {"city": {"type": "string"}},
+                "properties": {"city": {"type": "string", "title": "City"}},
                 "required": ["city"],
             },
         },
@@ -66,7 +66,10 @@ def test_a_system_message_takes_the_place_of_ours(role: str) -> None:
 
     assert rendered.startswith("<|im_start|>system\nBe brief.\n\n")
     assert rendered.count("Be brief.") == 1
-    assert '\n{"name": "get_weather", "description": "Weather now.", "parameters": ' in rendered
+    assert (
+        '\n{"name": "get_weather", "description": "Weather now.", '
+        '"parameters": {"city": {"type": "string"}}}\n'
+    ) in rendered
     assert '\n{"name": "ping", "description": "", "parameters": {}}\n</tools>' in rendered
 
 
