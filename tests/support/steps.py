@@ -55,6 +55,7 @@ def declared(name: str, description: str = "", schema: str = CITY) -> ToolDeclar
     return ToolDeclaration(
         name=name,
         version="1",
+        digest=name,
         description=description or f"The {name.removeprefix('get_')} in a city.",
         input_schema=parse_object(schema),
         output_schema=None,

@@ -74,8 +74,11 @@ class Conversation:
 
     # What the client says.
 
-    def register(self, proposals: Sequence[ToolProposal]) -> tuple[Registration, ...]:
-        """Declares or updates inline tools; a running turn keeps those that it began with."""
+    def register(self, proposals: Sequence[ToolProposal], *, path: str) -> tuple[Registration, ...]:
+        """Declares or updates inline tools; a running turn keeps those that it began with.
+
+        `path` is where they stand in the client's frame, for errors.
+        """
         engine = self._services.engines.info
         if proposals and engine is not None and Feature.TOOL_CALLS not in engine.features:
             refused = ServiceError(
@@ -85,11 +88,12 @@ class Conversation:
                 "--tool-call-parser",
             )
             return tuple(Registration(name=p.name, version="", error=refused) for p in proposals)
-        return tuple(self._toolset.register(proposals))
+        return tuple(self._toolset.register(proposals, path=path))
 
     async def register_tools(self, frame: int, proposals: Sequence[ToolProposal]) -> None:
         """Registers, and answers with one ToolsRegistered."""
-        await self.outbox.put(ToolsRegistered(frame, self.register(proposals)))
+        registrations = self.register(proposals, path="register_tools.tools")
+        await self.outbox.put(ToolsRegistered(frame, registrations))
 
     async def withdraw_tools(self, frame: int, names: Sequence[str]) -> None:
         """Withdraws, and answers with one ToolsWithdrawn."""

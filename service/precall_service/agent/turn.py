@@ -388,5 +388,5 @@ def _usage(prompt: Prompt, step: Step) -> TokenUsage:
 
 def _tool_set(tools: Sequence[RegisteredTool]) -> str:
     """Names a set of tools: turns with the same tools grow alike."""
-    names = sorted(f"{tool.declaration.name}@{tool.declaration.version}" for tool in tools)
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16] if names else "-"
+    digests = sorted(tool.declaration.digest for tool in tools)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

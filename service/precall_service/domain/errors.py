@@ -20,6 +20,7 @@ class Code(enum.Enum):
     """The gRPC status codes that precall uses, by their numbers in google/rpc/code.proto."""
 
     CANCELLED = 1
+    UNKNOWN = 2
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
@@ -66,6 +67,7 @@ class Reason(enum.Enum):
     TOOL_TIMEOUT = (48, Code.DEADLINE_EXCEEDED)
     APPROVAL_UNKNOWN = (49, Code.NOT_FOUND)
     TOOL_CHOICE_INVALID = (50, Code.INVALID_ARGUMENT)
+    TOOL_FAILED = (51, Code.UNKNOWN)
 
     ENGINE_UNAVAILABLE = (60, Code.UNAVAILABLE)
     ENGINE_FAILED = (61, Code.INTERNAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -24,9 +25,18 @@ def parse(text: str) -> JsonValue:
             RFC 8785 leave without a meaning, and for nesting deeper than Python can follow.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_names)
+        return json.loads(
+            text,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique_names,
+        )
     except json.JSONDecodeError as error:
         raise JsonError(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+    except JsonError:
+        raise
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise JsonError("a number has too many digits") from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
 
@@ -52,13 +62,20 @@ def _refuse_constant(name: str) -> JsonValue:
     raise JsonError(f"{name} is not JSON")
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise JsonError(f"the number {digits[:40]} is too large")
+    return number
+
+
 def _unique_names(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     names = dict(pairs)
     if len(names) != len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise JsonError(f"the name {name!r} stands twice in one object")
+                raise JsonError(f"the name {name[:80]!r} stands twice in one object")
             seen.add(name)
     return names
 

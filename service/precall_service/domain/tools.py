@@ -36,11 +36,13 @@ class ToolEffects:
 class ToolDeclaration:
     """A tool that has passed the checks of registration.
 
+    `digest` names what the model is shown of it: equal digests make equal prompts and grammars.
     `timeout_s` bounds one run; `max_concurrency` the runs in flight at its host.
     """
 
     name: str
     version: str
+    digest: str
     description: str
     input_schema: JsonObject
     output_schema: JsonObject | None

@@ -76,7 +76,7 @@ def _result_error(
 
 def _handler_failed(tool: RegisteredTool, kind: str, message: str) -> ServiceError:
     return ServiceError(
-        Reason.RESULT_INVALID,
+        Reason.TOOL_FAILED,
         shorten(message, MESSAGE_CHARS_MAX) or f"tool {tool.name!r} failed without a message",
         metadata={
             "tool_name": tool.name,

@@ -99,9 +99,16 @@ def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> Ch
         output_schema, result = checker.schema(
             "output_schema_json", proposal.output_schema_json, limits.schema_bytes_max
         )
+    shown = {
+        "name": proposal.name,
+        "description": proposal.description,
+        "input_schema": input_schema,
+        "output_schema": output_schema,
+    }
     declaration = ToolDeclaration(
         name=proposal.name,
-        version=proposal.version or _digest(proposal, input_schema, output_schema),
+        version=proposal.version or _digest(shown, sort_names=True)[:16],
+        digest=_digest(shown, sort_names=False),
         description=proposal.description,
         input_schema=input_schema,
         output_schema=output_schema,
@@ -222,15 +229,10 @@ def _input_schema(
     return value, schema
 
 
-def _digest(
-    proposal: ToolProposal, input_schema: JsonObject, output_schema: JsonObject | None
-) -> str:
-    """A version that changes whenever the meaning of a call or of its result may have changed."""
-    parts = {
-        "name": proposal.name,
-        "description": proposal.description,
-        "input_schema": input_schema,
-        "output_schema": output_schema,
-    }
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+def _digest(shown: JsonObject, *, sort_names: bool) -> str:
+    """Changes whenever the meaning of a call or of its result may have changed.
+
+    The order of names means nothing to a schema, and so to a version, but it shows in prompts.
+    """
+    text = json.dumps(shown, sort_keys=sort_names, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -115,7 +115,7 @@ def test_large_schema() -> None:
         ("true", "a boolean"),
         ('{"type":"object","type":"object"}', "twice"),
         ('{"type":"object","default":NaN}', "NaN"),
-        ('{"type":"object","default":1e999}', "cannot carry"),
+        ('{"type":"object","default":1e999}', "too large"),
         ('{"type":"object","description":"\\ud800"}', "cannot carry"),
         ("{}", '$.type: arguments are always an object; set "type": "object"'),
         ('{"type":"string"}', "$.type"),
@@ -212,3 +212,16 @@ def test_refused(change: dict[str, object], reason: Reason, field: str, says: st
     assert error.field == f"register_tools.tools[3].{field}"
     assert says in error.message
     assert "weather" in error.message
+
+
+def test_a_digest_follows_what_the_model_is_shown() -> None:
+    schemas = ('{"type":"object","properties":{"a":{},"b":{}}}',) * 2 + (
+        '{"type":"object","properties":{"b":{},"a":{}}}',
+    )
+    first, same, other = (
+        declare(dataclasses.replace(WEATHER, version="", input_schema_json=schema), LIMITS)
+        for schema in schemas
+    )
+    assert first.declaration.digest == same.declaration.digest
+    assert first.declaration.digest != other.declaration.digest
+    assert first.declaration.version == other.declaration.version

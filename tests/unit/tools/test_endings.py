@@ -51,7 +51,7 @@ def test_error_is_one_object(reason: Reason, outcome: CallOutcome) -> None:
 
 def test_handler_error_has_the_type_that_the_handler_gave() -> None:
     error = ServiceError(
-        Reason.RESULT_INVALID, "no such city", metadata={"handler_error_type": "LookupError"}
+        Reason.TOOL_FAILED, "no such city", metadata={"handler_error_type": "LookupError"}
     )
     assert model_text(InvocationEnding.of_error(error)) == (
         '{"error":{"type":"LookupError","message":"no such city"}}'

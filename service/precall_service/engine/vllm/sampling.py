@@ -53,14 +53,13 @@ class StepPlans:
         self._tokenizer = tokenizer
         self._structured_calls = structured_calls
         self._defaults = defaults
-        self._plans: OrderedDict[tuple[int, ToolChoice], StepPlan] = OrderedDict()
+        self._plans: OrderedDict[tuple[tuple[str, ...], ToolChoice], StepPlan] = OrderedDict()
 
     def plan(self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice) -> StepPlan:
-        """The plan for these tools. The same tuple is recognised; an equal one costs a new plan."""
-        key = id(tools), choice
+        """The plan for these tools, made at the first use of their digests."""
+        key = tuple(tool.digest for tool in tools), choice
         plan = self._plans.get(key)
         if plan is None:
-            # The plan holds the tuple, so its id stays its own for as long as it is a key here.
             plan = self._plans[key] = self._make(tools, choice)
             if len(self._plans) > _PLANS_MAX:
                 self._plans.popitem(last=False)

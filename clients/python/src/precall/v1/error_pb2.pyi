@@ -92,6 +92,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The tool choice names no registered tool, or asks for calls where none is registered, or the
     served model's format knows no tool calls.
     """
+    ERROR_REASON_TOOL_FAILED: _ErrorReason.ValueType  # 51
+    """UNKNOWN. The handler failed, in its own words; `handler_error_type` in the metadata is the kind it gave. The model
+    has been told.
+    """
     ERROR_REASON_ENGINE_UNAVAILABLE: _ErrorReason.ValueType  # 60
     """UNAVAILABLE, retryable. The engine is starting, restarting or died while the turn ran. Retry after RetryInfo: the
     conversation is kept as it was before the turn.
@@ -183,6 +187,10 @@ ERROR_REASON_APPROVAL_UNKNOWN: ErrorReason.ValueType  # 49
 ERROR_REASON_TOOL_CHOICE_INVALID: ErrorReason.ValueType  # 50
 """INVALID_ARGUMENT. The tool choice names no registered tool, or asks for calls where none is registered, or the
 served model's format knows no tool calls.
+"""
+ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 51
+"""UNKNOWN. The handler failed, in its own words; `handler_error_type` in the metadata is the kind it gave. The model
+has been told.
 """
 ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason.ValueType  # 60
 """UNAVAILABLE, retryable. The engine is starting, restarting or died while the turn ran. Retry after RetryInfo: the
