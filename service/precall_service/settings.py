@@ -39,6 +39,8 @@ class ServerSection(_Section):
     frame_bytes_max: Bytes = 4 << 20
     keepalive_s: PositiveFloat = 30.0
     keepalive_timeout_s: PositiveFloat = 10.0
+    handshake_s: PositiveFloat = 30.0
+    """How long a client may take to send its first frame."""
     drain_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running turns may take when the server is told to stop."""
 
@@ -51,6 +53,7 @@ class ServerSection(_Section):
             wire_bytes_max=4 * self.frame_bytes_max,
             keepalive_s=self.keepalive_s,
             keepalive_timeout_s=self.keepalive_timeout_s,
+            handshake_s=self.handshake_s,
         )
 
 

@@ -12,12 +12,13 @@ import logging
 
 import grpc.aio
 
-from precall.v1 import agent_pb2
+from precall.v1 import agent_pb2, prediction_pb2
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.agent.outbox import FrameRejected
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import TurnOutcome
+from precall_service.tools.timeout import within
 from precall_service.tools.toolset import Registration
 from precall_service.transport import frames_in, frames_out
 from precall_service.transport.server_info import ServerInfo
@@ -26,9 +27,6 @@ from precall_service.transport.statuses import not_served
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
-
-HANDSHAKE_S = 30.0
-"""How long a client may take to send its first frame."""
 
 _LATER = {
     "cancel_tool_call": "CAPABILITY_INTERJECTION",
@@ -39,10 +37,18 @@ _LATER = {
 class ConverseStream:
     """Serves one call of AgentService.Converse."""
 
-    def __init__(self, context: Context, conversations: Conversations, info: ServerInfo) -> None:
+    def __init__(
+        self,
+        context: Context,
+        conversations: Conversations,
+        info: ServerInfo,
+        *,
+        handshake_s: float,
+    ) -> None:
         self._context = context
         self._conversations = conversations
         self._info = info
+        self._handshake_s = handshake_s
         self._processed = 0
         """The highest number of a client's frame that has been processed."""
 
@@ -57,7 +63,7 @@ class ConverseStream:
         with self._conversations.opened(
             self._tenant(), opening.agent_name, opening.transcript
         ) as conversation:
-            registrations = conversation.register(opening.proposals)
+            registrations = conversation.register(opening.proposals, path="open.tools")
             log.info("%s opened by %s", conversation.conversation_id, opening.client_name or "?")
             await self._context.write(self._opened(conversation, registrations))
             async with asyncio.TaskGroup() as group:
@@ -70,10 +76,10 @@ class ConverseStream:
 
     async def _handshake(self) -> frames_in.Opening:
         try:
-            async with asyncio.timeout(HANDSHAKE_S):
+            async with within(self._info.clock, self._handshake_s):
                 frame = await self._next_frame()
         except TimeoutError:
-            raise _no_handshake(f"nothing came within {HANDSHAKE_S:g} s") from None
+            raise _no_handshake(f"nothing came within {self._handshake_s:g} s") from None
         if frame is None:
             raise _no_handshake("the stream ended before its first frame")
         self._check_frame(frame)
@@ -87,8 +93,7 @@ class ConverseStream:
                 raise _no_handshake(f"the first frame was {other or 'empty'!s}")
 
     def _tenant(self) -> str:
-        metadata = self._context.invocation_metadata() or ()
-        return frames_in.tenant({key: value for key, value in metadata if isinstance(value, str)})
+        return frames_in.tenant(self._context.invocation_metadata() or ())
 
     def _opened(
         self, conversation: Conversation, registrations: tuple[Registration, ...]
@@ -99,6 +104,9 @@ class ConverseStream:
             model=self._info.model,
             capabilities=self._info.capabilities(),
             limits=self._info.limits(),
+            speculation=prediction_pb2.SpeculationSettings(
+                mode=prediction_pb2.SPECULATION_MODE_OFF
+            ),
             registrations=map(frames_out.registration, registrations),
         )
         return agent_pb2.ConverseResponse(

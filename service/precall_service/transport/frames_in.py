@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.json import JsonError, JsonObject, parse_object
+from precall_service.domain.json import JsonError, JsonObject, dump, parse_object
 from precall_service.domain.messages import (
     AssistantMessage,
     Message,
@@ -43,19 +44,23 @@ STOP_BYTES_MAX = 256
 TEMPLATE_VARIABLES_BYTES_MAX = 16 << 10
 SEED_MAX = 2**63 - 1
 
+_TENANT_KEY = "precall-tenant"
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def tenant(metadata: dict[str, str]) -> str:
+def tenant(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The tenant that the call's metadata names.
 
     Raises:
-        ServiceError: FIELD_INVALID.
+        ServiceError: FIELD_INVALID; also for two names, as when a gateway adds one to the client's.
     """
-    name = metadata.get("precall-tenant", "default")
-    if not _TENANT.fullmatch(name):
+    names = [value for key, value in metadata if key == _TENANT_KEY] or ["default"]
+    if len(names) > 1:
+        raise _invalid(f"metadata.{_TENANT_KEY}", f"it is there {len(names)} times, once is right")
+    name = names[0]
+    if not isinstance(name, str) or not _TENANT.fullmatch(name):
         raise _invalid(
-            "metadata.precall-tenant", f"{name[:80]!r} is not 1 to 64 of A-Z a-z 0-9 . _ -"
+            f"metadata.{_TENANT_KEY}", f"{name[:80]!r} is not 1 to 64 of A-Z a-z 0-9 . _ -"
         )
     return name
 
@@ -285,10 +290,7 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
         if message.role == agent_pb2.MESSAGE_ROLE_USER:
             messages.append(UserMessage(text=message.text))
         elif message.role == agent_pb2.MESSAGE_ROLE_ASSISTANT:
-            calls = tuple(
-                _history_call(f"{path}.tool_calls[{at}]", call)
-                for at, call in enumerate(message.tool_calls)
-            )
+            calls = _history_calls(path, message)
             open_calls = {call.call_id: call.tool_name for call in calls}
             messages.append(
                 AssistantMessage(text=message.text, reasoning=message.reasoning, tool_calls=calls)
@@ -299,13 +301,19 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
     return tuple(messages)
 
 
-def _history_call(path: str, call: agent_pb2.ToolCall) -> ToolCall:
-    try:
-        parse_object(call.arguments_json)
-    except JsonError as error:
-        raise _invalid(f"{path}.arguments_json", str(error)) from None
-    return ToolCall(
-        call_id=call.call_id, tool_name=call.tool_name, arguments_json=call.arguments_json
+def _history_calls(path: str, message: agent_pb2.Message) -> tuple[ToolCall, ...]:
+    ids: set[str] = set()
+    for index, call in enumerate(message.tool_calls):
+        where = f"{path}.tool_calls[{index}]"
+        if not call.call_id:
+            raise _invalid(f"{where}.call_id", "it is empty")
+        if call.call_id in ids:
+            raise _invalid(f"{where}.call_id", f"{call.call_id[:80]!r} names two calls")
+        ids.add(call.call_id)
+        _object(f"{where}.arguments_json", call.arguments_json)
+    return tuple(
+        ToolCall(call_id=call.call_id, tool_name=call.tool_name, arguments_json=call.arguments_json)
+        for call in message.tool_calls
     )
 
 
@@ -319,10 +327,24 @@ def _template_variables(text: str) -> JsonObject:
     path = "open.template_variables_json"
     if len(text.encode()) > TEMPLATE_VARIABLES_BYTES_MAX:
         raise _too_large(path, len(text.encode()), TEMPLATE_VARIABLES_BYTES_MAX, "bytes")
+    return _object(path, text) if text else {}
+
+
+def _object(path: str, text: str) -> JsonObject:
+    """The JSON object of a text, if it can be written again.
+
+    JSON can spell a number that no double holds and half a surrogate pair; no template takes them.
+    """
     try:
-        return parse_object(text) if text else {}
+        value = parse_object(text)
+        dump(value).encode()
     except JsonError as error:
         raise _invalid(path, str(error)) from None
+    except (ValueError, RecursionError):
+        raise _invalid(
+            path, "it has a number or a character that UTF-8 JSON cannot carry"
+        ) from None
+    return value
 
 
 def _trace_context(frame: common_pb2.TraceContext) -> TraceContext:

@@ -37,7 +37,7 @@ class ServerOptions:
     """Where to listen and how patient to be. Port 0 takes a free one.
 
     `frame_bytes_max` is refused in a frame; `wire_bytes_max`, above it, is where gRPC itself
-    ends the stream.
+    ends the stream. `handshake_s` is how long a client may take to send its first frame.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +46,7 @@ class ServerOptions:
     wire_bytes_max: int = 16 << 20
     keepalive_s: float = 30.0
     keepalive_timeout_s: float = 10.0
+    handshake_s: float = 30.0
 
 
 class AddressInUseError(Exception):
@@ -63,7 +64,7 @@ class GrpcServer:
         self._health = HealthServicer()
         self._server = grpc.aio.server(options=_channel_options(options))
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
-            AgentServicer(conversations, info), self._server
+            AgentServicer(conversations, info, handshake_s=options.handshake_s), self._server
         )
         self._server.add_generic_rpc_handlers(
             (

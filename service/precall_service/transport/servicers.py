@@ -23,9 +23,12 @@ TOOL_CACHE_SERVICE = tool_cache_pb2.DESCRIPTOR.services_by_name["ToolCacheServic
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     """Conversations, and what the server can do."""
 
-    def __init__(self, conversations: Conversations, info: ServerInfo) -> None:
+    def __init__(
+        self, conversations: Conversations, info: ServerInfo, *, handshake_s: float
+    ) -> None:
         self._conversations = conversations
         self._info = info
+        self._handshake_s = handshake_s
 
     # grpc.aio takes a coroutine that reads and writes its context as well as a generator; the
     # stubs know the generator alone, which cannot hold the task group of the stream.
@@ -36,7 +39,10 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> None:
         """See `ConverseStream`."""
         async with status_boundary(context, "Converse"):
-            await ConverseStream(context, self._conversations, self._info).serve()
+            stream = ConverseStream(
+                context, self._conversations, self._info, handshake_s=self._handshake_s
+            )
+            await stream.serve()
 
     async def GetServerInfo(  # noqa: N802
         self,
