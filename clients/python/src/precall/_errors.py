@@ -171,6 +171,7 @@ _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
     "ARGUMENTS_INVALID": (ToolCallError, grpc.StatusCode.INVALID_ARGUMENT),
     "RESULT_INVALID": (ToolCallError, grpc.StatusCode.INVALID_ARGUMENT),
     "TOOL_TIMEOUT": (ToolCallError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    "TOOL_FAILED": (ToolCallError, grpc.StatusCode.UNKNOWN),
     "ENGINE_FAILED": (ServerError, grpc.StatusCode.INTERNAL),
     "INTERNAL": (ServerError, grpc.StatusCode.INTERNAL),
 }

@@ -93,7 +93,7 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
         if name not in hints:
             hint = "; register the bound method" if name in {"self", "cls"} else ""
             raise TypeError(f"{label}: parameter {name!r} needs a type annotation{hint}")
-        if hints[name] is ToolContext:
+        if ToolContext in (hints[name], *typing.get_args(hints[name])):  # also where it may be None
             context_parameter = name
             continue
         # Field names of our own: a parameter may be called `copy` or `_x`, a field may not.
@@ -101,7 +101,7 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
     arguments = _arguments_model(fields, label)
     return Signature(
         name=getattr(function, "__name__", ""),
-        description=documentation.description or "",
+        description=(documentation.description or "").strip(),
         input_schema=_input_schema(arguments, label),
         arguments=arguments,
         context_parameter=context_parameter,
@@ -128,12 +128,11 @@ def _field(
     """Returns the model field for one parameter. Field(description=...) beats the docstring."""
     extras: tuple[object, ...] = getattr(annotation, "__metadata__", ())
     own = any(isinstance(extra, FieldInfo) and extra.description for extra in extras)
-    description = None if own or not described else described
+    if described and not own:
+        annotation = typing.Annotated[annotation, pydantic.Field(description=described)]
     if parameter.default is inspect.Parameter.empty:
-        info = pydantic.Field(alias=name, description=description)
-    else:
-        info = pydantic.Field(default=parameter.default, alias=name, description=description)
-    return annotation, info
+        return annotation, pydantic.Field(alias=name)
+    return annotation, pydantic.Field(default=parameter.default, alias=name)
 
 
 def _arguments_model(
@@ -144,14 +143,14 @@ def _arguments_model(
         return pydantic.create_model(
             "Arguments", __config__=pydantic.ConfigDict(extra="forbid"), **definitions
         )
-    except pydantic.errors.PydanticSchemaGenerationError as error:
+    except pydantic.PydanticUserError as error:
         raise TypeError(f"{label}: {_first_line(error)}") from None
 
 
 def _input_schema(arguments: type[pydantic.BaseModel], label: str) -> Schema:
     try:
         schema = arguments.model_json_schema(schema_generator=_SchemaWithoutNoise)
-    except pydantic.errors.PydanticInvalidForJsonSchema as error:
+    except pydantic.PydanticUserError as error:
         raise TypeError(f"{label}: {_first_line(error)}") from None
     del schema["title"]
     return schema

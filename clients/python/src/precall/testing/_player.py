@@ -273,8 +273,10 @@ def _fill(completed: turn_pb2.ToolCallCompleted, result: invocation_pb2.Invocati
             completed.error.CopyFrom(status("CANCELLED", "the handler was cancelled"))
         case _:
             completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_ERROR
-            text = f"{result.error.type}: {result.error.message}"
-            completed.error.CopyFrom(status("INTERNAL", text))
+            failure = result.error
+            completed.error.CopyFrom(
+                status("TOOL_FAILED", failure.message, handler_error_type=failure.type)
+            )
 
 
 def _seen(

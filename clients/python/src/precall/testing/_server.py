@@ -23,7 +23,7 @@ from precall.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServ
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
 )
 _DEFAULT_LIMITS = ServerLimits(

@@ -10,7 +10,9 @@ from precall import _errors, _frames
 from precall.v1 import error_pb2
 
 
-def status(reason: str, message: str, retry_after_s: float | None = None) -> Status:
+def status(
+    reason: str, message: str, retry_after_s: float | None = None, **metadata: str
+) -> Status:
     """Returns the status for a reason of the contract.
 
     Raises:
@@ -18,7 +20,10 @@ def status(reason: str, message: str, retry_after_s: float | None = None) -> Sta
     """
     name = f"ERROR_REASON_{reason}"
     error_pb2.ErrorReason.Value(name)
-    details = [ErrorInfo(reason=name, domain=_errors.DOMAIN), *_retry(retry_after_s)]
+    details = [
+        ErrorInfo(reason=name, domain=_errors.DOMAIN, metadata=metadata),
+        *_retry(retry_after_s),
+    ]
     packed = [PackedDetail() for _ in details]
     for target, detail in zip(packed, details, strict=True):
         target.Pack(detail)

@@ -1,0 +1,34 @@
+"""What the tests of the client share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from precall import Client, ClientOptions, Conversation
+from precall.testing import Call, Entry, FakeServer, Say, ToolResult
+
+FAST = ClientOptions(
+    open_timeout_s=5.0, answer_timeout_s=1.0, close_timeout_s=1.0, cancel_grace_s=0.3
+)
+
+
+@asynccontextmanager
+async def talking(
+    *turns: Sequence[Entry], tools: tuple[Callable[..., object], ...] = ()
+) -> AsyncGenerator[tuple[FakeServer, Conversation], None]:
+    """Yields a fake server that plays `turns`, and an open conversation with it."""
+    async with (
+        FakeServer(*turns) as server,
+        Client(server.address, options=FAST) as client,
+        client.conversation(tools=tools) as conversation,
+    ):
+        yield server, conversation
+
+
+async def result_of(function: Callable[..., object], **arguments: object) -> ToolResult:
+    """Returns what the server sees when the model calls a function with these arguments."""
+    call = Call(getattr(function, "__name__", ""), arguments)  # pyright: ignore[reportArgumentType]
+    async with talking([call, Say("done")], tools=(function,)) as (server, conversation):
+        await conversation.ask("go")
+    return server.results[0]

@@ -1,0 +1,293 @@
+"""Conversations: opening, tools while they run, closing, and what the client does around them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import time
+from contextlib import closing
+
+import pytest
+
+import precall
+from precall import Capability, Client, ClientOptions, EngineState, Message, ServerLimits, ToolCall
+from precall.testing import Call, FakeServer, Hang, Parallel, Refuse, Say
+from precall.v1 import agent_pb2, tool_pb2
+from tests.clients.helpers import FAST, talking
+
+
+async def add(left: int, right: int = 1) -> int:
+    """Add numbers."""
+    return left + right
+
+
+def shout(text: str) -> str:
+    return text.upper()
+
+
+async def test_the_handshake_holds_what_was_said() -> None:
+    history = [
+        Message("user", "1 + 1?"),
+        Message("assistant", tool_calls=(ToolCall("c", "add", '{"left": 1}'),), reasoning="hm"),
+        Message("tool", "2", tool_call_id="c"),
+    ]
+    async with FakeServer() as server, Client(server.address, tenant="acme") as client:
+        client.add_tool(add)
+        async with client.conversation(
+            system_prompt="Be brief.",
+            model="other",
+            history=history,
+            template_variables={"enable_thinking": False},
+            agent_name="adder",
+        ) as conversation:
+            assert (conversation.id, conversation.model) == ("conversation-1", "other")
+            assert Capability.TOOL_CALLS in conversation.capabilities
+            assert conversation.limits.result_bytes_max == 1024 * 1024
+            assert conversation.expires_after_s == 3600
+            assert [tool.name for tool in conversation.tools] == ["add"]
+    opened = server.frames[0].open
+    assert (opened.system_prompt, opened.agent_name) == ("Be brief.", "adder")
+    assert opened.template_variables_json == '{"enable_thinking":false}'
+    assert opened.client_name == f"precall-python/{precall.__version__}"
+    assert [said.role for said in opened.history] == [
+        agent_pb2.MESSAGE_ROLE_USER, agent_pb2.MESSAGE_ROLE_ASSISTANT, agent_pb2.MESSAGE_ROLE_TOOL,
+    ]  # fmt: skip
+    assert opened.history[1].tool_calls[0].arguments_json == '{"left": 1}'
+    assert server.metadata[0]["precall-tenant"] == "acme"
+    assert [frame.WhichOneof("frame") for frame in server.frames] == ["open", "close"]
+
+
+async def test_a_declaration_holds_what_was_said() -> None:
+    async with FakeServer() as server, Client(server.address) as client:
+        client.add_tool(
+            add, version="3", read_only=True, speculation_safe=True, idempotent=True,
+            open_world=True, requires_approval=True, approval_may_edit=True, reads=["n:{left}"],
+            writes=["n:{right}"], cache_ttl=60, cache_scope="tenant", timeout=2.5,
+            max_concurrency=4, rate_limit=10, rate_interval=0.5,
+        )  # fmt: skip
+        client.add_tool(shout)
+        async with client.conversation():
+            pass
+    said = server.tools["add"]
+    assert said.effects == tool_pb2.ToolEffects(
+        read_only=True, speculation_safe=True, idempotent=True, open_world=True,
+        requires_approval=True, approval_may_edit=True, reads=["n:{left}"], writes=["n:{right}"],
+    )  # fmt: skip
+    assert (said.description, said.version) == ("Add numbers.", "3")
+    assert (said.max_concurrency, said.rate_limit) == (4, 10)
+    assert said.timeout.ToMilliseconds() == 2500
+    assert said.rate_interval.ToMilliseconds() == 500
+    assert (said.cache.ttl.seconds, said.cache.scope) == (60, tool_pb2.CACHE_SCOPE_TENANT)
+    # What says nothing declares nothing.
+    quiet = server.tools["shout"]
+    assert quiet.effects == tool_pb2.ToolEffects()
+    assert not quiet.HasField("cache")
+    assert not quiet.HasField("timeout")
+
+
+async def test_the_decorator_returns_the_function_and_a_cell_can_run_again() -> None:
+    client = Client("localhost:1")
+
+    @client.tool
+    def twice(x: int) -> int:
+        return x * 2
+
+    first = client.tools
+
+    @client.tool(name="twice", read_only=True)
+    def twice_again(x: int) -> int:
+        return x + x
+
+    assert (twice(2), twice_again(2)) == (4, 4)
+    assert [tool.name for tool in client.tools] == ["twice"]
+    assert client.tools[0].options.get("read_only")
+    assert first != client.tools
+
+
+async def test_conversations_choose_their_tools() -> None:
+    async with FakeServer() as server, Client(server.address) as client:
+        declared = client.add_tool(add, read_only=True)
+        client.add_tool(shout)
+        for tools, names in (
+            (None, ["add", "shout"]),
+            ([], []),
+            ([declared], ["add"]),
+            ([add, len_of], ["add", "len_of"]),
+        ):
+            async with client.conversation(tools=tools) as conversation:
+                assert [tool.name for tool in conversation.tools] == names
+        assert server.tools["add"].effects.read_only  # a function keeps what its client knows of it
+
+
+async def len_of(text: str) -> int:
+    return len(text)
+
+
+async def test_tools_come_and_go_while_a_turn_runs() -> None:
+    async with talking(
+        [Call("grow"), Call("shout", {"text": "a"}), Call("grow", text="again"), Say("done")]
+    ) as (server, conversation):
+
+        async def shrink() -> str:
+            await conversation.withdraw("shout")
+            return "shrunk"
+
+        async def grow() -> str:
+            await conversation.register(shout, read_only=True)
+            await conversation.register(shrink, name="grow")  # from the next call on
+            return "grown"
+
+        await conversation.register(grow)
+        assert str(await conversation.ask("go")) == "done"
+        assert [tool.name for tool in conversation.tools] == ["grow"]
+    assert [result.value for result in server.results] == ["grown", "A", "shrunk"]
+    assert server.tools["shout"].effects.read_only
+
+
+async def test_registering_refused_keeps_what_was_there() -> None:
+    async with FakeServer([Call("add", {"left": 1}), Say("x")]) as server:
+        async with Client(server.address) as client, client.conversation(tools=[add]) as talk:
+            server.refuse_tools["add"] = Refuse("TOOL_SCHEMA_INVALID", "add: $.type is odd")
+            with pytest.raises(precall.ToolRejectedError, match="odd") as caught:
+                await talk.register(shout, name="add")
+            assert caught.value.reason == "TOOL_SCHEMA_INVALID"
+            await talk.ask("go")
+        assert server.results[0].value == 2
+
+
+async def test_withdrawing() -> None:
+    async with talking(tools=(add,)) as (_, conversation):
+        await conversation.withdraw("add")
+        assert conversation.tools == ()
+        with pytest.raises(precall.ToolRejectedError, match="has no tool 'add'"):
+            await conversation.withdraw("add")
+
+
+async def test_opening_with_refused_tools_raises_with_all_of_them() -> None:
+    refused = {"add": Refuse("TOOL_NAME_INVALID", "bad a"), "shout": Refuse("TOO_LARGE", "bad b")}
+    async with FakeServer(refuse_tools=refused) as server, Client(server.address) as client:
+        with pytest.raises(precall.ToolRejectedError, match="bad a") as caught:
+            await client.conversation(tools=[add, shout]).open()
+    assert caught.value.__notes__ == ["also refused: bad b"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("OVERLOADED", precall.OverloadedError),
+        ("ENGINE_UNAVAILABLE", precall.EngineUnavailableError),
+        ("FIELD_INVALID", precall.InvalidArgumentError),
+        ("NOT_SERVED", precall.NotServedError),
+    ],
+)
+async def test_a_refused_handshake_raises_by_reason(
+    reason: str, kind: type[precall.PrecallError]
+) -> None:
+    refused = Refuse(reason, "not now", 3.0)
+    async with FakeServer(refuse_open=refused) as server, Client(server.address) as client:
+        with pytest.raises(kind, match="not now") as caught:
+            await client.conversation().open()
+    assert (caught.value.reason, caught.value.retry_after_s) == (reason, 3.0)
+
+
+async def test_no_server_is_said_with_the_address() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    async with Client(address) as client:
+        for attempt in (client.conversation().open(), client.server_info()):
+            with pytest.raises(precall.ConnectError, match="is `precall serve` running") as caught:
+                await attempt
+            assert address in caught.value.message
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    options = ClientOptions(open_timeout_s=0.2, answer_timeout_s=0.2)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with Client(address, options=options) as client:
+            started_at = time.monotonic()
+            for attempt in (client.conversation().open(), client.server_info()):
+                with pytest.raises(precall.ConnectError, match=r"did not answer within 0.2 s"):
+                    await attempt
+            assert time.monotonic() - started_at < 3
+
+
+@pytest.mark.parametrize("address", ["", "http://localhost:50151"])
+def test_what_is_not_an_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="host:port"):
+        Client(address)
+
+
+async def test_server_info() -> None:
+    limits = ServerLimits(frame_bytes_max=7, tool_timeout_max_s=1.5)
+    async with FakeServer(model="small", limits=limits) as server, Client(server.address) as client:
+        info = await client.server_info()
+    assert (info.model, info.engine, info.engine_state) == ("small", "fake", EngineState.READY)
+    assert (info.limits, info.version) == (limits, "0.0.0")
+    assert info.uptime_s >= 0
+
+
+async def test_a_frame_over_the_limit_is_refused_here_and_the_stream_lives() -> None:
+    limits = ServerLimits(frame_bytes_max=1000)
+    async with (
+        FakeServer([Say("short")], limits=limits) as server,
+        Client(server.address) as client,
+        client.conversation() as conversation,
+    ):
+        with pytest.raises(precall.TooLargeError, match=r"limit of 1,000 bytes") as caught:
+            await conversation.ask("x" * 2000)
+        assert caught.value.metadata["limit"] == "1000"
+        assert str(await conversation.ask("y")) == "short"
+    numbers = [frame.sequence for frame in server.frames]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_conversation_is_open_between_open_and_close() -> None:
+    async with FakeServer() as server, Client(server.address) as client:
+        conversation = client.conversation()
+        with pytest.raises(precall.ConversationClosedError, match="not open yet"):
+            _ = conversation.id
+        await conversation.open()
+        with pytest.raises(RuntimeError, match="opens once"):
+            await conversation.open()
+        await conversation.close()
+        await conversation.close()
+        with pytest.raises(precall.ConversationClosedError, match="was closed"):
+            await conversation.ask("?")
+
+
+async def test_closing_the_client_closes_its_conversations() -> None:
+    async with FakeServer() as server:
+        client = Client(server.address)
+        kept = await client.conversation().open()
+        await client.close()
+        with pytest.raises(precall.ConversationClosedError):
+            _ = kept.id
+        async with client.conversation():  # and it can be used again
+            pass
+        await client.close()
+    assert [frame.WhichOneof("frame") for frame in server.frames] == ["open", "close"] * 2
+
+
+async def test_many_conversations_share_a_client() -> None:
+    scripts = [[Parallel([Call("add", {"left": 1}), Call("add", {"left": 2})]), Say("ok")]] * 20
+    async with FakeServer(*scripts) as server, Client(server.address) as client:
+        client.add_tool(add)
+
+        async def one() -> str:
+            async with client.conversation() as conversation:
+                return str(await conversation.ask("go"))
+
+        assert await asyncio.gather(*(one() for _ in range(20))) == ["ok"] * 20
+    assert [result.value for result in server.results] == [2, 3] * 20
+
+
+async def test_a_server_that_does_not_end_the_stream_does_not_hold_the_close() -> None:
+    async with FakeServer([Hang()]) as server, Client(server.address, options=FAST) as client:
+        conversation = await client.conversation().open()
+        await server.stop()
+        started_at = time.monotonic()
+        await conversation.close()
+        assert time.monotonic() - started_at < 4
+    gc.collect()

@@ -1,0 +1,343 @@
+"""Whatever a handler does, its call is answered once, in words, and the conversation goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import threading
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+from pydantic import Field
+
+import precall
+from precall import Client, ClientOptions, ServerLimits, ToolCallOutcome, ToolContext
+from precall._invocations import Invocations, Slots
+from precall.testing import Call, FakeServer, Parallel, Say
+from precall.v1 import agent_pb2, invocation_pb2
+from tests.clients.helpers import FAST, result_of, talking
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    born: datetime.date
+
+
+@dataclasses.dataclass
+class Pair:
+    left: int
+    right: float
+
+
+def person(name: str) -> Person:
+    return Person(name=name, born=datetime.date(1815, 12, 10))
+
+
+async def pair(left: int) -> Pair:
+    return Pair(left, float("nan"))
+
+
+async def nothing() -> None: ...
+def numbers() -> set[int]:
+    return {1}
+
+
+def later(value: int) -> Any:
+    async def resolve() -> int:
+        return value + 1
+
+    return resolve()  # as a decorator that knows nothing of coroutines does
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "value"),
+    [
+        (person, {"name": "Ada"}, {"name": "Ada", "born": "1815-12-10"}),
+        (pair, {"left": 1}, {"left": 1, "right": None}),
+        (nothing, {}, None),
+        (numbers, {}, [1]),
+        (later, {"value": 1}, 2),
+    ],
+)
+async def test_results_become_json(
+    function: Callable[..., object], arguments: dict[str, object], value: object
+) -> None:
+    result = await result_of(function, **arguments)
+    assert (result.outcome, result.value) == (ToolCallOutcome.RESULT, value)
+
+
+async def converted(
+    day: datetime.date,
+    who: Person,
+    many: Annotated[int, Field(le=10)],
+    unit: Literal["C", "F"] = "C",
+    context: ToolContext | None = None,
+) -> str:
+    assert isinstance(day, datetime.date)
+    assert context is not None
+    return f"{day.year} {who.name} {many + 1} {unit} {context.tool_name}"
+
+
+async def test_arguments_are_converted_and_defaults_are_pythons() -> None:
+    who = {"name": "Ada", "born": "1815-12-10"}
+    result = await result_of(converted, day="2024-02-29", who=who, many="3")
+    assert result.value == "2024 Ada 4 C converted"
+
+
+async def test_arguments_that_do_not_fit_are_named_with_their_path() -> None:
+    result = await result_of(converted, day="never", who={"name": 1}, many=11, other=True)
+    assert (result.outcome, result.error_type) == (ToolCallOutcome.ERROR, "ArgumentsInvalid")
+    for path in ("day: ", "who.name: ", "who.born: Field required", "many: ", "other: Extra"):
+        assert path in result.error_message
+
+
+async def raises() -> None:
+    raise LookupError("no such city: Atlantis")
+
+
+def raises_in_thread() -> None:
+    raise ValueError
+
+
+def stops() -> object:
+    return next(iter(()))
+
+
+def exits() -> None:
+    raise SystemExit(3)
+
+
+async def exits_too() -> None:
+    raise SystemExit(3)
+
+
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+async def not_json() -> object:
+    return threading.Lock()
+
+
+async def not_text() -> bytes:
+    return b"\xff"
+
+
+async def circular() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+async def surrogate() -> None:
+    raise ValueError("\ud800")
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "message"),
+    [
+        (raises, "LookupError", "no such city: Atlantis"),
+        (raises_in_thread, "ValueError", "the handler gave no message"),
+        (stops, "RuntimeError", "the handler raised StopIteration()"),
+        (exits, "RuntimeError", "the handler raised SystemExit(3)"),
+        (exits_too, "RuntimeError", "the handler raised SystemExit(3)"),
+        (cancels_itself, "CancelledError", "the handler was cancelled within the client"),
+        (not_json, "ResultNotSerializable", "the handler returned lock, which does not become"),
+        (not_text, "ResultNotSerializable", "the handler returned bytes"),
+        (circular, "ResultNotSerializable", "Circular reference"),
+        (surrogate, "ValueError", "?"),
+    ],
+)
+async def test_failures_are_told_without_a_stack_trace(
+    function: Callable[..., object], kind: str, message: str
+) -> None:
+    result = await result_of(function)
+    assert (result.outcome, result.error_type) == (ToolCallOutcome.ERROR, kind)
+    assert message in result.error_message
+    assert "Traceback" not in result.error_message
+    assert __file__ not in result.error_message
+
+
+async def long_message() -> None:
+    raise ValueError("x" * 100_000)
+
+
+async def test_a_long_message_is_cut() -> None:
+    assert len((await result_of(long_message)).error_message) < 2100
+
+
+async def large(size: int) -> str:
+    return "x" * size
+
+
+async def test_a_result_over_the_limit_fails_its_call_with_the_numbers() -> None:
+    script = [Call("large", {"size": 2000}), Call("large", {"size": 10}), Say("done")]
+    limits = ServerLimits(result_bytes_max=1000)
+    async with FakeServer(script, limits=limits) as server, Client(server.address) as client:
+        client.add_tool(large)
+        async with client.conversation() as conversation:
+            await conversation.ask("go")
+    too_large, fits = server.results
+    assert too_large.error_type == "ResultTooLarge"
+    assert "2,002 bytes, the limit is 1,000" in too_large.error_message
+    assert fits.value == "x" * 10
+
+
+async def test_parallel_calls_run_side_by_side() -> None:
+    inside = 0
+    both = asyncio.Event()
+
+    async def meet(name: str) -> str:
+        nonlocal inside
+        inside += 1
+        if inside == 2:
+            both.set()
+        await asyncio.wait_for(both.wait(), 5)
+        return name
+
+    script = [Parallel([Call("meet", {"name": "a"}), Call("meet", {"name": "b"})]), Say("met")]
+    async with talking(script, tools=(meet,)) as (server, conversation):
+        answer = await conversation.ask("go")
+    assert [result.value for result in server.results] == ["a", "b"]
+    assert [call.result for call in answer.tool_calls] == ["a", "b"]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_concurrency_is_bounded_per_tool(limit: int) -> None:
+    running: list[int] = []
+    most = 0
+
+    async def count(number: int) -> int:
+        nonlocal most
+        running.append(number)
+        most = max(most, len(running))
+        await asyncio.sleep(0.02)
+        running.remove(number)
+        return number
+
+    calls = [Call("count", {"number": number}) for number in range(6)]
+    async with FakeServer([Parallel(calls), Say("x")]) as server, Client(server.address) as client:
+        client.add_tool(count, max_concurrency=limit)
+        async with client.conversation() as conversation:
+            await conversation.ask("go")
+    assert most == limit
+    assert [result.value for result in server.results] == list(range(6))
+
+
+async def test_more_invocations_than_the_client_takes_are_answered_by_an_error() -> None:
+    async def wait() -> None:
+        await asyncio.sleep(0.05)
+
+    script = [Parallel([Call("wait")] * 3), Say("x")]
+    options = ClientOptions(invocations_max=2)
+    async with (
+        FakeServer(script) as server,
+        Client(server.address, options=options) as client,
+        client.conversation(tools=[wait]) as conversation,
+    ):
+        await conversation.ask("go")
+    assert [result.error_type for result in server.results] == ["", "", "TooManyInvocations"]
+
+
+async def test_progress_reaches_the_reader_of_the_turn() -> None:
+    async def work(context: ToolContext) -> str:
+        await context.progress("half", 0.5)
+        await context.progress("nearly")
+        return context.conversation_id
+
+    def work_in_thread(context: ToolContext) -> str:
+        context.progress_from_thread("from a thread", 0.1)
+        time.sleep(0.05)
+        return context.tool_name
+
+    script = [Call("work"), Call("work_in_thread"), Say("done")]
+    async with talking(script, tools=(work, work_in_thread)) as (server, conversation):
+        said = [
+            (event.message, event.fraction)
+            async for event in conversation.send("go")
+            if isinstance(event, precall.ToolCallProgress)
+        ]
+        assert said == [("half", 0.5), ("nearly", None), ("from a thread", 0.1)]
+        assert [result.value for result in server.results] == [conversation.id, "work_in_thread"]
+
+
+async def test_a_context_of_ones_own_is_enough_to_call_a_tool() -> None:
+    context = ToolContext()
+    await context.progress("to nobody")
+    context.progress_from_thread("to nobody")
+    assert (context.cancelled, context.remaining_s, context.call_id) == (False, None, "")
+
+
+async def test_a_handler_is_cancelled_at_its_deadline() -> None:
+    ended: list[str] = []
+
+    async def sleeps(context: ToolContext) -> None:
+        assert 0 < (context.remaining_s or 0) <= 0.1
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    script = [Call("sleeps"), Say("it took too long")]
+    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
+        client.add_tool(sleeps, timeout=0.1)
+        async with client.conversation() as conversation:
+            answer = await conversation.ask("go")
+    assert ended == ["cancelled"]
+    assert answer.tool_calls[0].outcome is ToolCallOutcome.TIMEOUT
+    assert isinstance(answer.tool_calls[0].error, precall.ToolCallError)
+
+
+async def test_a_handler_that_ignores_its_deadline_delays_nobody() -> None:
+    release = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    script = [Call("stubborn"), Say("went on")]
+    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
+        client.add_tool(stubborn, timeout=0.1)
+        async with client.conversation() as conversation:
+            answer = await asyncio.wait_for(conversation.ask("go"), 5)
+            release.set()
+    assert (str(answer), answer.tool_calls[0].outcome) == ("went on", ToolCallOutcome.TIMEOUT)
+
+
+async def test_a_thread_keeps_its_place_until_it_returns() -> None:
+    release = threading.Event()
+    seen: list[ToolContext] = []
+
+    def blocks(context: ToolContext) -> str:
+        seen.append(context)
+        release.wait(10)
+        return "late"
+
+    script = [Call("blocks"), Call("blocks"), Say("x")]
+    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
+        client.add_tool(blocks, timeout=0.2, max_concurrency=1)
+        async with client.conversation() as conversation:
+            answer = await conversation.ask("go")
+            assert [call.outcome for call in answer.tool_calls] == [ToolCallOutcome.TIMEOUT] * 2
+            assert len(seen) == 1  # the second call never had a thread
+            assert seen[0].cancelled
+            release.set()
+            await asyncio.sleep(0.05)
+
+
+async def test_an_unknown_tool_is_answered_in_words() -> None:
+    sent: asyncio.Queue[agent_pb2.ConverseRequest] = asyncio.Queue()
+    invocations = Invocations(sent.put, slots=Slots(1), limits=ServerLimits(), options=FAST)
+    await invocations.start(invocation_pb2.Invoke(invocation_id="i", tool_name="gone"))
+    result = (await sent.get()).invocation_result
+    assert (result.invocation_id, result.error.type) == ("i", "ToolUnknown")
+    assert "no tool 'gone'" in result.error.message
+    await invocations.close()

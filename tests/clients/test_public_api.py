@@ -1,0 +1,57 @@
+"""The public face of the client, pinned."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import precall
+import precall.testing
+
+PUBLIC = """
+    Answer Capability Client ClientOptions ConnectError ConnectionLostError
+    ContextWindowExceededError Conversation ConversationClosedError ConversationUnknownError
+    EngineLoad EngineState EngineUnavailableError Event InvalidArgumentError LimitReachedError
+    Message NotServedError OverloadedError PrecallError ReasoningDelta ResultSource ServerError
+    ServerInfo ServerLimits StepCompleted StepFinishReason StepStarted TextDelta TokenUsage
+    TooLargeError Tool ToolCall ToolCallArgumentsDelta ToolCallCompleted ToolCallError
+    ToolCallOutcome ToolCallProgress ToolCallReady ToolCallStarted ToolContext ToolOptions
+    ToolRejectedError Turn TurnCompleted TurnLimits TurnOptions TurnOutcome TurnQueued TurnReport
+    TurnRunningError TurnStarted TurnTimeoutError UnavailableError
+"""
+TESTING = "Call Disconnect Entry Fail FakeServer Hang Parallel Refuse Say Step ToolResult"
+
+
+def test_the_names_are_these() -> None:
+    assert precall.__all__ == sorted(PUBLIC.split())
+    assert precall.testing.__all__ == sorted(TESTING.split())
+
+
+def test_everything_public_is_described() -> None:
+    for name in precall.__all__:
+        value = getattr(precall, name)
+        assert not inspect.isclass(value) or inspect.getdoc(value), name
+
+
+def test_the_methods_are_these() -> None:
+    def methods(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert methods(precall.Client) == {
+        "add_tool", "close", "conversation", "server_info", "tool", "tools",
+    }  # fmt: skip
+    assert methods(precall.Conversation) == {
+        "ask", "capabilities", "close", "expires_after_s", "id", "limits", "model", "open",
+        "register", "send", "tools", "withdraw",
+    }  # fmt: skip
+    assert methods(precall.Turn) == {"answer", "cancel", "turn_id"}
+
+
+def test_importing_the_client_imports_no_service_and_no_fake() -> None:
+    code = (
+        "import precall, sys;"
+        "bad = {'vllm', 'torch', 'precall_service', 'precall.testing', 'opentelemetry.sdk'};"
+        "sys.exit(str(bad & set(sys.modules)) if bad & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)

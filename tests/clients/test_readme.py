@@ -1,0 +1,42 @@
+"""The README's examples run as they stand, cell by cell in one running loop, like a notebook."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import types
+from pathlib import Path
+
+from precall.testing import Call, Fail, FakeServer, Say
+
+README = Path(__file__).parents[2] / "clients/python/README.md"
+CELL = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+ADDRESS = "localhost:50151"
+
+
+async def test_readme(capsys: object) -> None:
+    cells = CELL.findall(README.read_text())
+    scripts = (
+        [Call("get_weather", {"city": "Paris"}), Say("Sunny.")],
+        [Say("Sunny too.")],
+        [Fail("ENGINE_UNAVAILABLE", "the engine restarts", 0.01)],
+        [Say("Hello.")],
+    )
+    async with FakeServer(*scripts) as server:
+        notebook = types.ModuleType("__main__").__dict__
+        for cell in cells:
+            code = compile(
+                cell.replace(ADDRESS, server.address),
+                str(README),
+                "exec",
+                flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+            )
+            result = eval(code, notebook)
+            if inspect.isawaitable(result):
+                await result
+        await notebook["client"].close()
+    assert len(cells) == 4
+    assert ADDRESS in cells[0]
+    assert [turn.text for turn in server.turns[2:]] == ["Hello", "Hello"]
+    assert set(server.tools) == {"get_weather", "find_places", "send_message"}

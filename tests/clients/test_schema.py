@@ -1,0 +1,252 @@
+"""What a typed function becomes in the eyes of the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any, Literal, Optional
+
+import pydantic
+import pytest
+from pydantic import Field
+from typing_extensions import TypedDict  # before Python 3.12 pydantic wants this one
+
+from precall import Tool, ToolContext
+
+Json = dict[str, Any]
+
+
+class Unit(enum.Enum):
+    CELSIUS = "C"
+    FAHRENHEIT = "F"
+
+
+class Address(pydantic.BaseModel):
+    """Where somebody lives."""
+
+    street: str
+    number: int = Field(ge=1)
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    y: float
+
+
+class Options(TypedDict):
+    deep: bool
+
+
+def plain(city: str) -> None: ...
+def default(limit: int = 3) -> None: ...
+def choice(unit: Literal["C", "F"] = "C") -> None: ...
+def optional(city: str | None = None) -> None: ...
+def old_optional(city: Optional[str] = None) -> None: ...  # noqa: UP045
+def annotated(age: Annotated[int, Field(ge=0, description="In years.")]) -> None: ...
+def enumeration(unit: Unit) -> None: ...
+def listing(names: list[str]) -> None: ...
+def mapping(ages: dict[str, int]) -> None: ...
+def when(day: datetime.date) -> None: ...
+def anything(value: Any) -> None: ...
+def nothing() -> None: ...
+def awkward(copy: int, model_config: str, schema: bool) -> None: ...
+def with_context(city: str, context: ToolContext) -> None: ...
+def keyword_only(*, city: str) -> None: ...
+
+
+STRING: Json = {"type": "string"}
+MAYBE: Json = {"anyOf": [STRING, {"type": "null"}], "default": None}
+
+
+@pytest.mark.parametrize(
+    ("function", "properties", "required"),
+    [
+        (plain, {"city": STRING}, ["city"]),
+        (default, {"limit": {"type": "integer", "default": 3}}, []),
+        (choice, {"unit": {"type": "string", "enum": ["C", "F"], "default": "C"}}, []),
+        (optional, {"city": MAYBE}, []),
+        (old_optional, {"city": MAYBE}, []),
+        (
+            annotated,
+            {"age": {"type": "integer", "minimum": 0, "description": "In years."}},
+            ["age"],
+        ),
+        (listing, {"names": {"type": "array", "items": STRING}}, ["names"]),
+        (
+            mapping,
+            {"ages": {"type": "object", "additionalProperties": {"type": "integer"}}},
+            ["ages"],
+        ),
+        (when, {"day": {"type": "string", "format": "date"}}, ["day"]),
+        (anything, {"value": {}}, ["value"]),
+        (nothing, {}, []),
+        (
+            awkward,
+            {"copy": {"type": "integer"}, "model_config": STRING, "schema": {"type": "boolean"}},
+            ["copy", "model_config", "schema"],
+        ),
+        (with_context, {"city": STRING}, ["city"]),
+        (keyword_only, {"city": STRING}, ["city"]),
+    ],
+)
+def test_parameters_become_properties(
+    function: Callable[..., object], properties: Json, required: list[str]
+) -> None:
+    schema = dict(Tool.from_function(function).input_schema)
+    assert schema.pop("required", []) == required
+    assert schema == {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def nested(address: Address, point: Point, options: Options, unit: Unit) -> None: ...
+
+
+def test_nested_types_become_definitions() -> None:
+    schema: Any = Tool.from_function(nested).input_schema
+    assert set(schema["$defs"]) == {"Address", "Point", "Options", "Unit"}
+    assert schema["properties"]["address"] == {"$ref": "#/$defs/Address"}
+    assert schema["$defs"]["Address"]["description"] == "Where somebody lives."
+    assert schema["$defs"]["Unit"]["enum"] == ["C", "F"]
+
+
+def google(city: str, days: Annotated[int, Field(description="The field wins.")] = 1) -> None:
+    """Forecast of the weather.
+
+    Longer words about it.
+
+    Args:
+        city: Name of the city,
+            as people write it.
+        days: The docstring loses.
+
+    Returns:
+        Nothing.
+    """
+
+
+def numpy_style(city: str) -> None:
+    """Forecast of the weather.
+
+    Parameters
+    ----------
+    city : str
+        Name of the city.
+    """
+
+
+def sphinx(city: str) -> None:
+    """Forecast of the weather.
+
+    :param city: Name of the city.
+    """
+
+
+def test_google_docstring_describes_tool_and_parameters() -> None:
+    tool = Tool.from_function(google)
+    properties: Any = tool.input_schema["properties"]
+    assert tool.description == "Forecast of the weather.\n\nLonger words about it."
+    assert properties["city"]["description"] == "Name of the city,\nas people write it."
+    assert properties["days"]["description"] == "The field wins."
+
+
+@pytest.mark.parametrize("function", [numpy_style, sphinx])
+def test_other_docstrings_do_too(function: Callable[..., object]) -> None:
+    tool = Tool.from_function(function)
+    properties: Any = tool.input_schema["properties"]
+    assert tool.description == "Forecast of the weather."
+    assert properties["city"]["description"] == "Name of the city."
+
+
+def test_options_win_over_the_function() -> None:
+    tool = Tool.from_function(google, name="forecast", description="Says it.", read_only=True)
+    assert (tool.name, tool.description) == ("forecast", "Says it.")
+    assert tool.options.get("read_only") is True
+
+
+class Counter:
+    def add(self, amount: int) -> int:
+        """Add to the counter."""
+        return amount
+
+    def __call__(self, amount: int) -> int:
+        return amount
+
+
+def test_bound_methods_and_callable_objects_can_be_tools() -> None:
+    assert Tool.from_function(Counter().add).name == "add"
+    assert Tool.from_function(Counter(), name="counter").input_schema["required"] == ["amount"]
+
+
+async def fetch(url: str) -> str:
+    return url
+
+
+@functools.wraps(fetch)
+async def wrapped(*args: Any, **kwargs: Any) -> str:
+    return await fetch(*args, **kwargs)
+
+
+def test_a_decorated_function_keeps_its_schema() -> None:
+    tool = Tool.from_function(wrapped)
+    assert tool.input_schema["required"] == ["url"]
+    assert tool.is_async
+
+
+def args(*values: int) -> None: ...
+def kwargs(**values: int) -> None: ...
+def positional(value: int, /) -> None: ...
+# fmt: off
+def bare(value) -> None: ...  # pyright: ignore[reportUnknownParameterType, reportMissingParameterType]
+def unknown(value: Missing) -> None: ...  # pyright: ignore[reportUndefinedVariable, reportUnknownParameterType]  # noqa: F821
+# fmt: on
+def unsupported(value: Counter) -> None: ...
+def function_argument(callback: Callable[[int], int]) -> None: ...
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+NOT_TOOLS: list[tuple[Any, str]] = [
+    (args, r"tool 'args': \*values has no place in a JSON object; take a list"),
+    (kwargs, r"tool 'kwargs': \*\*values has no schema"),
+    (positional, "value is positional-only"),
+    (bare, "parameter 'value' needs a type annotation"),
+    (Counter.add, "parameter 'self' needs a type annotation; register the bound method"),
+    (unknown, "'Missing', which is not known in its module"),
+    (unsupported, "Counter"),
+    (function_argument, "function_argument"),
+    (generator, "a generator has no one result"),
+    (async_generator, "a generator has no one result"),
+    (lambda: 1, "a tool's name is 1 to 64 of"),
+    (17, "a tool is a function, not int"),
+]
+
+
+@pytest.mark.parametrize(("function", "says"), NOT_TOOLS)
+def test_what_cannot_be_a_tool_is_refused_at_once(
+    function: Callable[..., object], says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        Tool.from_function(function)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "two words"}, "tool 'two words': a tool's name is 1 to 64 of"),
+        ({"name": "x" * 65}, "1 to 64"),
+        ({"timeout": 0}, "timeout is 0 seconds, and must be above 0"),
+        ({"max_concurrency": -1}, "max_concurrency is -1"),
+        ({"reads": "file:{path}"}, "reads is a list of resources, not one text"),
+        ({"readonly": True}, "there is no option 'readonly'"),
+    ],
+)
+def test_bad_options_are_refused_at_once(options: Json, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        Tool.from_function(plain, **options)

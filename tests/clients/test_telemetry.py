@@ -1,0 +1,43 @@
+"""A turn continues the caller's trace, and a handler runs in its call's."""
+
+from __future__ import annotations
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from precall import ToolContext
+from precall.testing import Call, Say
+from tests.clients.helpers import talking
+
+TRACER = TracerProvider().get_tracer("test")
+
+
+def trace_id() -> str:
+    return format(trace.get_current_span().get_span_context().trace_id, "032x")
+
+
+async def test_trace_context_travels_there_and_back() -> None:
+    async def asynchronous(context: ToolContext) -> list[str]:
+        return [trace_id(), context.traceparent]
+
+    def synchronous() -> str:
+        return trace_id()
+
+    script = [Call("asynchronous"), Call("synchronous"), Say("done")]
+    async with talking(script, tools=(asynchronous, synchronous)) as (server, conversation):
+        with TRACER.start_as_current_span("caller"):
+            await conversation.ask("go")
+            mine = trace_id()
+    parent = server.turns[0].trace_context.traceparent
+    assert parent.split("-")[1] == mine
+    assert [result.value for result in server.results] == [[mine, parent], mine]
+
+
+async def test_without_a_span_there_is_no_trace_context() -> None:
+    async def handler() -> str:
+        return trace_id()
+
+    async with talking([Call("handler"), Say("done")], tools=(handler,)) as (server, conversation):
+        await conversation.ask("go")
+    assert not server.turns[0].HasField("trace_context")
+    assert server.results[0].value == "0" * 32

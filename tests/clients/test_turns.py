@@ -1,0 +1,268 @@
+"""Turns: their events, their answer, and every way in which they end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import precall
+from precall import (
+    Client,
+    ClientOptions,
+    Event,
+    ReasoningDelta,
+    StepCompleted,
+    StepFinishReason,
+    StepStarted,
+    TextDelta,
+    TokenUsage,
+    ToolCallArgumentsDelta,
+    ToolCallCompleted,
+    ToolCallOutcome,
+    ToolCallReady,
+    ToolCallStarted,
+    TurnCompleted,
+    TurnOutcome,
+    TurnStarted,
+)
+from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Refuse, Say
+from precall.v1 import turn_pb2
+from tests.clients.helpers import FAST, talking
+
+
+async def add(left: int, right: int) -> int:
+    return left + right
+
+
+SUM = [Call("add", {"left": 1, "right": 2}, text="Adding."), Say("It is 3.", reasoning="So.")]
+
+
+async def test_a_turn_tells_everything_in_order() -> None:
+    async with talking(SUM, tools=(add,)) as (_, conversation):
+        events: list[Event] = [event async for event in conversation.send("1 + 2?", turn_id="t")]
+    usage = TokenUsage(output_tokens=1)
+    usage_2 = TokenUsage(output_tokens=2)
+    assert events[:-1] == [
+        TurnStarted(0.0),
+        StepStarted(0, 10),
+        TextDelta("Adding."),
+        ToolCallStarted("call-t-1", "add"),
+        ToolCallArgumentsDelta("call-t-1", '{"left": 1,'),
+        ToolCallArgumentsDelta("call-t-1", ' "right": 2}'),
+        ToolCallReady("call-t-1", "add", '{"left": 1, "right": 2}'),
+        StepCompleted(0, StepFinishReason.TOOL_CALLS, usage),
+        ToolCallCompleted(
+            "call-t-1", ToolCallOutcome.RESULT, "3", source=precall.ResultSource.COMMITTED
+        ),
+        StepStarted(1, 20),
+        ReasoningDelta("So."),
+        TextDelta("It"),
+        TextDelta(" is"),
+        TextDelta(" 3."),
+        StepCompleted(1, StepFinishReason.STOP, usage_2),
+    ]
+    assert isinstance(events[-1], TurnCompleted)
+    assert (events[-1].text, events[-1].report.tool_calls) == ("It is 3.", 1)
+
+
+async def test_an_answer_holds_the_turn() -> None:
+    async with talking(SUM, tools=(add,)) as (_, conversation):
+        answer = await conversation.ask("1 + 2?", turn_id="t")
+    assert (str(answer), answer.outcome, answer.reasoning) == (
+        "It is 3.", TurnOutcome.ANSWERED, "So.",
+    )  # fmt: skip
+    assert (answer.turn_id, answer.report.steps, answer.error) == ("t", 2, None)
+    (call,) = answer.tool_calls
+    assert (call.tool_name, call.arguments, call.result) == ("add", {"left": 1, "right": 2}, 3)
+
+
+async def test_events_come_once_and_the_answer_as_often_as_wanted() -> None:
+    async with talking([Say("yes")]) as (_, conversation):
+        turn = conversation.send("?")
+        async for _ in turn:
+            pass
+        with pytest.raises(RuntimeError, match="come once"):
+            aiter(turn)
+        assert await turn.answer() is await turn.answer()
+
+
+async def test_settings_reach_the_server() -> None:
+    async with talking([Say("yes")], [Say("yes")], [Say("yes")]) as (server, conversation):
+        await conversation.ask(
+            "?", temperature=0.5, top_p=0.9, top_k=3, seed=7, max_tokens=10, stop=["END"],
+            tool_choice="add", max_steps=2, max_turn_tokens=20, timeout=1.5,
+        )  # fmt: skip
+        await conversation.ask("?", tool_choice="required")
+        await conversation.ask("?")
+    said, required, plain = server.turns
+    choice = turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="add")
+    assert said.generation == turn_pb2.GenerationSettings(
+        temperature=0.5, top_p=0.9, top_k=3, seed=7, max_tokens=10, stop=["END"], tool_choice=choice
+    )
+    assert (said.limits.max_steps, said.limits.max_tokens) == (2, 20)
+    assert said.limits.max_duration.ToMilliseconds() == 1500
+    assert required.generation.tool_choice.mode == turn_pb2.TOOL_CHOICE_MODE_REQUIRED
+    assert plain.generation == turn_pb2.GenerationSettings()
+    assert not plain.limits.HasField("max_duration")
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"max_steps": -1}, {"max_turn_tokens": 0}])
+async def test_impossible_settings_are_refused_by_name(options: dict[str, Any]) -> None:
+    async with talking() as (_, conversation):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            conversation.send("?", **options)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("ENGINE_UNAVAILABLE", precall.EngineUnavailableError),
+        ("CONTEXT_WINDOW_EXCEEDED", precall.ContextWindowExceededError),
+        ("TURN_TIMEOUT", precall.TurnTimeoutError),
+        ("INTERNAL", precall.ServerError),
+    ],
+)
+async def test_a_failed_turn_raises_and_the_conversation_goes_on(
+    reason: str, kind: type[precall.PrecallError]
+) -> None:
+    script = [Call("add", {"left": 1, "right": 1}), Fail(reason, "sorry", 2.0)]
+    async with talking(script, [Say("again")], tools=(add,)) as (_, conversation):
+        with pytest.raises(kind, match="sorry") as caught:
+            await conversation.ask("?")
+        assert (caught.value.reason, caught.value.retry_after_s) == (reason, 2.0)
+        assert str(await conversation.ask("?")) == "again"
+
+
+async def test_a_refused_turn_raises_and_the_conversation_goes_on() -> None:
+    script = [Refuse("FIELD_INVALID", "start_turn.text is too odd")]
+    async with talking(script, [Say("fine")]) as (_, conversation):
+        with pytest.raises(precall.InvalidArgumentError, match="too odd"):
+            async for _ in conversation.send("?"):
+                pass
+        assert str(await conversation.ask("?")) == "fine"
+
+
+async def test_one_turn_at_a_time() -> None:
+    async with talking([Hang("...")], [Say("next")]) as (_, conversation):
+        turn = conversation.send("first")
+        events = aiter(turn)
+        await anext(events)
+        with pytest.raises(precall.TurnRunningError, match=turn.turn_id):
+            await conversation.ask("second")
+        await turn.cancel()
+        await turn.cancel()
+        answer = await turn.answer()
+        assert (answer.outcome, answer.text) == (TurnOutcome.CANCELLED, "...")
+        assert str(await conversation.ask("third")) == "next"
+
+
+async def test_leaving_the_loop_cancels_the_turn_and_the_next_one_may_start_at_once() -> None:
+    ended = asyncio.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    async with talking([Call("endless")], [Say("next")], tools=(endless,)) as (
+        server,
+        conversation,
+    ):
+        async for event in conversation.send("first"):
+            if isinstance(event, StepCompleted):
+                break
+        assert str(await conversation.ask("second")) == "next"
+        await asyncio.wait_for(ended.wait(), 5)
+    frames = [frame.WhichOneof("frame") for frame in server.frames]
+    assert frames.count("cancel_turn") == 1
+
+
+async def test_cancelling_the_task_cancels_the_turn() -> None:
+    async with talking([Hang("...")], [Say("next")]) as (server, conversation):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await conversation.ask("first")
+        assert str(await conversation.ask("second")) == "next"
+    assert "cancel_turn" in [frame.WhichOneof("frame") for frame in server.frames]
+
+
+async def test_a_lost_stream_raises_here_and_from_then_on() -> None:
+    async with talking([Disconnect()]) as (_, conversation):
+        with pytest.raises(precall.ConnectionLostError, match="broke the stream"):
+            await conversation.ask("?")
+        with pytest.raises(precall.ConnectionLostError, match="has ended"):
+            await conversation.ask("again?")
+
+
+async def test_a_lost_stream_ends_its_handlers() -> None:
+    ended = asyncio.Event()
+    started = asyncio.Event()
+
+    async def endless() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    async with talking([Call("endless")], tools=(endless,)) as (server, conversation):
+        waiting = asyncio.ensure_future(conversation.ask("?"))
+        await asyncio.wait_for(started.wait(), 5)
+        await server.stop()
+        with pytest.raises(precall.ConnectionLostError):
+            await waiting
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_slow_reader_gets_everything() -> None:
+    options = ClientOptions(waiting_events_max=2, acknowledge_every=3)
+    words = " ".join(map(str, range(200)))
+    async with (
+        FakeServer([Say(words)], [Say("next")]) as server,
+        Client(server.address, options=options) as client,
+        client.conversation() as conversation,
+    ):
+        text = ""
+        async for event in conversation.send("?"):
+            await asyncio.sleep(0)
+            if isinstance(event, TextDelta):
+                text += event.text
+        assert text == words
+        await conversation.ask("?")
+    numbers = [frame.sequence for frame in server.frames]
+    acknowledged = [frame.acknowledged for frame in server.frames]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert acknowledged == sorted(acknowledged)
+    assert acknowledged[-1] > 200
+
+
+async def test_leaving_a_full_queue_frees_the_stream() -> None:
+    options = ClientOptions(waiting_events_max=2)
+    async with (
+        FakeServer([Say("word " * 500)], [Say("next")]) as server,
+        Client(server.address, options=options) as client,
+        client.conversation() as conversation,
+    ):
+        async for _ in conversation.send("?"):
+            break
+        assert str(await asyncio.wait_for(conversation.ask("?"), 5)) == "next"
+
+
+async def test_a_turn_that_was_never_begun_can_be_cancelled() -> None:
+    async with talking([Say("yes")]) as (server, conversation):
+        await conversation.send("?").cancel()
+        assert not server.turns
+
+
+async def test_closing_the_conversation_ends_its_turn() -> None:
+    async with FakeServer([Hang()]) as server, Client(server.address, options=FAST) as client:
+        conversation = await client.conversation().open()
+        turn = conversation.send("?")
+        async for _ in turn:
+            await conversation.close()
+            break
+        with pytest.raises(precall.ConversationClosedError):
+            await turn.answer()
