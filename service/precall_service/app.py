@@ -36,6 +36,7 @@ class Service:
     engine: EngineInfo
     engines: EngineSupervisor
     conversations: Conversations
+    admission: Admission
     background: asyncio.Task[None]
     """What keeps the service going. It ends before the block does only by a defect, which
     awaiting it raises."""
@@ -103,6 +104,7 @@ async def _serve(
                 engine=engine,
                 engines=engines,
                 conversations=conversations,
+                admission=admission,
                 background=background,
             )
             await server.stop(settings.server.drain_s)
