@@ -16,7 +16,8 @@ from pydantic import Field
 
 import precall
 from precall import Client, ClientOptions, ServerLimits, ToolCallOutcome, ToolContext
-from precall._invocations import Invocations, Slots
+from precall._invocations import Invocations
+from precall._pool import HandlerPool
 from precall.testing import Call, FakeServer, Parallel, Say
 from precall.v1 import agent_pb2, invocation_pb2
 from tests.clients.helpers import FAST, result_of, talking
@@ -312,6 +313,21 @@ async def test_a_handler_that_ignores_its_deadline_delays_nobody() -> None:
     assert (str(answer), answer.tool_calls[0].outcome) == ("went on", ToolCallOutcome.TIMEOUT)
 
 
+async def test_threads_that_hang_are_not_the_event_loops() -> None:
+    release = threading.Event()
+
+    def hangs() -> None:
+        release.wait(10)
+
+    script = [Parallel([Call("hangs")] * 40), Say("x")]
+    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
+        client.add_tool(hangs, timeout=0.2, max_concurrency=40)
+        async with client.conversation() as conversation:
+            await conversation.ask("go")
+            assert await asyncio.wait_for(asyncio.to_thread(len, "abc"), 5) == 3
+            release.set()
+
+
 async def test_a_thread_keeps_its_place_until_it_returns() -> None:
     release = threading.Event()
     seen: list[ToolContext] = []
@@ -335,9 +351,11 @@ async def test_a_thread_keeps_its_place_until_it_returns() -> None:
 
 async def test_an_unknown_tool_is_answered_in_words() -> None:
     sent: asyncio.Queue[agent_pb2.ConverseRequest] = asyncio.Queue()
-    invocations = Invocations(sent.put, slots=Slots(1), limits=ServerLimits(), options=FAST)
+    pool = HandlerPool(FAST)
+    invocations = Invocations(sent.put, pool=pool, limits=ServerLimits(), options=FAST)
     await invocations.start(invocation_pb2.Invoke(invocation_id="i", tool_name="gone"))
     result = (await sent.get()).invocation_result
     assert (result.invocation_id, result.error.type) == ("i", "ToolUnknown")
     assert "no tool 'gone'" in result.error.message
     await invocations.close()
+    pool.close()

@@ -180,6 +180,12 @@ def test_bound_methods_and_callable_objects_can_be_tools() -> None:
     assert Tool.from_function(Counter(), name="counter").input_schema["required"] == ["amount"]
 
 
+def test_a_partial_can_be_a_tool() -> None:
+    tool = Tool.from_function(functools.partial(google, days=2), name="forecast")
+    assert tool.description.startswith("Forecast")
+    assert tool.input_schema["required"] == ["city"]
+
+
 async def fetch(url: str) -> str:
     return url
 

@@ -37,7 +37,10 @@ async def test_without_a_span_there_is_no_trace_context() -> None:
     async def handler() -> str:
         return trace_id()
 
-    async with talking([Call("handler"), Say("done")], tools=(handler,)) as (server, conversation):
-        await conversation.ask("go")
+    with TRACER.start_as_current_span("long gone when the turn runs"):
+        talk = talking([Call("handler"), Say("done")], tools=(handler,))
+        server, conversation = await talk.__aenter__()
+    await conversation.ask("go")
     assert not server.turns[0].HasField("trace_context")
     assert server.results[0].value == "0" * 32
+    await talk.__aexit__(None, None, None)

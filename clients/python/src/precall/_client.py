@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -14,9 +15,9 @@ import pydantic
 from precall import _errors, _frames
 from precall._conversation import Conversation, Opening, as_tool
 from precall._errors import ConnectError
-from precall._invocations import Slots
 from precall._messages import Message
 from precall._options import ClientOptions, channel_options
+from precall._pool import HandlerPool
 from precall._server import ServerInfo
 from precall._stream import Call
 from precall._tool import F, Handler, Tool, ToolLike, ToolOptions
@@ -63,8 +64,8 @@ class Client:
         if tenant:
             self._metadata += ((TENANT_KEY, tenant),)
         self._tools: dict[str, Tool] = {}
-        self._slots = Slots(self._options.tool_concurrency)
         self._channel: grpc.aio.Channel | None = None
+        self._pool: HandlerPool | None = None
         self._conversations: weakref.WeakSet[Conversation] = weakref.WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -159,7 +160,7 @@ class Client:
             frame=frame,
             tools=self.tools if tools is None else tuple(map(self._known, tools)),
             address=self.address,
-            slots=self._slots,
+            pool=self._handlers(),
             options=self._options,
         )
         conversation = Conversation(opening)
@@ -187,12 +188,15 @@ class Client:
 
     async def close(self) -> None:
         """Closes what is open. Bounded, and idempotent; the client can be used again."""
+        channel, self._channel = self._channel, None
+        pool, self._pool = self._pool, None
         try:
-            for conversation in list(self._conversations):
-                await conversation.close()
+            async with asyncio.TaskGroup() as closing:
+                for conversation in list(self._conversations):
+                    closing.create_task(conversation.close())
         finally:
-            channel, self._channel = self._channel, None
-            self._slots = Slots(self._options.tool_concurrency)
+            if pool is not None:
+                pool.close()
             if channel is not None:
                 await channel.close()
 
@@ -202,6 +206,11 @@ class Client:
             if tool.function is function:
                 return tool
         return as_tool(function)
+
+    def _handlers(self) -> HandlerPool:
+        if self._pool is None:
+            self._pool = HandlerPool(self._options)
+        return self._pool
 
     def _stub(self) -> AgentServiceStub:
         if self._channel is None:

@@ -24,9 +24,10 @@ from precall._errors import (
     ToolRejectedError,
 )
 from precall._frames import TurnOptions
-from precall._invocations import Invocations, Slots
+from precall._invocations import Invocations
 from precall._messages import Answer
 from precall._options import ClientOptions
+from precall._pool import HandlerPool
 from precall._replies import Replies
 from precall._server import Capability, ServerLimits
 from precall._stream import Call, ConverseStream, open_stream
@@ -49,7 +50,7 @@ class Opening:
     """What is registered with it."""
     address: str
     """Where the server is, for messages."""
-    slots: Slots
+    pool: HandlerPool
     """What its handlers run in."""
     options: ClientOptions
     """Waits and bounds."""
@@ -138,7 +139,7 @@ class Conversation:
         )
         invocations = Invocations(
             stream.send,
-            slots=opening.slots,
+            pool=opening.pool,
             limits=_frames.limits(stream.opened.limits),
             options=self._options,
         )

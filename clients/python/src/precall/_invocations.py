@@ -1,24 +1,18 @@
 """Runs handlers for the server's invocations and answers each exactly once.
 
-Owns: the handlers of one conversation while they run: deadline, cancel, concurrency, result.
+Owns: the invocations of one conversation while they run: deadline, cancel, result.
 Never: lets a handler's failure out as anything but an InvocationError without a stack trace.
 Concurrency: one supervising task per invocation, and beside it the handler's own task, so that a
-handler that ignores its cancellation delays nobody's answer. A synchronous handler runs in a
-thread, which cannot be stopped: its slot stays taken until it returns.
+handler that ignores its cancellation delays nobody's answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
-import inspect
 import logging
 import time
-import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pydantic_core
 
@@ -26,6 +20,7 @@ from precall import _telemetry
 from precall._context import ToolContext
 from precall._errors import PrecallError
 from precall._options import ClientOptions
+from precall._pool import HandlerPool, look_at
 from precall._scope import TaskScope
 from precall._server import ServerLimits
 from precall._tool import Tool
@@ -37,23 +32,6 @@ MESSAGE_CHARACTERS_MAX = 2000
 _FRAME_OVERHEAD_BYTES = 1024  # what stands in a frame around a result
 
 Send = Callable[[agent_pb2.ConverseRequest], Awaitable[object]]
-
-
-class Slots:
-    """Bounds how many runs of each tool are in flight, over all conversations of a client."""
-
-    def __init__(self, default: int) -> None:
-        self._default = default
-        self._slots: weakref.WeakKeyDictionary[Tool, asyncio.Semaphore]
-        self._slots = weakref.WeakKeyDictionary()
-
-    def of(self, tool: Tool) -> asyncio.Semaphore:
-        """Returns the slots of a tool."""
-        found = self._slots.get(tool)
-        if found is None:
-            found = asyncio.Semaphore(tool.options.get("max_concurrency") or self._default)
-            self._slots[tool] = found
-        return found
 
 
 @dataclass(slots=True)
@@ -68,12 +46,12 @@ class Invocations:
     """The handlers of one conversation."""
 
     def __init__(
-        self, send: Send, *, slots: Slots, limits: ServerLimits, options: ClientOptions
+        self, send: Send, *, pool: HandlerPool, limits: ServerLimits, options: ClientOptions
     ) -> None:
         self.tools: dict[str, Tool] = {}
         """What can be invoked, by name."""
         self._send = send
-        self._slots = slots
+        self._pool = pool
         self._options = options
         sizes = (limits.result_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._result_bytes_max = min((size for size in sizes if size > 0), default=0)
@@ -126,11 +104,11 @@ class Invocations:
         except ValueError as error:
             return _error("ArgumentsInvalid", str(error))
         handler = self._scope.start(
-            self._call(tool, arguments),
+            self._pool.run(tool, arguments),
             name=f"precall handler of {tool.name}",
             context=_telemetry.handler_context(invoke.trace_context),
         )
-        handler.add_done_callback(_retrieve)
+        handler.add_done_callback(look_at)
         await asyncio.wait(
             {handler, run.unwanted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
@@ -145,21 +123,6 @@ class Invocations:
                 return self._ended(handler)  # it was through: the truth may matter
             return _cancelled()
         return _error("TimeoutError", f"the handler took longer than {timeout_s:g} s")
-
-    async def _call(self, tool: Tool, arguments: Mapping[str, object]) -> object:
-        """Calls the function when the tool has a free slot."""
-        slot = self._slots.of(tool)
-        call = functools.partial(_guarded, tool.function, arguments)
-        if tool.is_async:
-            async with slot:
-                return await _resolved(call())
-        await slot.acquire()
-        context = contextvars.copy_context()
-        thread = asyncio.get_running_loop().run_in_executor(None, context.run, call)
-        thread.add_done_callback(lambda _: slot.release())
-        thread.add_done_callback(_retrieve)
-        await asyncio.wait({thread})  # cancelling this wait leaves the thread and its slot alone
-        return await _resolved(thread.result())
 
     def _context(self, invoke: invocation_pb2.Invoke, timeout_s: float | None) -> ToolContext:
         """Returns what the handler is told about its run."""
@@ -219,24 +182,6 @@ class Invocations:
             logger.debug("the result of %s could not be sent: %s", invoke.tool_name, error)
 
 
-def _guarded(function: Callable[..., object], arguments: Mapping[str, object]) -> object:
-    """Calls a function; what asyncio would take for its own affair becomes an ordinary error."""
-    try:
-        return function(**arguments)
-    except (StopIteration, SystemExit) as error:
-        raise RuntimeError(f"the handler raised {error!r}") from error
-
-
-async def _resolved(value: object) -> object:
-    """Returns a value, or what it resolves to: a decorated function may return an awaitable."""
-    if not inspect.isawaitable(value):
-        return value
-    try:
-        return await value
-    except SystemExit as error:
-        raise RuntimeError(f"the handler raised {error!r}") from error
-
-
 def _error(kind: str, message: str) -> invocation_pb2.InvocationResult:
     if len(message) > MESSAGE_CHARACTERS_MAX:
         message = message[:MESSAGE_CHARACTERS_MAX] + " ... (cut)"
@@ -249,9 +194,3 @@ def _error(kind: str, message: str) -> invocation_pb2.InvocationResult:
 
 def _cancelled() -> invocation_pb2.InvocationResult:
     return invocation_pb2.InvocationResult(cancelled=invocation_pb2.InvocationCancelled())
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Looks at a failure that nobody waits for any more, so that asyncio does not report it."""
-    if not future.cancelled():
-        future.exception()

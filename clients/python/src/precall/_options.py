@@ -37,6 +37,8 @@ class ClientOptions:
     """Invocations of one conversation in flight; those above are answered by an error."""
     tool_concurrency: int = 16
     """Runs of one tool at once, where the tool itself does not say."""
+    threads_max: int = 32
+    """Threads for synchronous tools, over all of them."""
 
 
 def channel_options(options: ClientOptions, address: str) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ Never: calls the function.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -82,8 +83,11 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
     """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{label}: a generator has no one result; return a list instead")
-    hints = _hints(function, label)
-    documentation = docstring_parser.parse(inspect.getdoc(function) or "")
+    target = function
+    while isinstance(target, functools.partial):
+        target = target.func
+    hints = _hints(target, label)
+    documentation = docstring_parser.parse(inspect.getdoc(target) or "")
     described = {entry.arg_name: entry.description or "" for entry in documentation.params}
     fields: dict[str, tuple[object, FieldInfo]] = {}
     context_parameter: str | None = None

@@ -82,6 +82,8 @@ class ConverseStream:
                 frame.sequence = self._sequence + 1
                 await self._outgoing.put(frame)
                 self._sequence = frame.sequence  # not before: a cancelled put leaves no gap
+                if self._ended.is_set():  # it was waiting for room, and has it because of that
+                    raise ConnectionLostError("the stream to the server has ended")
                 return frame.sequence
         except TimeoutError:
             raise ConnectionLostError("the server takes no frames any more") from None
@@ -132,6 +134,8 @@ class ConverseStream:
         finally:
             # Also when this task is cancelled: whoever waits must hear that nothing will come.
             self._ended.set()
+            while not self._outgoing.empty():  # lets those go on who wait for room
+                self._outgoing.get_nowait()
             on_end(reason)
 
     def _acknowledge(self, event: agent_pb2.ConverseResponse) -> None:

@@ -30,5 +30,6 @@ def handler_context(parent: common_pb2.TraceContext) -> contextvars.Context:
     """
     carrier = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
     context = contextvars.copy_context()
-    context.run(otel_context.attach, _PROPAGATOR.extract(carrier))
+    # From an empty context: the one that was current when the stream opened has nothing to say.
+    context.run(otel_context.attach, _PROPAGATOR.extract(carrier, otel_context.Context()))
     return context

@@ -1,0 +1,103 @@
+"""The fake server keeps to the contract, also towards clients that are not ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+import precall
+from precall.testing import Call, FakeServer, Say, ToolResult
+from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+from precall.v1.agent_pb2_grpc import AgentServiceStub
+from tests.clients.helpers import talking
+
+Request = agent_pb2.ConverseRequest
+
+
+async def converse(server: FakeServer, *frames: Request) -> list[agent_pb2.ConverseResponse]:
+    """Returns everything that a raw client is told that sends these frames and half-closes."""
+
+    async def sent() -> AsyncIterator[Request]:
+        for number, frame in enumerate(frames, start=1):
+            frame.sequence = number
+            yield frame
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = AgentServiceStub(channel).Converse(sent())
+        return [response async for response in call]
+
+
+async def test_the_first_frame_is_the_handshake() -> None:
+    async with FakeServer() as server:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await converse(server, Request(start_turn=turn_pb2.StartTurn(text="?")))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    metadata = caught.value.trailing_metadata()
+    assert metadata is not None
+    details = metadata["grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    info = ErrorInfo()
+    assert Status.FromString(details).details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("ERROR_REASON_HANDSHAKE_REQUIRED", "precall")
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (Request(open=agent_pb2.OpenConversation()), "HANDSHAKE_REPEATED"),
+        (Request(start_turn=turn_pb2.StartTurn(turn_id="t")), "FIELD_INVALID"),
+        (Request(cancel_turn=turn_pb2.CancelTurn()), "TURN_UNKNOWN"),
+        (Request(cancel_tool_call=turn_pb2.CancelToolCall()), "NOT_SERVED"),
+        (Request(), "NOT_SERVED"),
+    ],
+)
+async def test_frames_are_refused_by_reason(frame: Request, reason: str) -> None:
+    async with FakeServer() as server:
+        opened, rejected = await converse(server, Request(open=agent_pb2.OpenConversation()), frame)
+    assert opened.WhichOneof("event") == "opened"
+    info = ErrorInfo()
+    assert rejected.frame_rejected.error.details[0].Unpack(info)
+    assert info.reason == f"ERROR_REASON_{reason}"
+    assert rejected.frame_rejected.frame_sequence == 2
+    assert [opened.sequence, rejected.sequence] == [1, 2]
+
+
+async def test_a_script_knows_the_results_so_far() -> None:
+    async def roll() -> int:
+        return 4
+
+    def answer(results: Sequence[ToolResult]) -> Say:
+        return Say(f"a {results[0].value}")
+
+    async with talking([Call("roll"), answer], tools=(roll,)) as (_, conversation):
+        assert str(await conversation.ask("?")) == "a 4"
+
+
+async def test_what_the_script_does_not_have_fails_the_turn_and_says_so() -> None:
+    async with talking([Call("missing")]) as (_, conversation):
+        with pytest.raises(precall.ServerError, match=r"calls 'missing', which .* has: none"):
+            await conversation.ask("first")
+        with pytest.raises(precall.ServerError, match="turn 2 was started, 1 are scripted"):
+            await conversation.ask("second")
+
+
+def test_a_script_that_goes_on_after_its_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="Say ends its turn"):
+        FakeServer([Say("a"), Say("b")])
+
+
+async def test_a_script_without_an_answer_ends_with_an_empty_one() -> None:
+    async with talking([]) as (_, conversation):
+        assert str(await conversation.ask("?")) == ""
+
+
+async def test_the_version_of_a_tool_is_the_clients_or_made_up() -> None:
+    tools = [tool_pb2.Tool(name="a", version="7"), tool_pb2.Tool(name="b")]
+    async with FakeServer() as server:
+        (opened,) = await converse(server, Request(open=agent_pb2.OpenConversation(tools=tools)))
+    assert [said.version for said in opened.opened.registrations] == ["7", "1"]
