@@ -1,0 +1,232 @@
+"""Whatever turns do in whatever order: admission lets in whom the rules say, and nobody starves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from precall_service.admission import Admission, AdmissionLimits, Capacity, Share
+from precall_service.domain.errors import ServiceError
+from tests.support.clock import ManualClock
+
+HOLD_S = 5.0
+LIMITS = AdmissionLimits(waiting_max=6, waiting_per_tenant_max=4, hold_s=HOLD_S)
+TENANTS = st.sampled_from(["ann", "bob", "cid"])
+TOKENS = st.integers(1, 60)
+WHICH = st.integers(0, 11)
+
+
+@dataclass(eq=False)
+class Turn:
+    """A turn at the door. `told` is the last place that it was told."""
+
+    share: Share
+    tenant: str
+    tokens: int
+    paused_at: float | None = None
+    parked: bool = False
+    told: int | None = None
+    coming_back: asyncio.Task[None] | None = None
+
+
+@dataclass
+class PlainList:
+    """Who holds a share and who waits, worked out anew from the rules of admission."""
+
+    slots: int = 0
+    kv_tokens: int = 0
+    holding: list[Turn] = field(default_factory=list[Turn])
+    returning: list[Turn] = field(default_factory=list[Turn])
+    arrived: list[Turn] = field(default_factory=list[Turn])
+    served: list[str] = field(default_factory=list[str])
+    """Tenants that have turns waiting, the one that was served or came longest ago first."""
+
+    def new_turns_in_order(self) -> list[Turn]:
+        queues = [[t for t in self.arrived if t.tenant == tenant] for tenant in self.served]
+        longest = max(map(len, queues), default=0)
+        return [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
+
+    def arrive(self, turn: Turn) -> None:
+        self.arrived.append(turn)
+        if turn.tenant not in self.served:
+            self.served.append(turn.tenant)
+
+    def leave_queue(self, turn: Turn, *, served: bool) -> None:
+        self.arrived.remove(turn)
+        waits = any(other.tenant == turn.tenant for other in self.arrived)
+        if served or not waits:
+            self.served.remove(turn.tenant)
+        if served and waits:
+            self.served.append(turn.tenant)
+
+    def let_in(self) -> None:
+        while queue := [*self.returning, *self.new_turns_in_order()]:
+            head = queue[0]
+            used = sum(turn.tokens for turn in self.holding)
+            room = len(self.holding) < self.slots and used + head.tokens <= self.kv_tokens
+            if not room and (self.holding or not self.slots):
+                return
+            if head in self.returning:
+                self.returning.remove(head)
+            else:
+                self.leave_queue(head, served=True)
+            self.holding.append(head)
+
+
+class AdmissionMachine(RuleBasedStateMachine):
+    """Compares an Admission to the plain list after each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = ManualClock()
+        self.admission = Admission(self.clock, LIMITS)
+        self.model = PlainList()
+        self.all: list[Turn] = []
+        self.resize(slots=2, kv_tokens=100)
+
+    @rule(slots=st.integers(0, 4), kv_tokens=st.integers(10, 200))
+    def resize(self, slots: int, kv_tokens: int) -> None:
+        self.model.slots, self.model.kv_tokens = slots, kv_tokens
+        self.model.let_in()
+        self.admission.resize(Capacity(slots=slots, kv_tokens=kv_tokens))
+
+    @rule(tenant=TENANTS, tokens=TOKENS)
+    def enter(self, tenant: str, tokens: int) -> None:
+        model = self.model
+        of_tenant = sum(turn.tenant == tenant for turn in model.arrived)
+        full = of_tenant >= LIMITS.waiting_per_tenant_max or (
+            len(model.arrived) + len(model.returning) >= LIMITS.waiting_max
+        )
+        if full:
+            with pytest.raises(ServiceError, match="turns waiting, the limit"):
+                self.admission.enter(tenant, tokens)
+            return
+        turn = Turn(self.admission.enter(tenant, tokens), tenant, tokens)
+        self.all.append(turn)
+        model.arrive(turn)
+        model.let_in()
+
+    @precondition(lambda self: self.model.holding)
+    @rule(which=WHICH, tokens=TOKENS)
+    def grow(self, which: int, tokens: int) -> None:
+        turn = self.model.holding[which % len(self.model.holding)]
+        turn.tokens = max(turn.tokens, tokens)
+        turn.share.grow(tokens)
+
+    @precondition(lambda self: self.model.holding)
+    @rule(which=WHICH)
+    def pause(self, which: int) -> None:
+        turn = self.model.holding[which % len(self.model.holding)]
+        if turn.paused_at is None:
+            turn.paused_at = self.clock.now()
+        turn.share.pause()
+
+    @rule(seconds=st.sampled_from([1.0, HOLD_S - 0.5, HOLD_S]))
+    def advance(self, seconds: float) -> None:
+        until = self.clock.now() + seconds
+        paused = [turn for turn in self.model.holding if turn.paused_at is not None]
+        for turn in sorted(paused, key=lambda turn: turn.paused_at or 0.0):
+            if turn.paused_at is not None and turn.paused_at + HOLD_S <= until:
+                self.model.holding.remove(turn)
+                turn.paused_at, turn.parked = None, True
+                self.model.let_in()
+        self.clock.advance(seconds)
+
+    @precondition(lambda self: self.stepped_aside)
+    @rule(which=WHICH)
+    def resume(self, which: int) -> None:
+        turn = self.stepped_aside[which % len(self.stepped_aside)]
+        if turn.parked:
+            turn.parked = False
+            self.model.returning.append(turn)
+            self.model.let_in()
+        turn.paused_at = None
+        self.runner.run(self._resume(turn))
+
+    @property
+    def stepped_aside(self) -> list[Turn]:
+        """Turns whose tools run."""
+        return [turn for turn in self.all if turn.parked or turn.paused_at is not None]
+
+    async def _resume(self, turn: Turn) -> None:
+        turn.coming_back = asyncio.create_task(turn.share.resume())
+        await asyncio.sleep(0)
+
+    @precondition(lambda self: self.all)
+    @rule(which=WHICH, times=st.integers(1, 2))
+    def release(self, which: int, times: int) -> None:
+        turn = self.all.pop(which % len(self.all))
+        model = self.model
+        if turn in model.holding:
+            model.holding.remove(turn)
+        elif turn in model.returning:
+            model.returning.remove(turn)
+        elif turn in model.arrived:
+            model.leave_queue(turn, served=False)
+        model.let_in()
+        self.runner.run(self._release(turn, times))
+
+    async def _release(self, turn: Turn, times: int) -> None:
+        if turn.coming_back is not None:
+            turn.coming_back.cancel()
+            await asyncio.wait([turn.coming_back])
+        for _ in range(times):
+            self.admission.release(turn.share)
+
+    @invariant()
+    def the_same_turns_hold_a_share(self) -> None:
+        holding = [turn for turn in self.all if turn.share.state.name == "ADMITTED"]
+        assert {id(turn) for turn in holding} == {id(turn) for turn in self.model.holding}
+        assert self.admission.admitted == len(holding)
+        assert self.admission.waiting == len(self.model.arrived) + len(self.model.returning)
+
+    @invariant()
+    def only_paused_turns_have_a_timer(self) -> None:
+        assert self.clock.pending == sum(turn.paused_at is not None for turn in self.all)
+
+    @invariant()
+    def who_is_back_knows_it(self) -> None:
+        self.runner.run(asyncio.sleep(0))
+        for turn in self.all:
+            if turn.coming_back is not None and not turn.parked:
+                assert turn.coming_back.done() == (turn not in self.model.returning)
+
+    @invariant()
+    def every_new_place_is_told(self) -> None:
+        order = self.model.new_turns_in_order()
+        for place, turn in enumerate(order, start=len(self.model.returning)):
+            assert self.runner.run(self._told(turn)) == (None if place == turn.told else place)
+            turn.told = place
+
+    async def _told(self, turn: Turn) -> int | None:
+        reading = asyncio.ensure_future(turn.share.place())
+        await asyncio.sleep(0)
+        if reading.done():
+            return reading.result()
+        reading.cancel()
+        await asyncio.wait([reading])
+        return None
+
+    def teardown(self) -> None:
+        """With turns that end, everybody is let in, and nothing is left."""
+        if not self.model.slots:
+            self.resize(slots=1, kv_tokens=10)
+        while self.all:
+            while self.stepped_aside:
+                self.resume(0)
+            self.the_same_turns_hold_a_share()
+            assert self.model.holding, "everybody waits for nobody"
+            self.release(self.all.index(self.model.holding[0]), times=1)
+        assert (self.admission.admitted, self.admission.waiting) == (0, 0)
+        assert self.clock.pending == 0
+        self.runner.close()
+
+
+TestAdmission = AdmissionMachine.TestCase
+TestAdmission.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

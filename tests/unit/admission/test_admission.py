@@ -1,0 +1,536 @@
+"""Which turn is let in, in which order, and what becomes of its share."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from precall_service.admission import Admission, AdmissionLimits, Capacity, Share
+from precall_service.domain.errors import Code, Reason, ServiceError
+from tests.support.clock import ManualClock, settle
+
+HOLD_S = 5.0
+
+
+class Door:
+    """An admission, and what is waited for at it."""
+
+    def __init__(
+        self,
+        *,
+        slots: int = 2,
+        kv_tokens: int = 1000,
+        waiting_max: int = 100,
+        waiting_per_tenant_max: int = 100,
+    ) -> None:
+        self.clock = ManualClock()
+        limits = AdmissionLimits(
+            waiting_max=waiting_max,
+            waiting_per_tenant_max=waiting_per_tenant_max,
+            hold_s=HOLD_S,
+            retry_after_s=3.0,
+        )
+        self.admission = Admission(self.clock, limits)
+        self.resize(slots=slots, kv_tokens=kv_tokens)
+
+    def resize(self, *, slots: int, kv_tokens: int = 1000) -> None:
+        self.admission.resize(Capacity(slots=slots, kv_tokens=kv_tokens))
+
+    def enter(self, tokens: int = 100, tenant: str = "ann") -> Share:
+        return self.admission.enter(tenant, tokens)
+
+    def release(self, *shares: Share) -> None:
+        for share in shares:
+            self.admission.release(share)
+
+    async def park(self, share: Share) -> None:
+        """The share's turn waits for its tools until it has given its share up."""
+        share.pause()
+        self.clock.advance(HOLD_S)
+        await settle()
+        assert not admitted(share)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Turns that hold a share, and turns that wait."""
+        return self.admission.admitted, self.admission.waiting
+
+
+def admitted(*shares: Share) -> bool:
+    return all(share.state.name == "ADMITTED" for share in shares)
+
+
+async def told(share: Share) -> list[int]:
+    """The places that the share was not told of yet, as far as they are known."""
+    places: list[int] = []
+    while True:
+        reading = asyncio.ensure_future(share.place())
+        await settle()
+        if not reading.done():
+            reading.cancel()
+            await asyncio.wait([reading])
+            return places
+        if (place := reading.result()) is None:
+            return places
+        places.append(place)
+
+
+def refused(door: Door, tenant: str = "ann") -> ServiceError:
+    before = door.counts
+    with pytest.raises(ServiceError) as caught:
+        door.enter(tenant=tenant)
+    assert caught.value.reason is Reason.OVERLOADED
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    assert caught.value.retry_after_s == 3.0
+    assert door.counts == before
+    return caught.value
+
+
+# What fits.
+
+
+async def test_a_turn_is_let_in_at_once_while_there_is_room() -> None:
+    door = Door()
+    share = door.enter()
+    assert admitted(share)
+    assert await share.place() is None
+
+
+def test_no_more_turns_than_slots() -> None:
+    door = Door(slots=2)
+    first, second, third = (door.enter() for _ in range(3))
+    assert admitted(first, second)
+    assert not admitted(third)
+    door.release(second)
+    assert admitted(third)
+
+
+def test_no_more_tokens_than_the_cache_holds() -> None:
+    door = Door(slots=10, kv_tokens=1000)
+    first, second, third = door.enter(600), door.enter(400), door.enter(1)
+    assert admitted(first, second)
+    assert not admitted(third)
+    door.release(second)
+    assert admitted(third)
+
+
+def test_an_idle_engine_takes_any_turn() -> None:
+    door = Door(kv_tokens=1000)
+    large = door.enter(5000)
+    assert admitted(large)
+    small = door.enter(1)
+    assert not admitted(small)
+    door.release(large)
+    assert admitted(small)
+
+
+def test_a_large_turn_waits_until_the_engine_is_idle() -> None:
+    door = Door(slots=3, kv_tokens=1000)
+    first, second = door.enter(10), door.enter(10)
+    large, small = door.enter(5000), door.enter(10)
+    door.release(first)
+    assert not admitted(large)
+    assert not admitted(small), "the head is never skipped"
+    door.release(second)
+    assert admitted(large)
+    assert not admitted(small)
+
+
+def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:
+    door = Door(slots=10, kv_tokens=1000)
+    share = door.enter(100)
+    share.grow(950)
+    assert admitted(share)
+    other = door.enter(100)
+    assert not admitted(other)
+    door.release(share)
+    assert admitted(other)
+
+
+def test_a_share_never_shrinks_by_growing() -> None:
+    door = Door(slots=10, kv_tokens=1000)
+    share = door.enter(900)
+    share.grow(10)
+    assert not admitted(door.enter(200))
+
+
+def test_several_turns_may_outgrow_the_cache_together() -> None:
+    door = Door(slots=10, kv_tokens=1000)
+    shares = [door.enter(400) for _ in range(2)]
+    for share in shares:
+        share.grow(900)
+    assert admitted(*shares)
+    waiting = door.enter(1)
+    door.release(shares[0])
+    assert admitted(waiting)
+    door.release(shares[1], waiting)
+    assert admitted(*(door.enter(500) for _ in range(2)))
+
+
+def test_nobody_enters_an_engine_that_is_not_there() -> None:
+    door = Door(slots=0)
+    share = door.enter()
+    assert not admitted(share)
+    door.resize(slots=1)
+    assert admitted(share)
+
+
+def test_nobody_is_put_out_of_an_engine_that_shrinks() -> None:
+    door = Door(slots=3)
+    shares = [door.enter() for _ in range(3)]
+    door.resize(slots=1)
+    assert admitted(*shares)
+    waiting = door.enter()
+    door.release(*shares[:2])
+    assert not admitted(waiting)
+    door.release(shares[2])
+    assert admitted(waiting)
+
+
+def test_an_engine_that_grows_lets_more_in() -> None:
+    door = Door(slots=1)
+    first, second, third = (door.enter() for _ in range(3))
+    door.resize(slots=2)
+    assert admitted(first, second)
+    assert not admitted(third)
+
+
+# The order.
+
+
+def test_turns_of_one_tenant_come_in_order() -> None:
+    door = Door(slots=1)
+    running, *rest = (door.enter() for _ in range(4))
+    for share in rest:
+        assert not admitted(share)
+        door.release(running)
+        assert admitted(share)
+        running = share
+
+
+def test_tenants_take_turns() -> None:
+    door = Door(slots=1)
+    running = door.enter(tenant="zoe")
+    names = {
+        door.enter(tenant=tenant): f"{tenant}{number}"
+        for tenant, count in (("ann", 3), ("bob", 1), ("cid", 2))
+        for number in range(count)
+    }
+    order: list[str] = []
+    for _ in range(len(names)):
+        door.release(running)
+        [running] = [share for share in names if admitted(share)]
+        order.append(names[running])
+    assert order == ["ann0", "bob0", "cid0", "ann1", "cid1", "ann2"]
+
+
+def test_a_tenant_that_comes_again_queues_behind_those_that_wait() -> None:
+    door = Door(slots=1)
+    running = door.enter(tenant="ann")
+    bob, cid = door.enter(tenant="bob"), door.enter(tenant="cid")
+    again = door.enter(tenant="ann")
+    for expected in (bob, cid, again):
+        door.release(running)
+        assert admitted(expected)
+        running = expected
+
+
+# The place in the queue.
+
+
+async def test_each_place_is_told_once() -> None:
+    door = Door(slots=1)
+    running = door.enter()
+    first, second, third = (door.enter() for _ in range(3))
+    assert [await told(share) for share in (first, second, third)] == [[0], [1], [2]]
+    assert [await told(share) for share in (first, second, third)] == [[], [], []]
+    door.release(running)
+    assert [await told(share) for share in (second, third)] == [[0], [1]]
+    assert await first.place() is None
+
+
+async def test_a_place_that_came_back_before_it_was_read_is_not_told_again() -> None:
+    door = Door(slots=1)
+    door.enter()
+    share = door.enter(tenant="bob")
+    assert await told(share) == [0]
+    await told(share)
+    ahead = door.enter(tenant="ann")
+    assert await told(ahead) == [1]
+    door.release(ahead)
+    assert await told(share) == []
+
+
+async def test_places_count_tenants_in_turn() -> None:
+    door = Door(slots=1)
+    door.enter(tenant="zoe")
+    shares = [door.enter(tenant=tenant) for tenant in ("ann", "ann", "ann", "bob")]
+    assert [await told(share) for share in shares] == [[0], [2], [3], [1]]
+
+
+async def test_a_returning_turn_moves_the_others_back() -> None:
+    door = Door(slots=1)
+    slow = door.enter()
+    await door.park(slow)
+    door.enter()
+    waiting = door.enter(tenant="bob")
+    assert await told(waiting) == [0]
+    coming_back = asyncio.create_task(slow.resume())
+    await settle()
+    assert await told(waiting) == [1]
+    coming_back.cancel()
+    await asyncio.wait([coming_back])
+
+
+async def test_who_leaves_the_queue_moves_the_others_up() -> None:
+    door = Door(slots=1)
+    door.enter()
+    first, second = door.enter(), door.enter(tenant="bob")
+    assert await told(second) == [1]
+    with first:
+        pass
+    assert await told(second) == [0]
+
+
+async def test_admission_wakes_who_waits_for_its_place() -> None:
+    door = Door(slots=1)
+    running, waiting = door.enter(), door.enter()
+    await told(waiting)
+    reading = asyncio.ensure_future(waiting.place())
+    await settle()
+    assert not reading.done()
+    door.release(running)
+    assert await reading is None
+
+
+# Bounds.
+
+
+def test_a_tenant_may_fill_its_own_queue_only() -> None:
+    door = Door(slots=1, waiting_per_tenant_max=2)
+    door.enter()
+    door.enter()
+    door.enter()
+    error = refused(door)
+    assert "'ann'" in error.message
+    assert "2" in error.message
+    door.enter(tenant="bob")
+
+
+def test_the_queue_is_bounded_over_all_tenants() -> None:
+    door = Door(slots=1, waiting_max=3)
+    door.enter()
+    for tenant in ("ann", "bob", "cid"):
+        door.enter(tenant=tenant)
+    assert refused(door, "dan").metadata["waiting"] == "3"
+
+
+async def test_returning_turns_are_never_refused_and_count() -> None:
+    door = Door(slots=1, waiting_max=1)
+    slow = door.enter()
+    await door.park(slow)
+    door.enter()
+    door.enter()
+    coming_back = asyncio.create_task(slow.resume())
+    await settle()
+    assert door.counts == (1, 2)
+    refused(door, "bob")
+    coming_back.cancel()
+    await asyncio.wait([coming_back])
+
+
+# The hold time.
+
+
+async def test_tools_that_answer_in_time_cost_nothing() -> None:
+    door = Door(slots=1)
+    share = door.enter()
+    waiting = door.enter()
+    for _ in range(3):
+        share.pause()
+        door.clock.advance(HOLD_S - 0.001)
+        await share.resume()
+        assert admitted(share)
+        assert door.clock.pending == 0
+    door.clock.advance(10 * HOLD_S)
+    assert admitted(share), "no hold time runs while the turn generates"
+    assert not admitted(waiting)
+
+
+async def test_a_share_is_given_up_after_the_hold_time_only() -> None:
+    door = Door(slots=1)
+    share, waiting = door.enter(), door.enter()
+    share.pause()
+    door.clock.advance(HOLD_S - 0.001)
+    assert not admitted(waiting)
+    door.clock.advance(0.001)
+    assert admitted(waiting)
+    assert door.counts == (1, 0)
+    assert door.clock.pending == 0
+
+
+async def test_pausing_again_does_not_prolong_the_hold_time() -> None:
+    door = Door(slots=1)
+    share = door.enter()
+    share.pause()
+    door.clock.advance(HOLD_S / 2)
+    share.pause()
+    door.clock.advance(HOLD_S / 2)
+    assert not admitted(share)
+    assert door.clock.pending == 0
+
+
+async def test_a_parked_turn_comes_back_at_once_where_there_is_room() -> None:
+    door = Door(slots=1)
+    share = door.enter()
+    await door.park(share)
+    await share.resume()
+    assert admitted(share)
+    assert door.counts == (1, 0)
+
+
+async def test_a_parked_turn_comes_back_ahead_of_new_ones() -> None:
+    door = Door(slots=1)
+    slow = door.enter()
+    await door.park(slow)
+    running, new = door.enter(), door.enter(tenant="bob")
+    coming_back = asyncio.create_task(slow.resume())
+    await settle()
+    assert not coming_back.done()
+    door.release(running)
+    await coming_back
+    assert admitted(slow)
+    assert not admitted(new)
+
+
+async def test_parked_turns_come_back_in_the_order_of_their_results() -> None:
+    door = Door(slots=1)
+    first = door.enter()
+    await door.park(first)
+    second = door.enter()
+    await door.park(second)
+    running = door.enter()
+    returning = [asyncio.create_task(share.resume()) for share in (second, first)]
+    await settle()
+    door.release(running)
+    await returning[0]
+    assert admitted(second)
+    door.release(second)
+    await returning[1]
+    assert admitted(first)
+
+
+async def test_a_share_that_grew_while_parked_comes_back_at_its_size() -> None:
+    door = Door(slots=10, kv_tokens=1000)
+    slow = door.enter(100)
+    await door.park(slow)
+    slow.grow(900)
+    other = door.enter(200)
+    coming_back = asyncio.create_task(slow.resume())
+    await settle()
+    assert not coming_back.done()
+    door.release(other)
+    await coming_back
+    assert not admitted(door.enter(200))
+
+
+# The end.
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_release_from_every_state(times: int) -> None:
+    door = Door(slots=1)
+    parked = door.enter()
+    await door.park(parked)
+    returning = door.enter()
+    await door.park(returning)
+    running = door.enter()
+    paused = running
+    paused.pause()
+    coming_back = asyncio.create_task(returning.resume())
+    await settle()
+    waiting = door.enter(tenant="bob")
+    assert door.counts == (1, 2)
+
+    for _ in range(times):
+        door.release(waiting)
+        assert door.counts == (1, 1)
+    for _ in range(times):
+        door.release(parked)
+        assert door.counts == (1, 1)
+    for _ in range(times):
+        door.release(returning)
+        assert door.counts == (1, 0)
+    for _ in range(times):
+        door.release(paused)
+        assert door.counts == (0, 0)
+    assert door.clock.pending == 0
+    assert admitted(door.enter(1000))
+    coming_back.cancel()
+    await asyncio.wait([coming_back])
+
+
+async def test_cancelled_while_it_waits_nothing_is_left() -> None:
+    door = Door(slots=1)
+    running = door.enter()
+
+    async def turn() -> None:
+        with door.enter(tenant="bob") as share:
+            while await share.place() is not None:
+                pass
+
+    waiting = asyncio.create_task(turn())
+    await settle()
+    assert door.counts == (1, 1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert door.counts == (1, 0)
+    door.release(running)
+    assert door.counts == (0, 0)
+
+
+async def test_cancelled_as_it_is_let_in_nothing_is_left() -> None:
+    door = Door(slots=1)
+    running = door.enter()
+
+    async def turn() -> None:
+        with door.enter() as share:
+            while await share.place() is not None:
+                pass
+
+    waiting = asyncio.create_task(turn())
+    await settle()
+    door.release(running)
+    assert door.counts == (1, 0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert door.counts == (0, 0)
+
+
+async def test_cancelled_while_it_comes_back_nothing_is_left() -> None:
+    door = Door(slots=1)
+
+    async def turn(share: Share) -> None:
+        with share:
+            await share.resume()
+
+    slow = door.enter()
+    await door.park(slow)
+    running = door.enter()
+    coming_back = asyncio.create_task(turn(slow))
+    await settle()
+    assert door.counts == (1, 1)
+    coming_back.cancel()
+    await asyncio.wait([coming_back])
+    assert door.counts == (1, 0)
+    door.release(running)
+
+
+def test_who_leaves_at_the_head_lets_the_next_one_in() -> None:
+    door = Door(slots=3, kv_tokens=1000)
+    door.enter(500)
+    large, small = door.enter(5000), door.enter(10, tenant="bob")
+    assert not admitted(small)
+    door.release(large)
+    assert admitted(small)
