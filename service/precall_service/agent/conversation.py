@@ -259,6 +259,7 @@ class Conversation:
         )
         self._tail = ending.tail
         self._turn = None
+        self.renew()
         self._ended[turn.spec.turn_id] = _EndedTurn(spec=turn.spec, completed=ending.completed)
         if len(self._ended) > self.limits.ended_turns_max:
             self._ended.popitem(last=False)
