@@ -11,6 +11,7 @@ import asyncio
 import logging
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from precall.v1 import agent_pb2, prediction_pb2
 from precall_service.agent.conversation import Conversation
@@ -27,6 +28,8 @@ from precall_service.transport.statuses import not_served
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
+
+_SEQUENCE_MAX = 2**64 - 1
 
 _LATER = {
     "cancel_tool_call": "CAPABILITY_INTERJECTION",
@@ -124,7 +127,12 @@ class ConverseStream:
         """Processes frames until the client has no more, or closes."""
         while True:
             conversation.renew()
-            frame = await self._next_frame()
+            try:
+                frame = await self._next_frame()
+            except ServiceError as error:  # its number cannot be read: it can only be the next
+                self._processed = min(self._processed + 1, _SEQUENCE_MAX)
+                await conversation.outbox.put(FrameRejected(0, error))
+                continue
             if frame is None:
                 conversation.hang_up()
                 return
@@ -140,8 +148,19 @@ class ConverseStream:
             self._processed = max(self._processed, frame.sequence)
 
     async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
-        """The client's next frame; None once it has half-closed."""
-        frame = await self._context.read()
+        """The client's next frame; None once it has half-closed.
+
+        Raises:
+            ServiceError: FRAME_UNKNOWN, the bytes are no frame.
+        """
+        try:
+            frame = await self._context.read()
+        except DecodeError as error:
+            raise ServiceError(
+                Reason.FRAME_UNKNOWN,
+                f"the bytes are not a ConverseRequest of the contract: {error}",
+                field="frame",
+            ) from None
         return None if frame is grpc.aio.EOF else frame
 
     def _check_frame(self, frame: agent_pb2.ConverseRequest) -> None:
