@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from precall.v1 import agent_pb2, agent_pb2_grpc, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.turn import TurnServices
 from precall_service.app import Service, serve
+from precall_service.engine.base import EngineInfo
 from precall_service.settings import load_settings
 from tests.support.clock import ManualClock
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
@@ -257,6 +258,7 @@ async def running_server(
     script: Script | Sequence[Step] = (),
     *,
     factory: ScriptedFactory | None = None,
+    info: EngineInfo = INFO,
     **sections: Section,
 ) -> AsyncGenerator[RunningServer]:
     """The real service on a free port, over an engine that follows the script.
@@ -264,7 +266,7 @@ async def running_server(
     `sections` are settings, as in the file: `tools={"tools_max": 2}`. At the end the channel is
     closed, everything must have been given back, and the server stops.
     """
-    engines = factory or ScriptedFactory(lambda: ScriptedEngine(script, INFO))
+    engines = factory or ScriptedFactory(lambda: ScriptedEngine(script, info))
     here: Section = {"port": 0, "drain_s": 0.0}
     sections["server"] = {**here, **sections.get("server", {})}
     settings = load_settings(None, {name: dict(knobs) for name, knobs in sections.items()})

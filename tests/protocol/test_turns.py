@@ -1,0 +1,478 @@
+"""Starting turns: what is refused and why, what a repetition means, how a limit ends one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from precall.v1 import tool_pb2, turn_pb2
+from precall_service.engine.base import GenerationRefusedError
+from tests.support.scripted_engine import INFO
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Pause, always, calls, in_turn, says, thinks
+from tests.support.stream import WEATHER, StreamDriver, running_server
+from tests.support.wire import Failure, failure, seconds
+
+HELLO = always(says("Hello."))
+CALL = calls(("weather", '{"city":"Rome"}'))
+
+Generation = turn_pb2.GenerationSettings
+Limits = turn_pb2.TurnLimits
+Choice = turn_pb2.ToolChoice
+StartTurn = turn_pb2.StartTurn
+
+SECTIONS = {
+    "text_bytes_max": 1024,
+    "turn_steps_max": 4,
+    "turn_tokens_max": 1000,
+    "turn_duration_max_s": 60.0,
+}
+
+
+def turn(**fields: object) -> turn_pb2.StartTurn:
+    """A turn that is right but for these fields."""
+    right = StartTurn(turn_id="t1", text="Hi.")
+    for name, value in fields.items():
+        if isinstance(value, str | int):
+            setattr(right, name, value)
+        else:
+            getattr(right, name).CopyFrom(value)
+    return right
+
+
+def required(mode: turn_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generation:
+    return Generation(tool_choice=Choice(mode=mode, tool_name=name))
+
+
+LATER_MODE = turn_pb2.ToolChoiceMode.ValueType(99)
+
+BAD_FIELDS = [
+    ("turn_id", turn(turn_id="")),
+    ("turn_id", turn(turn_id="x" * 129)),
+    ("turn_id", turn(turn_id="é" * 65)),
+    ("text", turn(text="")),
+    ("text", turn(text=" \n\t ")),
+    ("text", turn(text="\u2003\u00a0")),
+    *[("generation.temperature", turn(generation=Generation(temperature=value)))
+      for value in (-0.1, 2.1, float("nan"), float("inf"), float("-inf"))],
+    *[("generation.top_p", turn(generation=Generation(top_p=value)))
+      for value in (0.0, -1.0, 1.01, float("nan"), float("inf"))],
+    *[("generation.top_k", turn(generation=Generation(top_k=value)))
+      for value in (0, -2, -(2**31))],
+    *[("generation.seed", turn(generation=Generation(seed=value))) for value in (-1, -(2**63))],
+    *[("generation.max_tokens", turn(generation=Generation(max_tokens=value)))
+      for value in (0, 1001, 2**32 - 1)],
+    ("generation.stop[1]", turn(generation=Generation(stop=["a", ""]))),
+    ("generation.stop[0]", turn(generation=Generation(stop=["é" * 129]))),
+    *[("limits.max_steps", turn(limits=Limits(max_steps=value))) for value in (0, 5, 2**32 - 1)],
+    *[("limits.max_tokens", turn(limits=Limits(max_tokens=value))) for value in (0, 1001)],
+    *[("limits.max_duration", turn(limits=Limits(max_duration=value)))
+      for value in (
+          Duration(),
+          Duration(seconds=-1),
+          Duration(seconds=60, nanos=1),
+          Duration(seconds=2**62),
+          Duration(nanos=-5),
+      )],
+    ("generation.tool_choice.mode", turn(generation=required(LATER_MODE))),
+    *[("generation.tool_choice.tool_name", turn(generation=Generation(tool_choice=choice)))
+      for choice in (
+          Choice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED),
+          Choice(mode=turn_pb2.TOOL_CHOICE_MODE_AUTO, tool_name="weather"),
+          Choice(tool_name="weather"),
+      )],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "bad"), BAD_FIELDS, ids=[field for field, _ in BAD_FIELDS])
+async def test_a_field_out_of_range_is_refused_by_name(field: str, bad: StartTurn) -> None:
+    async with running_server(HELLO, conversations=SECTIONS) as server:
+        stream = await server.opened(WEATHER)
+        error = await stream.refused(await stream.send("start_turn", bad))
+        assert error.reason == "FIELD_INVALID"
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.field == f"start_turn.{field}"
+        assert (await stream.ask(turn_id="t1")).text == "Hello."
+        await stream.close()
+
+
+TOO_LARGE = [
+    ("text", turn(text="é" * 513), "1024"),
+    ("generation.stop", turn(generation=Generation(stop=["a"] * 17)), "16"),
+]
+
+
+@pytest.mark.parametrize(("field", "bad", "limit"), TOO_LARGE, ids=lambda value: str(value)[:16])
+async def test_too_much_is_refused_with_the_limit(field: str, bad: StartTurn, limit: str) -> None:
+    async with running_server(HELLO, conversations=SECTIONS) as server:
+        stream = await server.opened()
+        error = await stream.refused(await stream.send("start_turn", bad))
+        assert error.reason == "TOO_LARGE"
+        assert error.field == f"start_turn.{field}"
+        assert error.metadata["limit"] == limit
+        assert limit in error.message
+        assert (await stream.ask()).text == "Hello."
+        await stream.close()
+
+
+GOOD_FIELDS = [
+    turn(turn_id="é" * 64, text="é" * 512),
+    turn(generation=Generation(temperature=0, top_p=1, top_k=1, seed=0, max_tokens=1000)),
+    turn(generation=Generation(temperature=2, top_p=5e-324, top_k=-1, seed=2**63 - 1)),
+    turn(generation=Generation(stop=["é" * 128] * 16)),
+    turn(generation=Generation(tool_choice=Choice(mode=turn_pb2.TOOL_CHOICE_MODE_NONE))),
+    turn(generation=Generation(tool_choice=Choice())),
+    turn(limits=Limits(max_steps=4, max_tokens=1000, max_duration=Duration(seconds=60))),
+    turn(limits=Limits(max_steps=1, max_tokens=7, max_duration=Duration(nanos=1))),
+    turn(while_running=turn_pb2.WHILE_RUNNING_REJECT),
+]
+
+
+@pytest.mark.parametrize("good", GOOD_FIELDS, ids=range(len(GOOD_FIELDS)))
+async def test_what_the_contract_allows_is_taken(good: StartTurn) -> None:
+    async with running_server(HELLO, conversations=SECTIONS) as server:
+        stream = await server.opened(WEATHER)
+        await stream.send("start_turn", good)
+        assert (await stream.completed(good.turn_id)).text == "Hello."
+        await stream.close()
+
+
+@pytest.mark.parametrize("value", [2, 3, 4])
+async def test_input_while_a_turn_runs_is_not_served_yet(
+    value: turn_pb2.WhileRunning.ValueType,
+) -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        error = await stream.refused(await stream.send("start_turn", turn(while_running=value)))
+        assert error.reason == "NOT_SERVED"
+        assert "while_running" in error.message
+        assert error.metadata["capability"] == "CAPABILITY_INTERJECTION"
+        await stream.close()
+
+
+async def test_while_running_of_a_later_contract_is_refused() -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        error = await stream.refused(await stream.send("start_turn", turn(while_running=77)))
+        assert error.reason in {"NOT_SERVED", "FIELD_INVALID"}
+        await stream.close()
+
+
+async def test_a_choice_of_calls_needs_tools() -> None:
+    async with running_server(HELLO) as server:
+        bare, other = await server.opened(), await server.opened(WEATHER)
+        for stream, generation, field in (
+            (bare, required(turn_pb2.TOOL_CHOICE_MODE_REQUIRED), "mode"),
+            (bare, required(turn_pb2.TOOL_CHOICE_MODE_NAMED, "weather"), "tool_name"),
+            (other, required(turn_pb2.TOOL_CHOICE_MODE_NAMED, "wether"), "tool_name"),
+        ):
+            error = await stream.refused(await stream.start(generation=generation))
+            assert error.reason == "TOOL_CHOICE_INVALID"
+            assert error.field == f"start_turn.generation.tool_choice.{field}"
+        assert "weather" in error.message, "it tells what is there"
+        await bare.close()
+        await other.close()
+
+
+async def test_a_choice_holds_for_the_first_step_alone_and_none_for_all() -> None:
+    async with running_server(in_turn(CALL, says("Warm."), says("No."))) as server:
+        stream = await server.opened(WEATHER)
+        named = required(turn_pb2.TOOL_CHOICE_MODE_NAMED, "weather")
+        await stream.start(generation=named)
+        await stream.answer((await stream.invoked()).invocation_id)
+        await stream.completed()
+        await stream.ask(turn_id="t2", generation=required(turn_pb2.TOOL_CHOICE_MODE_NONE))
+        modes = [spec.tool_choice.mode.value for spec in server.engine.specs]
+        assert modes == ["named", "auto", "none"]
+        await stream.close()
+
+
+async def test_a_turn_while_one_runs_is_refused() -> None:
+    done = asyncio.Event()
+    async with running_server(in_turn([Pause(done), *says("One.")], says("Two."))) as server:
+        stream = await server.opened()
+        await stream.start("One?")
+        await stream.expect("turn_started")
+        error = await stream.refused(await stream.start("Two?", "t2"))
+        assert error.reason == "TURN_RUNNING"
+        assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert error.metadata["running_turn_id"] == "t1"
+        done.set()
+        assert (await stream.completed()).text == "One."
+        assert (await stream.ask("Two?", "t2")).text == "Two."
+        await stream.close()
+
+
+async def test_a_repeated_running_turn_goes_on_once() -> None:
+    done = asyncio.Event()
+    async with running_server(in_turn([Pause(done), *says("One.")])) as server:
+        stream = await server.opened()
+        await stream.start()
+        await stream.expect("turn_started")
+        await stream.start()
+        await stream.send()
+        await stream.expect("frame_rejected")
+        done.set()
+        assert (await stream.completed()).text == "One."
+        await stream.close()
+        assert stream.kinds().count("frame_rejected") == 1
+        assert stream.kinds().count("turn_completed") == 1
+
+
+async def test_a_repeated_ended_turn_is_answered_by_its_ending() -> None:
+    async with running_server(in_turn(says("One."), says("Two."))) as server:
+        stream = await server.opened()
+        first = await stream.ask()
+        assert (await stream.ask(turn_id="t2")).text == "Two."
+        assert await stream.ask() == first
+        assert len(server.engine.prompts) == 2
+        await stream.close()
+
+
+async def test_a_repetition_may_come_in_another_trace() -> None:
+    async with running_server(in_turn(says("One."))) as server:
+        stream = await server.opened()
+        first = await stream.ask()
+        again = turn()
+        again.trace_context.traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+        await stream.send("start_turn", again)
+        assert await stream.completed() == first
+        await stream.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        turn(text="Else."),
+        turn(generation=Generation(seed=1)),
+        turn(limits=Limits(max_steps=1)),
+        turn(generation=required(turn_pb2.TOOL_CHOICE_MODE_NONE)),
+    ],
+    ids=["text", "generation", "limits", "tool choice"],
+)
+async def test_a_turn_id_names_one_turn(other: StartTurn) -> None:
+    done = asyncio.Event()
+    async with running_server(in_turn([Pause(done), *says("One.")])) as server:
+        stream = await server.opened()
+        await stream.start()
+        await stream.expect("turn_started")
+        for _ in range(2):  # while it runs, and when it has ended
+            error = await stream.refused(await stream.send("start_turn", other))
+            assert error.reason == "TURN_ID_REUSED"
+            assert error.code is grpc.StatusCode.ALREADY_EXISTS
+            assert error.field == "start_turn.turn_id"
+            if not done.is_set():
+                done.set()
+                await stream.completed()
+        await stream.close()
+
+
+async def test_a_broken_trace_context_harms_nothing() -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        for number, parent in enumerate(("nonsense", "00-zz-zz-zz", "\x00", "é" * 5000)):
+            bad = turn(turn_id=f"t{number}")
+            bad.trace_context.traceparent = parent
+            bad.trace_context.tracestate = parent
+            await stream.send("start_turn", bad)
+            assert (await stream.completed(f"t{number}")).text == "Hello."
+        await stream.close()
+
+
+def limit(ended: turn_pb2.TurnCompleted, field: str) -> Failure:
+    """Why a limit cut the turn."""
+    assert ended.outcome == turn_pb2.TURN_OUTCOME_LIMIT
+    error = failure(ended.error)
+    assert error.reason == "LIMIT_REACHED"
+    assert error.field == f"start_turn.{field}"
+    assert error.metadata["limit"] in error.message
+    return error
+
+
+async def test_a_prompt_beyond_the_context_window_is_refused_with_the_numbers() -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        ended = await stream.ask("x" * 9000)
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_FAILED
+        error = failure(ended.error)
+        assert error.reason == "CONTEXT_WINDOW_EXCEEDED"
+        assert error.metadata["limit"] == "8192"
+        assert int(error.metadata["prompt_tokens"]) > 9000
+        assert error.metadata["prompt_tokens"] in error.message
+        assert "8192" in error.message
+        assert (await stream.ask("Hi.", "t2")).text == "Hello."
+        await stream.close()
+
+
+async def test_a_limit_on_tokens_cuts_the_answer_and_keeps_what_there_is() -> None:
+    async with running_server(always(says(*["word "] * 10))) as server:
+        stream = await server.opened()
+        by_step = await stream.ask(generation=Generation(max_tokens=12))
+        assert limit(by_step, "generation.max_tokens").metadata["limit"] == "12"
+        assert by_step.text == "word word wo"
+        by_turn = await stream.ask(turn_id="t2", limits=Limits(max_tokens=7))
+        assert by_turn.outcome == turn_pb2.TURN_OUTCOME_LIMIT
+        assert by_turn.text == "word wo"
+        assert (await stream.ask(turn_id="t3")).outcome == turn_pb2.TURN_OUTCOME_ANSWERED
+        await stream.close()
+
+
+async def test_a_limit_on_steps_ends_a_turn_that_calls_for_ever() -> None:
+    async with running_server(always(CALL)) as server:
+        stream = await server.opened(WEATHER)
+        await stream.start(limits=Limits(max_steps=2))
+        await stream.answer((await stream.invoked()).invocation_id)
+        ended = await stream.completed()
+        assert limit(ended, "limits.max_steps").metadata["limit"] == "2"
+        assert ended.report.steps == 2
+        assert "invoke" not in stream.kinds()[stream.kinds().index("tool_call_completed") :]
+        await stream.close()
+
+
+async def test_a_limit_on_wall_time_ends_a_turn() -> None:
+    never = asyncio.Event()
+    async with running_server(in_turn([*says("So far"), Pause(never)])) as server:
+        stream = await server.opened()
+        await stream.start(limits=Limits(max_duration=Duration(seconds=3)))
+        await stream.expect("text_delta")
+        server.clock.advance(3.5)
+        ended = await stream.completed()
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_LIMIT
+        assert ended.text == "So far"
+        error = failure(ended.error)
+        assert error.reason == "TURN_TIMEOUT"
+        assert error.field == "start_turn.limits.max_duration"
+        assert seconds(ended.report.wall_time) == 3.5
+        await server.nothing_is_generated()
+        await stream.close()
+
+
+async def test_a_refusal_of_the_engine_ends_the_turn_in_its_words() -> None:
+    refusal = GenerationRefusedError("temperature and beam search exclude each other")
+    async with running_server(in_turn([refusal], says("Hello."))) as server:
+        stream = await server.opened()
+        ended = await stream.ask()
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_FAILED
+        error = failure(ended.error)
+        assert error.reason == "ENGINE_FAILED"
+        assert "beam search" in error.message
+        assert (await stream.ask(turn_id="t2")).text == "Hello."
+        await stream.close()
+
+
+async def test_after_a_failure_the_conversation_is_as_it_was() -> None:
+    broken = [*says("half"), GenerationRefusedError("no")]
+    async with running_server(in_turn(says("One."), broken, says("Three."))) as server:
+        stream = await server.opened()
+        await stream.ask("First?")
+        assert (await stream.ask("Second?", "t2")).outcome == turn_pb2.TURN_OUTCOME_FAILED
+        await stream.ask("Third?", "t3")
+        prompt = prompt_text(server.engine.prompts[-1])
+        assert "Second?" not in prompt
+        assert "half" not in prompt
+        assert prompt.index("First?") < prompt.index("One.") < prompt.index("Third?")
+        await stream.close()
+
+
+async def test_a_conversation_has_a_limit_of_messages() -> None:
+    async with running_server(HELLO, conversations={"messages_max": 4}) as server:
+        stream = await server.opened()
+        await stream.ask(turn_id="t1")
+        await stream.ask(turn_id="t2")
+        error = await stream.refused(await stream.start(turn_id="t3"))
+        assert error.reason == "LIMIT_REACHED"
+        assert error.field == "start_turn"
+        assert error.metadata["limit"] == "4"
+        await stream.close()
+
+
+async def test_the_events_of_a_turn_come_in_the_order_of_the_contract() -> None:
+    script = in_turn([*thinks("Hm."), *says("Let me ", "see."), *CALL], says("Warm."))
+    async with running_server(script) as server:
+        stream = await server.opened(WEATHER)
+        await stream.start()
+        await stream.answer((await stream.invoked()).invocation_id, '"30 C"')
+        ended = await stream.completed()
+        await stream.close()
+    assert stream.kinds()[1:] == [
+        "turn_started",
+        "step_started",
+        "reasoning_delta",
+        *["text_delta"] * 2,
+        "tool_call_started",
+        *["tool_call_arguments_delta"] * 2,
+        "tool_call_ready",
+        "step_completed",
+        "invoke",
+        "tool_call_completed",
+        "step_started",
+        "text_delta",
+        "step_completed",
+        "turn_completed",
+    ]
+    steps = [e.step_completed for e in stream.events if e.HasField("step_completed")]
+    assert [step.finish_reason for step in steps] == [
+        turn_pb2.STEP_FINISH_REASON_TOOL_CALLS,
+        turn_pb2.STEP_FINISH_REASON_STOP,
+    ]
+    assert ended.text == "Warm."
+    assert (ended.report.steps, ended.report.tool_calls) == (2, 1)
+    used = ended.report.usage
+    assert used.input_tokens == sum(step.usage.input_tokens for step in steps)
+    assert used.output_tokens == sum(step.usage.output_tokens for step in steps)
+    assert used.reasoning_tokens == len("Hm.")
+
+
+async def test_conversations_know_nothing_of_each_other() -> None:
+    async with running_server(HELLO) as server:
+        mine, theirs = await server.opened(WEATHER), await server.opened()
+        await mine.ask("My secret is 42.")
+        await theirs.ask("What is the secret?")
+        prompt = prompt_text(server.engine.prompts[-1])
+        assert "42" not in prompt
+        assert "weather" not in prompt
+        assert not server.engine.specs[-1].tools
+        error = await theirs.refused(
+            await theirs.send("cancel_turn", turn_pb2.CancelTurn(turn_id="t1x"))
+        )
+        assert error.reason == "TURN_UNKNOWN"
+        withdraw = tool_pb2.WithdrawTools(names=["weather"])
+        await theirs.send("withdraw_tools", withdraw)
+        answer = (await theirs.expect("tools_withdrawn")).tools_withdrawn
+        assert list(answer.unknown_names) == ["weather"]
+        await close_all(mine, theirs)
+
+
+async def test_a_turn_that_waits_is_told_its_place() -> None:
+    done, then = asyncio.Event(), asyncio.Event()
+    script = in_turn([Pause(done), *says("One.")], [Pause(then), *says("Two.")], says("Three."))
+    one = replace(INFO, sequences_max=1)
+    async with running_server(script, info=one, admission={"waiting_max": 2}) as server:
+        streams = [await server.opened() for _ in range(4)]
+        first, second, third, fourth = streams
+        await first.start()
+        await first.expect("turn_started")
+        await second.start()
+        assert (await second.expect("turn_queued")).turn_queued.position == 0
+        await third.start()
+        assert (await third.expect("turn_queued")).turn_queued.position == 1
+        ended = await fourth.ask()
+        error = failure(ended.error)
+        assert error.reason == "OVERLOADED"
+        assert error.retry_after_s is not None
+        done.set()
+        assert (await first.completed()).text == "One."
+        assert (await third.expect("turn_queued")).turn_queued.position == 0
+        then.set()
+        assert (await second.completed()).text == "Two."
+        assert (await third.completed()).text == "Three."
+        await close_all(*streams)
+
+
+async def close_all(*streams: StreamDriver) -> None:
+    for stream in streams:
+        await stream.close()
