@@ -1,0 +1,153 @@
+"""What a conversation tells: in order, numbered, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+
+from precall_service.agent.outbox import GoAway, NumberedEvent, Outbox
+from precall_service.domain.events import TextDelta
+from tests.support.clock import settle
+
+
+def outbox(events_max: int = 2) -> Outbox:
+    return Outbox(events_max, first_sequence=1)
+
+
+def read(taken: list[NumberedEvent]) -> list[tuple[int, str]]:
+    """The numbers and texts of what was taken."""
+    return [(n.sequence, n.event.text) for n in taken if isinstance(n.event, TextDelta)]
+
+
+async def test_events_are_numbered_in_order() -> None:
+    box = outbox()
+    await box.put(TextDelta("a"), "turn")
+    await box.put(GoAway(1.0, "bye"))
+    assert await box.take() == [
+        NumberedEvent(1, "turn", TextDelta("a")),
+        NumberedEvent(2, "", GoAway(1.0, "bye")),
+    ]
+    await box.put(TextDelta("b"), "turn")
+    assert await box.take() == [NumberedEvent(3, "turn", TextDelta("b"))]
+
+
+async def test_a_number_can_be_taken_for_the_handshake() -> None:
+    box = outbox()
+    assert box.take_number() == 1
+    await box.put(TextDelta("a"))
+    assert read(await box.take()) == [(2, "a")]
+
+
+async def test_a_full_outbox_makes_its_writer_wait() -> None:
+    box = outbox(events_max=2)
+    await box.put(TextDelta("a"))
+    await box.put(TextDelta("b"))
+    writing = asyncio.ensure_future(box.put(TextDelta("c")))
+    await settle()
+    assert not writing.done()
+    assert read(await box.take()) == [(1, "a"), (2, "b")]
+    await writing
+    assert read(await box.take()) == [(3, "c")]
+
+
+async def test_one_reading_lets_no_more_in_than_there_is_room() -> None:
+    box = outbox(events_max=2)
+    writers = [asyncio.create_task(box.put(TextDelta(str(number)))) for number in range(5)]
+    await settle()
+    assert read(await box.take()) == [(1, "0"), (2, "1")]
+    await settle()
+    assert sum(writer.done() for writer in writers) == 4
+    assert read(await box.take()) == [(3, "2"), (4, "3")]
+    await settle()
+    assert read(await box.take()) == [(5, "4")]
+
+
+async def test_an_offer_is_dropped_when_there_is_no_room() -> None:
+    box = outbox(events_max=1)
+    box.offer(TextDelta("a"))
+    box.offer(TextDelta("lost"))
+    assert read(await box.take()) == [(1, "a")]
+    box.offer(TextDelta("b"))
+    assert read(await box.take()) == [(2, "b")], "a dropped event takes no number"
+
+
+async def test_taking_waits_for_an_event() -> None:
+    box = outbox()
+    taking = asyncio.ensure_future(box.take())
+    await settle()
+    assert not taking.done()
+    await box.put(TextDelta("a"))
+    assert read(await taking) == [(1, "a")]
+
+
+async def test_what_waits_is_still_taken_after_close() -> None:
+    box = outbox()
+    await box.put(TextDelta("a"))
+    box.close()
+    box.close()
+    assert box.closed
+    assert read(await box.take()) == [(1, "a")]
+    assert await box.take() == []
+    assert await box.take() == []
+
+
+async def test_after_close_nothing_is_added() -> None:
+    box = outbox()
+    box.close()
+    await box.put(TextDelta("a"))
+    box.offer(TextDelta("b"))
+    assert await box.take() == []
+
+
+async def test_close_wakes_a_reader() -> None:
+    box = outbox()
+    taking = asyncio.ensure_future(box.take())
+    await settle()
+    box.close()
+    assert await taking == []
+
+
+async def test_close_wakes_writers_and_drops_what_they_bring() -> None:
+    box = outbox(events_max=1)
+    await box.put(TextDelta("a"))
+    writers = [asyncio.create_task(box.put(TextDelta("late"))) for _ in range(3)]
+    await settle()
+    box.close()
+    await asyncio.gather(*writers)
+    assert read(await box.take()) == [(1, "a")]
+    assert await box.take() == []
+
+
+async def test_a_cancelled_writer_added_nothing() -> None:
+    box = outbox(events_max=1)
+    await box.put(TextDelta("a"))
+    writing = asyncio.create_task(box.put(TextDelta("b")))
+    await settle()
+    writing.cancel()
+    await asyncio.wait([writing])
+    assert read(await box.take()) == [(1, "a")]
+    await box.put(TextDelta("c"))
+    assert read(await box.take()) == [(2, "c")]
+
+
+async def test_a_writer_cancelled_as_room_is_made_added_nothing() -> None:
+    box = outbox(events_max=1)
+    await box.put(TextDelta("a"))
+    writing, other = (asyncio.create_task(box.put(TextDelta(text))) for text in "bc")
+    await settle()
+    assert read(await box.take()) == [(1, "a")]
+    writing.cancel()
+    await settle()
+    assert writing.cancelled()
+    assert other.done()
+    assert read(await box.take()) == [(2, "c")]
+
+
+async def test_a_cancelled_reader_took_nothing() -> None:
+    box = outbox()
+    taking = asyncio.create_task(box.take())
+    await settle()
+    await box.put(TextDelta("a"))
+    taking.cancel()
+    await asyncio.wait([taking])
+    assert taking.cancelled()
+    assert read(await box.take()) == [(1, "a")]
