@@ -11,10 +11,11 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 import precall
-from precall.testing import Call, FakeServer, Say, ToolResult
+from precall.testing import Call, Fail, FakeServer, Hang, Parallel, Say, ToolResult
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceStub
 from tests.clients.helpers import talking
+from tests.support.stream import StreamDriver, connected
 
 Request = agent_pb2.ConverseRequest
 
@@ -101,3 +102,29 @@ async def test_the_version_of_a_tool_is_the_clients_or_made_up() -> None:
     async with FakeServer() as server:
         (opened,) = await converse(server, Request(open=agent_pb2.OpenConversation(tools=tools)))
     assert [said.version for said in opened.opened.registrations] == ["7", "1"]
+
+
+async def test_it_holds_the_order_that_the_contract_promises() -> None:
+    """The driver checks every frame by the rules that the real server is held to."""
+    scripts = (
+        [Call("a", text="Well.", reasoning="Hm."), Parallel([Call("a"), Call("b")]), Say("Done.")],
+        [Fail("ENGINE_FAILED")],
+        [Hang("Er")],
+        [Call("a")],
+    )
+    async with FakeServer(*scripts) as server, connected(server.address) as channel:
+        stream = StreamDriver(channel)
+        tools = [tool_pb2.Tool(name="a"), tool_pb2.Tool(name="b")]
+        await stream.open(agent_pb2.OpenConversation(tools=tools))
+        await stream.start(turn_id="t1")
+        for _ in range(3):
+            await stream.answer((await stream.invoked()).invocation_id)
+        assert (await stream.completed("t1")).text == "Done."
+        assert (await stream.ask(turn_id="t2")).outcome == turn_pb2.TURN_OUTCOME_FAILED
+        for number, waits_in in ((3, "text_delta"), (4, "invoke")):
+            await stream.start(turn_id=f"t{number}")
+            await stream.expect(waits_in)
+            await stream.send("cancel_turn", turn_pb2.CancelTurn())
+            ended = await stream.completed(f"t{number}")
+            assert ended.outcome == turn_pb2.TURN_OUTCOME_CANCELLED
+        await stream.close()

@@ -52,6 +52,7 @@ class TurnPlayer:
         self._waiting: dict[str, asyncio.Future[invocation_pb2.InvocationResult]] = {}
         self._calls = 0
         self._step = 0
+        self._step_is_open = False
         self._output_tokens = 0
         self._text = ""
 
@@ -62,6 +63,8 @@ class TurnPlayer:
             error = await self._play_entries()
         except asyncio.CancelledError:
             # The fake's own end cancels too; then these frames go nowhere and harm nobody.
+            if self._step_is_open:
+                await self._end_step(turn_pb2.STEP_FINISH_REASON_ABORTED)
             await self._complete(turn_pb2.TURN_OUTCOME_CANCELLED)
             return
         outcome = turn_pb2.TURN_OUTCOME_FAILED if error else turn_pb2.TURN_OUTCOME_ANSWERED
@@ -120,6 +123,7 @@ class TurnPlayer:
         await self._emit(
             Frame(step_started=turn_pb2.StepStarted(step=self._step, prompt_tokens=prompt_tokens))
         )
+        self._step_is_open = True
         for piece in _pieces(reasoning):
             await self._emit(Frame(reasoning_delta=turn_pb2.ReasoningDelta(text=piece)))
         for piece in _pieces(text):
@@ -139,6 +143,7 @@ class TurnPlayer:
             )
         )
         self._step += 1
+        self._step_is_open = False
 
     async def _call_all(self, calls: Sequence[Call]) -> Status | None:
         """Writes and runs the calls of one step; returns why that is impossible, if it is."""
@@ -226,7 +231,7 @@ class TurnPlayer:
             del self._waiting[invocation_id]
             if not future.done() or future.cancelled():
                 cancel = invocation_pb2.CancelInvocation(invocation_id=invocation_id, reason=reason)
-                await self._emit(Frame(cancel_invocation=cancel))
+                await self._emit_frame(Frame(cancel_invocation=cancel))
             await self._emit(Frame(tool_call_completed=completed))
         return _seen(call, completed, future)
 
