@@ -8,6 +8,7 @@ import socket
 import time
 from contextlib import closing
 
+import grpc.aio
 import pytest
 
 import precall
@@ -199,6 +200,17 @@ async def test_no_server_is_said_with_the_address() -> None:
             with pytest.raises(precall.ConnectError, match="is `precall serve` running") as caught:
                 await attempt
             assert address in caught.value.message
+
+
+async def test_what_is_not_precall_is_said_so() -> None:
+    other = grpc.aio.server()
+    port = other.add_insecure_port("127.0.0.1:0")
+    await other.start()
+    async with Client(f"127.0.0.1:{port}") as client:
+        for attempt in (client.conversation().open(), client.server_info()):
+            with pytest.raises(precall.ConnectError, match="is not a precall server"):
+                await attempt
+    await other.stop(None)
 
 
 async def test_a_server_that_says_nothing_is_given_up() -> None:

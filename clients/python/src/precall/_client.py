@@ -46,16 +46,16 @@ class Client:
         """Makes a client.
 
         Args:
-            address: Where the server listens: `host:port`, or `unix:path`.
+            address: Where the server listens: `host:port`, or another gRPC target (`unix:path`).
             tenant: Whose conversations and tools these are; the server's default without it.
             credentials: For TLS, such as `grpc.ssl_channel_credentials()`. Plain text without.
             metadata: Sent with every call, such as a token that a gateway asks for.
             options: Waits and bounds.
 
         Raises:
-            ValueError: The address is empty, or is a URL.
+            ValueError: The address is empty, or is that of a web page.
         """
-        if not address or "://" in address:
+        if not address or address.startswith(("http://", "https://")):
             raise ValueError(f"an address is host:port, such as localhost:50151, not {address!r}")
         self.address = address
         self._credentials = credentials

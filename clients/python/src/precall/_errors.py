@@ -243,13 +243,14 @@ def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
     typed = from_rpc(error)
     if typed.reason:
         return typed
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return ConnectError(
-            f"what listens at {address} is not a precall server: {error.details()}",
-            code=error.code(),
-        )
-    return ConnectError(
-        f"cannot reach a precall server at {address}; is `precall serve` running? "
-        f"({error.code().name}: {error.details()})",
-        code=error.code(),
-    )
+    said = f"{error.code().name}: {error.details()}"
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            text = (
+                f"cannot reach a precall server at {address}; is `precall serve` running? ({said})"
+            )
+        case grpc.StatusCode.UNIMPLEMENTED:
+            text = f"what listens at {address} is not a precall server ({said})"
+        case _:  # of a gateway, or of gRPC itself
+            text = f"{address} refused the connection ({said})"
+    return ConnectError(text, code=error.code())
