@@ -163,6 +163,32 @@ async def test_failures_are_told_without_a_stack_trace(
     assert __file__ not in result.error_message
 
 
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
+async def speechless() -> None:
+    raise SpeechlessError
+
+
+def picky(value: str) -> str:
+    raise KeyError(value)
+
+
+async def validated(value: Annotated[str, pydantic.AfterValidator(picky)]) -> str:
+    return value
+
+
+@pytest.mark.parametrize(("function", "arguments"), [(speechless, {}), (validated, {"value": "x"})])
+async def test_what_fails_beside_the_handler_is_answered_too(
+    function: Callable[..., object], arguments: dict[str, object]
+) -> None:
+    result = await result_of(function, **arguments)
+    assert (result.outcome, result.error_type) == (ToolCallOutcome.ERROR, "RuntimeError")
+    assert "its log says how" in result.error_message
+
+
 async def long_message() -> None:
     raise ValueError("x" * 100_000)
 

@@ -87,6 +87,9 @@ class Invocations:
     async def _serve(self, run: _Run) -> None:
         try:
             result = await self._run(run)
+        except Exception:  # an invocation is always answered, also when someone's __str__ raises
+            logger.exception("an invocation of %s could not be served", run.invoke.tool_name)
+            result = _error("RuntimeError", "the call failed in the client; its log says how")
         finally:
             del self._runs[run.invoke.invocation_id]
         await self._answer(run.invoke, result)
