@@ -1,0 +1,1 @@
+"""What is measured: each module runs as a process of its own (`bench.process`)."""

@@ -1,0 +1,160 @@
+"""What an idle conversation costs in memory: the service's, outside of the engine.
+
+Conversations are opened with a tool, have one short turn, and then do nothing. Memory is that of
+the server process alone, after garbage collection; the cost of one is the slope over several
+counts. The same streams to a bare servicer say how much of it is gRPC's. A channel of one's own
+for each conversation, as separate clients have it, is measured apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from dataclasses import dataclass
+
+import grpc.aio
+
+from bench.process import Child, started
+from bench.report import Report
+from bench.stats import slope
+from precall.v1 import agent_pb2, agent_pb2_grpc, tool_pb2, turn_pb2
+from precall_service.domain.json import JsonObject
+
+SETTLE_S = 0.5
+TARGET_KIB = 64.0
+ARMS = (("precall", "bench.arms.scripted"), ("bare", "bench.arms.bare_grpc"))
+DELTAS = 20
+
+_OPEN = agent_pb2.ConverseRequest(
+    sequence=1,
+    open=agent_pb2.OpenConversation(
+        client_name="bench",
+        system_prompt="You are a helpful assistant. Answer in one sentence.",
+        tools=[
+            tool_pb2.Tool(
+                name="get_weather",
+                description="The weather in a city, now.",
+                input_schema_json='{"type": "object", "properties": {"city": {"type": "string"}},'
+                ' "required": ["city"]}',
+            )
+        ],
+    ),
+)
+_START = agent_pb2.ConverseRequest(
+    sequence=2, start_turn=turn_pb2.StartTurn(turn_id="turn-1", text="How is the weather?")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How many conversations stand on how many channels, step by step."""
+
+    name: str
+    counts: tuple[int, ...]
+    channels: int | None
+    """None: one for each conversation."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of this bench."""
+    parser.add_argument("--conversations", type=int, default=2000)
+    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+
+
+def quick(options: argparse.Namespace) -> None:
+    """Sizes for a look in seconds."""
+    options.conversations, options.rounds = 80, 1
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Measures."""
+    most: int = options.conversations
+    shared = Setting(
+        name="shared channels",
+        counts=(most // 4, most // 2, 3 * most // 4, most),
+        channels=options.channels,
+    )
+    apart = Setting(
+        name="a channel each", counts=(most // 16, most // 8, 3 * most // 16), channels=None
+    )
+    for number in range(options.rounds):
+        for setting in (shared, apart):
+            for arm, module in ARMS:
+                kib = await _cost_kib(module, setting)
+                report.add(f"{arm}, {setting.name}", kib, unit="KiB a conversation")
+                print(f"round {number + 1}: {arm}, {setting.name}: {kib:.1f} KiB a conversation")
+    for setting in (shared, apart):
+        report.judge(f"precall, {setting.name}", most=TARGET_KIB)
+
+
+async def _cost_kib(module: str, setting: Setting) -> float:
+    config: JsonObject = {"deltas": DELTAS, "text": " word", "ticks": False}
+    async with started(module, config) as child:
+        crowd = _Crowd(child, setting.channels)
+        try:
+            await crowd.grow_to(setting.counts[0])  # what the first ones cost is not counted
+            points = [await crowd.measured()]
+            for count in setting.counts[1:]:
+                await crowd.grow_to(count)
+                points.append(await crowd.measured())
+        finally:
+            await crowd.close()
+    return slope(points) / 1024
+
+
+class _Crowd:
+    """Idle conversations with one server."""
+
+    def __init__(self, child: Child, channels: int | None) -> None:
+        self._child = child
+        self._channels_max = channels
+        self._channels: list[grpc.aio.Channel] = []
+        self._streams: list[_Stream] = []
+
+    async def grow_to(self, count: int) -> None:
+        """So many conversations."""
+        while len(self._streams) < count:
+            missing = min(50, count - len(self._streams))
+            opened = await asyncio.gather(*(_opened(self._channel()) for _ in range(missing)))
+            self._streams += opened
+
+    async def measured(self) -> tuple[float, float]:
+        """How many there are, and the bytes of the server's own memory."""
+        await asyncio.sleep(SETTLE_S)
+        await self._child.ask("collect")
+        return len(self._streams), self._child.anonymous_bytes()
+
+    async def close(self) -> None:
+        """Ends them all."""
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    def _channel(self) -> grpc.aio.Channel:
+        """The next conversation's."""
+        if self._channels_max is None or len(self._channels) < self._channels_max:
+            options = [("grpc.use_local_subchannel_pool", 1)]  # or all would share a connection
+            address = str(self._child.ready["address"])
+            channel = grpc.aio.insecure_channel(address, options=options)
+            self._channels.append(channel)
+            return channel
+        self._channels.append(self._channels.pop(0))
+        return self._channels[-1]
+
+
+_Stream = grpc.aio.StreamStreamCall[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
+
+
+async def _opened(channel: grpc.aio.Channel) -> _Stream:
+    """A conversation that has had its turn."""
+    stream = agent_pb2_grpc.AgentServiceStub(channel).Converse()
+    await stream.write(_OPEN)
+    await stream.read()
+    await stream.write(_START)
+    deltas = 0
+    while deltas < DELTAS:
+        frame = await stream.read()
+        assert isinstance(frame, agent_pb2.ConverseResponse)
+        deltas += frame.WhichOneof("event") == "text_delta"
+    return stream

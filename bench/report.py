@@ -1,0 +1,107 @@
+"""A bench's result: printed as it comes, judged against its targets, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import machine
+from bench.stats import number, summary
+from precall_service.domain.json import JsonObject
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a quantity should come to."""
+
+    quantity: str
+    bound: float
+    at_least: bool
+
+    def met_by(self, value: float) -> bool:
+        """Whether this value is good enough."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.at_least else 'at most'} {number(self.bound)}"
+
+
+@dataclass(slots=True)
+class _Quantity:
+    unit: str
+    samples: list[float]
+    target: Target | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """Collects samples by quantity. `settings` is what the run was asked for."""
+
+    bench: str
+    settings: JsonObject
+    note: str = ""
+    load_before: float = field(default_factory=machine.load)
+    _quantities: dict[str, _Quantity] = field(default_factory=dict[str, _Quantity])
+    _began: float = field(default_factory=time.time)
+
+    def add(self, quantity: str, *samples: float, unit: str = "") -> None:
+        """More samples of a quantity."""
+        entry = self._quantities.setdefault(quantity, _Quantity(unit, []))
+        entry.samples.extend(samples)
+
+    def samples(self, quantity: str) -> list[float]:
+        """The samples of a quantity, as they came."""
+        return self._quantities[quantity].samples
+
+    def judge(self, quantity: str, *, at_least: float | None = None, most: float = 0.0) -> None:
+        """The median of this quantity has a target."""
+        bound = most if at_least is None else at_least
+        target = Target(quantity=quantity, bound=bound, at_least=at_least is not None)
+        self._quantities[quantity].target = target
+
+    def finish(self, *, judge: bool, keep: bool) -> None:
+        """Prints everything, judges it, and keeps it where later runs can be compared with it."""
+        result = self._result()
+        print(f"\n{self.bench}: load before {self.load_before}, {result['settings']}")
+        for name, entry in self._quantities.items():
+            found = summary(entry.samples)
+            line = f"  {name:<52} {found!s:<40} {entry.unit}"
+            if judge and entry.target is not None:
+                met = entry.target.met_by(found.median)
+                line += f"  [{entry.target}: {'met' if met else 'MISSED'}]"
+            print(line)
+        if keep:
+            RESULTS.mkdir(exist_ok=True)
+            path = RESULTS / f"{self.bench}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(f"  kept in {path.relative_to(Path.cwd())}")
+
+    def _result(self) -> JsonObject:
+        return {
+            "bench": self.bench,
+            "note": self.note,
+            "at": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(self._began)),
+            "took_s": round(time.time() - self._began),
+            "load_before": self.load_before,
+            "machine": machine.facts(),
+            "settings": self.settings,
+            "quantities": {name: _as_json(entry) for name, entry in self._quantities.items()},
+        }
+
+
+def _as_json(entry: _Quantity) -> JsonObject:
+    found = summary(entry.samples)
+    return {
+        "unit": entry.unit,
+        "n": found.n,
+        "median": round(found.median, 6),
+        "least": round(found.least, 6),
+        "greatest": round(found.greatest, 6),
+        "target": None if entry.target is None else str(entry.target),
+        "met": None if entry.target is None else entry.target.met_by(found.median),
+        "samples": [round(sample, 6) for sample in entry.samples[:200]],
+    }

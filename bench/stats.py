@@ -1,0 +1,62 @@
+"""Samples and their summary: how many, the median, and the spread from least to greatest."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What is reported of some samples of one quantity."""
+
+    n: int
+    median: float
+    least: float
+    greatest: float
+
+    def __str__(self) -> str:
+        spread = f"{number(self.least)} to {number(self.greatest)}"
+        return f"{number(self.median)} ({spread}, n={self.n})"
+
+
+def summary(samples: Sequence[float]) -> Summary:
+    """The summary of at least one sample."""
+    return Summary(
+        n=len(samples),
+        median=statistics.median(samples),
+        least=min(samples),
+        greatest=max(samples),
+    )
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest sample that at least `share` (0 to 1) of all samples do not exceed."""
+    rank = max(1, math.ceil(share * len(samples)))
+    return sorted(samples)[rank - 1]
+
+
+def paired_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Ratios of samples taken side by side: round by round, so that what drifts drops out.
+
+    Raises:
+        ValueError: the two are not equally many.
+    """
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """The least-squares slope of y over x, of at least two points with different x."""
+    return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+
+
+def number(value: float) -> str:
+    """A number in three to four significant digits, thousands separated."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(0, digits)}f}"

@@ -1,0 +1,187 @@
+"""How fast the service passes deltas on: against a bare servicer that writes the same ones.
+
+Each serves from one process on core 0; a reader that only counts is on core 1. Rounds alternate
+between the arms. Beside messages a second stands the processor time that the server spends on a
+message: it says the same, and a busy machine disturbs it less.
+
+"precall, by steps" lets the event loop run after each piece of the scripted engine, as a real
+engine does, whose pieces come one at a time; "precall" generates without ever pausing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import pstats
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from bench.h2 import Reader
+from bench.process import Child, started
+from bench.report import Report
+from bench.stats import paired_ratios
+from precall.v1 import agent_pb2, turn_pb2
+from precall_service.domain.json import JsonObject
+
+TEXT = " word"
+PATH = "/precall.v1.AgentService/Converse"
+ARMS = (
+    ("bare", "bench.arms.bare_grpc", 0, False),
+    ("precall", "bench.arms.scripted", 4, False),
+    ("precall, by steps", "bench.arms.scripted", 4, True),
+)
+"""Name, module, messages of a turn beside its deltas (turn and step started, step and turn
+completed), and whether the scripted engine pauses after each piece."""
+SETTLE_S = 0.2
+"""For a server to give up the conversations of a round, before it is another's turn."""
+
+OPEN = agent_pb2.ConverseRequest(
+    sequence=1, open=agent_pb2.OpenConversation(client_name="bench")
+).SerializeToString()
+START = agent_pb2.ConverseRequest(
+    sequence=2, start_turn=turn_pb2.StartTurn(turn_id="turn-1", text="Go on.")
+).SerializeToString()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One server and the connections to it."""
+
+    child: Child
+    readers: list[Reader]
+    calls: int
+    """Conversations per connection."""
+    messages_a_turn: int
+
+    @classmethod
+    async def connect(
+        cls, child: Child, *, connections: int, calls: int, messages_a_turn: int
+    ) -> Self:
+        """The arm of a ready server."""
+        address = str(child.ready["address"])
+        readers = [await Reader.connect(address) for _ in range(connections)]
+        return cls(child=child, readers=readers, calls=calls, messages_a_turn=messages_a_turn)
+
+    async def round(self) -> Round:
+        """One turn in each of some new conversations."""
+        address = str(self.child.ready["address"])
+        streams = [(reader, reader.open(self.calls, address, PATH)) for reader in self.readers]
+        self._send(streams, OPEN)
+        for reader in self.readers:
+            await reader.read(self.calls)
+        cpu_before, began = self.child.cpu_s(), time.perf_counter()
+        own_before = time.process_time()
+        self._send(streams, START)
+        for reader in self.readers:
+            await reader.read(self.calls * self.messages_a_turn)
+        took, cpu = time.perf_counter() - began, self.child.cpu_s() - cpu_before
+        own = time.process_time() - own_before
+        for reader, ids in streams:
+            for stream in ids:
+                reader.cancel(stream)
+        await asyncio.sleep(SETTLE_S)
+        messages = len(self.readers) * self.calls * self.messages_a_turn
+        return Round(
+            rate=messages / took,
+            cpu_us=1e6 * cpu / messages,
+            server_share=cpu / took,
+            reader_share=own / took,
+        )
+
+    def close(self) -> None:
+        """Ends the connections."""
+        for reader in self.readers:
+            reader.close()
+
+    @staticmethod
+    def _send(streams: list[tuple[Reader, list[int]]], message: bytes) -> None:
+        for reader, ids in streams:
+            for stream in ids:
+                reader.send(stream, message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What one arm did: messages a second, CPU per message, and who was busy how much."""
+
+    rate: float
+    cpu_us: float
+    server_share: float
+    reader_share: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of this bench."""
+    parser.add_argument("--conversations", type=int, default=64)
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--deltas", type=int, default=500, help="per turn")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--profile", type=_absolute, help="profile the service, and keep it here")
+
+
+def quick(options: argparse.Namespace) -> None:
+    """Sizes for a look in seconds."""
+    options.rounds, options.deltas, options.conversations = 2, 50, 16
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Measures."""
+    cores = sorted(os.sched_getaffinity(0))
+    server_core, reader_core = cores[0], cores[-1]
+    os.sched_setaffinity(0, {reader_core})
+    try:
+        async with AsyncExitStack() as stack:
+            arms: dict[str, Arm] = {}
+            for name, module, extra, ticks in ARMS:
+                config: JsonObject = {"deltas": options.deltas, "text": TEXT, "ticks": ticks}
+                child = await stack.enter_async_context(started(module, config, core=server_core))
+                arms[name] = await Arm.connect(
+                    child,
+                    connections=options.connections,
+                    calls=options.conversations // options.connections,
+                    messages_a_turn=options.deltas + extra,
+                )
+                stack.callback(arms[name].close)
+            await _rounds(arms, options.rounds, report)
+            if options.profile is not None:
+                await _profile(arms["precall"], options.profile)
+    finally:
+        os.sched_setaffinity(0, set(cores))
+    for name in ("precall", "precall, by steps"):
+        ratio = f"messages/s: {name} / bare"
+        report.add(ratio, *paired_ratios(report.samples(name), report.samples("bare")))
+        report.judge(ratio, at_least=0.7)
+        report.add(
+            f"CPU per message: bare / {name}",
+            *paired_ratios(
+                report.samples("bare, CPU per message"), report.samples(f"{name}, CPU per message")
+            ),
+        )
+
+
+async def _rounds(arms: dict[str, Arm], rounds: int, report: Report) -> None:
+    for number in range(rounds + 1):
+        for name, arm in arms.items():
+            one = await arm.round()
+            if number == 0:
+                continue  # the first turn warms up
+            report.add(name, one.rate, unit="messages/s")
+            report.add(f"{name}, CPU per message", one.cpu_us, unit="us")
+            report.add(f"{name}, server's share of its core", one.server_share)
+            report.add(f"{name}, reader's share of its core", one.reader_share)
+            print(f"round {number}: {name} {one.rate:,.0f} messages/s, {one.cpu_us:.1f} us each")
+
+
+async def _profile(arm: Arm, path: Path) -> None:
+    await arm.child.ask("start_profile")
+    await arm.round()
+    await arm.child.ask("end_profile", path=str(path))
+    pstats.Stats(str(path)).sort_stats("tottime").print_stats(25)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).resolve()
