@@ -56,7 +56,10 @@ class _Call:
 
 
 class StepReader:
-    """What is known of a step while it is generated; also what stood when it was cut off."""
+    """What the client was told of a step so far; also what stood when it was cut off.
+
+    A piece counts once it is told: a cut may catch it on its way, and then it never was.
+    """
 
     def __init__(self, emit: Emit, on_first_piece: Callable[[], None]) -> None:
         self._emit = emit
@@ -94,8 +97,8 @@ class StepReader:
                     self._on_first_piece()
                     first = False
                 if type(delta) is TextPiece:  # first, and without `match`: the hot path
-                    self._text.append(delta.text)
                     await self._emit(TextDelta(delta.text))
+                    self._text.append(delta.text)
                 else:
                     await self._read_other(delta)
         raise AssertionError("the engine ended a generation without a StepEnd")
@@ -103,11 +106,12 @@ class StepReader:
     async def _read_other(self, delta: Delta) -> None:
         match delta:
             case ReasoningPiece(text):
-                self._reasoning.append(text)
                 await self._emit(ReasoningDelta(text))
+                self._reasoning.append(text)
             case CallBegun(index, tool_name):
-                call = self._calls[index] = _Call(_new_call_id(), tool_name)
+                call = _Call(_new_call_id(), tool_name)
                 await self._emit(ToolCallStarted(call.call_id, tool_name))
+                self._calls[index] = call
             case CallPiece(index, fragment):
                 call = self._calls[index]
                 call.pieces.append(fragment)
