@@ -212,7 +212,8 @@ class Turn:
         expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
             while (place := await share.place()) is not None:
-                await self._emit(TurnQueued(place))
+                # Never waited for: a client that does not read must not sit on its share.
+                self._offer(TurnQueued(place))
             self._timer = services.clock.call_later(limits.max_duration_s, self._expire)
             await self._emit(TurnStarted(self._watch.admitted()))
             held = await self._step_until_done(engine, prompt, share)
