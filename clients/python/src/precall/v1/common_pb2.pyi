@@ -78,7 +78,7 @@ class FrameRejected(_message.Message):
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """What was wrong, where, the limit, and what to do. Holds exactly one `google.rpc.ErrorInfo` whose reason is the
-        name of an `ErrorReason` value and whose domain is "precall"; `google.rpc.BadRequest` names the field; retryable
+        whole name of an `ErrorReason` value ("ERROR_REASON_TURN_RUNNING") and whose domain is "precall"; `google.rpc.BadRequest` names the field; retryable
         refusals carry `google.rpc.RetryInfo`.
         """
 

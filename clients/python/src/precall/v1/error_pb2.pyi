@@ -109,7 +109,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_FLOW_LIMIT: _ErrorReason.ValueType  # 64
     """RESOURCE_EXHAUSTED. This client read too slowly or sent too fast for longer than the server buffers."""
     ERROR_REASON_CACHE_VERSION_MISMATCH: _ErrorReason.ValueType  # 80
-    """FAILED_PRECONDITION. A compare-and-set found another entry version."""
+    """ABORTED. A compare-and-set found another entry version."""
     ERROR_REASON_CACHE_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 81
     """UNAVAILABLE, retryable. The cache store cannot be reached."""
 
@@ -205,7 +205,7 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 63
 ERROR_REASON_FLOW_LIMIT: ErrorReason.ValueType  # 64
 """RESOURCE_EXHAUSTED. This client read too slowly or sent too fast for longer than the server buffers."""
 ERROR_REASON_CACHE_VERSION_MISMATCH: ErrorReason.ValueType  # 80
-"""FAILED_PRECONDITION. A compare-and-set found another entry version."""
+"""ABORTED. A compare-and-set found another entry version."""
 ERROR_REASON_CACHE_STORE_UNAVAILABLE: ErrorReason.ValueType  # 81
 """UNAVAILABLE, retryable. The cache store cannot be reached."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

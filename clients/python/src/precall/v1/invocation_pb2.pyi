@@ -159,7 +159,9 @@ Global___Invoke: _TypeAlias = Invoke  # noqa: Y015
 
 @_typing.final
 class CancelInvocation(_message.Message):
-    """Server to handler: stop this run if you can. The InvocationResult is still owed, best with `cancelled`."""
+    """Server to handler: stop this run if you can. The InvocationResult is still owed, best with `cancelled`. The frame
+    carries no turn id: the invocation id says all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -185,7 +187,9 @@ Global___CancelInvocation: _TypeAlias = CancelInvocation  # noqa: Y015
 
 @_typing.final
 class InvocationResult(_message.Message):
-    """Handler to server: the one ending of a run."""
+    """Handler to server: the one ending of a run. A result that is too large, is not JSON or breaks the output schema is
+    refused with a FrameRejected and ends the call all the same: the model is told, and nothing more is owed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
