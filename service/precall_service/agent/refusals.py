@@ -62,6 +62,15 @@ def step_cut(limit: int) -> ServiceError:
     )
 
 
+def step_given_up() -> ServiceError:
+    """The engine cancelled a step that nobody had cancelled, as one that shuts down may."""
+    return ServiceError(
+        Reason.ENGINE_FAILED,
+        "the engine gave the turn's step up; the conversation is as it was before the turn: send "
+        "it again, with a new turn id",
+    )
+
+
 def defect(incident: str) -> ServiceError:
     """A defect of ours, which only the server's log may describe."""
     return ServiceError(

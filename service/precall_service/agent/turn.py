@@ -178,8 +178,9 @@ class Turn:
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
-            if self._work.cancelled() and self._stop is not None:
-                self._outcome, self._error = self._stop
+            if self._work.cancelled():
+                by_itself = TurnOutcome.FAILED, refusals.step_given_up()
+                self._outcome, self._error = self._stop or by_itself
             return await self._end()
 
     async def _work_to_ending(self) -> None:
