@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from precall_service.domain.clock import Clock
 from precall_service.domain.events import (
     ReasoningDelta,
     TextDelta,
@@ -47,7 +48,7 @@ class _Call:
     call_id: str
     tool_name: str
     pieces: list[str] = field(default_factory=list[str])
-    written: bool = False
+    ready_at: float | None = None
 
     def finished(self) -> ToolCall:
         return ToolCall(
@@ -61,8 +62,9 @@ class StepReader:
     A piece counts once it is told: a cut may catch it on its way, and then it never was.
     """
 
-    def __init__(self, emit: Emit, on_first_piece: Callable[[], None]) -> None:
+    def __init__(self, emit: Emit, clock: Clock, on_first_piece: Callable[[], None]) -> None:
         self._emit = emit
+        self._clock = clock
         self._on_first_piece = on_first_piece
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -74,9 +76,9 @@ class StepReader:
         return "".join(self._text)
 
     @property
-    def call_ids(self) -> list[str]:
-        """The calls that the client was told of, in order."""
-        return [call.call_id for call in self._calls.values()]
+    def calls_told(self) -> dict[str, float | None]:
+        """The calls that the client was told of, in order, with when they were ready, if ever."""
+        return {call.call_id: call.ready_at for call in self._calls.values()}
 
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> Step:
         """Reads the generation to its end.
@@ -118,14 +120,14 @@ class StepReader:
                 await self._emit(ToolCallArgumentsDelta(call.call_id, fragment))
             case CallWritten(index):
                 call = self._calls[index]
-                call.written = True
+                call.ready_at = self._clock.now()
                 done = call.finished()
                 await self._emit(ToolCallReady(done.call_id, done.tool_name, done.arguments_json))
             case TextPiece() | StepEnd():
                 raise AssertionError("read by the caller")
 
     def _finished(self, end: StepEnd) -> Step:
-        calls = [call for call in self._calls.values() if call.written]
+        calls = [call for call in self._calls.values() if call.ready_at is not None]
         if self._calls and (end.finish is Finish.LENGTH or not calls):
             return Step(message=AssistantMessage(text=end.raw_text), end=end)
         return Step(

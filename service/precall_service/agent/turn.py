@@ -259,7 +259,9 @@ class Turn:
     async def _generate(self, engine: Engine, prompt: Prompt, spec: StepSpec) -> Step:
         await self._emit(StepStarted(self._step, len(prompt)))
         self._watch.step_began()
-        self._reader = reader = StepReader(self._emit, self._watch.first_piece)
+        self._reader = reader = StepReader(
+            self._emit, self._services.clock, self._watch.first_piece
+        )
         with self._trace.step(step_settings(spec)) as span:
             step = await reader.read(engine.generate(prompt, spec))
             usage = _usage(prompt, step)
@@ -271,7 +273,7 @@ class Turn:
         self._step_ended = StepCompleted(self._step, _finish(step), usage)
         self._open_calls_of(reader)
         made = {call.call_id for call in step.message.tool_calls}
-        for call_id in reader.call_ids:
+        for call_id in reader.calls_told:
             if call_id not in made:
                 await self._complete(call_id, refusals.call_not_made())
         await self._tell_step_ended()
@@ -315,7 +317,10 @@ class Turn:
 
     def _open_calls_of(self, reader: StepReader) -> None:
         now = self._services.clock.now()
-        self._open_calls = {call_id: _OpenCall(now) for call_id in reader.call_ids}
+        self._open_calls = {
+            call_id: _OpenCall(now if ready_at is None else ready_at)
+            for call_id, ready_at in reader.calls_told.items()
+        }
 
     async def _complete(self, call_id: str, ending: InvocationEnding) -> None:
         """Tells a call's ending: the first one, should a cancel have cut the telling short."""
