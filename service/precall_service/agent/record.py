@@ -35,7 +35,7 @@ class TurnRecord:
         self._messages: list[Message] = [UserMessage(text=text)]
         self._answers: dict[str, ToolMessage] = {}
         self.text = ""
-        """The text of the last step, as far as it came."""
+        """The text of the last step, as far as the client was told it."""
 
     @property
     def tail(self) -> Tail | None:
@@ -58,7 +58,7 @@ class TurnRecord:
         """A step ended by itself."""
         self._messages.append(step.message)
         self._answers.clear()
-        self.text = step.message.text
+        self.text = step.text
         self._tail = Tail(transcript=self._transcript(), prompt=prompt, end=step.end)
 
     def keep_cut_step(self, text: str) -> None:

@@ -37,8 +37,12 @@ _CALL_ID_LENGTH = 9  # what Mistral's templates insist on, and enough for one co
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step that ended by itself: what the model said, and the tokens it said it in."""
+    """A step that ended by itself: what the model said, and the tokens it said it in.
 
+    `text` is what the client was told; the message's is more where a cut left calls unfinished.
+    """
+
+    text: str
     message: AssistantMessage
     end: StepEnd
 
@@ -129,10 +133,11 @@ class StepReader:
     def _finished(self, end: StepEnd) -> Step:
         calls = [call for call in self._calls.values() if call.ready_at is not None]
         if self._calls and (end.finish is Finish.LENGTH or not calls):
-            return Step(message=AssistantMessage(text=end.raw_text), end=end)
+            return Step(text=self.text, message=AssistantMessage(text=end.raw_text), end=end)
         return Step(
+            text=self.text,
             message=AssistantMessage(
-                text="".join(self._text),
+                text=self.text,
                 reasoning="".join(self._reasoning),
                 tool_calls=tuple(call.finished() for call in calls),
             ),
