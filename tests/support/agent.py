@@ -1,0 +1,278 @@
+"""Conversations on a scripted engine, as their clients see them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from precall_service.admission import Admission, AdmissionLimits, Capacity, GrowthRecord
+from precall_service.agent.conversation import Conversation
+from precall_service.agent.conversations import Conversations
+from precall_service.agent.limits import AgentLimits
+from precall_service.agent.outbox import ConversationEvent, NumberedEvent
+from precall_service.agent.turn import TurnServices
+from precall_service.domain.events import TurnCompleted
+from precall_service.domain.messages import Transcript
+from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
+from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
+from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.link import HandlerAnswer, HandlerResult, Invocation
+from tests.support.clock import ManualClock, settle
+from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
+from tests.support.scripts import Script, Step
+from tests.support.told import check_telling, of
+from tests.support.tools import CITY_SCHEMA, tool_limits
+
+T = TypeVar("T")
+
+LIMITS = TurnLimits(max_steps=8, max_tokens=2000, max_duration_s=60.0)
+HOLD_S = 5.0
+WEATHER = ToolProposal(name="weather", input_schema_json=CITY_SCHEMA, timeout_s=20.0)
+TIME = ToolProposal(name="time", timeout_s=20.0)
+ROME = ("weather", '{"city":"Rome"}')
+OSLO = ("weather", '{"city":"Oslo"}')
+
+Handler = Callable[[Invocation], HandlerAnswer | None]
+"""Answers an invocation at once, or leaves that to the test."""
+
+
+def agent_limits(
+    *,
+    conversations_max: int = 8,
+    messages_max: int = 100,
+    events_max: int = 1000,
+    ended_turns_max: int = 3,
+) -> AgentLimits:
+    """Limits small enough to be reached in a test."""
+    return AgentLimits(
+        conversations_max=conversations_max,
+        messages_max=messages_max,
+        idle_expiry_s=600.0,
+        events_max=events_max,
+        ended_turns_max=ended_turns_max,
+        turn=LIMITS,
+    )
+
+
+class Client:
+    """The client of one conversation: it reads all it is told, unless `reading` is turned off."""
+
+    def __init__(self, conversation: Conversation, handler: Handler | None) -> None:
+        self.conversation = conversation
+        self.numbered: list[NumberedEvent] = []
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self._handler = handler
+        self._turn_numbers = itertools.count(1)
+        self.running = asyncio.create_task(conversation.run())
+        self._taking = asyncio.create_task(self._take())
+
+    @property
+    def events(self) -> list[ConversationEvent]:
+        """What it was told."""
+        return [event.event for event in self.numbered]
+
+    def of(self, kind: type[T]) -> list[T]:
+        """What it was told of one kind."""
+        return of(kind, self.events)
+
+    async def send(
+        self,
+        text: str = "hi",
+        *,
+        turn_id: str = "",
+        generation: GenerationSettings | None = None,
+        limits: TurnLimits = LIMITS,
+    ) -> str:
+        """Starts a turn, and lets it go as far as it can."""
+        turn_id = turn_id or f"turn-{next(self._turn_numbers)}"
+        spec = TurnSpec(
+            turn_id=turn_id,
+            text=text,
+            generation=generation or GenerationSettings(),
+            limits=limits,
+        )
+        await self.conversation.start_turn(spec)
+        await settle()
+        return turn_id
+
+    async def ask(
+        self,
+        text: str = "hi",
+        *,
+        generation: GenerationSettings | None = None,
+        limits: TurnLimits = LIMITS,
+    ) -> TurnCompleted:
+        """The ending of a turn that needs nothing more from the test."""
+        turn_id = await self.send(text, generation=generation, limits=limits)
+        return self.ending(turn_id)
+
+    def ending(self, turn_id: str = "") -> TurnCompleted:
+        """How the turn ended, or the last one that did."""
+        endings = [
+            numbered.event
+            for numbered in self.numbered
+            if isinstance(numbered.event, TurnCompleted) and turn_id in ("", numbered.turn_id)
+        ]
+        assert endings, "no turn has ended"
+        return endings[-1]
+
+    async def answer(self, index: int = -1, result_json: str = "1") -> None:
+        """The result of the invocation of that index, counted as they came."""
+        await self.deliver(HandlerResult(result_json), index)
+
+    async def deliver(self, answer: HandlerAnswer, index: int = -1) -> None:
+        """The answer to the invocation of that index, counted as they came."""
+        invocation = self.of(Invocation)[index]
+        self.conversation.deliver(invocation.invocation_id, answer)
+        await settle()
+
+    async def vanish(self) -> None:
+        """The client is gone: what runs for it is cancelled, as the transport does."""
+        for task in (self.running, self._taking):
+            task.cancel()
+        await asyncio.wait([self.running, self._taking])
+
+    async def close(self) -> None:
+        """Reads all that is still told, and checks it."""
+        self.reading.set()
+        if not self.running.done():
+            self.conversation.drain()
+            await settle()
+        if not self.running.done():
+            await self.vanish()
+        await asyncio.wait([self._taking])
+        if not self.running.cancelled():
+            self.running.result()
+        if not self._taking.cancelled():
+            self._taking.result()
+        check_telling(self.numbered)
+
+    async def _take(self) -> None:
+        while True:
+            await self.reading.wait()
+            taken = await self.conversation.outbox.take()
+            if not taken:
+                return
+            self.numbered += taken
+            for event in taken:
+                if isinstance(event.event, Invocation) and self._handler is not None:
+                    answer = self._handler(event.event)
+                    if answer is not None:
+                        self.conversation.deliver(event.event.invocation_id, answer)
+
+
+class Agent:
+    """One engine with everything of the agent loop around it, on a clock of its own."""
+
+    def __init__(self, engines: Sequence[ScriptedEngine], limits: AgentLimits) -> None:
+        rest = iter(engines)
+        self.clock = ManualClock()
+        self.supervisor = EngineSupervisor(
+            ScriptedFactory(lambda: next(rest)), self.clock, RestartPolicy()
+        )
+        self.admission = Admission(self.clock, AdmissionLimits(hold_s=HOLD_S))
+        self.growth = GrowthRecord()
+        self.dispatcher = Dispatcher(self.clock, tool_limits())
+        services = TurnServices(
+            model="scripted",
+            engines=self.supervisor,
+            admission=self.admission,
+            growth=self.growth,
+            dispatcher=self.dispatcher,
+            clock=self.clock,
+        )
+        self.conversations = Conversations(services, limits, tool_limits())
+        self.engines = engines
+        self.clients: list[Client] = []
+        self._open = ExitStack()
+
+    @property
+    def engine(self) -> ScriptedEngine:
+        """The first engine."""
+        return self.engines[0]
+
+    def resize(self, *, slots: int = 64, kv_tokens: int = 1 << 20) -> None:
+        """The engine holds this much from now on."""
+        self.admission.resize(Capacity(slots=slots, kv_tokens=kv_tokens))
+
+    def open(
+        self,
+        *tools: ToolProposal,
+        tenant: str = "ann",
+        system_prompt: str = "",
+        handler: Handler | None = None,
+    ) -> Client:
+        """A client that has registered these tools."""
+        transcript = Transcript(messages=(), system_prompt=system_prompt)
+        conversation = self._open.enter_context(
+            self.conversations.opened(tenant, "helper", transcript)
+        )
+        registrations = conversation.register(tools, path="open.tools")
+        assert all(registration.error is None for registration in registrations)
+        client = Client(conversation, handler)
+        self.clients.append(client)
+        return client
+
+    async def advance(self, seconds: float) -> None:
+        """Moves time on, and lets everything go on as far as it can."""
+        self.clock.advance(seconds)
+        await settle()
+
+    async def restart(self) -> None:
+        """The engine dies and the next one takes its place."""
+        dead = self.supervisor.engine()
+        assert isinstance(dead, ScriptedEngine)
+        dead.die()
+        await settle()
+        await self.advance(60)
+
+    async def assert_idle(self) -> None:
+        """Nothing runs, waits or is held for anybody."""
+        await settle()
+        assert (self.admission.admitted, self.admission.waiting) == (0, 0)
+        assert self.dispatcher.in_flight == 0
+        if self.supervisor.running is not None:
+            load = await self.supervisor.engine().load()
+            assert (load.running, load.waiting) == (0, 0)
+
+    async def close(self) -> None:
+        """Ends every conversation and checks that nothing is left of any."""
+        for client in self.clients:
+            await client.close()
+        self._open.close()
+        await self.assert_idle()
+
+
+def scripted(*steps: Step, script: Script | None = None, **info: int) -> ScriptedEngine:
+    """An engine of these steps, or on this script; `info` overrides what it says it holds."""
+    return ScriptedEngine(script or steps, replace(INFO, **info))
+
+
+@asynccontextmanager
+async def agent_on(
+    *engines: ScriptedEngine, limits: AgentLimits | None = None
+) -> AsyncGenerator[Agent]:
+    """An agent on these engines, one after another; nothing is left of it after the block."""
+    there = Agent(engines, limits or agent_limits())
+    info = await there.supervisor.start(lambda _stage, _fraction: None)
+    there.resize(slots=info.sequences_max, kv_tokens=info.kv_tokens)
+    watching = asyncio.create_task(there.supervisor.run())
+    try:
+        yield there
+        await there.close()
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        await there.supervisor.close()
+    assert there.clock.pending == 0
+
+
+def agent(*steps: Step, limits: AgentLimits | None = None) -> AbstractAsyncContextManager[Agent]:
+    """An agent on one engine that says these steps, whoever asks."""
+    return agent_on(scripted(*steps), limits=limits)

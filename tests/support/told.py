@@ -1,0 +1,150 @@
+"""Reads what a conversation told its client, and checks what holds of every such telling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from precall_service.agent.outbox import ConversationEvent, NumberedEvent
+from precall_service.domain.events import (
+    ReasoningDelta,
+    StepCompleted,
+    StepStarted,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallCompleted,
+    ToolCallProgress,
+    ToolCallReady,
+    ToolCallStarted,
+    TurnCompleted,
+    TurnEvent,
+    TurnQueued,
+    TurnStarted,
+)
+from precall_service.domain.turn import CallOutcome, StepFinish, TurnOutcome
+from precall_service.tools.link import Invocation
+
+T = TypeVar("T")
+
+
+def of(kind: type[T], events: Sequence[object]) -> list[T]:
+    """Those of one kind."""
+    return [event for event in events if isinstance(event, kind)]
+
+
+def text_of(events: Sequence[object]) -> str:
+    """The text that was streamed."""
+    return "".join(event.text for event in of(TextDelta, events))
+
+
+def reasoning_of(events: Sequence[object]) -> str:
+    """The reasoning that was streamed."""
+    return "".join(event.text for event in of(ReasoningDelta, events))
+
+
+def check_telling(numbered: Sequence[NumberedEvent]) -> None:
+    """Numbers have no gap; each turn is told as `_Telling` has it, and ends at most once.
+
+    A turn whose client asks for it again is told its ending again, word for word.
+    """
+    numbers = [event.sequence for event in numbered]
+    assert numbers == list(range(1, len(numbers) + 1))
+    turns: dict[str, _Telling] = {}
+    for event in numbered:
+        if event.turn_id:
+            turns.setdefault(event.turn_id, _Telling()).add(event.event)
+
+
+@dataclass(slots=True)
+class _Call:
+    arguments: str = ""
+    ready: bool = False
+    completed: bool = False
+
+
+@dataclass(slots=True)
+class _Telling:
+    """The order in which a turn's events may come."""
+
+    places: list[int] = field(default_factory=list[int])
+    started: bool = False
+    step: int = -1
+    in_step: bool = False
+    text: str = ""
+    calls: dict[str, _Call] = field(default_factory=dict[str, _Call])
+    completed: TurnCompleted | None = None
+
+    def add(self, event: ConversationEvent) -> None:
+        if self.completed is not None:
+            assert event is self.completed, f"{event} after the turn's end"
+            return
+        match event:
+            case TurnQueued(position):
+                assert not self.started
+                assert not self.places or self.places[-1] != position, "the same place again"
+                self.places.append(position)
+            case TurnStarted():
+                assert not self.started
+                self.started = True
+            case TurnCompleted():
+                self._complete(event)
+            case StepStarted(step):
+                assert self.started
+                assert not self.in_step
+                assert step == self.step + 1
+                assert all(call.completed for call in self.calls.values())
+                self.step, self.in_step, self.text = step, True, ""
+            case StepCompleted(step):
+                assert self.in_step
+                assert step == self.step
+                self.in_step = False
+            case TextDelta(text):
+                assert self.in_step
+                self.text += text
+            case ReasoningDelta():
+                assert self.in_step
+            case Invocation(call_id=call_id):
+                assert self.calls[call_id].ready
+                assert not self.calls[call_id].completed
+            case _:
+                self._add_of_call(event)
+
+    def _add_of_call(self, event: ConversationEvent) -> None:
+        match event:
+            case ToolCallStarted(call_id):
+                assert self.in_step
+                assert call_id not in self.calls
+                self.calls[call_id] = _Call()
+            case ToolCallArgumentsDelta(call_id, fragment):
+                assert self.in_step
+                assert not self.calls[call_id].ready
+                self.calls[call_id].arguments += fragment
+            case ToolCallReady(call_id, _, arguments_json):
+                assert self.in_step
+                assert not self.calls[call_id].ready
+                assert self.calls[call_id].arguments == arguments_json
+                self.calls[call_id].ready = True
+            case ToolCallProgress(call_id):
+                assert not self.in_step
+                assert not self.calls[call_id].completed
+            case ToolCallCompleted(call_id, outcome, _, error, wait_s):
+                assert not self.calls[call_id].completed
+                assert (error is None) == (outcome is CallOutcome.RESULT)
+                assert wait_s >= 0
+                self.calls[call_id].completed = True
+            case _:
+                raise AssertionError(f"{event} is of no turn")
+
+    def _complete(self, event: TurnCompleted) -> None:
+        assert not self.in_step
+        assert all(call.completed for call in self.calls.values())
+        assert event.text == self.text, "pieces of a step concatenate to its text"
+        assert (event.error is None) == (event.outcome is TurnOutcome.ANSWERED)
+        assert event.report.steps == self.step + 1
+        self.completed = event
+
+
+def finishes(events: Sequence[TurnEvent | ConversationEvent]) -> list[StepFinish]:
+    """How each step ended."""
+    return [event.finish for event in of(StepCompleted, events)]

@@ -1,0 +1,465 @@
+"""One turn from its text to its answer, with its tools."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from precall_service.domain.errors import Reason
+from precall_service.domain.events import (
+    ReasoningDelta,
+    StepCompleted,
+    StepStarted,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    ToolCallCompleted,
+    ToolCallProgress,
+    ToolCallReady,
+    ToolCallStarted,
+    TurnCompleted,
+    TurnQueued,
+    TurnStarted,
+)
+from precall_service.domain.turn import (
+    CallOutcome,
+    GenerationSettings,
+    StepFinish,
+    ToolChoice,
+    ToolChoiceMode,
+    TurnOutcome,
+)
+from precall_service.engine.base import CallBegun, CallPiece, GenerationRefusedError, Priority
+from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult, Invocation
+from tests.support.agent import HOLD_S, LIMITS, OSLO, ROME, TIME, WEATHER, agent, agent_on, scripted
+from tests.support.clock import settle
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Pause, calls, says, thinks
+from tests.support.told import finishes, text_of
+
+THREE = [("weather", f'{{"city":"{city}"}}') for city in ("Rome", "Oslo", "Bonn")]
+
+
+async def test_a_plain_answer() -> None:
+    async with agent(says("Hel", "lo.")) as there:
+        client = there.open(system_prompt="Be brief.")
+        ending = await client.ask("Say hello.")
+        assert (ending.outcome, ending.text, ending.error) == (TurnOutcome.ANSWERED, "Hello.", None)
+        assert [type(event) for event in client.events] == [
+            TurnStarted,
+            StepStarted,
+            TextDelta,
+            TextDelta,
+            StepCompleted,
+            TurnCompleted,
+        ]
+        [prompt] = there.engine.prompts
+        assert prompt_text(prompt).endswith("<user>Say hello.\n<model>")
+        assert client.of(StepStarted) == [StepStarted(0, len(prompt))]
+        [step] = client.of(StepCompleted)
+        assert step.finish is StepFinish.STOP
+        assert step.usage.output_tokens == len("Hello.") + 1
+        assert ending.report.usage == step.usage
+
+
+async def test_a_call_and_its_result() -> None:
+    async with agent(says("Let me see. ") + calls(ROME), says("Sunny.")) as there:
+        client = there.open(WEATHER)
+        turn_id = await client.send("Rome?")
+        [invocation] = client.of(Invocation)
+        assert invocation.arguments_json == ROME[1]
+        assert invocation.turn_id == turn_id
+        assert invocation.conversation_id == client.conversation.conversation_id
+        await client.answer(result_json='{"sky":"clear"}')
+
+        ending = client.ending()
+        assert (ending.outcome, ending.text) == (TurnOutcome.ANSWERED, "Sunny.")
+        call_id = invocation.call_id
+        assert [event for event in client.events if not isinstance(event, StepCompleted)][3:-1] == [
+            ToolCallStarted(call_id, "weather"),
+            ToolCallArgumentsDelta(call_id, '{"city"'),
+            ToolCallArgumentsDelta(call_id, ':"Rome"}'),
+            ToolCallReady(call_id, "weather", ROME[1]),
+            invocation,
+            ToolCallCompleted(call_id, CallOutcome.RESULT, '{"sky":"clear"}', None, 0.0),
+            StepStarted(1, len(there.engine.prompts[1])),
+            TextDelta("Sunny."),
+        ]
+        assert finishes(client.events) == [StepFinish.TOOL_CALLS, StepFinish.STOP]
+        assert prompt_text(there.engine.prompts[1]).endswith(
+            'Let me see. <call weather>{"city":"Rome"}</call>\n'
+            '<tool>weather: {"sky":"clear"}\n<model>'
+        )
+
+
+async def test_calls_one_after_another() -> None:
+    async with agent(calls(ROME), calls(OSLO), says("Both.")) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        ending = await client.ask()
+        assert ending.text == "Both."
+        assert (ending.report.steps, ending.report.tool_calls) == (3, 2)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+async def test_parallel_calls_are_answered_in_call_order(order: tuple[int, ...]) -> None:
+    async with agent(calls(*THREE), says("Done.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        assert len(client.of(Invocation)) == 3
+        for index in order:
+            assert len(there.engine.prompts) == 1
+            await client.answer(index, result_json=str(index))
+        told = [completed.result_json for completed in client.of(ToolCallCompleted)]
+        assert told == [str(index) for index in order]
+        assert prompt_text(there.engine.prompts[1]).endswith(
+            "<tool>weather: 0\n<tool>weather: 1\n<tool>weather: 2\n<model>"
+        )
+
+
+async def test_reasoning_is_kept_apart() -> None:
+    async with agent(thinks("Hm, ", "Rome.") + says("Sun") + calls(ROME), says("ny.")) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        ending = await client.ask()
+        assert ending.text == "ny."
+        assert client.of(ReasoningDelta) == [ReasoningDelta("Hm, "), ReasoningDelta("Rome.")]
+        assert text_of(client.events) == "Sunny."
+        assert client.of(StepCompleted)[0].usage.reasoning_tokens == len("Hm, Rome.")
+
+
+# Calls that go wrong: the model is told, and the turn goes on.
+
+
+async def test_a_tool_that_is_not_there() -> None:
+    async with agent(calls(("rain", "{}")), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        ending = await client.ask()
+        assert ending.text == "Sorry."
+        [completed] = client.of(ToolCallCompleted)
+        assert completed.outcome is CallOutcome.ERROR
+        assert completed.error is not None
+        assert completed.error.reason is Reason.TOOL_UNKNOWN
+        assert "weather" in completed.error.message
+        assert "tool_unknown" in prompt_text(there.engine.prompts[1])
+
+
+@pytest.mark.parametrize("arguments", ['{"city":1}', "{}", "[]", "{", '{"city":"Rome","x":1}'])
+async def test_arguments_that_are_not_valid(arguments: str) -> None:
+    async with agent(calls(("weather", arguments)), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        assert (await client.ask()).outcome is TurnOutcome.ANSWERED
+        [completed] = client.of(ToolCallCompleted)
+        assert completed.error is not None
+        assert completed.error.reason is Reason.ARGUMENTS_INVALID
+        assert client.of(Invocation) == []
+
+
+async def test_a_handler_that_fails() -> None:
+    async with agent(calls(ROME, OSLO), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await client.deliver(HandlerError("ValueError", "no such city"), 0)
+        await client.deliver(HandlerCancelled(), 1)
+        assert client.ending().outcome is TurnOutcome.ANSWERED
+        outcomes = [completed.outcome for completed in client.of(ToolCallCompleted)]
+        assert outcomes == [CallOutcome.ERROR, CallOutcome.CANCELLED]
+        assert "no such city" in prompt_text(there.engine.prompts[1])
+
+
+async def test_a_handler_that_hangs() -> None:
+    async with agent(calls(ROME), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await there.advance(20.0)
+        assert client.ending().outcome is TurnOutcome.ANSWERED
+        [completed] = client.of(ToolCallCompleted)
+        assert (completed.outcome, completed.wait_s) == (CallOutcome.TIMEOUT, 20.0)
+
+
+async def test_progress_of_a_handler_is_passed_on() -> None:
+    async with agent(calls(ROME), says("Sunny.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        [invocation] = client.of(Invocation)
+        client.conversation.progress(invocation.invocation_id, "half", 0.5)
+        await settle()
+        assert client.of(ToolCallProgress) == [ToolCallProgress(invocation.call_id, "half", 0.5)]
+        await client.answer()
+
+
+# What the engine is asked for.
+
+
+async def test_a_turn_asks_for_its_settings() -> None:
+    generation = GenerationSettings(temperature=0.5, seed=7, max_tokens=50, stop=("x",))
+    async with agent(calls(ROME), says("Sunny.")) as there:
+        client = there.open(WEATHER, TIME, handler=lambda invocation: HandlerResult("1"))
+        await client.ask(generation=generation)
+        for spec in there.engine.specs:
+            assert spec.generation == generation
+            assert spec.max_tokens == 50
+            assert [tool.name for tool in spec.tools] == ["weather", "time"]
+        assert len({spec.step_id for spec in there.engine.specs}) == 2
+
+
+async def test_steps_that_continue_a_turn_go_first() -> None:
+    async with agent(calls(ROME), calls(ROME), says("."), says(".")) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        await client.ask()
+        await client.ask()
+        assert [spec.priority for spec in there.engine.specs] == [
+            Priority.STARTS_TURN,
+            Priority.CONTINUES_TURN,
+            Priority.CONTINUES_TURN,
+            Priority.STARTS_TURN,
+        ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "afterwards"),
+    [
+        (ToolChoice(mode=ToolChoiceMode.REQUIRED), ToolChoice()),
+        (ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="weather"), ToolChoice()),
+        (ToolChoice(), ToolChoice()),
+    ],
+)
+async def test_a_choice_holds_until_the_model_has_called(
+    choice: ToolChoice, afterwards: ToolChoice
+) -> None:
+    async with agent(calls(ROME), calls(OSLO), says("Done.")) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        await client.ask(generation=GenerationSettings(tool_choice=choice))
+        chosen = [spec.tool_choice for spec in there.engine.specs]
+        assert chosen == [choice, afterwards, afterwards]
+
+
+async def test_the_choice_of_no_tool_holds_for_the_whole_turn() -> None:
+    none = ToolChoice(mode=ToolChoiceMode.NONE)
+    async with agent(calls(ROME), says("Done.")) as there:  # a model that does not listen
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        await client.ask(generation=GenerationSettings(tool_choice=none))
+        assert [spec.tool_choice for spec in there.engine.specs] == [none, none]
+
+
+async def test_what_the_engine_refuses_fails_the_turn() -> None:
+    async with agent([GenerationRefusedError("top_p is out of range")], says("Yes.")) as there:
+        client = there.open()
+        ending = await client.ask()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.ENGINE_FAILED
+        assert "top_p" in ending.error.message
+        assert finishes(client.events) == [StepFinish.ABORTED]
+        assert (await client.ask()).text == "Yes."
+
+
+async def test_a_template_that_refuses_fails_the_turn() -> None:
+    async with agent(calls(ROME), says("Yes.")) as there:
+        client = there.open(WEATHER)
+        there.engine.template_refusal = "roles must alternate"
+        assert (await client.ask()).outcome is TurnOutcome.FAILED
+        there.engine.template_refusal = ""
+        await client.send("again")
+        there.engine.template_refusal = "no tools"
+        await client.answer()
+        assert client.ending().outcome is TurnOutcome.FAILED
+        there.engine.template_refusal = ""
+        assert (await client.ask("at last")).text == "Yes."
+        assert "again" not in prompt_text(there.engine.prompts[-1])
+
+
+async def test_a_defect_of_ours_ends_the_turn_and_tells_nothing_of_us(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with agent([CallPiece(7, "{}")], says("Yes.")) as there:
+        client = there.open()
+        ending = await client.ask()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.INTERNAL
+        incident = ending.error.metadata["incident"]
+        assert incident in caplog.text
+        assert "KeyError" not in ending.error.message
+        assert (await client.ask()).text == "Yes."
+
+
+async def test_an_engine_that_cancels_a_step_of_itself_does_not_answer() -> None:
+    engine = scripted(script=_cancelled)
+    async with agent_on(engine) as there:
+        ending = await there.open().ask()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+
+
+def _cancelled(*_: object) -> list[CallBegun]:
+    raise asyncio.CancelledError
+
+
+# Where the time goes.
+
+
+async def test_the_report_tells_where_the_time_went() -> None:
+    thinking, finding = asyncio.Event(), asyncio.Event()
+    steps = (
+        [Pause(thinking), *says("See: "), *calls(ROME, OSLO)],
+        [Pause(finding), *says("Sunny.")],
+    )
+    async with agent(*steps) as there:
+        there.resize(slots=0)
+        client = there.open(WEATHER)
+        await client.send()
+        await there.advance(1.0)
+        there.resize()
+        await settle()
+        assert client.of(TurnStarted) == [TurnStarted(1.0)]
+        await there.advance(2.0)
+        thinking.set()
+        await settle()
+        await there.advance(3.0)
+        await client.answer(1)
+        await there.advance(0.5)
+        await client.answer(0)
+        await there.advance(0.25)
+        finding.set()
+        await settle()
+
+        report = client.ending().report
+        assert report.queue_s == 1.0
+        assert report.time_to_first_token_s == 3.0
+        assert report.generation_s == 2.25
+        assert report.tool_exposed_s == 3.5
+        assert report.continuation_s == 0.25
+        assert report.wall_s == 6.75
+        assert (report.steps, report.tool_calls) == (2, 2)
+        first, second = (completed.usage for completed in client.of(StepCompleted))
+        assert report.usage == first + second
+        assert second.cached_tokens > 0
+        assert [call.wait_s for call in client.of(ToolCallCompleted)] == [3.0, 3.5]
+
+
+async def test_a_call_waits_from_when_it_was_ready() -> None:
+    more = asyncio.Event()
+    async with agent([*calls(ROME), Pause(more), *calls(OSLO, first=1)], says(".")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await there.advance(2.0)
+        more.set()
+        await settle()
+        await there.advance(3.0)
+        await client.answer(0)
+        await client.answer(1)
+        assert [call.wait_s for call in client.of(ToolCallCompleted)] == [5.0, 3.0]
+
+
+async def test_a_turn_that_said_nothing_has_no_first_token() -> None:
+    async with agent([]) as there:
+        ending = await there.open().ask()
+        assert (ending.outcome, ending.text) == (TurnOutcome.ANSWERED, "")
+        assert ending.report.time_to_first_token_s is None
+
+
+# Its share of the engine.
+
+
+async def test_a_turn_waits_for_its_admission() -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    steps = ([Pause(first), *says("1")], [Pause(second), *says("2")], says("3"))
+    async with agent(*steps) as there:
+        there.resize(slots=1)
+        clients = [there.open() for _ in range(3)]
+        for client in clients:
+            await client.send()
+        assert [client.of(TurnQueued) for client in clients] == [
+            [],
+            [TurnQueued(0)],
+            [TurnQueued(1)],
+        ]
+        assert len(there.engine.prompts) == 1
+        first.set()
+        await settle()
+        assert clients[0].ending().text == "1"
+        assert clients[2].of(TurnQueued) == [TurnQueued(1), TurnQueued(0)]
+        second.set()
+        await settle()
+        assert [client.ending().text for client in clients] == ["1", "2", "3"]
+
+
+async def test_a_full_queue_refuses_a_turn() -> None:
+    async with agent() as there:
+        there.resize(slots=0)
+        limit = there.admission.limits.waiting_per_tenant_max
+        shares = [there.admission.enter("ann", 1) for _ in range(limit)]
+        client = there.open()
+        ending = await client.ask()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.OVERLOADED
+        assert ending.error.retry_after_s is not None
+        for share in shares:
+            there.admission.release(share)
+
+
+async def test_a_slow_tool_gives_the_share_to_others() -> None:
+    async with agent(calls(ROME), says("Other."), says("Sunny.")) as there:
+        there.resize(slots=1)
+        slow, other = there.open(WEATHER), there.open()
+        await slow.send()
+        await other.send()
+        await there.advance(HOLD_S - 0.1)
+        assert other.of(TurnStarted) == []
+        await there.advance(0.1)
+        assert other.ending().text == "Other."
+        await slow.answer()
+        assert slow.ending().text == "Sunny."
+
+
+async def test_a_turn_that_stepped_aside_comes_back_before_new_ones() -> None:
+    hold = asyncio.Event()
+    steps = (calls(ROME), [Pause(hold), *says("Other.")], says("Sunny."), says("New."))
+    async with agent(*steps) as there:
+        there.resize(slots=1)
+        slow, other, new = there.open(WEATHER), there.open(), there.open()
+        await slow.send()
+        await other.send()
+        await there.advance(HOLD_S)
+        await new.send()
+        await slow.answer()
+        assert slow.of(StepStarted)[1:] == []
+        assert new.of(TurnQueued) == [TurnQueued(0), TurnQueued(1)]
+        hold.set()
+        await settle()
+        assert [client.ending().text for client in (slow, other, new)] == [
+            "Sunny.",
+            "Other.",
+            "New.",
+        ]
+
+
+async def test_what_turns_grow_by_is_remembered() -> None:
+    steps = [calls(ROME), says("Sunny.")] * 4
+    async with agent(*steps) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("12345"))
+        grown: list[int] = []
+        for _ in range(4):
+            await client.ask()
+            first, second = there.engine.prompts[-2:]
+            grown.append(len(second) + len("Sunny.") + 1 - len(first))
+        [expected] = set(grown)
+        assert there.growth.expected("ann", "anything", safe=10_000) == expected
+        assert there.growth.expected("bob", "anything", safe=10_000) == 10_000
+
+
+async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:
+    hold = asyncio.Event()
+    async with agent(calls(ROME), [Pause(hold), *says("Sunny.")], says("Other.")) as there:
+        there.resize(kv_tokens=700)
+        for _ in range(8):
+            there.growth.observe("ann", "anything", 1)
+        large, other = there.open(WEATHER), there.open(tenant="bob")
+        await large.send()
+        await large.answer(result_json="1" * 500)
+        await other.send(limits=replace(LIMITS, max_tokens=100))
+        assert other.of(TurnQueued) == [TurnQueued(0)]
+        hold.set()
+        await settle()
+        assert other.ending().text == "Other."

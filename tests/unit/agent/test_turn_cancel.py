@@ -1,0 +1,277 @@
+"""A turn that is cut off, wherever it is: everything ends once, and nothing stays behind.
+
+`agent_on` checks after each test that the engine, the admission and the dispatcher are idle, and
+that every step and call that was told of has its one ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import (
+    StepCompleted,
+    StepStarted,
+    ToolCallCompleted,
+    ToolCallStarted,
+    TurnCompleted,
+    TurnQueued,
+    TurnStarted,
+)
+from precall_service.domain.turn import CallOutcome, StepFinish, TurnOutcome
+from precall_service.engine.base import CallBegun
+from precall_service.tools.link import Invocation
+from tests.support.agent import HOLD_S, OSLO, ROME, WEATHER, Agent, Client, agent, agent_limits
+from tests.support.clock import settle
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Pause, Step, calls, says
+from tests.support.told import finishes
+
+PHASES = (
+    "queued",
+    "before its first piece",
+    "in text",
+    "in a call",
+    "after a call",
+    "tools",
+    "one tool of two",
+    "tools, its share given up",
+    "resuming",
+    "second step",
+)
+STARTED = PHASES[1:]
+
+
+def steps_to(phase: str) -> list[Step]:
+    """What the engine says until then."""
+    never = Pause(asyncio.Event())
+    match phase:
+        case "queued":
+            return []
+        case "before its first piece":
+            return [[never]]
+        case "in text":
+            return [[*says("Let me "), never]]
+        case "in a call":
+            return [[*says("See: "), CallBegun(0, "weather"), never]]
+        case "after a call":
+            return [[*calls(ROME), never]]
+        case "tools" | "one tool of two":
+            return [calls(ROME, OSLO)]
+        case "second step":
+            return [calls(ROME), [*says("It is "), never]]
+        case _:
+            return [calls(ROME)]
+
+
+async def go_to(phase: str, there: Agent, client: Client) -> None:
+    """Brings a turn of the client to this phase."""
+    if phase == "queued":
+        there.resize(slots=0)
+    await client.send("the cut one")
+    if phase in ("one tool of two", "second step"):
+        await client.answer(0, result_json='"clear"')
+    if phase in ("tools, its share given up", "resuming"):
+        await there.advance(HOLD_S)
+    if phase == "resuming":
+        there.resize(slots=0)
+        await client.answer(0, result_json='"clear"')
+        assert there.admission.waiting == 1
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_cancelled_by_the_client(phase: str) -> None:
+    async with agent(*steps_to(phase), says("And on.")) as there:
+        client = there.open(WEATHER)
+        await go_to(phase, there, client)
+        client.conversation.cancel_turn("turn-1")
+        await settle()
+        ending = client.ending()
+        assert ending.outcome is TurnOutcome.CANCELLED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.CANCELLED
+        assert len(client.of(TurnCompleted)) == 1
+        _check_endings(phase, client)
+        await there.assert_idle()
+
+        there.resize()
+        assert (await client.ask("the next one")).text == "And on."
+        kept = prompt_text(there.engine.prompts[-1])
+        assert kept == _kept(phase) + "<user>the next one\n<model>"
+
+
+def _check_endings(phase: str, client: Client) -> None:
+    outcomes = [completed.outcome for completed in client.of(ToolCallCompleted)]
+    assert len(outcomes) == len(client.of(ToolCallStarted))
+    answered = phase in ("one tool of two", "resuming", "second step")
+    if answered:
+        assert outcomes.pop(0) is CallOutcome.RESULT
+    assert set(outcomes) <= {CallOutcome.CANCELLED}
+    cut = phase.startswith(("before", "in", "after", "second"))
+    last = finishes(client.events)[-1:]
+    expected = [] if phase == "queued" else [StepFinish.ABORTED if cut else StepFinish.TOOL_CALLS]
+    assert last == expected
+
+
+def _kept(phase: str) -> str:
+    """What the conversation keeps of the cut turn: user and assistant still take turns."""
+    gone = 'weather: {"error":{"type":"cancelled","message":"the turn ended before the call did'
+    gone = f'<tool>{gone}: the client cancelled the turn"}}}}\n'
+    rome, oslo = (f"<call {name}>{arguments}</call>" for name, arguments in (ROME, OSLO))
+    clear = "<tool>weather: clear\n"
+    kept = {
+        "queued": "<model>\n",
+        "before its first piece": "<model>\n",
+        "in text": "<model>Let me \n",
+        "in a call": "<model>See: \n",
+        "after a call": "<model>\n",
+        "tools": f"<model>{rome}{oslo}\n{gone}{gone}<model>\n",
+        "one tool of two": f"<model>{rome}{oslo}\n{clear}{gone}<model>\n",
+        "tools, its share given up": f"<model>{rome}\n{gone}<model>\n",
+        "resuming": f"<model>{rome}\n{clear}<model>\n",
+        "second step": f"<model>{rome}\n{clear}<model>It is \n",
+    }[phase]
+    return f"<system> tools: weather\n<user>the cut one\n{kept}"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_ended_by_the_server(phase: str) -> None:
+    async with agent(*steps_to(phase)) as there:
+        client = there.open(WEATHER)
+        await go_to(phase, there, client)
+        draining = ServiceError(Reason.DRAINING, "the server is shutting down")
+        client.conversation.end(draining, TurnOutcome.FAILED, status=draining)
+        await settle()
+        ending = client.ending()
+        assert (ending.outcome, ending.error) == (TurnOutcome.FAILED, draining)
+        assert client.running.done()
+        assert client.conversation.error is draining
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_the_client_is_gone(phase: str) -> None:
+    async with agent(*steps_to(phase)) as there:
+        client = there.open(WEATHER)
+        await go_to(phase, there, client)
+        told = len(client.events)
+        await client.vanish()
+        await there.assert_idle()
+        assert len(client.events) == told
+        assert client.conversation.outbox.closed
+
+
+@pytest.mark.parametrize("phase", STARTED)
+async def test_the_engine_dies(phase: str) -> None:
+    async with agent(*steps_to(phase)) as there:
+        client = there.open(WEATHER)
+        await go_to(phase, there, client)
+        there.engine.die()
+        there.resize()
+        await settle()
+        for index, _ in enumerate(client.of(Invocation)):
+            if not client.of(TurnCompleted) and not (index == 0 and phase == "one tool of two"):
+                await client.answer(index)
+        ending = client.ending()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
+        assert ending.error.retry_after_s is not None
+
+
+@pytest.mark.parametrize("phase", STARTED)
+async def test_time_is_up(phase: str) -> None:
+    async with agent(*steps_to(phase), says("And on.")) as there:
+        client = there.open(WEATHER)
+        await go_to(phase, there, client)
+        await there.advance(60.0)
+        while not client.of(TurnCompleted):  # its tools' own time was up first
+            assert len(there.engine.prompts) <= 2
+            await there.advance(60.0)
+        ending = client.ending()
+        if phase not in ("tools", "one tool of two", "tools, its share given up"):
+            assert ending.outcome is TurnOutcome.LIMIT
+            assert ending.error is not None
+            assert ending.error.reason is Reason.TURN_TIMEOUT
+            assert "60 s" in ending.error.message
+
+
+async def test_cancelled_before_it_ran() -> None:
+    async with agent(says("Yes.")) as there:
+        client = there.open()
+        sending = asyncio.ensure_future(client.send())
+        await asyncio.sleep(0)
+        client.conversation.cancel_turn("turn-1")
+        await sending
+        assert client.ending().outcome is TurnOutcome.CANCELLED
+        assert client.of(TurnStarted) == []
+        assert (await client.ask()).text == "Yes."
+
+
+async def test_the_first_reason_stands() -> None:
+    async with agent(*steps_to("in text")) as there:
+        client = there.open()
+        await client.send()
+        client.conversation.cancel_turn("")
+        draining = ServiceError(Reason.DRAINING, "the server is shutting down")
+        client.conversation.end(draining, TurnOutcome.FAILED)
+        await settle()
+        assert client.ending().outcome is TurnOutcome.CANCELLED
+
+
+# A client that reads slowly, or not at all.
+
+
+@pytest.mark.parametrize("events_max", range(1, 13))
+async def test_cancelled_while_the_client_does_not_read(events_max: int) -> None:
+    """Whichever event the cut catches on its way, no ending is lost and none is told of nothing."""
+    steps = ([*says("a"), *calls(ROME, OSLO)], says("b"))
+    async with agent(*steps, limits=agent_limits(events_max=events_max)) as there:
+        client = there.open(WEATHER)
+        client.reading.clear()
+        await client.send()
+        client.conversation.cancel_turn("turn-1")
+        await settle()
+        client.reading.set()
+        await settle()
+        if client.of(Invocation) and not client.of(TurnCompleted):
+            await client.answer(0)
+        assert client.of(TurnCompleted)
+        assert len(client.of(StepStarted)) == len(client.of(StepCompleted))
+        assert len(client.of(ToolCallStarted)) == len(client.of(ToolCallCompleted))
+
+
+@pytest.mark.parametrize("events_max", range(1, 13))
+async def test_a_client_that_reads_late_is_told_all(events_max: int) -> None:
+    steps = ([*says("a"), *calls(ROME, OSLO)], says("b"))
+    async with agent(*steps, limits=agent_limits(events_max=events_max)) as there:
+        client = there.open(WEATHER)
+        client.reading.clear()
+        await client.send()
+        client.reading.set()
+        await settle()
+        await client.answer(0)
+        await client.answer(1)
+        assert client.ending().text == "b"
+
+
+async def test_a_client_that_does_not_read_cannot_keep_its_share() -> None:
+    limits = agent_limits(events_max=1)
+    async with agent(says("Other."), limits=limits) as there:
+        there.resize(slots=0)
+        ahead = there.admission.enter("ann", 1)
+        stuck, other = there.open(), there.open()
+        stuck.reading.clear()
+        await stuck.send()
+        there.admission.release(ahead)
+        await settle()
+        there.resize(slots=1)
+        await settle()
+        await other.send()
+        assert other.of(TurnQueued) == [TurnQueued(0)]
+        await there.advance(60.0)
+        assert other.ending().text == "Other."
+        stuck.reading.set()
+        await settle()
+        assert stuck.ending().outcome is TurnOutcome.LIMIT
