@@ -80,9 +80,11 @@ class StepReader:
         return "".join(self._text)
 
     @property
-    def calls_told(self) -> dict[str, float | None]:
-        """The calls that the client was told of, in order, with when they were ready, if ever."""
-        return {call.call_id: call.ready_at for call in self._calls.values()}
+    def calls_told(self) -> dict[str, float]:
+        """The calls that the client was told of, with when they were ready (now: never yet)."""
+        now = self._clock.now()
+        calls = self._calls.values()
+        return {call.call_id: now if call.ready_at is None else call.ready_at for call in calls}
 
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> Step:
         """Reads the generation to its end.

@@ -217,15 +217,16 @@ class Turn:
                 self._offer(TurnQueued(place))
             self._timer = services.clock.call_later(limits.max_duration_s, self._expire)
             await self._emit(TurnStarted(self._watch.admitted()))
-            held = await self._step_until_done(engine, prompt, share)
+            held = await self._step_until_done(prompt, share)
             services.growth.observe(tenant, tool_set, held - len(prompt))
 
     def _expire(self) -> None:
         error = refusals.turn_timeout(self.spec.limits.max_duration_s)
         self.cancel(error, TurnOutcome.LIMIT)
 
-    async def _step_until_done(self, engine: Engine, prompt: Prompt, share: Share) -> int:
+    async def _step_until_done(self, prompt: Prompt, share: Share) -> int:
         """Steps until the turn has its outcome; returns how many tokens it came to hold."""
+        engine = self._services.engines.engine()  # it may have been replaced; tokens fit any
         choice = self.spec.generation.tool_choice
         steps_max = self.spec.limits.max_steps
         while True:
@@ -248,6 +249,7 @@ class Turn:
                 self._set(TurnOutcome.LIMIT, refusals.too_many_steps(steps_max))
                 return held
             await self._answer(step.message.tool_calls, share)
+            engine = self._services.engines.engine()
             prompt = await self._record.continued_prompt(engine)
             if self._tokens_left <= 0 or not _fits(engine, prompt):
                 self._set(TurnOutcome.LIMIT, self._no_room(engine, prompt))
@@ -316,11 +318,8 @@ class Turn:
         return ending
 
     def _open_calls_of(self, reader: StepReader) -> None:
-        now = self._services.clock.now()
-        self._open_calls = {
-            call_id: _OpenCall(now if ready_at is None else ready_at)
-            for call_id, ready_at in reader.calls_told.items()
-        }
+        told = reader.calls_told.items()
+        self._open_calls = {call_id: _OpenCall(ready_at) for call_id, ready_at in told}
 
     async def _complete(self, call_id: str, ending: InvocationEnding) -> None:
         """Tells a call's ending: the first one, should a cancel have cut the telling short."""

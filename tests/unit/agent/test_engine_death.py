@@ -1,0 +1,113 @@
+"""The engine dies and comes back: what a turn loses by it, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from precall_service.domain.errors import Code, Reason
+from precall_service.domain.events import StepCompleted, TurnQueued
+from precall_service.domain.turn import StepFinish, TurnOutcome
+from tests.support.agent import ROME, WEATHER, agent_on, scripted
+from tests.support.clock import settle
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Pause, calls, says
+
+
+def never() -> Pause:
+    return Pause(asyncio.Event())
+
+
+async def test_a_turn_that_generates_fails_and_the_conversation_goes_on() -> None:
+    first = scripted(says("Hello."), [*says("I am "), never()])
+    second = scripted(says("Back."))
+    async with agent_on(first, second) as there:
+        client = there.open(WEATHER)
+        await client.ask("one")
+        await client.send("two")
+        await there.restart()
+        ending = client.ending()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
+        assert ending.error.code is Code.UNAVAILABLE
+        assert ending.error.retry_after_s is not None
+        assert client.of(StepCompleted)[-1].finish is StepFinish.ABORTED
+
+        assert (await client.ask("three")).text == "Back."
+        [prompt] = second.prompts
+        assert prompt_text(prompt) == (
+            "<system> tools: weather\n<user>one\n<model>Hello.\n<user>three\n<model>"
+        )
+        assert prompt.token_ids[: len(first.prompts[0])] == first.prompts[0].token_ids
+
+
+async def test_a_turn_is_refused_while_there_is_no_engine() -> None:
+    async with agent_on(scripted(), scripted(says("Back."))) as there:
+        client = there.open()
+        there.engine.die()
+        await settle()
+        ending = await client.ask()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
+        await there.advance(0)
+        assert (await client.ask()).text == "Back."
+
+
+async def test_a_turn_that_waits_for_its_tools_goes_on_with_the_new_engine() -> None:
+    first, second = scripted(calls(ROME)), scripted(says("Sunny."))
+    async with agent_on(first, second) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        first.die()
+        await settle()
+        await there.advance(0)
+        await client.answer()
+        assert client.ending().text == "Sunny."
+        [prompt] = second.prompts
+        assert prompt.token_ids[: len(first.prompts[0])] == first.prompts[0].token_ids
+
+
+async def test_a_turn_whose_tools_answer_while_there_is_no_engine_fails() -> None:
+    async with agent_on(scripted(calls(ROME)), scripted(says("Back."))) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        there.engine.die()
+        await settle()
+        await client.answer()
+        ending = client.ending()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
+        await there.advance(0)
+        assert (await client.ask()).text == "Back."
+
+
+async def test_a_turn_that_waits_for_its_admission_starts_on_the_new_engine() -> None:
+    first, second = scripted([never()]), scripted(says("Yes."))
+    async with agent_on(first, second) as there:
+        there.resize(slots=1)
+        running, waiting = there.open(), there.open()
+        await running.send()
+        await waiting.send()
+        assert waiting.of(TurnQueued) == [TurnQueued(0)]
+        there.resize(slots=0)
+        await there.restart()
+        assert running.ending().outcome is TurnOutcome.FAILED
+        there.resize(slots=1)
+        await settle()
+        assert waiting.ending().text == "Yes."
+
+
+@pytest.mark.parametrize("deaths", [1, 3])
+async def test_an_engine_that_dies_again_and_again(deaths: int) -> None:
+    mortal = [scripted([never()]) for _ in range(deaths)]
+    async with agent_on(*mortal, scripted(says("At last."))) as there:
+        client = there.open()
+        for _ in range(deaths):
+            await client.send()
+            await there.restart()
+            assert client.ending().outcome is TurnOutcome.FAILED
+        assert (await client.ask()).text == "At last."
