@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import grpc.aio
 
@@ -36,9 +37,20 @@ async def status_boundary(
         if task is not None and task.cancelling():
             raise  # the client cancelled, or the server stops
         await abort(context, _defect(method))
-    except Exception:
+    except Exception as error:
+        if _is_broken_stream(error):
+            log.info("%s: the stream broke while a frame was written", method)
+            await abort(context, ServiceError(Reason.CANCELLED, "the stream broke"))
         log.exception("%s failed", method)
         await abort(context, _defect(method))
+
+
+def _is_broken_stream(error: BaseException) -> bool:
+    """Whether a write failed, which is how grpc.aio may tell that the client is gone."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(map(_is_broken_stream, group.exceptions))
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def _defect(method: str) -> ServiceError:
