@@ -8,6 +8,7 @@ Nothing here waits by the clock: every wait is for an event, and bounded.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class StreamDriver:
         self.events: list[agent_pb2.ConverseResponse] = []
         self.sent = 0
         """The highest number of a frame that was sent."""
+        self._unread: list[agent_pb2.ConverseResponse] = []
         self._rules = Rules()
 
     async def send(
@@ -158,15 +160,20 @@ class StreamDriver:
             return None
         self._rules.check(frame)
         self.events.append(frame)
+        self._unread.append(frame)
         return frame
 
     async def expect(self, kind: str) -> agent_pb2.ConverseResponse:
-        """The next frame of this kind; others before it are kept in `events`."""
-        while (frame := await self.next()) is not None:
-            if frame.WhichOneof("event") == kind:
-                return frame
-        code, message = await self.call.code(), await self.call.details()
-        raise AssertionError(f"{kind} did not come: {self.kinds()}, then {code} {message}")
+        """The first frame of this kind that was not expected before, be it here or to come."""
+        while True:
+            for frame in self._unread:
+                if frame.WhichOneof("event") == kind:
+                    self._unread.remove(frame)
+                    return frame
+            if await self.next() is None:
+                code, message = await self.call.code(), await self.call.details()
+                came = ", ".join(name for name, _ in itertools.groupby(self.kinds()))
+                raise AssertionError(f"{kind} did not come, but {came}, then {code} {message}")
 
     async def refused(self, frame: int) -> Failure:
         """Why the frame of this number was refused."""
@@ -281,9 +288,9 @@ async def running_server(
             assert not service.background.done()
 
 
-def connected(address: str) -> grpc.aio.Channel:
+def connected(address: str, *options: tuple[str, int]) -> grpc.aio.Channel:
     """A channel with a connection of its own; a context manager, which closes it."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *options))
 
 
 @contextmanager

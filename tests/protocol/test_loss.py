@@ -1,0 +1,235 @@
+"""Clients that leave, fall silent or do not read: their own turn pays, nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence, Sized
+from dataclasses import replace
+from typing import overload
+
+import grpc
+import pytest
+
+from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+from precall_service.agent.outbox import Outbox
+from precall_service.engine.base import TextPiece
+from tests.support.scripted_engine import INFO
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Item, Pause, Script, calls, in_turn, says
+from tests.support.stream import (
+    WEATHER,
+    RunningServer,
+    StreamDriver,
+    connected,
+    eventually,
+    running_server,
+)
+from tests.support.wire import failure
+
+WITH_WEATHER = agent_pb2.OpenConversation(tools=[WEATHER])
+CALL = calls(("weather", '{"city":"Rome"}'))
+
+
+async def generating(stream: StreamDriver) -> None:
+    await stream.expect("text_delta")
+
+
+async def running_a_tool(stream: StreamDriver) -> None:
+    await stream.invoked()
+
+
+Phase = Callable[[StreamDriver], Coroutine[None, None, None]]
+
+
+def held(*steps: list[Item]) -> Script:
+    """These steps, then one that goes on for ever."""
+    return in_turn(*steps, [*says("So far"), Pause(asyncio.Event())])
+
+
+PHASES: dict[str, tuple[list[list[Item]], Phase]] = {
+    "generating": ([], generating),
+    "running a tool": ([CALL], running_a_tool),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("how", ["cancels the call", "closes its channel"])
+async def test_a_client_that_vanishes_leaves_nothing_behind(phase: str, how: str) -> None:
+    steps, reached = PHASES[phase]
+    async with running_server(held(*steps)) as server:
+        channel = connected(server.service.address)
+        stream = StreamDriver(channel)
+        await stream.open(WITH_WEATHER)
+        await stream.start()
+        await reached(stream)
+        assert server.services.admission.admitted == 1
+        if how == "cancels the call":
+            stream.call.cancel()
+        else:
+            await channel.close()
+        await server.nothing_is_left()
+        await eventually(lambda: server.clock.pending == 0)
+        await channel.close()
+
+
+async def test_a_client_that_vanishes_idle_leaves_nothing_behind() -> None:
+    async with running_server() as server:
+        stream = await server.opened()
+        stream.call.cancel()
+        await server.nothing_is_left()
+        await eventually(lambda: server.clock.pending == 0)
+
+
+async def test_a_client_that_vanishes_before_the_handshake_leaves_nothing_behind() -> None:
+    async with running_server() as server:
+        stream = server.stream()
+        await eventually(lambda: server.clock.pending == 1)
+        stream.call.cancel()
+        await eventually(lambda: server.clock.pending == 0)
+
+
+async def test_half_closing_lets_a_turn_finish() -> None:
+    done = asyncio.Event()
+    async with running_server(in_turn([*says("So"), Pause(done), *says(" far.")])) as server:
+        stream = await server.opened()
+        await stream.start()
+        await stream.expect("text_delta")
+        await stream.half_close()
+        done.set()
+        ended = await stream.completed()
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_ANSWERED
+        assert ended.text == "So far."
+        assert await stream.ended() is None
+
+
+async def test_half_closing_while_a_tool_runs_ends_its_call_and_the_turn_goes_on() -> None:
+    async with running_server(in_turn(CALL, says("I do not know."))) as server:
+        stream = await server.opened(WEATHER)
+        await stream.start()
+        await stream.invoked()
+        await stream.half_close()
+        completed = await stream.call_completed()
+        assert completed.outcome == turn_pb2.TOOL_CALL_OUTCOME_UNAVAILABLE
+        assert failure(completed.error).reason == "TOOL_UNAVAILABLE"
+        assert (await stream.completed()).text == "I do not know."
+        assert await stream.ended() is None
+        assert "tool_unavailable" in prompt_text(server.engine.prompts[-1])
+
+
+async def test_a_tool_that_is_needed_after_half_closing_is_not_there() -> None:
+    done = asyncio.Event()
+    async with running_server(in_turn([Pause(done), *CALL], says("I do not know."))) as server:
+        stream = await server.opened(WEATHER)
+        await stream.start()
+        await stream.expect("step_started")
+        await stream.half_close()
+        done.set()
+        completed = await stream.call_completed()
+        assert completed.outcome == turn_pb2.TOOL_CALL_OUTCOME_UNAVAILABLE
+        assert (await stream.completed()).text == "I do not know."
+        assert await stream.ended() is None
+
+
+class Counted(Sequence[Item]):
+    """A step of many pieces that knows how many were asked of it."""
+
+    def __init__(self, piece: str, count: int) -> None:
+        self._piece = piece
+        self._count = count
+        self.said = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Item]:
+        for _ in range(self._count):
+            self.said += 1
+            yield TextPiece(self._piece)
+
+
+PIECES, PIECE, EVENTS_MAX = 500, "x" * 4096, 8
+LARGE = replace(INFO, context_tokens_max=1 << 25, kv_tokens=1 << 26)
+
+
+async def test_a_slow_reader_holds_up_its_own_generation_and_nothing_is_lost() -> None:
+    step = Counted(PIECE, PIECES)
+    conversations = {"events_max": EVENTS_MAX, "turn_tokens_max": 1 << 24}
+    script = in_turn(step, says("Hello."))
+    async with running_server(script, info=LARGE, conversations=conversations) as server:
+        slow, other = await server.opened(), await server.opened()
+        await slow.start()
+        await eventually(lambda: any(map(full, outboxes(server))))
+        assert (await other.ask()).text == "Hello."
+        assert all(len(waiting(outbox)) <= EVENTS_MAX for outbox in outboxes(server))
+        assert step.said < PIECES / 2, "what is not read is not generated"
+        assert len((await slow.completed()).text) == PIECES * len(PIECE)
+        assert slow.kinds().count("text_delta") == PIECES
+        await slow.close()
+        await other.close()
+
+
+async def test_a_slow_reader_can_be_given_up() -> None:
+    conversations = {"events_max": EVENTS_MAX, "turn_tokens_max": 1 << 24}
+    script = in_turn(Counted(PIECE, PIECES))
+    async with running_server(script, info=LARGE, conversations=conversations) as server:
+        slow = await server.opened()
+        await slow.start()
+        await eventually(lambda: any(map(full, outboxes(server))))
+        slow.call.cancel()
+        await server.nothing_is_left()
+
+
+async def test_a_client_that_takes_only_small_frames_loses_its_stream_and_nothing_is_left() -> None:
+    async with (
+        running_server(in_turn(says("x" * 5000))) as server,
+        connected(server.service.address, ("grpc.max_receive_message_length", 4096)) as channel,
+    ):
+        stream = StreamDriver(channel)
+        await stream.open()
+        await stream.start()
+        while await stream.next() is not None:
+            pass
+        assert await stream.call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await server.nothing_is_left()
+
+
+async def test_a_client_that_sends_and_does_not_read_is_held_up_alone() -> None:
+    """Its frames are refused, and the refusals are not read: the server stops reading too."""
+    conversations = {"events_max": EVENTS_MAX}
+    async with running_server([says("Hello.")], conversations=conversations) as server:
+        flood, other = await server.opened(), await server.opened()
+        bad = tool_pb2.RegisterTools(tools=[tool_pb2.Tool(name="?")] * 100)
+
+        async def send_for_ever() -> None:
+            while True:
+                await flood.send("register_tools", bad)
+
+        sending = asyncio.create_task(send_for_ever())
+        await eventually(lambda: any(map(full, outboxes(server))))
+        assert (await other.ask()).text == "Hello."
+        assert all(len(waiting(outbox)) <= EVENTS_MAX for outbox in outboxes(server))
+        sending.cancel()
+        await asyncio.wait([sending])
+        flood.call.cancel()
+        await other.close()
+
+
+def outboxes(server: RunningServer) -> list[Outbox]:
+    """What waits to be sent, by conversation."""
+    conversations = server.service.conversations._open  # pyright: ignore[reportPrivateUsage]
+    return [conversation.outbox for conversation in conversations]
+
+
+def waiting(outbox: Outbox) -> Sized:
+    return outbox._events  # pyright: ignore[reportPrivateUsage]
+
+
+def full(outbox: Outbox) -> bool:
+    return len(waiting(outbox)) == EVENTS_MAX
