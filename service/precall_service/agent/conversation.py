@@ -235,6 +235,8 @@ class Conversation:
     def renew(self) -> None:
         """Something happened: the conversation expires a whole idle time from now."""
         self._unwatch()
+        if self.outbox.closed:
+            return
         limit_s = self.limits.idle_expiry_s
         self._expiry = self._services.clock.call_later(limit_s, self._expire)
 
