@@ -219,6 +219,10 @@ class Agent:
         self.clients.append(client)
         return client
 
+    def leave_all(self) -> None:
+        """The streams of all clients end."""
+        self._open.close()
+
     async def advance(self, seconds: float) -> None:
         """Moves time on, and lets everything go on as far as it can."""
         self.clock.advance(seconds)
@@ -245,7 +249,7 @@ class Agent:
         """Ends every conversation and checks that nothing is left of any."""
         for client in self.clients:
             await client.close()
-        self._open.close()
+        self.leave_all()
         await self.assert_idle()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -19,7 +18,6 @@ from precall_service.domain.events import (
     ToolCallReady,
     ToolCallStarted,
     TurnCompleted,
-    TurnQueued,
     TurnStarted,
 )
 from precall_service.domain.turn import (
@@ -32,10 +30,10 @@ from precall_service.domain.turn import (
 )
 from precall_service.engine.base import CallBegun, CallPiece, GenerationRefusedError, Priority
 from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult, Invocation
-from tests.support.agent import HOLD_S, LIMITS, OSLO, ROME, TIME, WEATHER, agent, agent_on, scripted
+from tests.support.agent import OSLO, ROME, TIME, WEATHER, agent, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
-from tests.support.scripts import Pause, calls, says, thinks
+from tests.support.scripts import calls, says, thinks
 from tests.support.told import finishes, text_of
 
 THREE = [("weather", f'{{"city":"{city}"}}') for city in ("Rome", "Oslo", "Bonn")]
@@ -293,173 +291,3 @@ async def test_an_engine_that_cancels_a_step_of_itself_does_not_answer() -> None
 
 def _cancelled(*_: object) -> list[CallBegun]:
     raise asyncio.CancelledError
-
-
-# Where the time goes.
-
-
-async def test_the_report_tells_where_the_time_went() -> None:
-    thinking, finding = asyncio.Event(), asyncio.Event()
-    steps = (
-        [Pause(thinking), *says("See: "), *calls(ROME, OSLO)],
-        [Pause(finding), *says("Sunny.")],
-    )
-    async with agent(*steps) as there:
-        there.resize(slots=0)
-        client = there.open(WEATHER)
-        await client.send()
-        await there.advance(1.0)
-        there.resize()
-        await settle()
-        assert client.of(TurnStarted) == [TurnStarted(1.0)]
-        await there.advance(2.0)
-        thinking.set()
-        await settle()
-        await there.advance(3.0)
-        await client.answer(1)
-        await there.advance(0.5)
-        await client.answer(0)
-        await there.advance(0.25)
-        finding.set()
-        await settle()
-
-        report = client.ending().report
-        assert report.queue_s == 1.0
-        assert report.time_to_first_token_s == 3.0
-        assert report.generation_s == 2.25
-        assert report.tool_exposed_s == 3.5
-        assert report.continuation_s == 0.25
-        assert report.wall_s == 6.75
-        assert (report.steps, report.tool_calls) == (2, 2)
-        first, second = (completed.usage for completed in client.of(StepCompleted))
-        assert report.usage == first + second
-        assert second.cached_tokens > 0
-        assert [call.wait_s for call in client.of(ToolCallCompleted)] == [3.0, 3.5]
-
-
-async def test_a_call_waits_from_when_it_was_ready() -> None:
-    more = asyncio.Event()
-    async with agent([*calls(ROME), Pause(more), *calls(OSLO, first=1)], says(".")) as there:
-        client = there.open(WEATHER)
-        await client.send()
-        await there.advance(2.0)
-        more.set()
-        await settle()
-        await there.advance(3.0)
-        await client.answer(0)
-        await client.answer(1)
-        assert [call.wait_s for call in client.of(ToolCallCompleted)] == [5.0, 3.0]
-
-
-async def test_a_turn_that_said_nothing_has_no_first_token() -> None:
-    async with agent([]) as there:
-        ending = await there.open().ask()
-        assert (ending.outcome, ending.text) == (TurnOutcome.ANSWERED, "")
-        assert ending.report.time_to_first_token_s is None
-
-
-# Its share of the engine.
-
-
-async def test_a_turn_waits_for_its_admission() -> None:
-    first, second = asyncio.Event(), asyncio.Event()
-    steps = ([Pause(first), *says("1")], [Pause(second), *says("2")], says("3"))
-    async with agent(*steps) as there:
-        there.resize(slots=1)
-        clients = [there.open() for _ in range(3)]
-        for client in clients:
-            await client.send()
-        assert [client.of(TurnQueued) for client in clients] == [
-            [],
-            [TurnQueued(0)],
-            [TurnQueued(1)],
-        ]
-        assert len(there.engine.prompts) == 1
-        first.set()
-        await settle()
-        assert clients[0].ending().text == "1"
-        assert clients[2].of(TurnQueued) == [TurnQueued(1), TurnQueued(0)]
-        second.set()
-        await settle()
-        assert [client.ending().text for client in clients] == ["1", "2", "3"]
-
-
-async def test_a_full_queue_refuses_a_turn() -> None:
-    async with agent() as there:
-        there.resize(slots=0)
-        limit = there.admission.limits.waiting_per_tenant_max
-        shares = [there.admission.enter("ann", 1) for _ in range(limit)]
-        client = there.open()
-        ending = await client.ask()
-        assert ending.outcome is TurnOutcome.FAILED
-        assert ending.error is not None
-        assert ending.error.reason is Reason.OVERLOADED
-        assert ending.error.retry_after_s is not None
-        for share in shares:
-            there.admission.release(share)
-
-
-async def test_a_slow_tool_gives_the_share_to_others() -> None:
-    async with agent(calls(ROME), says("Other."), says("Sunny.")) as there:
-        there.resize(slots=1)
-        slow, other = there.open(WEATHER), there.open()
-        await slow.send()
-        await other.send()
-        await there.advance(HOLD_S - 0.1)
-        assert other.of(TurnStarted) == []
-        await there.advance(0.1)
-        assert other.ending().text == "Other."
-        await slow.answer()
-        assert slow.ending().text == "Sunny."
-
-
-async def test_a_turn_that_stepped_aside_comes_back_before_new_ones() -> None:
-    hold = asyncio.Event()
-    steps = (calls(ROME), [Pause(hold), *says("Other.")], says("Sunny."), says("New."))
-    async with agent(*steps) as there:
-        there.resize(slots=1)
-        slow, other, new = there.open(WEATHER), there.open(), there.open()
-        await slow.send()
-        await other.send()
-        await there.advance(HOLD_S)
-        await new.send()
-        await slow.answer()
-        assert slow.of(StepStarted)[1:] == []
-        assert new.of(TurnQueued) == [TurnQueued(0), TurnQueued(1)]
-        hold.set()
-        await settle()
-        assert [client.ending().text for client in (slow, other, new)] == [
-            "Sunny.",
-            "Other.",
-            "New.",
-        ]
-
-
-async def test_what_turns_grow_by_is_remembered() -> None:
-    steps = [calls(ROME), says("Sunny.")] * 4
-    async with agent(*steps) as there:
-        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("12345"))
-        grown: list[int] = []
-        for _ in range(4):
-            await client.ask()
-            first, second = there.engine.prompts[-2:]
-            grown.append(len(second) + len("Sunny.") + 1 - len(first))
-        [expected] = set(grown)
-        assert there.growth.expected("ann", "anything", safe=10_000) == expected
-        assert there.growth.expected("bob", "anything", safe=10_000) == 10_000
-
-
-async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:
-    hold = asyncio.Event()
-    async with agent(calls(ROME), [Pause(hold), *says("Sunny.")], says("Other.")) as there:
-        there.resize(kv_tokens=700)
-        for _ in range(8):
-            there.growth.observe("ann", "anything", 1)
-        large, other = there.open(WEATHER), there.open(tenant="bob")
-        await large.send()
-        await large.answer(result_json="1" * 500)
-        await other.send(limits=replace(LIMITS, max_tokens=100))
-        assert other.of(TurnQueued) == [TurnQueued(0)]
-        hold.set()
-        await settle()
-        assert other.ending().text == "Other."

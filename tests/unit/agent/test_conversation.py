@@ -1,0 +1,325 @@
+"""A conversation: its turns one after another, and its life."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import ToolCallCompleted, TurnCompleted, TurnStarted
+from precall_service.domain.turn import (
+    CallOutcome,
+    GenerationSettings,
+    ToolChoice,
+    ToolChoiceMode,
+    TraceContext,
+    TurnOutcome,
+    TurnSpec,
+)
+from tests.support.agent import (
+    LIMITS,
+    ROME,
+    WEATHER,
+    Client,
+    agent,
+    agent_limits,
+    agent_on,
+    scripted,
+)
+from tests.support.clock import settle
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Pause, always, calls, says
+
+IDLE_S = 600.0
+
+
+def never() -> Pause:
+    return Pause(asyncio.Event())
+
+
+async def refused(client: Client, reason: Reason, **turn: str) -> ServiceError:
+    """Why the conversation starts no such turn; nothing else comes of it."""
+    told = len(client.events)
+    with pytest.raises(ServiceError) as caught:
+        await client.send(**turn)  # pyright: ignore[reportArgumentType]
+    assert caught.value.reason is reason
+    await settle()
+    assert len(client.events) == told
+    return caught.value
+
+
+# Turns and their ids.
+
+
+async def test_turns_follow_each_other() -> None:
+    async with agent(says("One."), says("Two.")) as there:
+        client = there.open(system_prompt="Count.")
+        assert (await client.ask("a")).text == "One."
+        assert (await client.ask("b")).text == "Two."
+        first, second = there.engine.prompts
+        assert prompt_text(second) == prompt_text(first) + "One.\n<user>b\n<model>"
+
+
+async def test_one_turn_at_a_time() -> None:
+    async with agent([never()]) as there:
+        client = there.open()
+        await client.send(turn_id="a")
+        error = await refused(client, Reason.TURN_RUNNING, turn_id="b")
+        assert error.metadata["running_turn_id"] == "a"
+
+
+async def test_a_running_turn_that_is_sent_again_starts_nothing() -> None:
+    async with agent([never()]) as there:
+        client = there.open()
+        await client.send("hi", turn_id="a")
+        told = len(client.events)
+        await client.send("hi", turn_id="a")
+        assert len(client.events) == told
+        assert len(there.engine.prompts) == 1
+
+
+async def test_an_ended_turn_that_is_sent_again_is_told_its_ending_again() -> None:
+    async with agent(says("Yes."), says("No."), [never()]) as there:
+        client = there.open()
+        for turn_id in ("a", "b"):
+            await client.send("hi", turn_id=turn_id)
+        await client.send("hi", turn_id="a")
+        endings = [n for n in client.numbered if isinstance(n.event, TurnCompleted)]
+        assert [ending.turn_id for ending in endings] == ["a", "b", "a"]
+        assert endings[2].event is endings[0].event
+
+        await client.send("hi", turn_id="c")
+        await client.send("hi", turn_id="b")
+        assert len(client.of(TurnCompleted)) == 4, "also while another one runs"
+        assert len(there.engine.prompts) == 3
+
+
+async def test_a_failed_turn_that_is_sent_again_fails_again() -> None:
+    async with agent(says("Yes.")) as there:
+        client = there.open()
+        there.engine.template_refusal = "no"
+        await client.send("hi", turn_id="a")
+        there.engine.template_refusal = ""
+        await client.send("hi", turn_id="a")
+        assert [ending.outcome for ending in client.of(TurnCompleted)] == [TurnOutcome.FAILED] * 2
+        assert (await client.ask()).text == "Yes."
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_an_id_is_for_one_text_and_its_settings(running: bool) -> None:
+    async with agent([*says("Yes."), *([never()] if running else [])]) as there:
+        client = there.open()
+        await client.send("hi", turn_id="a")
+        await refused(client, Reason.TURN_ID_REUSED, turn_id="a", text="ho")
+        for other in (
+            {"generation": GenerationSettings(seed=1)},
+            {"limits": replace(LIMITS, max_steps=1)},
+        ):
+            with pytest.raises(ServiceError, match="new turn needs a new id"):
+                await client.send("hi", turn_id="a", **other)  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_repetition_may_come_with_another_trace() -> None:
+    async with agent(says("Yes.")) as there:
+        client = there.open()
+        await client.send("hi", turn_id="a")
+        spec = TurnSpec(
+            turn_id="a",
+            text="hi",
+            generation=GenerationSettings(),
+            limits=LIMITS,
+            trace_context=TraceContext(traceparent=f"00-{'1' * 32}-{'2' * 16}-01"),
+        )
+        await client.conversation.start_turn(spec)
+        await settle()
+        assert len(client.of(TurnCompleted)) == 2
+
+
+async def test_few_endings_are_remembered() -> None:
+    engine = scripted(script=always(says("Yes.")))
+    async with agent_on(engine, limits=agent_limits(ended_turns_max=2)) as there:
+        client = there.open()
+        for turn_id in ("a", "b", "c"):
+            await client.send(turn_id=turn_id)
+        await client.send(turn_id="b")
+        assert len(engine.prompts) == 3
+        told = len(client.numbered)
+        await client.send(turn_id="a")
+        assert len(engine.prompts) == 4, "forgotten: it is a new turn"
+        del client.numbered[told:]  # or the check of every telling misses the old one's end
+
+
+async def test_the_conversation_has_a_limit_of_messages() -> None:
+    async with agent(says("1"), says("2"), limits=agent_limits(messages_max=4)) as there:
+        client = there.open()
+        await client.ask()
+        await client.ask()
+        error = await refused(client, Reason.LIMIT_REACHED)
+        assert "4 messages" in error.message
+        assert error.metadata["limit"] == "4"
+
+
+async def test_a_choice_of_a_tool_that_is_not_there() -> None:
+    async with agent() as there:
+        client = there.open(WEATHER)
+        choice = ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="rain")
+        with pytest.raises(ServiceError, match="there are: weather") as caught:
+            await client.send(generation=GenerationSettings(tool_choice=choice))
+        assert caught.value.reason is Reason.TOOL_CHOICE_INVALID
+
+        choice = ToolChoice(mode=ToolChoiceMode.REQUIRED)
+        with pytest.raises(ServiceError, match="no tool is registered") as caught:
+            await there.open().send(generation=GenerationSettings(tool_choice=choice))
+        assert caught.value.reason is Reason.TOOL_CHOICE_INVALID
+
+
+# Cancels.
+
+
+async def test_a_cancel_without_an_id_is_for_the_running_turn() -> None:
+    async with agent([never()]) as there:
+        client = there.open()
+        await client.send()
+        client.conversation.cancel_turn("")
+        await settle()
+        assert client.ending().outcome is TurnOutcome.CANCELLED
+
+
+@pytest.mark.parametrize("turn_id", ["", "other"])
+async def test_a_cancel_of_no_turn(turn_id: str) -> None:
+    async with agent() as there:
+        with pytest.raises(ServiceError) as caught:
+            there.open().conversation.cancel_turn(turn_id)
+        assert caught.value.reason is Reason.TURN_UNKNOWN
+
+
+async def test_a_cancel_of_another_turn_than_the_one_that_runs() -> None:
+    async with agent([never()]) as there:
+        client = there.open()
+        await client.send(turn_id="a")
+        with pytest.raises(ServiceError, match="no turn 'b'"):
+            client.conversation.cancel_turn("b")
+        await settle()
+        assert client.of(TurnCompleted) == []
+
+
+async def test_a_cancel_that_comes_too_late() -> None:
+    async with agent(says("Yes."), [never()]) as there:
+        client = there.open()
+        await client.send(turn_id="a")
+        client.conversation.cancel_turn("a")
+        await client.send(turn_id="b")
+        client.conversation.cancel_turn("a")
+        await settle()
+        assert [ending.outcome for ending in client.of(TurnCompleted)] == [TurnOutcome.ANSWERED]
+
+
+# Its life.
+
+
+async def test_drained_while_idle_it_ends_at_once() -> None:
+    async with agent() as there:
+        client = there.open()
+        client.conversation.drain()
+        await settle()
+        assert client.running.done()
+        assert client.conversation.error is None
+        with pytest.raises(ServiceError) as caught:
+            await client.send()
+        assert caught.value.reason is Reason.CANCELLED
+
+
+async def test_drained_while_a_turn_runs_it_ends_after_the_turn() -> None:
+    hold = asyncio.Event()
+    async with agent([Pause(hold), *says("Yes.")]) as there:
+        client = there.open()
+        await client.send()
+        draining = ServiceError(Reason.DRAINING, "the server is shutting down")
+        client.conversation.drain(draining)
+        client.conversation.drain(ServiceError(Reason.INTERNAL, "too late"))
+        await settle()
+        assert not client.running.done()
+        with pytest.raises(ServiceError) as caught:
+            await client.send(turn_id="other")
+        assert caught.value is draining
+        hold.set()
+        await settle()
+        assert client.running.done()
+        assert client.ending().text == "Yes."
+        assert client.conversation.error is draining
+
+
+async def test_drained_just_after_a_turn_was_accepted_it_runs_the_turn() -> None:
+    async with agent(says("Yes.")) as there:
+        client = there.open()
+        sending = asyncio.ensure_future(client.send())
+        await asyncio.sleep(0)
+        client.conversation.drain()
+        await sending
+        assert client.ending().text == "Yes."
+
+
+async def test_a_client_that_hangs_up_gets_its_answer_without_its_tools() -> None:
+    async with agent(calls(ROME), calls(ROME), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        client.conversation.hang_up()
+        await settle()
+        assert client.running.done()
+        assert client.ending().text == "Sorry."
+        outcomes = [call.outcome for call in client.of(ToolCallCompleted)]
+        assert outcomes == [CallOutcome.UNAVAILABLE] * 2
+
+
+async def test_an_idle_conversation_expires() -> None:
+    async with agent() as there:
+        client = there.open()
+        client.conversation.renew()
+        await there.advance(IDLE_S - 1)
+        client.conversation.renew()
+        await there.advance(IDLE_S - 1)
+        assert not client.running.done()
+        await there.advance(1)
+        assert client.running.done()
+        error = client.conversation.error
+        assert error is not None
+        assert error.reason is Reason.CONVERSATION_EXPIRED
+        assert "600 s" in error.message
+
+
+async def test_a_conversation_does_not_expire_while_a_turn_runs() -> None:
+    hold = asyncio.Event()
+    async with agent([Pause(hold), *says("Yes.")]) as there:
+        client = there.open()
+        client.conversation.renew()
+        await client.send(limits=replace(LIMITS, max_duration_s=10 * IDLE_S))
+        await there.advance(3 * IDLE_S)
+        hold.set()
+        await settle()
+        assert client.ending().text == "Yes."
+        await there.advance(IDLE_S - 1)
+        assert not client.running.done()
+        await there.advance(1)
+        assert client.running.done()
+
+
+async def test_an_ended_conversation_leaves_no_timer() -> None:
+    async with agent() as there:
+        client = there.open()
+        client.conversation.renew()
+        client.conversation.drain()
+        await settle()
+        client.conversation.renew()  # a frame that was still under way
+        assert there.clock.pending == 0
+
+
+async def test_a_client_that_vanishes_before_its_turn_ran() -> None:
+    async with agent() as there:
+        client = there.open()
+        sending = asyncio.ensure_future(client.send())
+        await asyncio.sleep(0)
+        await client.vanish()
+        await sending
+        assert client.of(TurnStarted) == []

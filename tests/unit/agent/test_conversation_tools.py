@@ -1,0 +1,151 @@
+"""The tools of a conversation: registered, updated, withdrawn and called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from precall_service.agent.outbox import InvocationCancelled, ToolsRegistered, ToolsWithdrawn
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import ToolCallCompleted
+from precall_service.domain.turn import (
+    CallOutcome,
+)
+from precall_service.engine.base import Feature
+from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.link import CancelReason, HandlerResult, Invocation
+from tests.support.agent import (
+    ROME,
+    TIME,
+    WEATHER,
+    agent,
+    agent_on,
+)
+from tests.support.clock import settle
+from tests.support.scripted_engine import INFO, ScriptedEngine
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import calls, says
+
+
+async def test_new_tools_are_there_from_the_next_turn_on() -> None:
+    async with agent(says("One."), calls(("time", "{}")), says("Two.")) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        await client.ask()
+        await client.conversation.register_tools(3, [TIME])
+        await settle()
+        [registered] = client.of(ToolsRegistered)
+        assert registered.frame_sequence == 3
+        assert [registration.error for registration in registered.registrations] == [None]
+        await client.ask()
+        prompts = [prompt_text(prompt) for prompt in there.engine.prompts]
+        assert prompts[0].startswith("<system> tools: weather\n")
+        assert prompts[1].startswith("<system> tools: weather, time\n"), "rendered afresh"
+        assert prompts[1].endswith("<user>hi\n<model>One.\n<user>hi\n<model>")
+        [completed] = client.of(ToolCallCompleted)
+        assert completed.outcome is CallOutcome.RESULT
+
+
+async def test_the_same_tools_again_change_nothing() -> None:
+    async with agent(calls(ROME), says("One."), says("Two.")) as there:
+        client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
+        await client.ask()
+        await client.conversation.register_tools(3, [WEATHER])
+        await client.ask()
+        before, after = there.engine.prompts[1:]
+        assert after.token_ids[: len(before)] == before.token_ids
+
+
+async def test_a_refused_tool_is_told_why() -> None:
+    async with agent() as there:
+        client = there.open()
+        await client.conversation.register_tools(2, [ToolProposal(name="no good"), TIME])
+        await settle()
+        [registered] = client.of(ToolsRegistered)
+        errors = [registration.error for registration in registered.registrations]
+        assert errors[0] is not None
+        assert errors[0].reason is Reason.TOOL_NAME_INVALID
+        assert errors[0].field.startswith("register_tools.tools[0]")
+        assert errors[1] is None
+
+
+async def test_withdrawn_tools_are_told() -> None:
+    async with agent(says("Yes.")) as there:
+        client = there.open(WEATHER, TIME)
+        await client.conversation.withdraw_tools(5, ["time", "rain"])
+        await client.ask()
+        assert client.of(ToolsWithdrawn) == [ToolsWithdrawn(5, ("time",), ("rain",))]
+        assert prompt_text(there.engine.prompts[0]).startswith("<system> tools: weather\n")
+
+
+async def test_a_tool_withdrawn_while_a_turn_runs_is_unavailable_to_its_later_calls() -> None:
+    async with agent(calls(ROME), calls(ROME), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await client.conversation.withdraw_tools(2, ["weather"])
+        await client.answer()
+        assert client.ending().text == "Sorry."
+        outcomes = [call.outcome for call in client.of(ToolCallCompleted)]
+        assert outcomes == [CallOutcome.RESULT, CallOutcome.UNAVAILABLE]
+        names = [[tool.name for tool in spec.tools] for spec in there.engine.specs]
+        assert names == [["weather"]] * 3, "the turn keeps the tools that it began with"
+
+
+async def test_a_tool_updated_while_a_turn_runs_is_called_in_its_new_form() -> None:
+    async with agent(calls(ROME), calls(ROME), says("Yes.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await client.conversation.register_tools(2, [replace(WEATHER, version="2")])
+        await client.answer()
+        await client.answer()
+        assert client.ending().text == "Yes."
+        versions = [invocation.tool_version for invocation in client.of(Invocation)]
+        assert versions[1] == "2" != versions[0]
+
+
+async def test_tools_on_a_model_without_calls_are_refused() -> None:
+    info = replace(INFO, features=INFO.features - {Feature.TOOL_CALLS})
+    async with agent_on(ScriptedEngine([says("Yes.")], info)) as there:
+        client = there.open()
+        registrations = client.conversation.register([WEATHER, TIME], path="open.tools")
+        assert [registration.name for registration in registrations] == ["weather", "time"]
+        for registration in registrations:
+            assert registration.error is not None
+            assert registration.error.reason is Reason.NOT_SERVED
+            assert "--tool-call-parser" in registration.error.message
+        assert client.conversation.register([], path="open.tools") == ()
+        assert (await client.ask()).text == "Yes."
+
+
+async def test_a_run_that_took_too_long_is_called_off_at_the_client() -> None:
+    async with agent(calls(ROME), says("Sorry.")) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        [invocation] = client.of(Invocation)
+        await there.advance(20.0)
+        assert client.of(InvocationCancelled) == [
+            InvocationCancelled(invocation.invocation_id, CancelReason.TIMEOUT)
+        ]
+
+
+async def test_an_answer_to_no_invocation() -> None:
+    async with agent() as there:
+        client = there.open()
+        with pytest.raises(ServiceError) as caught:
+            client.conversation.deliver("none", HandlerResult("1"))
+        assert caught.value.reason is Reason.INVOCATION_UNKNOWN
+        with pytest.raises(ServiceError) as caught:
+            client.conversation.progress("none", "half", 0.5)
+        assert caught.value.reason is Reason.INVOCATION_UNKNOWN
+
+
+async def test_an_invocation_of_another_conversation() -> None:
+    async with agent(calls(ROME), says("Yes.")) as there:
+        client, other = there.open(WEATHER), there.open(WEATHER)
+        await client.send()
+        [invocation] = client.of(Invocation)
+        with pytest.raises(ServiceError) as caught:
+            other.conversation.deliver(invocation.invocation_id, HandlerResult("1"))
+        assert caught.value.reason is Reason.INVOCATION_UNKNOWN
+        await client.answer()
+        assert client.ending().text == "Yes."
