@@ -16,7 +16,6 @@ from precall_service.engine.base import (
     Finish,
     GenerationRefusedError,
     Prompt,
-    StepEnd,
     TextPiece,
 )
 from tests.support.scripted_engine import ScriptedEngine
@@ -211,8 +210,7 @@ class EngineDeathContract:
         assert isinstance(await anext(generation), TextPiece)
         await kill()
         with pytest.raises(EngineDiedError):
-            while not isinstance(await anext(generation), StepEnd):
-                pass
+            await heard(generation)
         async with asyncio.timeout(30):
             await engine.wait_dead()
         with pytest.raises(EngineDiedError):

@@ -1,21 +1,186 @@
-"""Decides what vLLM's engine is started with: our defaults on a CPU."""
+"""Decides what vLLM's engine is started with: the operator's arguments, then our defaults.
+
+Owns: the arguments that precall must set itself, each with its reason, and the defaults on a CPU.
+Never: a list of what may be set. vLLM's own parser reads the arguments, so every one is reachable.
+"""
 
 from __future__ import annotations
 
-from vllm.engine.arg_utils import AsyncEngineArgs
+import argparse
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, cast
 
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from precall_service.domain.json import JsonValue
+from precall_service.engine.base import EngineStartError
 from precall_service.engine.vllm.config import VllmConfig
 
+CPU_BLOCK_TOKENS: Final = 32
+"""Tokens in a block of the KV cache on a CPU. vLLM takes 128; what a step shares with the one
+before it is found in whole blocks, so a smaller one leaves less to compute again."""
 
-def engine_arguments(config: VllmConfig) -> AsyncEngineArgs:
-    """The arguments of the engine."""
-    return AsyncEngineArgs(
-        model=config.model,
-        block_size=32,
-        kv_cache_memory_bytes=config.kv_cache_bytes or 1 << 30,
-        max_num_seqs=16,
-        enforce_eager=True,
-        scheduling_policy="priority",
-        max_model_len=-1,
-        use_tqdm_on_load=False,
-    )
+CPU_KV_CACHE_BYTES: Final = 1 << 30
+CPU_SEQUENCES_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """An argument that is not the operator's, except for the values that change nothing."""
+
+    reason: str
+    harmless: tuple[object, ...] = ()
+
+
+_OWNED: Final[Mapping[str, _Owned]] = {
+    "model": _Owned("name the model with --model"),
+    "served_model_name": _Owned("clients are told the model's own name"),
+    "reasoning_parser": _Owned("name the parser with --reasoning-parser"),
+    "scheduling_policy": _Owned(
+        "steps that continue a turn go before steps that start one", harmless=("priority",)
+    ),
+    "scheduler_cls": _Owned("precall asks the scheduler what the engine holds"),
+    "enable_prefix_caching": _Owned(
+        "each step starts from the cached tokens of the step before it", harmless=(True,)
+    ),
+    "skip_tokenizer_init": _Owned(
+        "prompts are rendered and calls are parsed with the tokenizer", harmless=(False,)
+    ),
+    "runner": _Owned("the model must generate text", harmless=("auto", "generate")),
+    "convert": _Owned("the model must generate text", harmless=("auto", "none")),
+    "max_num_queued_reqs": _Owned("turns wait in precall's queue, by its limits"),
+    "max_num_queued_tokens": _Owned("turns wait in precall's queue, by its limits"),
+    "log_level": _Owned("set engine.log_level in precall's settings"),
+    "log_config_file": _Owned("set engine.log_level in precall's settings"),
+    "logging_config": _Owned("set engine.log_level in precall's settings"),
+    "shutdown_timeout": _Owned("precall lets turns finish before it stops the engine"),
+}
+_GRAMMAR_BACKENDS: Final = ("auto", "xgrammar")
+
+
+def engine_arguments(config: VllmConfig, *, on_cpu: bool) -> AsyncEngineArgs:
+    """The arguments of the engine. Takes a second or two: vLLM describes 250 arguments.
+
+    Raises:
+        EngineStartError: an argument is unknown, malformed, or not the operator's to set.
+    """
+    given = _given(config)
+    defaults = _cpu_defaults(config) if on_cpu else _gpu_defaults(config)
+    return AsyncEngineArgs(**(defaults | given | _own(config)))
+
+
+def _own(config: VllmConfig) -> dict[str, Any]:
+    return {"model": config.model, "scheduling_policy": "priority", "shutdown_timeout": 0}
+
+
+def _cpu_defaults(config: VllmConfig) -> dict[str, Any]:
+    return {
+        "block_size": CPU_BLOCK_TOKENS,
+        "kv_cache_memory_bytes": config.kv_cache_bytes or CPU_KV_CACHE_BYTES,
+        "max_num_seqs": CPU_SEQUENCES_MAX,
+        "max_model_len": -1,  # the model's own, or as much of it as the cache holds
+        "enforce_eager": True,  # compiling takes a minute, and gains little without a GPU
+        "use_tqdm_on_load": False,
+    }
+
+
+def _gpu_defaults(config: VllmConfig) -> dict[str, Any]:
+    cache = {"kv_cache_memory_bytes": config.kv_cache_bytes} if config.kv_cache_bytes else {}
+    return cache | {"use_tqdm_on_load": False}
+
+
+def _given(config: VllmConfig) -> dict[str, Any]:
+    """What the operator has set, by the names of vLLM's fields, refused where it is not theirs."""
+    if any(argument.split("=")[0] == "--config" for argument in config.arguments):
+        raise EngineStartError(
+            "--config is not taken after --: put vLLM's arguments under [engine.vllm] in "
+            "precall's own settings file"
+        )
+    parser = _ArgumentParser(prog="precall serve --", add_help=False, allow_abbrev=False)
+    AsyncEngineArgs.add_cli_args(parser)
+    parser.forget_defaults()
+    command_line = [*parser.command_line(config.settings), *config.arguments]
+    given = dict(vars(parser.parse_args(command_line)))
+    for name, value in given.items():
+        owned = _OWNED.get(name)
+        if owned is not None and value not in owned.harmless:
+            raise EngineStartError(
+                f"vLLM's {_option(name)} is not for the operator to set here: {owned.reason}"
+            )
+    _check_grammar_backend(given, config)
+    return given
+
+
+def _check_grammar_backend(given: Mapping[str, Any], config: VllmConfig) -> None:
+    outputs = given.get("structured_outputs_config")
+    if outputs is None or not config.structured_calls:
+        return
+    fields = cast("dict[str, Any]", outputs if isinstance(outputs, dict) else vars(outputs))
+    backend = fields.get("backend", "auto")
+    if backend not in _GRAMMAR_BACKENDS:
+        raise EngineStartError(
+            f"vLLM's --structured-outputs-config.backend {backend} cannot hold calls to their "
+            "schemas: leave it out, or set engine.structured_calls to false"
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+class _ArgumentParser(FlexibleArgumentParser):
+    """vLLM's parser, which raises instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise EngineStartError(f"vLLM's {message.removeprefix('argument ')}")
+        name = re.split(r"[\s=]", unknown)[0]
+        raise EngineStartError(f"vLLM has no argument {name}{self._nearest(name)}")
+
+    def forget_defaults(self) -> None:
+        """Only what is said is in what is parsed."""
+        for action in self._actions:
+            action.default = argparse.SUPPRESS
+
+    def command_line(self, settings: Mapping[str, JsonValue]) -> Iterator[str]:
+        """Settings as arguments on a command line."""
+        actions = {action.dest: action for action in self._actions}
+        for name, value in settings.items():
+            action = actions.get(name.replace("-", "_"))
+            if action is None:
+                option = _option(name)
+                raise EngineStartError(f"vLLM has no argument {option}{self._nearest(option)}")
+            yield from _as_arguments(action, value)
+
+    def _nearest(self, option: str) -> str:
+        known = [text for action in self._actions for text in action.option_strings]
+        near = difflib.get_close_matches(option, known, n=3, cutoff=0.6)
+        return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _as_arguments(action: argparse.Action, value: JsonValue) -> Sequence[str]:
+    option = next(text for text in action.option_strings if text.startswith("--"))
+    match value:
+        case None:
+            return ()
+        case True:
+            return (option,)
+        case False:
+            negative = f"--no-{option.removeprefix('--')}"
+            return (negative,) if negative in action.option_strings else ()
+        case str() | int() | float():
+            return (option, str(value))
+        case [*items] if action.nargs in {"+", "*"}:
+            return (option, *map(_as_text, items))
+        case _:
+            return (option, json.dumps(value))
+
+
+def _as_text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -13,9 +13,12 @@ from types import MappingProxyType
 
 from precall_service.domain.json import JsonValue
 
+NO_PARSER = "none"
+"""The name of a parser that means: none at all, whatever the model is."""
+
 
 class Device(enum.Enum):
-    """Where the model runs. AUTO takes a GPU where the installed vLLM can use one."""
+    """Where the model runs. AUTO: where the installed build of vLLM can run it."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -37,14 +40,14 @@ class VllmConfig:
     model_name: str
     """What clients are told."""
 
-    chat_template: Path | None = None
+    chat_template: str | None = None
     """A Jinja template in place of the model's own."""
 
     tool_parser: str | None = None
-    """One of vLLM's tool parsers; None: this model makes no calls."""
+    """One of vLLM's tool parsers, or NO_PARSER; None: chosen from the model."""
 
     reasoning_parser: str | None = None
-    """One of vLLM's reasoning parsers; None: reasoning is not told apart from text."""
+    """One of vLLM's reasoning parsers, or NO_PARSER; None: chosen from the model."""
 
     structured_calls: bool = True
     """Hold every call to its schema while it is generated."""

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
@@ -120,6 +121,7 @@ class VllmEngine:
                     params,
                     spec.step_id,
                     priority=int(spec.priority),
+                    reasoning_ended=parser.reasoning_ended if parser else None,
                 )
             ) as outputs:
                 async for output in outputs:
@@ -127,7 +129,7 @@ class VllmEngine:
                     finish = _finish(completion)
                     sampled.add(output)
                     if parser is not None:
-                        for piece in parser.feed(completion.text, completion.token_ids, finish):
+                        for piece in parser.feed(completion.text, completion.token_ids):
                             yield piece
                     elif completion.text:
                         yield TextPiece(completion.text)
@@ -137,7 +139,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         except (VLLMClientError, ValueError) as error:
-            raise GenerationRefusedError(f"the engine refuses this generation: {error}") from error
+            raise GenerationRefusedError(f"the engine refuses this: {error.args[0]}") from error
         except EngineGenerateError as error:
             log.exception("the engine failed on step %s", spec.step_id)
             raise GenerationRefusedError("the engine failed on this generation") from error
@@ -147,12 +149,15 @@ class VllmEngine:
 
         A call to a process that dies is never answered, hence the second thing waited for.
         """
+        core = cast("Any", self._llm.engine_core)
+        call: asyncio.Future[list[tuple[int, int, float]]] = asyncio.ensure_future(
+            core.call_utility_all_async(LOAD_UTILITY)
+        )
         try:
-            call = asyncio.ensure_future(self._llm.engine_core.call_utility_all_async(LOAD_UTILITY))
             await asyncio.wait((call, self._alive()), return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 raise EngineDiedError(_DIED)
-            loads: list[tuple[int, int, float]] = call.result()
+            loads = call.result()
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         finally:
@@ -172,10 +177,12 @@ class VllmEngine:
         self._alive().cancel()  # or it reports the end that is asked for here as an error
         await asyncio.to_thread(self._llm.shutdown, self._stop_timeout_s)
         await asyncio.to_thread(self._processes.end)
+        await asyncio.sleep(0)  # its sockets are closed in a callback
+        cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)  # vLLM leaves it open
 
     def _alive(self) -> asyncio.Task[None]:
         """The task that lives as long as the engine's processes do."""
-        handler = self._llm.output_handler
+        handler = cast("asyncio.Task[None] | None", cast("Any", self._llm).output_handler)
         assert handler is not None, "the first generation, at start, has begun it"
         return handler
 
@@ -186,7 +193,7 @@ class VllmEngine:
             return None
         tokenizer = self._llm.renderer.get_tokenizer()
         return StepParser(
-            lambda: parser_class(tokenizer, plan.request.tools),
+            lambda: parser_class(tokenizer, cast("Any", plan.request.tools)),
             plan,
             prompt.token_ids,
             self._special_tokens,
@@ -197,8 +204,7 @@ class VllmEngine:
     ) -> Iterator[Delta]:
         text = "".join(sampled.texts)
         if parser is not None:
-            if finish is Finish.STOP:
-                yield from parser.end(text, sampled.token_ids)
+            yield from parser.end(finish, text, sampled.token_ids)
             text = self._special_tokens.removed_from(text)
         yield StepEnd(
             finish=finish,

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
-from vllm.parser.abstract_parser import Parser
+from vllm.parser.abstract_parser import DelegatingParser, Parser
 
-from precall_service.domain.json import JsonError, parse_object
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
@@ -30,6 +29,8 @@ from precall_service.engine.vllm.sampling import StepPlan
 Piece = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
 
 log = logging.getLogger(__name__)
+
+_MARK_LENGTH_MAX = 32
 
 
 class SpecialTokens:
@@ -70,25 +71,54 @@ class StepParser:
     ) -> None:
         self._make_parser = make_parser
         self._parser: Parser | None = make_parser()
-        self._plan = plan
+        self._request = plan.request
         self._prompt_token_ids: list[int] | None = list(prompt_token_ids)
         self._special_tokens = special_tokens
         self._saw_special = False
+        self._texts: list[str] = []
+        self._reasoned = False
         self._calls: dict[int, _Call] = {}
 
-    def feed(self, text: str, token_ids: Sequence[int], finish: Finish | None) -> Iterator[Piece]:
-        """What the next generated tokens add; `finish` comes with the last of them."""
+    @property
+    def reasoning_ended(self) -> bool | None:
+        """Whether the prompt leaves no reasoning open; None: the model is not known to reason."""
+        if self._parser is None or self._prompt_token_ids is None:
+            return None
+        return self._request.resolve_reasoning_ended(self._parser, self._prompt_token_ids)
+
+    def feed(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
+        """What the next generated tokens add."""
         self._saw_special = self._saw_special or self._special_tokens.among(token_ids)
+        yield from self._parsed(text, token_ids, finished=False)
+
+    def end(self, finish: Finish, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
+        """What is still to be said, given the whole message.
+
+        The parser hears of the end apart from the last tokens, for vLLM completes a call that is
+        open then, with what it takes for the rest of it; and not at all of one that a limit cut.
+        """
+        stopped = finish is Finish.STOP
+        if _buffers(self._parser) and (stopped or not self._open_calls()):
+            yield from self._parsed("", (), finished=True)
+        if stopped and self._open_calls():
+            yield from self._reread(text, token_ids)
+        if stopped and not self._calls and not self._reasoned:
+            yield from self._held_back(text)
+
+    def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of the generated tokens are reasoning."""
+        return 0 if self._parser is None else self._parser.count_reasoning_tokens(token_ids)
+
+    def _open_calls(self) -> list[_Call]:
+        return [call for call in self._calls.values() if not call.written]
+
+    def _parsed(self, text: str, token_ids: Sequence[int], *, finished: bool) -> Iterator[Piece]:
         if self._parser is None:
             yield from self._text(text)
             return
         try:
             delta = self._parser.parse_delta(
-                text,
-                list(token_ids),
-                self._plan.request,
-                self._prompt_token_ids,
-                finished=finish is not None,
+                text, list(token_ids), self._request, self._prompt_token_ids, finished=finished
             )
         except Exception:
             log.exception("vLLM's parser failed; the rest of this step is passed on as text")
@@ -99,36 +129,35 @@ class StepParser:
         if delta is not None:
             yield from self._pieces(delta)
 
-    def end(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
-        """What is still to be said once the model has ended its message by itself.
+    def _reread(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
+        """The rest of open calls, from a second parse of the whole message.
 
-        A call that streamed in pieces which are no JSON object is looked up in a second parse of
-        the whole `text`: parsers that stream badly mostly read well.
+        Parsers that stream badly mostly read well.
         """
-        if self._parser is None or not any(not call.written for call in self._calls.values()):
-            return
         try:
             _, _, parsed = self._make_parser().parse(
-                text, self._plan.request, enable_auto_tools=True, model_output_token_ids=token_ids
+                text, self._request, enable_auto_tools=True, model_output_token_ids=token_ids
             )
         except Exception:
             log.exception("vLLM's parser failed on a whole message")
             return
         whole = parsed or []
-        for call in self._calls.values():
-            if call.written:
-                continue
+        for call in self._open_calls():
             arguments = whole[call.index].arguments if call.index < len(whole) else ""
             if arguments.startswith(call.arguments):
-                yield from self._add(call, arguments[len(call.arguments) :] or "{}")
+                yield from self._add(call, arguments[len(call.arguments) :])
 
-    def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of the generated tokens are reasoning."""
-        return 0 if self._parser is None else self._parser.count_reasoning_tokens(token_ids)
+    def _held_back(self, text: str) -> Iterator[Piece]:
+        """The end of a text that might have become a mark, such as `<tool_`, and did not."""
+        told, text = "".join(self._texts), self._clean(text)
+        rest = text[len(told) :]
+        if text.startswith(told) and len(rest) <= _MARK_LENGTH_MAX:
+            yield from self._text(rest)
 
     def _pieces(self, delta: DeltaMessage) -> Iterator[Piece]:
-        if delta.reasoning:
-            yield ReasoningPiece(self._clean(delta.reasoning))
+        if delta.reasoning and (reasoning := self._clean(delta.reasoning)):
+            self._reasoned = True
+            yield ReasoningPiece(reasoning)
         if delta.content:
             yield from self._text(delta.content)
         for part in delta.tool_calls:
@@ -167,10 +196,21 @@ class StepParser:
     def _text(self, text: str) -> Iterator[Piece]:
         text = self._clean(text)
         if text:
+            self._texts.append(text)
             yield TextPiece(text)
 
     def _clean(self, text: str) -> str:
         return self._special_tokens.removed_from(text) if self._saw_special else text
+
+
+def _buffers(parser: Parser | None) -> bool:
+    """Whether a parser may hold something back that it gives out when it hears of the end."""
+    if parser is None:
+        return False
+    parts = (parser.reasoning_parser, parser.tool_parser)
+    return not isinstance(parser, DelegatingParser) or any(
+        part is not None and part.engine_based_streaming for part in parts
+    )
 
 
 _decoder = json.JSONDecoder()
@@ -181,6 +221,6 @@ def _object_end(text: str) -> int | None:
     start = len(text) - len(text.lstrip())
     try:
         value, end = _decoder.raw_decode(text, start)
-        return end if isinstance(value, dict) and parse_object(text[:end]) is not None else None
-    except (JsonError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    return end if isinstance(value, dict) else None

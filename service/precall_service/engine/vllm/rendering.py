@@ -192,7 +192,7 @@ class PromptRenderer:
         return self._rewrites[shape]
 
     async def _rendered(self, transcript: Transcript, *, ready: bool) -> str | list[int]:
-        """What the template writes: text, or tokens where a model has a renderer that is no template.
+        """What the template writes; tokens, where the model has a renderer that is no template.
 
         `ready` adds the head of the model's next message.
         """
@@ -243,7 +243,7 @@ def _shape(transcript: Transcript) -> _Shape:
 
 
 def _skeleton(transcript: Transcript) -> Transcript:
-    """The same situation in few words: what was said is short, who spoke and which calls is kept."""
+    """The same situation in few words: who spoke and which calls were made is kept."""
     last = transcript.messages[-1]
     assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
     called = {call.tool_name for call in last.tool_calls}

@@ -75,8 +75,9 @@ class StepPlans:
             "top_k": generation.top_k,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
+        # A mapping of Any: its values are the model's own, from its generation_config.json.
         return SamplingParams(
-            **(self._defaults | chosen),
+            **cast("Any", self._defaults | chosen),
             seed=generation.seed,
             stop=list(generation.stop),
             max_tokens=spec.max_tokens,
@@ -95,7 +96,7 @@ class StepPlans:
             }
         )
         if self._parser_class is not None and tools and choice.mode is not ToolChoiceMode.NONE:
-            parser = self._parser_class(self._tokenizer, request.tools)
+            parser = self._parser_class(self._tokenizer, cast("Any", request.tools))
             request = cast(ChatCompletionRequest, parser.adjust_request(request))
         return StepPlan(
             tools=tools,

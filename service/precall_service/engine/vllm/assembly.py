@@ -1,0 +1,176 @@
+"""Puts a VllmEngine together around a started AsyncLLM: renderer, parsers, plans, what it is.
+
+Owns: which parsers a model gets where the operator names none.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, cast
+
+from vllm.config import ModelConfig
+from vllm.parser.abstract_parser import Parser
+from vllm.parser.parser_manager import ParserManager
+from vllm.reasoning import ReasoningParserManager
+from vllm.renderers.hf import resolve_chat_template
+from vllm.tokenizers import TokenizerLike
+from vllm.tokenizers import registry as tokenizers
+from vllm.tool_parsers import ToolParserManager
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from precall_service.domain.tools import ToolDeclaration, ToolEffects
+from precall_service.domain.turn import ToolChoice
+from precall_service.engine.base import EngineInfo, EngineStartError, Feature
+from precall_service.engine.families import Parsers, choose_parsers
+from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
+from precall_service.engine.vllm.engine import VllmEngine
+from precall_service.engine.vllm.parsing import SpecialTokens
+from precall_service.engine.vllm.processes import EngineProcesses
+from precall_service.engine.vllm.rendering import PromptRenderer
+from precall_service.engine.vllm.sampling import StepPlans
+
+log = logging.getLogger(__name__)
+
+PROBE_TOOL: Final = ToolDeclaration(
+    name="probe",
+    version="1",
+    digest="probe",
+    description="Nothing.",
+    input_schema={"type": "object", "properties": {}, "additionalProperties": False},
+    output_schema=None,
+    effects=ToolEffects(),
+    timeout_s=1.0,
+    max_concurrency=1,
+)
+
+
+def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
+    """The parsers that the operator has named; where none is named, the one that fits the model."""
+    fitting = choose_parsers(
+        cast("dict[str, object]", model_config.hf_config.to_dict()),
+        config.chat_template or _own_template(model_config),
+    )
+    parsers = Parsers(
+        tool=_named_or(config.tool_parser, fitting.tool),
+        reasoning=_named_or(config.reasoning_parser, fitting.reasoning),
+        reason=fitting.reason,
+    )
+    _check_name("tool", parsers.tool, ToolParserManager.list_registered())
+    _check_name("reasoning", parsers.reasoning, ReasoningParserManager.list_registered())
+    return parsers
+
+
+def assemble(llm: AsyncLLM, config: VllmConfig) -> VllmEngine:
+    """The engine around an AsyncLLM that runs.
+
+    Raises:
+        EngineStartError: the parsers do not fit the model's tokenizer.
+    """
+    tokenizer = llm.renderer.get_tokenizer()
+    parser_class = _parser_class(llm, config, tokenizer)
+    plans = StepPlans(
+        parser_class,
+        tokenizer,
+        structured_calls=config.structured_calls,
+        defaults=llm.model_config.get_diff_sampling_param(),
+    )
+    return VllmEngine(
+        llm,
+        info=_info(llm, config, _features(parser_class, plans, config)),
+        renderer=PromptRenderer(
+            llm.renderer,
+            chat_template=config.chat_template,
+            stop_token_ids=_stop_token_ids(llm),
+        ),
+        plans=plans,
+        parser_class=parser_class,
+        special_tokens=SpecialTokens(
+            {
+                token_id: tokenizer.decode([token_id], skip_special_tokens=False)
+                for token_id in tokenizer.all_special_ids
+            }
+        ),
+        processes=EngineProcesses(llm),
+        stop_timeout_s=config.stop_timeout_s,
+    )
+
+
+def _own_template(model_config: ModelConfig) -> str | None:
+    tokenizer = cast("Any", tokenizers).cached_tokenizer_from_config(model_config)
+    try:
+        return resolve_chat_template(tokenizer, None, [{}], model_config=model_config)
+    except (AttributeError, TypeError, ValueError):  # a tokenizer without templates
+        return None
+
+
+def _named_or(named: str | None, fitting: str | None) -> str | None:
+    return fitting if named is None else None if named == NO_PARSER else named
+
+
+def _check_name(kind: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise EngineStartError(
+            f"vLLM has no {kind} parser {name!r}; it has {', '.join(sorted(known))}"
+        )
+
+
+def _parser_class(
+    llm: AsyncLLM, config: VllmConfig, tokenizer: TokenizerLike
+) -> type[Parser] | None:
+    parsers = chosen_parsers(config, llm.model_config)
+    try:
+        return ParserManager.get_parser(
+            tool_parser_name=parsers.tool,
+            reasoning_parser_name=parsers.reasoning,
+            enable_auto_tools=True,
+            model_name=config.model_name,
+            is_harmony=llm.model_config.hf_config.model_type == "gpt_oss",
+            tool_strict_level="parameter" if config.structured_calls else "auto",
+            tokenizer=tokenizer,
+        )
+    except TypeError as error:
+        raise EngineStartError(
+            f"{error}. Name parsers that fit with --tool-parser and --reasoning-parser, or "
+            f"{NO_PARSER!r}"
+        ) from error
+
+
+def _features(
+    parser_class: type[Parser] | None, plans: StepPlans, config: VllmConfig
+) -> frozenset[Feature]:
+    features: set[Feature] = set()
+    if parser_class is not None and parser_class.reasoning_parser_cls is not None:
+        features.add(Feature.REASONING)
+    if parser_class is not None and parser_class.tool_parser_cls is not None:
+        features.add(Feature.TOOL_CALLS)
+        held = plans.plan((PROBE_TOOL,), ToolChoice()).structured_outputs is not None
+        if held:
+            features.add(Feature.STRUCTURED_CALLS)
+        elif config.structured_calls:
+            log.warning("vLLM has no grammar for this model's calls: they are checked, not held")
+    return frozenset(features)
+
+
+def _info(llm: AsyncLLM, config: VllmConfig, features: frozenset[Feature]) -> EngineInfo:
+    cache = llm.vllm_config.cache_config
+    ranks = len(llm.engine_core.engine_ranks_managed)
+    # vLLM counts what one rank holds with all its layers in mind; blocks are summed over ranks.
+    rank_tokens = cache.kv_cache_size_tokens
+    blocks_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+    return EngineInfo(
+        name="vllm",
+        model=config.model_name,
+        context_tokens_max=llm.model_config.max_model_len,
+        sequences_max=llm.vllm_config.scheduler_config.max_num_seqs * ranks,
+        kv_tokens=blocks_tokens if rank_tokens is None else rank_tokens * ranks,
+        kv_block_tokens=cache.block_size,
+        features=features,
+    )
+
+
+def _stop_token_ids(llm: AsyncLLM) -> frozenset[int]:
+    """Every token that ends a message by itself, as vLLM has it."""
+    more = llm.input_processor.generation_config_fields.get("eos_token_id")
+    token_ids = {llm.renderer.get_eos_token_id()}
+    token_ids |= set(cast("list[int]", more)) if isinstance(more, list) else {more}
+    return frozenset(token_id for token_id in token_ids if token_id is not None)
