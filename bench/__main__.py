@@ -1,4 +1,7 @@
-"""The benches by name: `python -m bench stream --quick`."""
+"""The benches by name: `python -m bench stream --quick`.
+
+Every bench has sizes for a CPU, most for a GPU, and some for a quick look; flags go before them.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,25 @@ from bench import machine
 from bench.process import ChildFailedError
 from bench.report import Report
 
-BENCHES = ("stream", "idle")
+BENCHES = ("stream", "idle", "throughput", "continuation", "pressure", "block", "demo")
+_NO_SETTINGS = {"module", "bench", "keep"}
 
 
 def main() -> int:
-    """Runs the benches that are named; 0 unless one could not be run."""
+    """Runs the bench that is named; 0 unless it could not be run."""
     options = _parser().parse_args()
     bench: ModuleType = options.module
-    if options.quick:
-        bench.quick(options)
-    hidden = {"module", "bench", "quick", "keep"}
+    for name, value in bench.SIZES[options.sizes].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     settings = {
         name: value if isinstance(value, int | float | str | bool) else str(value)
         for name, value in vars(options).items()
-        if name not in hidden and value is not None
+        if name not in _NO_SETTINGS and value is not None
     }
+    quick = options.sizes == "quick"
     report = Report(bench=options.bench, settings=settings)
-    print(" ".join(f"{name} {value}," for name, value in machine.facts().items() if value))
+    print(", ".join(f"{name} {value}" for name, value in machine.facts().items() if value))
     try:
         asyncio.run(bench.run(options, report))
     except ChildFailedError as error:
@@ -40,7 +45,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    report.finish(judge=not options.quick, keep=options.keep and not options.quick)
+    report.finish(judge=not quick, keep=options.keep and not quick)
     return 0
 
 
@@ -49,9 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     benches = parser.add_subparsers(dest="bench", required=True)
     for name in BENCHES:
         module = importlib.import_module(f"bench.{name}")
-        summary = (module.__doc__ or "").split("\n\n")[0]
-        one = benches.add_parser(name, help=summary.split("\n")[0], description=module.__doc__)
-        one.add_argument("--quick", action="store_true", help="tiny sizes; nothing is kept")
+        text = module.__doc__ or ""
+        one = benches.add_parser(
+            name,
+            help=text.split("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.add_argument(
+            "--sizes", choices=tuple(module.SIZES), default="cpu", help="what is not said below"
+        )
+        one.add_argument(
+            "--quick",
+            dest="sizes",
+            action="store_const",
+            const="quick",
+            help="as --sizes quick: nothing is judged or kept",
+        )
         one.add_argument(
             "--no-keep", dest="keep", action="store_false", help="print the result only"
         )

@@ -55,16 +55,17 @@ class Setting:
     """None: one for each conversation."""
 
 
+SIZES = {
+    "cpu": {"conversations": 2000, "channels": 8, "rounds": 3},
+    "quick": {"conversations": 80, "channels": 8, "rounds": 1},
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of this bench."""
-    parser.add_argument("--conversations", type=int, default=2000)
-    parser.add_argument("--channels", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-
-
-def quick(options: argparse.Namespace) -> None:
-    """Sizes for a look in seconds."""
-    options.conversations, options.rounds = 80, 1
+    parser.add_argument("--conversations", type=int, help="on shared channels")
+    parser.add_argument("--channels", type=int, help="that are shared")
+    parser.add_argument("--rounds", type=int)
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:

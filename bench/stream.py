@@ -114,18 +114,19 @@ class Round:
     reader_share: float
 
 
+SIZES = {
+    "cpu": {"conversations": 64, "connections": 8, "deltas": 500, "rounds": 11},
+    "quick": {"conversations": 16, "connections": 4, "deltas": 50, "rounds": 2},
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of this bench."""
-    parser.add_argument("--conversations", type=int, default=64)
-    parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--deltas", type=int, default=500, help="per turn")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--conversations", type=int)
+    parser.add_argument("--connections", type=int)
+    parser.add_argument("--deltas", type=int, help="per turn")
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--profile", type=_absolute, help="profile the service, and keep it here")
-
-
-def quick(options: argparse.Namespace) -> None:
-    """Sizes for a look in seconds."""
-    options.rounds, options.deltas, options.conversations = 2, 50, 16
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:

@@ -1,0 +1,240 @@
+"""The service on the real engine, and that engine's AsyncLLM used bare in the same process.
+
+Owns: what a bench may ask for beside what clients may: bare generations, times, forced calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from bench.process import Link, run_child
+from precall_service import app
+from precall_service.agent.conversation import Conversation
+from precall_service.agent.report import Stopwatch
+from precall_service.cli.launch import engine_config
+from precall_service.domain.json import JsonObject
+from precall_service.domain.messages import Message, Transcript
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode
+from precall_service.engine.base import (
+    Delta,
+    Engine,
+    EngineInfo,
+    EngineLoad,
+    Progress,
+    Prompt,
+    StepEnd,
+    StepSpec,
+)
+from precall_service.engine.models import default_cache_dir, resolve_model
+from precall_service.engine.vllm.factory import VllmEngineFactory
+from precall_service.settings import load_settings
+from precall_service.tools.link import HandlerAnswer
+
+
+class ForcedCalls:
+    """An engine whose turns make a fixed number of calls: one a step, then a step without.
+
+    A model of 135M parameters would stop calling when it likes, and two arms could not be
+    compared. The other arm is held to the same by `tool_choice`, which its client sends each time.
+    """
+
+    def __init__(self, engine: Engine, calls: int) -> None:
+        self._engine = engine
+        self._calls = calls
+        self._made: dict[str, int] = {}
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    async def render(self, transcript: Transcript) -> Prompt:
+        return await self._engine.render(transcript)
+
+    async def append(
+        self, prompt: Prompt, end: StepEnd, transcript: Transcript, following: Sequence[Message]
+    ) -> Prompt:
+        return await self._engine.append(prompt, end, transcript, following)
+
+    def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+        conversation_id = spec.step_id.rpartition("-")[0]
+        made = self._made.get(conversation_id, 0)
+        if made < self._calls and spec.tools:
+            self._made[conversation_id] = made + 1
+            choice = ToolChoice(mode=ToolChoiceMode.NAMED, tool_name=spec.tools[0].name)
+        else:
+            self._made.pop(conversation_id, None)
+            choice = ToolChoice(mode=ToolChoiceMode.NONE)
+        return self._engine.generate(prompt, replace(spec, tool_choice=choice))
+
+    async def load(self) -> EngineLoad:
+        return await self._engine.load()
+
+    async def wait_dead(self) -> None:
+        await self._engine.wait_dead()
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+class Bare:
+    """The AsyncLLM of the service's engine."""
+
+    def __init__(self, llm: Any) -> None:
+        from bench.arms.recorder import Generation, Recorder  # noqa: PLC0415 - it imports vLLM
+
+        self._llm = llm
+        self._recorder = Recorder()
+        self._kept: list[Generation] = []
+        self._ids = itertools.count()
+
+    async def generations(self, _fields: JsonObject) -> JsonObject:
+        """What the service has generated since the last time; kept for what is asked next."""
+        self._kept = self._recorder.take()
+        return {"generations": [note.as_json() for note in self._kept]}
+
+    async def record(self, fields: JsonObject) -> JsonObject:
+        """Notes generations from now on, or not."""
+        self._recorder.recording = bool(fields["on"])
+        return {}
+
+    async def repeat(self, _fields: JsonObject) -> JsonObject:
+        """The kept generations again, all at once: seconds, and tokens that came."""
+        gc.collect()
+        began = time.perf_counter()
+        counts = await asyncio.gather(
+            *(self._generate(note.prompt_token_ids, note.params) for note in self._kept)
+        )
+        return {"seconds": time.perf_counter() - began, "tokens": sum(n for n, _, _ in counts)}
+
+    async def continued(self, _fields: JsonObject) -> JsonObject:
+        """The last of two kept steps as a bare request: seconds to its first token.
+
+        What stood in the prefix cache when the service asked is put there first, under a salt
+        that shares nothing with it.
+        """
+        first, second = self._kept[-2:]
+        salt = f"bare-{next(self._ids)}"
+        before = first.prompt_token_ids + first.token_ids[:-1]
+        brief = second.params.clone()
+        brief.max_tokens, brief.structured_outputs = 1, None
+        await self._generate(before, brief, salt)
+        _, first_s, cached = await self._generate(second.prompt_token_ids, second.params, salt)
+        return {"first_token_s": first_s, "cached_tokens": cached}
+
+    async def generate(self, fields: JsonObject) -> JsonObject:
+        """Greedy generations of a fixed length from these prompts, all at once."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=int(str(fields["tokens"])),
+            ignore_eos=True,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        prompts = cast(list[list[int]], fields["prompts"])
+        began = time.perf_counter()
+        ended = await asyncio.gather(*(self._generate(ids, params) for ids in prompts))
+        return {
+            "seconds": time.perf_counter() - began,
+            "first_token_s": [first_s for _, first_s, _ in ended],
+            "cached_tokens": [cached for _, _, cached in ended],
+        }
+
+    async def _generate(
+        self, token_ids: list[int], params: Any, salt: str | None = None
+    ) -> tuple[int, float, int]:
+        """How many tokens came, after how long the first, and how many of the prompt's cached."""
+        from vllm.inputs.engine import tokens_input  # noqa: PLC0415
+
+        began, first_s, tokens, cached = time.perf_counter(), 0.0, 0, 0
+        outputs = self._recorder.generate(
+            self._llm, tokens_input(token_ids, cache_salt=salt), params, f"bare-{next(self._ids)}"
+        )
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                first_s = first_s or time.perf_counter() - began
+                tokens += len(output.outputs[0].token_ids)
+                cached = max(cached, output.num_cached_tokens or 0)
+        return tokens, first_s, cached
+
+
+class Gaps:
+    """Times from a handler's answer, as the agent loop gets it, to the next piece of the model.
+
+    For one turn at a time.
+    """
+
+    def __init__(self) -> None:
+        self._answered_at: float | None = None
+        self._gaps: list[float] = []
+        deliver, first_piece = Conversation.deliver, Stopwatch.first_piece
+        gaps = self
+
+        def noted_deliver(self: Conversation, invocation_id: str, answer: HandlerAnswer) -> None:
+            gaps._answered_at = time.perf_counter()
+            deliver(self, invocation_id, answer)
+
+        def noted_first_piece(self: Stopwatch) -> None:
+            if gaps._answered_at is not None:
+                gaps._gaps.append(time.perf_counter() - gaps._answered_at)
+                gaps._answered_at = None
+            first_piece(self)
+
+        Conversation.deliver = noted_deliver
+        Stopwatch.first_piece = noted_first_piece
+
+    async def take(self, _fields: JsonObject) -> JsonObject:
+        """The times since they were last asked for."""
+        taken, self._gaps = self._gaps, []
+        return {"gaps_s": taken}
+
+
+async def main(config: JsonObject, link: Link) -> None:
+    """Serves until the bench ends."""
+    engine_section = {name: config[name] for name in ("model", "device", "vllm")}
+    settings = load_settings(
+        None, cast(Any, {"server": {"port": 0, "drain_s": 0}, "engine": engine_section})
+    )
+    model = await asyncio.to_thread(
+        resolve_model, settings.engine.model, cache_dir=default_cache_dir()
+    )
+    inner = VllmEngineFactory(engine_config(settings, model))
+    forced_calls = int(str(config["forced_calls"]))
+    bare: list[Bare] = []
+
+    async def factory(on_progress: Progress) -> Engine:
+        engine = await inner(on_progress)
+        bare.append(Bare(cast(Any, engine)._llm))
+        return ForcedCalls(engine, forced_calls) if forced_calls else engine
+
+    gaps = Gaps()
+    async with app.serve(
+        settings, factory, model=model.display_name, on_progress=lambda _stage, _share: None
+    ) as service:
+        commands: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
+            "generations": bare[0].generations,
+            "record": bare[0].record,
+            "repeat": bare[0].repeat,
+            "continued": bare[0].continued,
+            "generate": bare[0].generate,
+            "gaps": gaps.take,
+        }
+        info = service.engine
+        ready: JsonObject = {
+            "address": service.address,
+            "kv_tokens": info.kv_tokens,
+            "block_tokens": info.kv_block_tokens,
+            "sequences_max": info.sequences_max,
+        }
+        await link.answer(ready, commands)
+
+
+if __name__ == "__main__":
+    run_child(main)

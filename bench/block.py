@@ -1,0 +1,102 @@
+"""Which size of KV block suits a CPU: what a step costs to continue, and what decoding costs.
+
+A step that continues a turn finds its prefix in the cache in whole blocks, so it computes up to a
+block of it again: small blocks continue sooner. Attention may run slower on them. Each size has an
+engine of its own; rounds go through all sizes, and ratios are to vLLM's default for a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from typing import cast
+
+from bench import served
+from bench.process import Child
+from bench.report import Report
+from bench.stats import paired_ratios
+
+DEFAULT = 128
+AT_ONCE = 8
+QUANTITIES = ("first token", "decoding, 1 at once", f"decoding, {AT_ONCE} at once")
+
+SIZES = {
+    "cpu": {
+        "blocks": "16,32,64,128",
+        "rounds": 2,
+        "trials": 12,
+        "prompt": 1000,
+        "appended": 60,
+        "tokens": 48,
+        "max_num_seqs": 16,
+        "max_model_len": 4096,
+        "block_size": DEFAULT,
+    },
+    "quick": {
+        "blocks": "32,128",
+        "rounds": 1,
+        "trials": 2,
+        "prompt": 200,
+        "appended": 20,
+        "tokens": 8,
+        "max_num_seqs": 16,
+        "max_model_len": 2048,
+        "block_size": DEFAULT,
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of this bench."""
+    served.add_arguments(parser)
+    parser.add_argument("--blocks", help=f"sizes to compare; {DEFAULT} is always among them")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--trials", type=int, help="continuations in each round")
+    parser.add_argument("--prompt", type=int, help="tokens that are in the cache")
+    parser.add_argument("--appended", type=int, help="tokens that are not")
+    parser.add_argument("--tokens", type=int, help="decoded in each trial")
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Measures."""
+    sizes = sorted({int(text) for text in options.blocks.split(",")} | {DEFAULT})
+    for number in range(options.rounds):
+        for size in sizes:
+            options.block_size = size
+            async with served.served(options).precall() as server:
+                await _round(server, size, number, options, report)
+    for size in sizes:
+        for quantity in QUANTITIES if size != DEFAULT else ():
+            found = (report.samples(_name(quantity, at)) for at in (size, DEFAULT))
+            report.add(f"{quantity}: blocks of {size} / of {DEFAULT}", *paired_ratios(*found))
+
+
+async def _round(
+    server: Child, size: int, number: int, options: argparse.Namespace, report: Report
+) -> None:
+    source = random.Random(number)
+    prompts = [_tokens(source, options.prompt) for _ in range(AT_ONCE)]
+    await server.ask("generate", prompts=prompts, tokens=2)
+    firsts: list[float] = []
+    for _ in range(options.trials):
+        asked = [prompts[0] + _tokens(source, options.appended)]
+        answer = await server.ask("generate", prompts=asked, tokens=1)
+        firsts.append(1e3 * cast(list[float], answer["first_token_s"])[0])
+    report.add(_name("first token", size), statistics.median(firsts), unit="ms")
+    for count in (1, AT_ONCE):
+        asked = [prompt + _tokens(source, options.appended) for prompt in prompts[:count]]
+        answer = await server.ask("generate", prompts=asked, tokens=options.tokens)
+        decoding_s = float(str(answer["seconds"])) - max(cast(list[float], answer["first_token_s"]))
+        per_token_ms = 1e3 * decoding_s / (options.tokens - 1)
+        report.add(_name(f"decoding, {count} at once", size), per_token_ms, unit="ms a token")
+    found = [report.samples(_name(quantity, size))[-1] for quantity in QUANTITIES]
+    print(f"blocks of {size}: " + ", ".join(f"{value:.1f}" for value in found))
+
+
+def _name(quantity: str, size: int) -> str:
+    return f"{quantity}, blocks of {size}"
+
+
+def _tokens(source: random.Random, count: int) -> list[int]:
+    return [source.randrange(100, 40_000) for _ in range(count)]

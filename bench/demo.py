@@ -1,0 +1,99 @@
+"""How long `make demo` takes from a fresh clone to its answer, with cold and warm caches.
+
+Reported, not judged: most of it is fetching and unpacking packages, and reading weights. The clone
+is of the last commit. No cache of this user is read or written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.process import ChildFailedError
+from bench.report import Report
+
+TIMEOUT_S = 1800.0
+REPOSITORY = Path(__file__).parent.parent
+
+SIZES = {"cpu": {"rounds": 1}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caches:
+    """Where everything that outlives a clone is kept in this run."""
+
+    packages: Path
+    models: Path
+    engine: Path
+
+    def environ(self) -> dict[str, str]:
+        """Makes every tool keep its cache there."""
+        return {
+            "UV_CACHE_DIR": str(self.packages / "uv"),
+            "PIP_CACHE_DIR": str(self.packages / "pip"),
+            "PRECALL_CACHE_DIR": str(self.models),
+            "VLLM_CACHE_ROOT": str(self.engine),
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of this bench."""
+    parser.add_argument("--rounds", type=int)
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Measures."""
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory(prefix="precall-demo-") as folder:
+            await _round(Path(folder), report)
+
+
+async def _round(folder: Path, report: Report) -> None:
+    caches = Caches(
+        packages=folder / "packages", models=folder / "models", engine=folder / "engine"
+    )
+    clone = folder / "clone"
+    for name in (
+        "fresh clone, nothing cached",
+        "fresh clone, packages cached",
+        "fresh clone, packages and model cached",
+        "the same clone again",
+    ):
+        if "clone," in name:
+            shutil.rmtree(clone, ignore_errors=True)
+            await _ran(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], folder, {})
+        if name == "fresh clone, packages cached":
+            shutil.rmtree(caches.models)
+        print(f"{name}:", flush=True)
+        began = time.perf_counter()
+        await _ran(["make", "demo"], clone, caches.environ())
+        report.add(name, time.perf_counter() - began, unit="s")
+
+
+async def _ran(command: list[str], folder: Path, environ: dict[str, str]) -> None:
+    """Runs a command to its end; what it says is shown.
+
+    Raises:
+        ChildFailedError: it failed, or takes too long.
+    On cancel: it and all that it started are killed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=os.environ | environ, start_new_session=True
+    )
+    try:
+        code = await asyncio.wait_for(process.wait(), TIMEOUT_S)
+    except TimeoutError:
+        raise ChildFailedError(f"{command} takes more than {TIMEOUT_S:g} s") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if code:
+        raise ChildFailedError(f"{command} failed with {code}")

@@ -1,0 +1,97 @@
+"""What both arms are served with: one model, and the same arguments of vLLM.
+
+Owns: the flags of the benches that need an engine, and what they mean for either server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from bench.process import Child, started
+from precall_service.domain.json import JsonObject, JsonValue
+from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
+
+_CPU_KV_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model and how vLLM serves it, in every arm."""
+
+    model: ResolvedModel
+    device: str
+    vllm: JsonObject
+
+    @asynccontextmanager
+    async def precall(self, *, forced_calls: int = 0) -> AsyncGenerator[Child]:
+        """The service."""
+        config: JsonObject = {
+            "model": None if self.model.embedded else self.model.path_or_name,
+            "device": self.device,
+            "vllm": self.vllm,
+            "forced_calls": forced_calls,
+        }
+        print("starting precall", flush=True)
+        async with started("bench.arms.service", config) as child:
+            yield child
+
+    @asynccontextmanager
+    async def openai(self) -> AsyncGenerator[Child]:
+        """Today's server."""
+        arguments = ["--model", self.model.path_or_name]
+        arguments += ["--served-model-name", self.model.display_name]
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser"]
+        arguments.append(self.model.tool_parser or "hermes")
+        if self.model.reasoning_parser:
+            arguments += ["--reasoning-parser", self.model.reasoning_parser]
+        arguments += ["--uvicorn-log-level", "warning"]
+        for name, value in self.vllm.items():
+            arguments += _flag(name, value)
+        config: JsonObject = {"port": _free_port(), "arguments": arguments}
+        environ = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+        print("starting today's server", flush=True)
+        async with started("bench.arms.openai_server", config, environ=environ) as child:
+            yield child
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of every bench that needs an engine."""
+    parser.add_argument("--model", help="a folder or a name on a hub; the embedded one without")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--max-num-seqs", type=int)
+    parser.add_argument("--max-model-len", type=int)
+    parser.add_argument("--block-size", type=int, help="tokens in a block of the KV cache")
+
+
+def served(options: argparse.Namespace, *, kv_tokens: int | None = None) -> Served:
+    """What the flags ask for, with a KV cache of about so many tokens."""
+    on_cpu = options.sizes != "gpu"
+    vllm: dict[str, JsonValue] = {
+        "max_num_seqs": options.max_num_seqs,
+        "max_model_len": options.max_model_len,
+        "max_num_batched_tokens": max(2048, options.max_num_seqs),
+        "block_size": options.block_size,
+    }
+    if on_cpu:
+        vllm |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_KV_BYTES}
+    if kv_tokens is not None:
+        vllm["num_gpu_blocks_override"] = kv_tokens // options.block_size
+    return Served(
+        model=resolve_model(options.model, cache_dir=default_cache_dir()),
+        device=options.device,
+        vllm=vllm,
+    )
+
+
+def _flag(name: str, value: JsonValue) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    return [flag] if value is True else [flag, str(value)]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,0 +1,119 @@
+"""Tokens a second through the service, against raw AsyncLLM in the same process.
+
+One engine serves both: the service's own AsyncLLM repeats, token for token and with the same
+sampling, the prompts that the service asked it for. Rounds alternate between the arms. The raw arm
+is timed inside the server's process, the service by a client in another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from typing import Any, cast
+
+import precall
+from bench import served
+from bench.process import Child
+from bench.report import Report
+from bench.stats import paired_ratios
+
+_TOPICS = (
+    "the sea", "a long winter", "an old bridge", "two brothers", "a lighthouse", "the night train",
+    "a small town", "the last harvest",
+)  # fmt: skip
+
+SIZES = {
+    "cpu": {
+        "tokens": 128,
+        "rounds": 7,
+        "conversations": "1,8",
+        "max_num_seqs": 16,
+        "max_model_len": 2048,
+        "block_size": 32,
+    },
+    "gpu": {
+        "tokens": 512,
+        "rounds": 7,
+        "conversations": "1,8,64",
+        "max_num_seqs": 128,
+        "max_model_len": 8192,
+        "block_size": 16,
+    },
+    "quick": {
+        "tokens": 16,
+        "rounds": 1,
+        "conversations": "1,2",
+        "max_num_seqs": 16,
+        "max_model_len": 2048,
+        "block_size": 32,
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of this bench."""
+    served.add_arguments(parser)
+    parser.add_argument("--tokens", type=int, help="generated per conversation and round")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--conversations", help="how many at once, one count after the other")
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Measures."""
+    counts = [int(text) for text in options.conversations.split(",")]
+    async with (
+        served.served(options).precall() as server,
+        precall.Client(str(server.ready["address"])) as client,
+    ):
+        for count in counts:
+            await _rounds(client, server, count, options, report)
+
+
+async def _rounds(
+    client: precall.Client,
+    server: Child,
+    count: int,
+    options: argparse.Namespace,
+    report: Report,
+) -> None:
+    await server.ask("record", on=True)
+    await _service_round(client, count, options.tokens)  # warms up, and is what the other repeats
+    answer = await server.ask("generations")
+    assert len(cast(list[Any], answer["generations"])) == count
+    await server.ask("record", on=False)
+    await server.ask("repeat")
+    raw, service = f"raw AsyncLLM, {count} at once", f"precall, {count} at once"
+    for number in range(options.rounds):
+        answer = await server.ask("repeat")
+        rate = float(str(answer["tokens"])) / float(str(answer["seconds"]))
+        report.add(raw, rate, unit="tokens/s")
+        report.add(service, await _service_round(client, count, options.tokens), unit="tokens/s")
+        found = [report.samples(name)[-1] for name in (raw, service)]
+        print(f"{count} at once, round {number + 1}: raw {found[0]:.1f}, precall {found[1]:.1f}")
+    ratio = f"tokens/s, {count} at once: precall / raw"
+    report.add(ratio, *paired_ratios(report.samples(service), report.samples(raw)))
+    report.judge(ratio, at_least=0.98)
+
+
+async def _service_round(client: precall.Client, count: int, tokens: int) -> float:
+    """One turn in each of so many new conversations; returns tokens a second, of all together."""
+    conversations = [await client.conversation().open() for _ in range(count)]
+
+    async def turn(conversation: precall.Conversation, topic: str) -> int:
+        text = f"Write a very long story about {topic}, in many chapters."
+        answer = await conversation.send(text, temperature=0.0, max_tokens=tokens).answer()
+        return answer.report.usage.output_tokens
+
+    try:
+        began = time.perf_counter()
+        counts = await asyncio.gather(
+            *(
+                turn(conversation, _TOPICS[index % len(_TOPICS)] + " " * (index // len(_TOPICS)))
+                for index, conversation in enumerate(conversations)
+            )
+        )
+        return sum(counts) / (time.perf_counter() - began)
+    finally:
+        for conversation in conversations:
+            await conversation.close()
