@@ -45,10 +45,10 @@ async def test_while_it_generates(turn_id: str) -> None:
         await stream.expect("text_delta")
         await stream.expect("text_delta")
         await cancel(stream, turn_id)
-        ended = await cancelled(stream)
-        assert ended.text == "So far"
         finish = (await stream.expect("step_completed")).step_completed.finish_reason
         assert finish == turn_pb2.STEP_FINISH_REASON_ABORTED
+        ended = await cancelled(stream)
+        assert ended.text == "So far"
         assert "So far" in prompt_text(server.engine.prompts[-1]), "what was said stands"
 
 

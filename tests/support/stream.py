@@ -25,11 +25,11 @@ from pydantic import JsonValue
 from precall.v1 import agent_pb2, agent_pb2_grpc, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.turn import TurnServices
 from precall_service.app import Service, serve
-from precall_service.engine.base import EngineInfo
+from precall_service.engine.base import EngineInfo, Progress
 from precall_service.settings import load_settings
 from tests.support.clock import ManualClock
-from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
-from tests.support.scripts import Script, Step
+from tests.support.scripted_engine import INFO, ScriptedEngine
+from tests.support.scripts import Script, Step, in_turn
 from tests.support.steps import until_idle
 from tests.support.tools import CITY_SCHEMA
 from tests.support.wire import Failure, Rules, failure
@@ -112,7 +112,8 @@ class StreamDriver:
         generation: turn_pb2.GenerationSettings | None = None,
         limits: turn_pb2.TurnLimits | None = None,
     ) -> int:
-        """Starts a turn; returns the number of the frame."""
+        """Starts a turn; returns the number of the frame. What came before is not expected now."""
+        self._unread.clear()
         turn = turn_pb2.StartTurn(turn_id=turn_id, text=text, generation=generation, limits=limits)
         return await self.send("start_turn", turn)
 
@@ -212,19 +213,53 @@ async def ending(call: grpc.aio.Call) -> Failure | None:
     return failure(details)
 
 
+class Engines:
+    """An `EngineFactory`. `started` are the engines that it made, in order.
+
+    While it is `held`, a start waits; `failure`, when set, is what the next one raises.
+    """
+
+    def __init__(self, script: Script | Sequence[Step], info: EngineInfo = INFO) -> None:
+        self._script = script if callable(script) else in_turn(*script)
+        self._info = info
+        self._free = asyncio.Event()
+        self._free.set()
+        self.started: list[ScriptedEngine] = []
+        self.failure: Exception | None = None
+
+    def hold(self) -> None:
+        """Starts wait from now on."""
+        self._free.clear()
+
+    def release(self) -> None:
+        """Starts go on."""
+        self._free.set()
+
+    async def __call__(self, on_progress: Progress) -> ScriptedEngine:
+        """As `EngineFactory`."""
+        on_progress("starting the scripted engine", None)
+        await self._free.wait()
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        engine = ScriptedEngine(self._script, self._info)
+        self.started.append(engine)
+        return engine
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServer:
     """A server that listens, and ways to look at it. Its `clock` stands still unless moved."""
 
     service: Service
-    factory: ScriptedFactory
+    engines: Engines
     channel: grpc.aio.Channel
     clock: ManualClock
 
     @property
     def engine(self) -> ScriptedEngine:
         """The engine that was started last."""
-        return self.factory.started[-1]
+        return self.engines.started[-1]
 
     @property
     def services(self) -> TurnServices:
@@ -264,8 +299,8 @@ class RunningServer:
 async def running_server(
     script: Script | Sequence[Step] = (),
     *,
-    factory: ScriptedFactory | None = None,
     info: EngineInfo = INFO,
+    engines: Engines | None = None,
     **sections: Section,
 ) -> AsyncGenerator[RunningServer]:
     """The real service on a free port, over an engine that follows the script.
@@ -273,7 +308,7 @@ async def running_server(
     `sections` are settings, as in the file: `tools={"tools_max": 2}`. At the end the channel is
     closed, everything must have been given back, and the server stops.
     """
-    engines = factory or ScriptedFactory(lambda: ScriptedEngine(script, info))
+    engines = engines or Engines(script, info)
     here: Section = {"port": 0, "drain_s": 0.0}
     sections["server"] = {**here, **sections.get("server", {})}
     settings = load_settings(None, {name: dict(knobs) for name, knobs in sections.items()})
@@ -281,7 +316,7 @@ async def running_server(
         async with serve(settings, engines, model=MODEL, on_progress=_ignore) as service:
             async with connected(service.address) as channel:
                 running = RunningServer(
-                    service=service, factory=engines, channel=channel, clock=clock
+                    service=service, engines=engines, channel=channel, clock=clock
                 )
                 yield running
             await running.nothing_is_left()
@@ -304,7 +339,9 @@ def manual_time() -> Generator[ManualClock]:
 async def server_info(channel: grpc.aio.Channel) -> agent_pb2.GetServerInfoResponse:
     """What GetServerInfo says."""
     stub = agent_pb2_grpc.AgentServiceStub(channel)
-    return await stub.GetServerInfo(agent_pb2.GetServerInfoRequest(), timeout=WAIT_S)
+    return await stub.GetServerInfo(
+        agent_pb2.GetServerInfoRequest(), timeout=WAIT_S, wait_for_ready=True
+    )
 
 
 async def health(channel: grpc.aio.Channel, service: str = AGENT_SERVICE) -> str:

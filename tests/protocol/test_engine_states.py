@@ -1,0 +1,267 @@
+"""What clients and probes see of the engine: starting, serving, dying, coming back, giving up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+
+from precall.v1 import agent_pb2, turn_pb2
+from precall_service.engine.base import EngineStartError, EngineState
+from precall_service.transport.server import AddressInUseError
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Pause, Script, always, calls, in_turn, says
+from tests.support.stream import (
+    MODEL,
+    WEATHER,
+    Engines,
+    RunningServer,
+    StreamDriver,
+    connected,
+    eventually,
+    health,
+    health_becomes,
+    running_server,
+    server_info,
+)
+from tests.support.wire import Failure, failure, seconds
+
+HELLO = always(says("Hello."))
+CALL = calls(("weather", '{"city":"Rome"}'))
+
+
+def dying() -> Script:
+    """An answer, one that goes on for ever, and answers of the engine after it."""
+    return in_turn(says("One."), [*says("So far"), Pause(asyncio.Event())], says("Three."))
+
+
+def unavailable(ended: turn_pb2.TurnCompleted) -> Failure:
+    assert ended.outcome == turn_pb2.TURN_OUTCOME_FAILED
+    error = failure(ended.error)
+    assert error.reason == "ENGINE_UNAVAILABLE"
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    return error
+
+
+async def dead_engine(server: RunningServer) -> None:
+    """The engine has died, and does not start again before it is released."""
+    server.engines.hold()
+    server.engine.die()
+    await health_becomes(server.channel, "NOT_SERVING")
+
+
+async def revived(server: RunningServer, after_s: float = 0.0) -> None:
+    """The engine is started again, once the supervisor has waited so long."""
+    server.engines.release()
+    started = len(server.engines.started)
+    await eventually(lambda: server.clock.pending > 0)
+    server.clock.advance(after_s)
+    await eventually(lambda: len(server.engines.started) > started)
+    await health_becomes(server.channel, "SERVING")
+
+
+async def test_a_turn_in_flight_fails_retryably_and_the_conversation_goes_on() -> None:
+    async with running_server(dying()) as server:
+        stream = await server.opened()
+        await stream.ask("First?")
+        await stream.start("Second?", "t2")
+        await stream.expect("text_delta")
+        await dead_engine(server)
+        error = unavailable(await stream.completed("t2"))
+        assert error.retry_after_s is not None
+        await revived(server)
+        assert (await stream.ask("Second?", "t3")).text == "Three."
+        prompt = prompt_text(server.engine.prompts[0])
+        assert prompt.index("First?") < prompt.index("One.") < prompt.index("Second?")
+        assert prompt.count("Second?") == 1
+        assert "So far" not in prompt
+        await stream.close()
+
+
+async def test_while_it_comes_back_turns_fail_retryably_and_streams_live() -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        await dead_engine(server)
+        error = unavailable(await stream.ask())
+        assert error.retry_after_s is not None
+        other = await server.opened()
+        unavailable(await other.ask())
+        assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_RESTARTING
+        assert await health(server.channel, "") == "SERVING", "the process lives"
+        await revived(server)
+        assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_READY
+        assert (await stream.ask(turn_id="t2")).text == "Hello."
+        assert (await other.ask(turn_id="t2")).text == "Hello."
+        await stream.close()
+        await other.close()
+
+
+async def test_a_turn_at_its_tools_outlives_the_engine() -> None:
+    async with running_server(in_turn(CALL, says("Warm."))) as server:
+        stream = await server.opened(WEATHER)
+        await stream.start()
+        invoke = await stream.invoked()
+        await dead_engine(server)
+        await revived(server)
+        await stream.answer(invoke.invocation_id, '"30 C"')
+        assert (await stream.completed()).text == "Warm."
+        assert "30 C" in prompt_text(server.engine.prompts[0])
+        await stream.close()
+
+
+async def test_a_start_that_fails_is_tried_again() -> None:
+    async with running_server(HELLO, engine={"restart_backoff_first_s": 3.0}) as server:
+        stream = await server.opened()
+        await dead_engine(server)
+        server.engines.failure = RuntimeError("out of memory, this time")
+        server.engines.release()
+        server.clock.advance(0.0)
+        await eventually(lambda: server.engines.failure is None)
+        server.clock.advance(2.9)
+        assert len(server.engines.started) == 1
+        await revived(server, after_s=0.2)
+        assert (await stream.ask()).text == "Hello."
+        await stream.close()
+
+
+async def test_an_engine_that_cannot_start_again_is_told_as_failed() -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        await dead_engine(server)
+        server.engines.failure = EngineStartError("the GPU is gone")
+        server.engines.release()
+        server.clock.advance(0.0)
+        await eventually(lambda: server.service.engines.state is EngineState.FAILED)
+        error = unavailable(await stream.ask())
+        assert "GPU" not in error.message, "why is the operator's to know"
+        assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_FAILED
+        assert await health(server.channel) == "NOT_SERVING"
+        assert await health(server.channel, "") == "SERVING"
+        await stream.close()
+
+
+@asynccontextmanager
+async def starting_server(engines: Engines) -> AsyncGenerator[grpc.aio.Channel]:
+    """A channel to a server whose engine starts, and serves once it is released."""
+    engines.hold()
+    port = free_port()
+    done = asyncio.Event()
+
+    async def serve() -> None:
+        async with running_server(engines=engines, server={"port": port}):
+            await done.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve())
+        async with connected(f"127.0.0.1:{port}") as channel:
+            yield channel
+        engines.release()
+        done.set()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+async def test_while_the_engine_starts_the_server_answers() -> None:
+    engines = Engines(HELLO)
+    async with starting_server(engines) as channel:
+        info = await server_info(channel)
+        assert info.engine_state == agent_pb2.ENGINE_STATE_STARTING
+        assert (info.model, info.engine) == (MODEL, "")
+        assert not info.capabilities
+        assert info.limits.frame_bytes_max
+        assert info.limits.context_tokens_max == 0, "not known yet"
+        assert await health(channel) == "NOT_SERVING"
+        assert await health(channel, "") == "SERVING"
+        stream = StreamDriver(channel)
+        await stream.open()
+        assert unavailable(await stream.ask()).retry_after_s is not None
+        engines.release()
+        await health_becomes(channel, "SERVING")
+        assert (await stream.ask(turn_id="t2")).text == "Hello."
+        await stream.close()
+
+
+async def test_an_engine_that_cannot_start_ends_the_service() -> None:
+    engines = Engines(HELLO)
+    engines.failure = EngineStartError("the weights are missing")
+    with pytest.raises(EngineStartError, match="weights are missing"):
+        async with running_server(engines=engines):
+            raise AssertionError("it must not start")
+
+
+async def test_a_taken_port_is_told_before_the_engine_starts() -> None:
+    engines = Engines(HELLO)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        with pytest.raises(AddressInUseError, match=f"127.0.0.1:{port}.*--port"):
+            async with running_server(engines=engines, server={"port": port}):
+                raise AssertionError("it must not start")
+    assert not engines.started
+
+
+async def test_the_server_tells_what_it_is_and_does() -> None:
+    never = asyncio.Event()
+    async with running_server(in_turn([*says("So far"), Pause(never)])) as server:
+        idle = await server.info()
+        assert idle.version
+        assert idle.model == MODEL
+        assert idle.engine == "scripted"
+        assert idle.engine_state == agent_pb2.ENGINE_STATE_READY
+        assert list(idle.capabilities) == [
+            agent_pb2.CAPABILITY_TOOL_CALLS,
+            agent_pb2.CAPABILITY_STRUCTURED_CALLS,
+            agent_pb2.CAPABILITY_REASONING,
+        ]
+        assert idle.limits.context_tokens_max == 8192
+        assert idle.load == agent_pb2.EngineLoad()
+        server.clock.advance(12.5)
+        assert seconds((await server.info()).uptime) == 12.5
+        stream = await server.opened()
+        await stream.start()
+        await stream.expect("text_delta")
+        load = (await server.info()).load
+        assert (load.running_sequences, load.admitted_turns, load.waiting_turns) == (1, 1, 0)
+        assert 0 < load.kv_cache_usage < 1
+        stream.call.cancel()
+
+
+async def test_every_limit_that_is_granted_is_the_operators() -> None:
+    async with running_server(
+        HELLO,
+        server={"frame_bytes_max": 5001},
+        conversations={
+            "text_bytes_max": 5002,
+            "messages_max": 3,
+            "turn_steps_max": 4,
+            "turn_tokens_max": 5,
+            "turn_duration_max_s": 6.5,
+        },
+        tools={
+            "tools_max": 7,
+            "schema_bytes_max": 5003,
+            "description_bytes_max": 5004,
+            "result_bytes_max": 5005,
+            "timeout_max_s": 8.25,
+        },
+    ) as server:
+        limits = (await server.info()).limits
+        assert limits.frame_bytes_max == 5001
+        assert limits.text_bytes_max == 5002
+        assert limits.messages_max == 3
+        assert limits.turn_limits_max.max_steps == 4
+        assert limits.turn_limits_max.max_tokens == 5
+        assert seconds(limits.turn_limits_max.max_duration) == 6.5
+        assert limits.tools_max == 7
+        assert limits.schema_bytes_max == 5003
+        assert limits.description_bytes_max == 5004
+        assert limits.result_bytes_max == 5005
+        assert seconds(limits.tool_timeout_max) == 8.25
