@@ -22,6 +22,16 @@ import precall
 
 TOOL = "look_up"
 DESCRIPTION = "Looks a number up in the register."
+PATTERN = "^[0-9]{12}$"
+"""Of a call's only argument, so that every call is about equally long."""
+
+Number = Annotated[str, pydantic.Field(pattern=PATTERN)]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"number": {"type": "string", "pattern": PATTERN}},
+    "required": ["number"],
+    "additionalProperties": False,
+}
 _TEXT = (
     "river stone cloud lamp garden winter paper silver bridge market engine valley copper forest "
     "window harbour candle meadow orange thunder basket mirror pepper saddle tunnel violet walnut "
@@ -38,7 +48,6 @@ class Workload:
     steps: int
     prompt_words: int
     result_words: int
-    call_digits: int
     step_tokens_max: int
     tool_s: tuple[float, float]
     seed: int
@@ -54,7 +63,6 @@ class Plan:
     text: str
     results: tuple[str, ...]
     tool_s: tuple[float, ...]
-    schema: dict[str, Any]
     step_tokens_max: int
 
 
@@ -88,14 +96,6 @@ def _plan(work: Workload, index: int) -> Plan:
         text="Look the numbers up, one after the other, then say what they mean.",
         results=tuple(_words(source, work.result_words) for _ in range(calls)),
         tool_s=tuple(source.uniform(*work.tool_s) for _ in range(calls)),
-        schema={
-            "type": "object",
-            "properties": {
-                "number": {"type": "string", "pattern": f"^[0-9]{{{work.call_digits}}}$"}
-            },
-            "required": ["number"],
-            "additionalProperties": False,
-        },
         step_tokens_max=work.step_tokens_max,
     )
 
@@ -106,10 +106,9 @@ def _words(source: random.Random, count: int) -> str:
 
 async def run_precall(client: precall.Client, plan: Plan) -> Run:
     """The agent as one turn of the service."""
-    pattern = plan.schema["properties"]["number"]["pattern"]
     run = Run(plan=plan, began_at=time.monotonic())
 
-    async def look_up(number: Annotated[str, pydantic.Field(pattern=pattern)]) -> str:
+    async def look_up(number: Number) -> str:
         at = len(run.results_at)
         await asyncio.sleep(plan.tool_s[at])
         run.results_at.append(time.monotonic())
@@ -176,7 +175,7 @@ async def _openai_step(
     function = {
         "name": TOOL,
         "description": DESCRIPTION,
-        "parameters": run.plan.schema,
+        "parameters": SCHEMA,
         "strict": True,
     }
     stream = await client.chat.completions.create(

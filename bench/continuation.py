@@ -92,7 +92,6 @@ def _trials(options: argparse.Namespace, number: int) -> list[Plan]:
         steps=CALLS + 1,
         prompt_words=options.prompt_words,
         result_words=options.result_words,
-        call_digits=12,
         step_tokens_max=64,
         tool_s=(0.05, 0.05),
         seed=number,

@@ -124,7 +124,6 @@ def _plans(options: argparse.Namespace, number: int) -> tuple[list[Plan], list[P
         steps=options.steps,
         prompt_words=options.prompt_words,
         result_words=options.result_words,
-        call_digits=12,
         step_tokens_max=48,
         tool_s=(options.tool_least_s, options.tool_most_s),
         seed=number,
