@@ -1,0 +1,63 @@
+"""The command line `precall`: options in, one of four commands run.
+
+Owns: the commands and what they are called with.
+Never: the service's work. Whatever takes long to import is imported by the command that needs it,
+so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from precall_service import __version__
+from precall_service.cli import chat, demo, doctor, serve
+from precall_service.cli.helptext import help_text
+
+app = typer.Typer(
+    name="precall",
+    help=help_text(
+        "Serves a language model with vLLM and runs the agent loop next to the engine.",
+        """Agents connect over gRPC, register their own functions as tools, and see tokens and tool
+        calls stream by.""",
+        examples={
+            "precall demo": "a turn of the embedded model that calls real functions, and its trace",
+            "precall serve": "a service; then, in another terminal: precall chat",
+            "precall doctor": "what this machine lacks, and what to do about it",
+        },
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command(help=serve.HELP, cls=serve.ServeCommand)(serve.serve)
+app.command(help=chat.HELP)(chat.chat)
+app.command(help=demo.HELP)(demo.demo)
+app.command(help=doctor.HELP)(doctor.doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"precall {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(  # pyright: ignore[reportUnusedFunction]
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

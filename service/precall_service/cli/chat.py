@@ -1,0 +1,65 @@
+"""`precall chat`: a conversation in the terminal, with tools that run in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precall_service.cli import options
+from precall_service.cli.console import configure_logging
+from precall_service.cli.errors import CommandError, reported
+from precall_service.cli.helptext import help_text
+
+DEFAULT_ADDRESS = "localhost:50151"
+
+HELP = help_text(
+    "Chat with a model in the terminal, and see its tool calls as they happen.",
+    """The model may call current_time, calculate, roll_dice, and list_files and read_file for the
+    working directory (nothing outside of it, and nothing is written). They run in this process.""",
+    """Ctrl-C cancels the turn that runs; at the prompt, twice, it quits, as Ctrl-D does. /help
+    lists what else can be said. Without a terminal, each line of the input is a turn.""",
+    examples={
+        "precall chat": f"the service at {DEFAULT_ADDRESS}",
+        'precall chat --address gpu-box:50151 --system "Answer in French."': "another one",
+        'precall chat --once "What is 17 % of 230?" --tool-choice calculate': "one turn",
+        'echo "What time is it in Tokyo?" | precall chat': "a turn a line",
+    },
+)
+
+
+def chat(
+    *,
+    address: options.Address = None,
+    system: Annotated[
+        str, typer.Option(metavar="TEXT", help="Instructions that stand before everything else.")
+    ] = "",
+    no_tools: Annotated[bool, typer.Option("--no-tools", help="Offer no tools.")] = False,
+    tool_choice: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|required|none|NAME",
+            help="Whether a turn may, must or must not begin with a call, or of which tool.",
+        ),
+    ] = "auto",
+    once: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Take one turn, print it and exit.")
+    ] = None,
+    log_level: options.LogLevelOption = "warning",
+) -> None:
+    """Runs the command that HELP describes."""
+    with reported():
+        configure_logging(log_level)
+        from precall_service.cli.chat_session import ChatOptions, chat_on, chat_once
+
+        chat_options = ChatOptions(
+            address=address or DEFAULT_ADDRESS,
+            system=system,
+            tools_root=None if no_tools else Path.cwd(),
+            tool_choice=tool_choice,
+        )
+        run = chat_on(chat_options) if once is None else chat_once(chat_options, once)
+        if not asyncio.run(run):
+            raise CommandError("the turn was not answered")

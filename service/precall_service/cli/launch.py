@@ -1,0 +1,102 @@
+"""Settings in, a running service out: the model resolved, vLLM started, the port open.
+
+Owns: what of the settings and of the model the engine is configured with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from precall_service.app import Service, serve
+from precall_service.cli.errors import CommandError
+from precall_service.cli.machine import installed_engine
+from precall_service.engine.base import Progress
+from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
+from precall_service.engine.vllm.config import Device, VllmConfig
+from precall_service.engine.vllm.factory import VllmEngineFactory
+from precall_service.settings import Settings
+
+
+@asynccontextmanager
+async def launched(
+    settings: Settings, engine_arguments: tuple[str, ...], on_progress: Progress
+) -> AsyncGenerator[Service]:
+    """A service on the embedded engine, from here to the end of the block.
+
+    `on_progress` is called from several threads.
+
+    Raises:
+        CommandError: vLLM is not installed.
+        ModelError: the model cannot be had.
+        AddressInUseError: the port is taken.
+        EngineStartError: the engine cannot start as configured.
+    On cancel, or when the block raises: everything is stopped at once.
+    """
+    _check_engine(settings.engine.device)
+    model = await asyncio.to_thread(
+        resolve_model,
+        settings.engine.model,
+        cache_dir=settings.engine.cache_dir or default_cache_dir(),
+        on_progress=on_progress,
+    )
+    factory = VllmEngineFactory(engine_config(settings, model, engine_arguments))
+    async with serve(
+        settings, factory, model=model.display_name, on_progress=on_progress
+    ) as service:
+        yield service
+
+
+def _check_engine(device: str) -> None:
+    """Refuses at once what importing vLLM would refuse after ten seconds."""
+    engine = installed_engine()
+    if engine is None:
+        raise CommandError(
+            "vLLM, which runs the model, is not installed: pip install 'precall-service[cpu]', "
+            "or 'precall-service[gpu]' for an NVIDIA GPU"
+        )
+    if device not in {"auto", engine.device}:
+        raise CommandError(
+            f"--device {device} was asked for, and the vLLM that is installed "
+            f"({engine.distribution}) runs on a {engine.device.upper()}: pip install "
+            f"'precall-service[{device}]', or leave --device out"
+        )
+
+
+def engine_config(
+    settings: Settings, model: ResolvedModel, engine_arguments: tuple[str, ...] = ()
+) -> VllmConfig:
+    """What the engine is started with; where the settings are silent, the model decides.
+
+    Raises:
+        CommandError: the chat template cannot be read.
+    """
+    engine = settings.engine
+    return VllmConfig(
+        model=model.path_or_name,
+        model_name=model.display_name,
+        chat_template=None if engine.chat_template is None else _template(engine.chat_template),
+        tool_parser=engine.tool_parser or model.tool_parser,
+        reasoning_parser=engine.reasoning_parser or model.reasoning_parser,
+        structured_calls=engine.structured_calls,
+        device=Device(engine.device),
+        kv_cache_bytes=engine.kv_cache_bytes,
+        offline=engine.offline,
+        log_level=engine.log_level,
+        start_timeout_s=engine.start_timeout_s,
+        stop_timeout_s=engine.stop_timeout_s,
+        arguments=engine_arguments,
+        settings=engine.vllm,
+    )
+
+
+def _template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CommandError(
+            f"the chat template {path} cannot be read: {reason}. Check --chat-template"
+        ) from None

@@ -1,0 +1,167 @@
+"""Draws a turn on a terminal, or into a pipe, as its events come.
+
+Owns: what each event looks like. Nothing is drawn over: every line stays as it was written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import precall
+
+_RESULT_CHARACTERS_MAX: Final = 300
+
+_OUTCOMES: Final = {
+    precall.ToolCallOutcome.ERROR: "failed",
+    precall.ToolCallOutcome.TIMEOUT: "took too long",
+    precall.ToolCallOutcome.CANCELLED: "cancelled",
+    precall.ToolCallOutcome.UNAVAILABLE: "has no handler",
+    precall.ToolCallOutcome.DENIED: "denied",
+}
+
+
+class TurnView:
+    """Writes one turn, event by event."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._at_line_start = True
+        self._forming = ""
+        """The call that stands on the open line."""
+        self._has_arguments = False
+        """Whether any of its arguments do."""
+        self._names: dict[str, str] = {}
+        self._ready_at: dict[str, float] = {}
+
+    def show(self, event: precall.Event) -> None:
+        """Draws an event."""
+        match event:
+            case precall.TurnQueued(position):
+                self._line(f"waiting, {queued(position)}", "dim")
+            case precall.ReasoningDelta(text):
+                self._piece(text, "dim italic")
+            case precall.TextDelta(text):
+                self._piece(text)
+            case precall.ToolCallStarted(call_id, name):
+                self._names[call_id] = name
+                self._begin_call(call_id)
+            case precall.ToolCallArgumentsDelta(call_id, fragment):
+                if self._forming == call_id:
+                    self._has_arguments = True
+                    self._piece(fragment, "cyan")
+            case precall.ToolCallReady(call_id, _, arguments):
+                self._end_call(call_id, arguments)
+            case precall.ToolCallProgress(call_id, message, fraction):
+                share = "" if fraction is None else f" {fraction:.0%}"
+                self._line(f"  · {self._name(call_id)}: {message}{share}", "dim")
+            case precall.ToolCallCompleted():
+                self._show_completed(event)
+            case precall.TurnCompleted():
+                self._show_end(event)
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Ends the line that the turn stopped in."""
+        if not self._at_line_start:
+            self._console.print()
+            self._at_line_start = True
+        self._forming = ""
+
+    def _name(self, call_id: str) -> str:
+        return self._names.get(call_id, call_id)
+
+    def _piece(self, text: str, style: str = "") -> None:
+        if text:
+            self._console.print(Text(text, style=style), end="")
+            self._at_line_start = text.endswith("\n")
+
+    def _line(self, text: str, style: str = "") -> None:
+        self.close()
+        self._console.print(Text(text, style=style))
+
+    def _begin_call(self, call_id: str) -> None:
+        self.close()
+        self._piece(f"  → {self._name(call_id)} ", "bold cyan")
+        self._forming, self._has_arguments = call_id, False
+
+    def _end_call(self, call_id: str, arguments: str) -> None:
+        """The call is written: its line ends, or is written whole where another came between."""
+        if self._forming != call_id:
+            self._begin_call(call_id)
+        if not self._has_arguments:
+            self._piece(arguments, "cyan")
+        self._piece("  running", "dim")
+        self.close()
+        self._ready_at[call_id] = time.monotonic()
+
+    def _show_completed(self, event: precall.ToolCallCompleted) -> None:
+        name = self._name(event.call_id)
+        began_at = self._ready_at.pop(event.call_id, None)
+        took = "" if began_at is None else f" {time.monotonic() - began_at:.2f} s"
+        if event.outcome is precall.ToolCallOutcome.RESULT:
+            self._line(f"  ← {name}{took}  {shortened(event.result_json)}", "green")
+        else:
+            why = f": {event.error.message}" if event.error else ""
+            how = _OUTCOMES.get(event.outcome, event.outcome.value)
+            self._line(f"  ✗ {name} {how}{took}{why}", "red")
+
+    def _show_end(self, event: precall.TurnCompleted) -> None:
+        self.close()
+        if event.outcome is precall.TurnOutcome.LIMIT:
+            why = event.error.message if event.error else "a limit was reached"
+            self._line(f"(cut: {why})", "yellow")
+        elif event.outcome is precall.TurnOutcome.CANCELLED:
+            self._line("(cancelled)", "yellow")
+
+
+def queued(position: int) -> str:
+    """How many turns start before one that waits."""
+    return f"{position} turn{'' if position == 1 else 's'} before this one"
+
+
+def shortened(text: str, characters_max: int = _RESULT_CHARACTERS_MAX) -> str:
+    """A text on one line, cut where it is too long to be looked at."""
+    line = " ".join(text.split())
+    return line if len(line) <= characters_max else f"{line[: characters_max - 1]}…"
+
+
+def report_table(report: precall.TurnReport) -> Table:
+    """Where a turn's time and tokens went."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _report_rows(report):
+        table.add_row(Text(name, style="dim"), value)
+    return table
+
+
+def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
+    usage = report.usage
+    yield "whole turn", f"{report.wall_time_s:.2f} s in {report.steps} steps"
+    yield "waited for admission", f"{report.queue_time_s * 1000:.0f} ms"
+    yield "to the first token", f"{report.time_to_first_token_s:.2f} s"
+    yield "model generated", f"{report.generation_time_s:.2f} s"
+    yield "waited for tools", f"{report.tool_time_exposed_s:.2f} s in {report.tool_calls} calls"
+    if report.tool_calls:
+        yield "result to next token", f"{report.continuation_time_s * 1000:.0f} ms in all"
+    yield (
+        "prompt tokens",
+        f"{usage.input_tokens}, {cached_share(usage)} of them from the KV cache",
+    )
+    yield "generated tokens", f"{usage.output_tokens}{_speed(report)}"
+
+
+def cached_share(usage: precall.TokenUsage) -> str:
+    """The share of prompt tokens that the KV cache still held."""
+    return f"{usage.cached_tokens / usage.input_tokens:.0%}" if usage.input_tokens else "none"
+
+
+def _speed(report: precall.TurnReport) -> str:
+    if not report.generation_time_s:
+        return ""
+    return f", {report.usage.output_tokens / report.generation_time_s:.0f} a second"

@@ -1,0 +1,130 @@
+"""A chat against the fake server: lines in, turns out."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import precall
+from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Say
+from precall_service.cli import app
+from precall_service.cli.chat_session import ChatOptions, chat_on, chat_once
+from precall_service.cli.render import TurnView
+
+TIME = re.compile(r"\d+\.\d+ s")
+
+
+def options(server: FakeServer, *, tools: bool = True, choice: str = "auto") -> ChatOptions:
+    return ChatOptions(
+        address=server.address,
+        system="Be brief.",
+        tools_root=Path(__file__).parent if tools else None,
+        tool_choice=choice,
+    )
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+async def test_once(capsys: pytest.CaptureFixture[str]) -> None:
+    script = [Call("calculate", {"expression": "17/100*230"}), Say("It is 39.1.")]
+    async with FakeServer(script) as server:
+        assert await chat_once(options(server, choice="required"), "17 % of 230?")
+    assert [TIME.sub("_", line) for line in capsys.readouterr().out.splitlines()] == [
+        '  → calculate {"expression": "17/100*230"}  running',
+        "  ← calculate _  39.1",
+        "It is 39.1.",
+    ]
+    opened = server.frames[0].open
+    assert opened.system_prompt == "Be brief."
+    assert len(opened.tools) == 5
+    assert all(tool.effects.read_only for tool in opened.tools)
+    assert server.turns[0].generation.tool_choice.mode
+
+
+async def test_tool_that_refuses_tells_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    script = [Call("read_file", {"path": "../../secret"}), Say("I may not.")]
+    async with FakeServer(script) as server:
+        assert await chat_once(options(server), "Read it.")
+    assert "✗ read_file failed" in capsys.readouterr().out
+    assert "outside of the working directory" in server.results[0].error_message
+
+
+async def test_lines_of_a_pipe_are_turns_of_one_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, "one", "", "/report", "/unknown", "two", "/quit", "three")
+    async with FakeServer([Say("1")], [Say("2")]) as server:
+        assert await chat_on(options(server, tools=False))
+    shown = capsys.readouterr().out
+    assert [turn.text for turn in server.turns] == ["one", "two"]
+    assert shown.splitlines()[0] == "1"
+    assert "whole turn" in shown
+    assert "there is no /unknown" in shown
+    assert shown.splitlines()[-1] == "2"
+
+
+async def test_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, "/help", "/tools", "/report", "/new", "hello")
+    async with FakeServer([Say("hi")]) as server:
+        assert await chat_on(options(server))
+    shown = capsys.readouterr().out
+    assert "/quit" in shown
+    assert "calculate(expression)" in shown
+    assert "(no turn yet)" in shown
+    assert "(a new conversation)" in shown
+    assert len([frame for frame in server.frames if frame.WhichOneof("frame") == "open"]) == 2
+
+
+async def test_failed_turn_of_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, "one", "two")
+    async with FakeServer([Fail("ENGINE_UNAVAILABLE", "the engine starts")]) as server:
+        with pytest.raises(precall.EngineUnavailableError, match="the engine starts"):
+            await chat_on(options(server))
+
+
+async def test_lost_connection_is_told() -> None:
+    async with FakeServer([Disconnect()]) as server:
+        with pytest.raises(precall.ConnectionLostError):
+            await chat_once(options(server), "one")
+
+
+async def test_ctrl_c_cancels_the_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show = TurnView.show
+
+    def show_and_press(view: TurnView, event: precall.Event) -> None:
+        show(view, event)
+        if isinstance(event, precall.TurnStarted):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TurnView, "show", show_and_press)
+    async with FakeServer([Hang()]) as server, asyncio.timeout(10):
+        assert not await chat_once(options(server), "one")
+    assert "(cancelled)" in capsys.readouterr().out
+
+
+def test_nobody_there() -> None:
+    result = CliRunner().invoke(app, ["chat", "--address", "localhost:1", "--once", "hi"])
+    assert result.exit_code == 1
+    assert "cannot reach a precall server at localhost:1" in result.output
+    assert "precall serve" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_address_that_is_none() -> None:
+    result = CliRunner().invoke(app, ["chat", "--address", "http://localhost:1", "--once", "hi"])
+    assert result.exit_code == 1
+    assert "host:port" in result.output

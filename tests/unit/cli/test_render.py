@@ -1,0 +1,173 @@
+"""What a turn looks like, line by line, whatever the order of its events."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+import precall
+from precall_service.cli.render import TurnView, report_table, shortened
+from precall_service.cli.timeline import Timeline
+
+TIME = re.compile(r"\d+(\.\d+)? (s|ms)\b")
+
+
+def drawn(*events: precall.Event) -> list[str]:
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    view = TurnView(console)
+    for event in events:
+        view.show(event)
+    view.close()
+    return lines(console)
+
+
+def lines(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return [TIME.sub("_", line.rstrip()) for line in console.file.getvalue().splitlines()]
+
+
+def result(call_id: str, value: str) -> precall.ToolCallCompleted:
+    return precall.ToolCallCompleted(call_id, precall.ToolCallOutcome.RESULT, value)
+
+
+def done(outcome: precall.TurnOutcome, error: str = "") -> precall.TurnCompleted:
+    fault = precall.PrecallError(error) if error else None
+    return precall.TurnCompleted(outcome, "", fault, precall.TurnReport())
+
+
+def test_text_streams_into_one_line() -> None:
+    deltas = [precall.TextDelta(text) for text in ("It [is]", " 4:", "30.")]
+    assert drawn(*deltas, done(precall.TurnOutcome.ANSWERED)) == ["It [is] 4:30."]
+
+
+def test_call_forms_runs_and_ends() -> None:
+    shown = drawn(
+        precall.TextDelta("Let me see."),
+        precall.ToolCallStarted("c1", "calculate"),
+        precall.ToolCallArgumentsDelta("c1", '{"expression"'),
+        precall.ToolCallArgumentsDelta("c1", ': "2+2"}'),
+        precall.ToolCallReady("c1", "calculate", '{"expression": "2+2"}'),
+        precall.ToolCallProgress("c1", "adding", 0.5),
+        result("c1", "4"),
+        precall.TextDelta("4."),
+    )
+    assert shown == [
+        "Let me see.",
+        '  → calculate {"expression": "2+2"}  running',
+        "  · calculate: adding 50%",
+        "  ← calculate _  4",
+        "4.",
+    ]
+
+
+def test_call_that_another_one_interrupts_is_written_whole() -> None:
+    shown = drawn(
+        precall.ToolCallStarted("c1", "a"),
+        precall.ToolCallArgumentsDelta("c1", '{"x"'),
+        precall.ToolCallStarted("c2", "b"),
+        precall.ToolCallArgumentsDelta("c1", ": 1}"),
+        precall.ToolCallReady("c2", "b", "{}"),
+        precall.ToolCallReady("c1", "a", '{"x": 1}'),
+    )
+    assert shown == ['  → a {"x"', "  → b {}  running", '  → a {"x": 1}  running']
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (precall.ToolCallOutcome.ERROR, "failed"),
+        (precall.ToolCallOutcome.TIMEOUT, "took too long"),
+        (precall.ToolCallOutcome.CANCELLED, "cancelled"),
+        (precall.ToolCallOutcome.UNAVAILABLE, "has no handler"),
+        (precall.ToolCallOutcome.DENIED, "denied"),
+        (precall.ToolCallOutcome.UNKNOWN, "unknown"),
+    ],
+)
+def test_every_other_ending_of_a_call_says_why(outcome: precall.ToolCallOutcome, told: str) -> None:
+    error = precall.ToolCallError("because")
+    shown = drawn(
+        precall.ToolCallStarted("c1", "a"),
+        precall.ToolCallReady("c1", "a", "{}"),
+        precall.ToolCallCompleted("c1", outcome, error=error),
+    )
+    assert shown[-1] == f"  ✗ a {told} _: because"
+
+
+def test_endings_of_a_turn() -> None:
+    assert drawn(done(precall.TurnOutcome.LIMIT, "32 steps, the limit")) == [
+        "(cut: 32 steps, the limit)"
+    ]
+    assert drawn(done(precall.TurnOutcome.CANCELLED)) == ["(cancelled)"]
+    assert drawn(precall.TurnQueued(2)) == ["waiting, 2 turns before this one"]
+
+
+def test_long_results_are_shortened() -> None:
+    assert shortened("a\n  b") == "a b"
+    assert shortened("x" * 400) == "x" * 299 + "…"
+
+
+def test_report_says_where_the_time_went() -> None:
+    usage = precall.TokenUsage(input_tokens=200, cached_tokens=150, output_tokens=30)
+    report = precall.TurnReport(
+        wall_time_s=2.0,
+        generation_time_s=1.5,
+        continuation_time_s=0.01,
+        steps=2,
+        tool_calls=1,
+        usage=usage,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report_table(report))
+    shown = "\n".join(lines(console))
+    assert "_ in 2 steps" in shown
+    assert "200, 75% of them from the KV cache" in shown
+    assert "30, 20 a second" in shown
+    assert "result to next token" in shown
+
+
+def test_report_of_a_turn_that_did_nothing() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report_table(precall.TurnReport()))
+    assert "none of them from the KV cache" in "\n".join(lines(console))
+
+
+def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    timeline = Timeline(console)
+    usage = precall.TokenUsage(input_tokens=10, cached_tokens=5, output_tokens=3)
+    for event in (
+        precall.TurnQueued(1),
+        precall.TurnStarted(0.5),
+        precall.StepStarted(0, 10),
+        precall.ToolCallStarted("c1", "a"),
+        precall.ToolCallArgumentsDelta("c1", "{}"),
+        precall.ToolCallReady("c1", "a", "{}"),
+        precall.ToolCallProgress("c1", "half", 0.5),
+        precall.StepCompleted(0, precall.StepFinishReason.TOOL_CALLS, usage),
+        result("c1", '"r"'),
+        precall.StepStarted(1, 20),
+        precall.TextDelta("so"),
+        precall.TextDelta(" it is"),
+        precall.ToolCallCompleted("c2", precall.ToolCallOutcome.ERROR),
+        precall.StepCompleted(1, precall.StepFinishReason.STOP, precall.TokenUsage()),
+        done(precall.TurnOutcome.ANSWERED),
+    ):
+        timeline.show(event)
+    assert [line.strip() for line in lines(console)] == [
+        "_  queued    1 turn before this one",
+        "_  admitted  after _",
+        "_  step 1    a prompt of 10 tokens",
+        "_  token     the first one, _ after the step began",
+        "_  call      a {}  (written in _)",
+        "_  progress  a: half",
+        "_  step 1    3 tokens in _; 5 of 10 prompt tokens were cached (50%)",
+        '_  result    a returned "r"  (_ for the way there, the function, and the way back)',
+        "_  step 2    a prompt of 20 tokens",
+        "_  token     the first one, _ after the last result",
+        "_  result    c2 failed: error  (_ for the way there, the function, and the way back)",
+        "_  step 2    0 tokens in _; 0 of 0 prompt tokens were cached (0%)",
+        "_  done      answered",
+    ]
