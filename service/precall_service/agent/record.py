@@ -91,9 +91,7 @@ class TurnRecord:
         A turn that was cut short still ends with an assistant message: many templates insist
         that user and assistant take turns.
         """
-        if answers := self._answers_in_order():
-            self._messages += answers
-            self._tail = None
+        self._messages += self._answers_in_order()
         if not isinstance(self._messages[-1], AssistantMessage):
             self._messages.append(AssistantMessage(text=""))
             self._tail = None
