@@ -275,3 +275,37 @@ async def test_a_client_that_does_not_read_cannot_keep_its_share() -> None:
         stuck.reading.set()
         await settle()
         assert stuck.ending().outcome is TurnOutcome.LIMIT
+
+
+async def test_a_result_that_came_before_the_cut_is_what_the_client_is_told() -> None:
+    async with agent(calls(ROME), limits=agent_limits(events_max=1)) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        [invocation] = client.of(Invocation)
+        client.reading.clear()
+        for _ in range(2):  # one is taken by the reading that is under way, one fills the outbox
+            client.conversation.progress(invocation.invocation_id, "half", None)
+            await settle()
+        await client.answer(result_json='"clear"')
+        client.conversation.cancel_turn("")
+        await settle()
+        client.reading.set()
+        await settle()
+        assert client.ending().outcome is TurnOutcome.CANCELLED
+        [completed] = client.of(ToolCallCompleted)
+        assert (completed.outcome, completed.result_json) == (CallOutcome.RESULT, '"clear"')
+
+
+@pytest.mark.parametrize(("phase", "generated_s", "tools_s"), [("in text", 3, 0), ("tools", 0, 3)])
+async def test_the_report_counts_what_was_cut(
+    phase: str, generated_s: float, tools_s: float
+) -> None:
+    async with agent(*steps_to(phase)) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await there.advance(3.0)
+        client.conversation.cancel_turn("")
+        await settle()
+        report = client.ending().report
+        assert (report.generation_s, report.tool_exposed_s) == (generated_s, tools_s)
+        assert report.wall_s == 3.0

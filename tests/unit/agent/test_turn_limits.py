@@ -98,7 +98,9 @@ async def test_no_step_is_begun_without_a_token_left() -> None:
         ending = await client.ask(limits=replace(LIMITS, max_tokens=first))
         assert str(first) in cut(ending).message
         assert len(there.engine.specs) == 1
-        assert (await client.ask()).text == "Next."
+        assert (await client.ask("next")).text == "Next."
+        kept = prompt_text(there.engine.prompts[-1])
+        assert kept.endswith("</call>\n<tool>weather: 1\n<model>\n<user>next\n<model>")
 
 
 async def test_a_step_has_a_limit_of_its_own() -> None:
@@ -187,7 +189,11 @@ async def test_a_prompt_beyond_the_context_window() -> None:
 async def test_the_context_window_to_the_token(length: int, fits: bool) -> None:
     async with agent_on(scripted(says(""), context_tokens_max=100)) as there:
         ending = await there.open().ask("x" * length)
-        assert (ending.outcome is not TurnOutcome.FAILED) == fits
+        if fits:
+            assert ending.outcome is not TurnOutcome.FAILED
+        else:
+            assert ending.error is not None
+            assert ending.error.reason is Reason.CONTEXT_WINDOW_EXCEEDED
 
 
 async def test_a_step_may_fill_the_context_window_and_no_more() -> None:

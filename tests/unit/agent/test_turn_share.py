@@ -187,3 +187,17 @@ async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:
         hold.set()
         await settle()
         assert other.ending().text == "Other."
+
+
+async def test_what_a_step_generated_beyond_its_share_keeps_others_out() -> None:
+    long = says("x" * 500)
+    async with agent(long + calls(ROME), says("Sunny."), says("Other.")) as there:
+        there.resize(kv_tokens=700)
+        for _ in range(8):
+            there.growth.observe("ann", "anything", 1)
+        large, other = there.open(WEATHER), there.open(tenant="bob")
+        await large.send()
+        await other.send(limits=replace(LIMITS, max_tokens=100))
+        assert other.of(TurnQueued) == [TurnQueued(0)], "its tools run, and it holds its share"
+        await large.answer()
+        assert other.ending().text == "Other."
