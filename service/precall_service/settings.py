@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,7 +24,11 @@ from precall_service.engine.supervisor import RestartPolicy
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
 
-Bytes = Annotated[int, Field(ge=1024)]
+# What lies above these does not fit the wire: gRPC counts bytes and milliseconds in 31 bits.
+Bytes = Annotated[int, Field(ge=1 << 10, le=1 << 28)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+Seconds = Annotated[float, Field(gt=0, le=1e6)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class _Section(BaseModel):
@@ -37,11 +41,11 @@ class ServerSection(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50151
     frame_bytes_max: Bytes = 4 << 20
-    keepalive_s: PositiveFloat = 30.0
-    keepalive_timeout_s: PositiveFloat = 10.0
-    handshake_s: PositiveFloat = 30.0
+    keepalive_s: Seconds = 30.0
+    keepalive_timeout_s: Seconds = 10.0
+    handshake_s: Seconds = 30.0
     """How long a client may take to send its first frame."""
-    drain_s: Annotated[float, Field(ge=0)] = 30.0
+    drain_s: SecondsOrZero = 30.0
     """How long running turns may take when the server is told to stop."""
 
     def options(self) -> ServerOptions:
@@ -73,10 +77,10 @@ class EngineSection(_Section):
     offline: bool = False
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """From which level on vLLM's own log is shown."""
-    start_timeout_s: PositiveFloat = 1800.0
-    stop_timeout_s: PositiveFloat = 10.0
-    restart_backoff_first_s: PositiveFloat = 1.0
-    restart_backoff_max_s: PositiveFloat = 60.0
+    start_timeout_s: Seconds = 1800.0
+    stop_timeout_s: Seconds = 10.0
+    restart_backoff_first_s: Seconds = 1.0
+    restart_backoff_max_s: Seconds = 60.0
     cache_dir: Path | None = None
     vllm: dict[str, JsonValue] = {}
     """Any argument of vLLM's engine by its name, such as max_num_seqs."""
@@ -91,9 +95,9 @@ class EngineSection(_Section):
 class AdmissionSection(_Section):
     """`[admission]`: which turns may wait, and how long one holds its share while tools run."""
 
-    waiting_max: PositiveInt = 1024
-    waiting_per_tenant_max: PositiveInt = 256
-    hold_s: Annotated[float, Field(ge=0)] = 5.0
+    waiting_max: Count = 1024
+    waiting_per_tenant_max: Count = 256
+    hold_s: SecondsOrZero = 5.0
 
     def limits(self) -> AdmissionLimits:
         """For the admission."""
@@ -107,14 +111,14 @@ class AdmissionSection(_Section):
 class ConversationSection(_Section):
     """`[conversations]`: how many, how long, how large."""
 
-    conversations_max: PositiveInt = 10_000
-    messages_max: PositiveInt = 1_000
+    conversations_max: Count = 10_000
+    messages_max: Count = 1_000
     text_bytes_max: Bytes = 1 << 20
-    idle_expiry_s: PositiveFloat = 3600.0
-    events_max: PositiveInt = 256
-    turn_steps_max: PositiveInt = 32
-    turn_tokens_max: PositiveInt = 32_768
-    turn_duration_max_s: PositiveFloat = 1800.0
+    idle_expiry_s: Seconds = 3600.0
+    events_max: Count = 256
+    turn_steps_max: Count = 32
+    turn_tokens_max: Count = 32_768
+    turn_duration_max_s: Seconds = 1800.0
 
     def limits(self) -> AgentLimits:
         """For conversations."""
@@ -135,18 +139,20 @@ class ConversationSection(_Section):
 class ToolSection(_Section):
     """`[tools]`: what clients may register, send and take time for."""
 
-    tools_max: PositiveInt = 128
+    tools_max: Count = 128
     schema_bytes_max: Bytes = 64 << 10
     description_bytes_max: Bytes = 8 << 10
     arguments_bytes_max: Bytes = 256 << 10
     result_bytes_max: Bytes = 1 << 20
-    timeout_default_s: PositiveFloat = 30.0
-    timeout_max_s: PositiveFloat = 600.0
-    concurrency_default: PositiveInt = 16
+    timeout_default_s: Seconds = 30.0
+    timeout_max_s: Seconds = 600.0
+    concurrency_default: Count = 16
 
     def limits(self) -> ToolLimits:
         """For the tools."""
-        return ToolLimits(**self.model_dump())
+        knobs = self.model_dump()
+        knobs["timeout_default_s"] = min(self.timeout_default_s, self.timeout_max_s)
+        return ToolLimits(**knobs)
 
 
 class TracingSection(_Section):
@@ -192,8 +198,8 @@ def load_settings(file: Path | None, flags: Mapping[str, JsonValue]) -> Settings
     `flags` is nested as the file is: `{"server": {"port": 0}}`.
 
     Raises:
-        pydantic.ValidationError: a name is unknown or a value out of range.
-        OSError, tomllib.TOMLDecodeError: the file cannot be read.
+        pydantic.ValidationError: a name is unknown, a value out of range, or the file no TOML.
+        OSError: the file cannot be read.
     """
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"there is no settings file at {file}")
