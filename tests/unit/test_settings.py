@@ -1,0 +1,147 @@
+"""Settings: which source wins, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue, ValidationError
+
+from precall_service.settings import Settings, load_settings
+
+
+def flags(section: str, knob: str, value: JsonValue) -> dict[str, JsonValue]:
+    return {section: {knob: value}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "precall.toml"
+    path.write_text('[server]\nport = 1001\nhost = "::1"\n[tools]\ntools_max = 5\n')
+    return path
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(None, {}).server.port == 50151
+    assert load_settings(file, {}).server.port == 1001
+    monkeypatch.setenv("PRECALL_SERVER__PORT", "1002")
+    assert load_settings(file, {}).server.port == 1002
+    settings = load_settings(file, flags("server", "port", 1003))
+    assert settings.server.port == 1003
+    assert settings.server.host == "::1", "one knob of a section leaves the others as they are"
+    assert settings.tools.tools_max == 5
+
+
+def test_a_variable_names_section_and_knob(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALL_CONVERSATIONS__IDLE_EXPIRY_S", "2.5")
+    monkeypatch.setenv("PRECALL_ENGINE__STRUCTURED_CALLS", "false")
+    settings = load_settings(None, {})
+    assert settings.conversations.idle_expiry_s == 2.5
+    assert settings.engine.structured_calls is False
+
+
+def test_any_argument_of_the_engine_has_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "precall.toml"
+    path.write_text("[engine.vllm]\nmax_num_seqs = 4\ncompilation_config = {mode = 0}\n")
+    assert load_settings(path, {}).engine.vllm == {
+        "max_num_seqs": 4,
+        "compilation_config": {"mode": 0},
+    }
+
+
+UNUSABLE: list[tuple[str, str, JsonValue]] = [
+    ("server", "port", -1),
+    ("server", "port", 65536),
+    ("server", "port", "http"),
+    ("server", "frame_bytes_max", 0),
+    ("server", "frame_bytes_max", 1 << 30),
+    ("server", "keepalive_s", 0),
+    ("server", "keepalive_s", 1e7),
+    ("server", "handshake_s", 0),
+    ("server", "drain_s", -1),
+    ("server", "drain_s", float("inf")),
+    ("engine", "device", "tpu"),
+    ("engine", "log_level", "LOUD"),
+    ("engine", "restart_backoff_first_s", 0),
+    ("admission", "waiting_max", 0),
+    ("admission", "hold_s", float("nan")),
+    ("conversations", "idle_expiry_s", float("inf")),
+    ("conversations", "idle_expiry_s", float("nan")),
+    ("conversations", "messages_max", 1 << 31),
+    ("conversations", "turn_steps_max", 0),
+    ("conversations", "turn_duration_max_s", 1e300),
+    ("tools", "tools_max", 1 << 40),
+    ("tools", "timeout_max_s", -5),
+    ("tools", "no_such_knob", 1),
+    ("server", "prot", 1),
+]
+
+
+@pytest.mark.parametrize(("section", "knob", "value"), UNUSABLE)
+def test_what_cannot_be_served_is_refused_by_name(
+    section: str, knob: str, value: JsonValue
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        load_settings(None, flags(section, knob, value))
+    [error] = raised.value.errors()
+    assert error["loc"] == (section, knob)
+
+
+def test_a_section_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="servre"):
+        load_settings(None, {"servre": {}})
+
+
+def test_a_file_with_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "precall.toml"
+    path.write_text("[server]\nprot = 1\n")
+    with pytest.raises(ValidationError, match="prot"):
+        load_settings(path, {})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing\.toml"):
+        load_settings(tmp_path / "missing.toml", {})
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "precall.toml"
+    path.write_text("port: 5\n")
+    with pytest.raises(ValidationError, match="line 1"):
+        load_settings(path, {})
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings(None, {})
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.server.port = 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_defaults_are_those_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert load_settings(None, {}).model_dump() == Settings().model_dump()
+
+
+def test_sections_become_the_values_of_their_packages() -> None:
+    settings = load_settings(
+        None,
+        {
+            "server": {"frame_bytes_max": 2048, "handshake_s": 3},
+            "admission": {"hold_s": 0},
+            "conversations": {"turn_steps_max": 4},
+            "tools": {"timeout_max_s": 9.0},
+        },
+    )
+    options = settings.server.options()
+    assert (options.frame_bytes_max, options.handshake_s) == (2048, 3)
+    assert options.wire_bytes_max > options.frame_bytes_max
+    assert settings.admission.limits().hold_s == 0
+    assert settings.conversations.limits().turn.max_steps == 4
+    assert settings.engine.restart_policy().backoff_first_s == 1.0
+
+
+def test_a_lower_limit_on_timeouts_lowers_the_default_too() -> None:
+    limits = load_settings(None, {"tools": {"timeout_max_s": 9.0}}).tools.limits()
+    assert limits.timeout_default_s == limits.timeout_max_s == 9.0

@@ -1,0 +1,216 @@
+"""What a client says, as values; and whatever it says, the worst is a refusal."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
+from precall_service.agent.limits import AgentLimits
+from precall_service.domain.errors import ServiceError
+from precall_service.domain.tools import CacheScope, ToolEffects
+from precall_service.domain.turn import (
+    GenerationSettings,
+    ToolChoice,
+    ToolChoiceMode,
+    TraceContext,
+    TurnLimits,
+)
+from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult
+from precall_service.tools.toolset import Toolset
+from precall_service.transport import frames_in, frames_out
+from precall_service.transport.statuses import to_status
+from tests.support.any_frames import TEXTS, frames
+from tests.support.links import RecordingLink
+from tests.support.tools import tool_limits
+from tests.support.wire import failure
+
+LIMITS = AgentLimits(
+    messages_max=5,
+    text_bytes_max=1024,
+    turn=TurnLimits(max_steps=4, max_tokens=1000, max_duration_s=60.0),
+)
+
+
+def test_a_turn_says_what_the_frame_says() -> None:
+    spec = frames_in.turn_spec(
+        turn_pb2.StartTurn(
+            turn_id="t",
+            text=" Hi. ",
+            generation=turn_pb2.GenerationSettings(
+                temperature=0,
+                top_p=0.5,
+                top_k=-1,
+                seed=7,
+                max_tokens=10,
+                stop=["a", "b"],
+                tool_choice=turn_pb2.ToolChoice(
+                    mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="weather"
+                ),
+            ),
+            limits=turn_pb2.TurnLimits(
+                max_steps=2, max_tokens=20, max_duration=Duration(seconds=1, nanos=500_000_000)
+            ),
+            trace_context=common_pb2.TraceContext(traceparent="p", tracestate="s"),
+        ),
+        LIMITS,
+    )
+    assert (spec.turn_id, spec.text) == ("t", " Hi. ")
+    assert spec.generation == GenerationSettings(
+        temperature=0.0,
+        top_p=0.5,
+        top_k=-1,
+        seed=7,
+        max_tokens=10,
+        stop=("a", "b"),
+        tool_choice=ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="weather"),
+    )
+    assert spec.limits == TurnLimits(max_steps=2, max_tokens=20, max_duration_s=1.5)
+    assert spec.trace_context == TraceContext(traceparent="p", tracestate="s")
+
+
+def test_what_a_turn_leaves_unset_is_the_models_and_the_servers() -> None:
+    spec = frames_in.turn_spec(turn_pb2.StartTurn(turn_id="t", text="Hi."), LIMITS)
+    assert spec.generation == GenerationSettings()
+    assert spec.limits == LIMITS.turn
+
+
+def test_a_tool_says_what_the_frame_says() -> None:
+    proposal = frames_in.proposal(
+        tool_pb2.Tool(
+            name="n",
+            version="v",
+            description="d",
+            input_schema_json="i",
+            output_schema_json="o",
+            effects=tool_pb2.ToolEffects(
+                read_only=True,
+                speculation_safe=True,
+                idempotent=True,
+                open_world=True,
+                requires_approval=True,
+                approval_may_edit=True,
+                reads=["r"],
+                writes=["w"],
+            ),
+            cache=tool_pb2.ToolCachePolicy(
+                ttl=Duration(seconds=5), scope=tool_pb2.CACHE_SCOPE_TENANT
+            ),
+            timeout=Duration(nanos=1),
+            max_concurrency=3,
+            rate_limit=4,
+        )
+    )
+    assert (proposal.name, proposal.version, proposal.description) == ("n", "v", "d")
+    assert (proposal.input_schema_json, proposal.output_schema_json) == ("i", "o")
+    assert proposal.effects == ToolEffects(
+        read_only=True,
+        speculation_safe=True,
+        idempotent=True,
+        open_world=True,
+        requires_approval=True,
+        approval_may_edit=True,
+        reads=("r",),
+        writes=("w",),
+    )
+    assert (proposal.cache_ttl_s, proposal.cache_scope) == (5.0, CacheScope.TENANT)
+    assert (proposal.timeout_s, proposal.max_concurrency, proposal.rate_limit) == (1e-9, 3, 4)
+
+
+def test_a_tool_that_declares_nothing_is_taken_as_unsafe() -> None:
+    proposal = frames_in.proposal(tool_pb2.Tool(name="n"))
+    assert proposal.effects == ToolEffects()
+    assert not proposal.effects.read_only
+    assert not proposal.effects.speculation_safe
+    assert (proposal.cache_ttl_s, proposal.cache_scope) == (0.0, CacheScope.CONVERSATION)
+    assert proposal.timeout_s is None
+
+
+def test_a_handlers_answer_is_one_of_three() -> None:
+    result = invocation_pb2.InvocationResult
+    assert frames_in.handler_answer(result(result_json="")) == HandlerResult("")
+    error = invocation_pb2.InvocationError(type="T", message="m")
+    assert frames_in.handler_answer(result(error=error)) == HandlerError("T", "m")
+    cancelled = invocation_pb2.InvocationCancelled()
+    assert frames_in.handler_answer(result(cancelled=cancelled)) == HandlerCancelled()
+
+
+def assert_told(error: ServiceError) -> None:
+    """The error can be sent, and is one that the contract has."""
+    failure(to_status(error))
+
+
+any_frame = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@any_frame
+@given(frames("open"))
+def test_any_handshake_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+    try:
+        opening = frames_in.opening(frame.open, "script", LIMITS)
+    except ServiceError as error:
+        assert_told(error)
+    else:
+        assert len(opening.transcript.messages) == len(frame.open.history) <= LIMITS.messages_max
+        assert len(opening.proposals) == len(frame.open.tools)
+
+
+@any_frame
+@given(frames("start_turn"))
+def test_any_turn_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+    try:
+        spec = frames_in.turn_spec(frame.start_turn, LIMITS)
+    except ServiceError as error:
+        assert_told(error)
+    else:
+        assert spec.text.strip()
+        assert 1 <= spec.limits.max_steps <= LIMITS.turn.max_steps
+        assert 1 <= spec.limits.max_tokens <= LIMITS.turn.max_tokens
+        assert 0 < spec.limits.max_duration_s <= LIMITS.turn.max_duration_s
+
+
+@any_frame
+@given(frames("register_tools"))
+def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+    toolset = Toolset(RecordingLink(), tool_limits())
+    tools = frame.register_tools.tools
+    entries = toolset.register(list(map(frames_in.proposal, tools)))
+    assert [entry.name for entry in entries] == [tool.name for tool in tools]
+    for entry in entries:
+        assert (entry.error is None) == bool(entry.version)
+        told = frames_out.registration(entry)
+        if entry.error is not None:
+            failure(told.error)
+
+
+@any_frame
+@given(frames("invocation_result"))
+def test_any_result_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+    try:
+        frames_in.handler_answer(frame.invocation_result)
+    except ServiceError as error:
+        assert_told(error)
+        assert frame.invocation_result.WhichOneof("outcome") is None
+
+
+@any_frame
+@given(frames("invocation_progress"))
+def test_any_progress_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+    try:
+        fraction = frames_in.fraction(frame.invocation_progress)
+    except ServiceError as error:
+        assert_told(error)
+    else:
+        assert fraction is None or 0 <= fraction <= 1
+
+
+@any_frame
+@given(st.lists(st.tuples(st.sampled_from(["precall-tenant", "other"]), TEXTS | st.binary())))
+def test_any_metadata_names_a_tenant_or_is_refused(metadata: list[tuple[str, str | bytes]]) -> None:
+    try:
+        name = frames_in.tenant(metadata)
+    except ServiceError as error:
+        assert_told(error)
+    else:
+        assert 1 <= len(name) <= 64

@@ -1,0 +1,75 @@
+"""Our enums against the contract's, by name and number: neither has what the other lacks."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from google.rpc import code_pb2
+
+from precall.v1 import agent_pb2, error_pb2, invocation_pb2, turn_pb2
+from precall_service.domain.errors import Code, Reason
+from precall_service.domain.turn import CallOutcome, StepFinish, ToolChoiceMode, TurnOutcome
+from precall_service.engine.base import EngineState
+from precall_service.tools.link import CancelReason
+
+PROTO = Path(__file__).resolve().parents[3] / "proto" / "precall" / "v1"
+
+
+def members(prefix: str, items: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Names without their prefix, and numbers; the unset value is none of them."""
+    values = {name.removeprefix(prefix): number for name, number in items}
+    assert values.pop("UNSPECIFIED") == 0
+    return values
+
+
+PAIRS: list[tuple[type[enum.Enum], dict[str, int]]] = [
+    (TurnOutcome, members("TURN_OUTCOME_", turn_pb2.TurnOutcome.items())),
+    (StepFinish, members("STEP_FINISH_REASON_", turn_pb2.StepFinishReason.items())),
+    (CallOutcome, members("TOOL_CALL_OUTCOME_", turn_pb2.ToolCallOutcome.items())),
+    (
+        CancelReason,
+        members("INVOCATION_CANCEL_REASON_", invocation_pb2.InvocationCancelReason.items()),
+    ),
+    (EngineState, members("ENGINE_STATE_", agent_pb2.EngineState.items())),
+]
+
+
+@pytest.mark.parametrize(("ours", "contract"), PAIRS, ids=[ours.__name__ for ours, _ in PAIRS])
+def test_an_enum_has_the_names_and_numbers_of_the_contract(
+    ours: type[enum.Enum], contract: dict[str, int]
+) -> None:
+    assert {member.name: member.value for member in ours} == contract
+
+
+def test_tool_choices_have_the_names_of_the_contract() -> None:
+    contract = members("TOOL_CHOICE_MODE_", turn_pb2.ToolChoiceMode.items())
+    assert {mode.name for mode in ToolChoiceMode} == set(contract)
+
+
+def test_reasons_have_the_names_and_numbers_of_the_contract() -> None:
+    contract = members("ERROR_REASON_", error_pb2.ErrorReason.items())
+    assert {reason.name: reason.number for reason in Reason} == contract
+
+
+def test_codes_are_those_of_google_rpc() -> None:
+    assert {code.name: code.value for code in Code}.items() <= dict(code_pb2.Code.items()).items()
+
+
+def documented_codes() -> dict[str, str]:
+    """By reason, the code that begins its comment in the contract."""
+    text = (PROTO / "error.proto").read_text(encoding="utf-8")
+    commented = re.compile(r"((?:^ +//.*\n)+) +ERROR_REASON_(\w+) = \d+;", re.M)
+    return {
+        name: comment.replace("//", "").split()[0].rstrip(".,")
+        for comment, name in commented.findall(text)
+        if name != "UNSPECIFIED"
+    }
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+def test_a_reason_has_the_code_that_the_contract_documents(reason: Reason) -> None:
+    assert documented_codes()[reason.name] == reason.code.name
