@@ -125,6 +125,18 @@ async def test_the_answer_tells_what_is_granted() -> None:
         await stream.close()
 
 
+async def test_a_clients_name_cannot_forge_a_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with running_server() as server:
+        stream = server.stream()
+        await stream.open(OpenConversation(client_name="agent\nERROR forged", agent_name="\x1b[2J"))
+        await stream.close()
+    assert "forged" in caplog.text
+    assert not [line for line in caplog.messages if "\n" in line or "\x1b" in line]
+
+
 async def test_conversation_ids_are_not_reused() -> None:
     async with running_server() as server:
         ids = {(await server.stream().open()).conversation_id for _ in range(5)}

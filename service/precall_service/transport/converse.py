@@ -67,7 +67,7 @@ class ConverseStream:
             self._tenant(), opening.agent_name, opening.transcript
         ) as conversation:
             registrations = conversation.register(opening.proposals, path="open.tools")
-            log.info("%s opened by %s", conversation.conversation_id, opening.client_name or "?")
+            log.info("%s opened by %r", conversation.conversation_id, opening.client_name)
             await self._context.write(self._opened(conversation, registrations))
             async with asyncio.TaskGroup() as group:
                 group.create_task(conversation.run())
