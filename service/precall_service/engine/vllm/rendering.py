@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
 from typing import Any, cast
 
 from vllm.exceptions import VLLMClientError
@@ -78,6 +77,8 @@ class PromptRenderer:
             text for text, token_id in added.items() if token_id in self._stop_token_ids
         )
         self._ends: dict[_Shape, str | None] = {}
+        self.rendered_afresh = 0
+        """How often `append` had to render the whole, for want of a token that ends a message."""
         self._rewrites: dict[_Shape, bool] = {}
 
     async def render(self, transcript: Transcript) -> Prompt:
@@ -107,6 +108,7 @@ class PromptRenderer:
             return await self.render(whole)
         delta = await self._delta(transcript, following)
         if delta is None:
+            self.rendered_afresh += 1
             return await self.render(whole)
         return Prompt(prompt.token_ids + self._kept(end) + delta)
 
@@ -165,13 +167,13 @@ class PromptRenderer:
         return self._ends[shape]
 
     async def _probed_end(self, skeleton: Transcript) -> str | None:
-        heads = [
+        one, other = [
             await self._rendered(_with(skeleton, _probe_answers(skeleton, letter)), ready=True)
             for letter in "01"
         ]
-        if not all(isinstance(head, str) for head in heads):
+        if not isinstance(one, str) or not isinstance(other, str):
             return None
-        common = commonpath(cast(list[str], heads))
+        common = _common_start(one, other)
         if _MARKER not in common:
             return None
         tail = common[common.find(_MARKER) + len(_MARKER) :]
@@ -223,6 +225,13 @@ class PromptRenderer:
             [cast(Any, {"prompt": rendered})], self._tokenize_params
         )
         return cast(dict[str, Any], tokenised)["prompt_token_ids"]
+
+
+def _common_start(one: str, other: str) -> str:
+    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return one[:place]
+    return min(one, other, key=len)
 
 
 def _with(transcript: Transcript, following: Sequence[Message]) -> Transcript:

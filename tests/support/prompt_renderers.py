@@ -1,0 +1,109 @@
+"""Prompt renderers for templates of several families, on the embedded model's tokenizer.
+
+The tokenizer gets the special tokens of every family added. No engine is started: a renderer needs
+the model's configuration and tokenizer alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from precall_service.engine.models import default_cache_dir, resolve_model
+from precall_service.engine.vllm import environment
+from precall_service.engine.vllm.config import Device, VllmConfig
+
+if TYPE_CHECKING:  # it imports vLLM, which takes long and reads an environment to be set first
+    from precall_service.engine.vllm.rendering import PromptRenderer
+
+STOP_TOKENS = {
+    "embedded": ("<|im_end|>", "<|endoftext|>"),
+    "thinking_chatml": ("<|im_end|>", "<|endoftext|>"),
+    "headers": ("<|eot_id|>", "<|eom_id|>", "<|endoftext|>"),
+    "brackets": ("</s>", "<|endoftext|>"),
+    "turns": ("<end_of_turn>", "<|endoftext|>"),
+    "roles": ("<|user|>", "<|observation|>", "<|endoftext|>"),
+    "plain": ("<|endoftext|>",),
+}
+"""The templates by name, each with the tokens that end a message of such a model."""
+
+_SPECIAL_TOKENS = (
+    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
+    *("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
+    *("[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    *("<bos>", "<start_of_turn>", "<end_of_turn>"),
+    *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+)
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@functools.cache
+def prompt_renderer(name: str) -> PromptRenderer:
+    """The renderer of a template."""
+    renderer = _base_renderer()
+    from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
+
+    ids = renderer.get_tokenizer().get_added_vocab()
+    return PromptRenderer(
+        renderer,
+        chat_template=_template(name),
+        stop_token_ids=[ids[token] for token in STOP_TOKENS[name]],
+    )
+
+
+def token_ids(text: str) -> tuple[int, ...]:
+    """The tokens of a text, as every renderer here has them."""
+    return tuple(_base_renderer().get_tokenizer().encode(text, add_special_tokens=False))
+
+
+def _template(name: str) -> str:
+    if name == "embedded":
+        return _embedded().chat_template or ""
+    return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _embedded() -> Any:
+    return resolve_model(None, cache_dir=default_cache_dir())
+
+
+@functools.cache
+def _base_renderer() -> Any:
+    folder = tempfile.mkdtemp(prefix="precall-tokenizer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _write_tokenizer(Path(_embedded().path_or_name), Path(folder))
+    environment.prepare(VllmConfig(model=folder, model_name="tokenizer", device=Device.CPU))
+    environment.import_vllm()
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
+    from vllm.renderers import registry  # noqa: PLC0415
+
+    return cast("Any", registry).renderer_from_config(
+        AsyncEngineArgs(model=folder).create_engine_config()
+    )
+
+
+def _write_tokenizer(model: Path, folder: Path) -> None:
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        shutil.copy(model / name, folder)
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    first = 1 + max(
+        *(token["id"] for token in tokenizer["added_tokens"]), *tokenizer["model"]["vocab"].values()
+    )
+    tokenizer["added_tokens"] += [
+        {
+            "id": token_id,
+            "content": content,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for token_id, content in enumerate(_SPECIAL_TOKENS, start=first)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
