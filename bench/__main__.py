@@ -19,7 +19,7 @@ from bench.process import ChildFailedError
 from bench.report import Report
 
 BENCHES = ("stream", "idle", "throughput", "continuation", "pressure", "block", "demo")
-_NO_SETTINGS = {"module", "bench", "keep"}
+_NO_SETTINGS = {"module", "bench", "keep", "resume", "rounds"}
 
 
 def main() -> int:
@@ -36,6 +36,12 @@ def main() -> int:
     }
     quick = options.sizes == "quick"
     report = Report(bench=options.bench, settings=settings)
+    if options.resume:
+        try:
+            report.resume()
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
     print(", ".join(f"{name} {value}" for name, value in machine.facts().items() if value))
     try:
         asyncio.run(bench.run(options, report))
@@ -73,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         one.add_argument(
             "--no-keep", dest="keep", action="store_false", help="print the result only"
+        )
+        one.add_argument(
+            "--resume",
+            action="store_true",
+            help="add to the kept result, which has the same settings: a long bench in pieces",
         )
         module.add_arguments(one)
         one.set_defaults(module=module)

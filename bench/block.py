@@ -15,7 +15,6 @@ from typing import cast
 from bench import served
 from bench.process import Child
 from bench.report import Report
-from bench.stats import paired_ratios
 
 DEFAULT = 128
 AT_ONCE = 8
@@ -68,8 +67,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 await _round(server, size, number, options, report)
     for size in sizes:
         for quantity in QUANTITIES if size != DEFAULT else ():
-            found = (report.samples(_name(quantity, at)) for at in (size, DEFAULT))
-            report.add(f"{quantity}: blocks of {size} / of {DEFAULT}", *paired_ratios(*found))
+            names = (_name(quantity, at) for at in (size, DEFAULT))
+            report.ratio(f"{quantity}: blocks of {size} / of {DEFAULT}", *names)
 
 
 async def _round(

@@ -19,7 +19,7 @@ from bench import served
 from bench.agents import Plan, Workload, plans, run_openai, run_precall
 from bench.process import Child
 from bench.report import Report
-from bench.stats import paired_ratios, summary
+from bench.stats import summary
 
 CALLS = 1
 WARM_UPS = 3
@@ -67,22 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Measures."""
     arms = served.served(options)
-    for number in range(options.rounds):
+    done = report.count("bare request") // options.trials
+    for number in range(done, done + options.rounds):
         trials = _trials(options, number)
         async with arms.precall(forced_calls=CALLS) as server:
             await _precall_round(server, trials, report)
         async with arms.openai() as server:
             await _openai_round(server, arms.model.display_name, trials, report)
-    ours, bare = report.samples("precall, in the server"), report.samples("bare request")
     name = "result to next token: precall / bare request"
-    report.add(name, *paired_ratios(ours, bare))
+    report.ratio(name, "precall, in the server", "bare request")
     report.judge(name, most=1.10)
-    report.add(
+    report.ratio(
         "result to next token, seen by the client: precall / today's loop",
-        *paired_ratios(
-            report.samples("precall, seen by the client"),
-            report.samples("today's loop, seen by the client"),
-        ),
+        "precall, seen by the client",
+        "today's loop, seen by the client",
     )
 
 

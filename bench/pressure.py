@@ -24,7 +24,7 @@ from bench import served
 from bench.agents import Plan, Run, Workload, plans, run_openai, run_precall
 from bench.process import Child
 from bench.report import Report
-from bench.stats import paired_ratios, percentile
+from bench.stats import percentile
 
 WARM_UPS = 6
 """Turns before the first that counts: the engine's first ones, and enough for the service to have
@@ -66,7 +66,7 @@ SIZES = {
         "tool_least_s": 0.1,
         "tool_most_s": 0.2,
         "max_num_seqs": 16,
-        "max_model_len": 2048,
+        "max_model_len": 768,
         "block_size": 32,
     },
 }
@@ -88,16 +88,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="of what all agents need together, that the KV cache holds",
     )
-    parser.add_argument("--kv-tokens", type=int, help="instead of finding out what agents need")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Measures."""
-    kv_tokens = options.kv_tokens or await _half_of_the_need(options)
-    report.add("KV cache", kv_tokens, unit="tokens")
+    if not report.count("KV cache"):
+        report.add("KV cache", await _share_of_the_need(options), unit="tokens")
+    kv_tokens = int(report.samples("KV cache")[0])
     arms = served.served(options, kv_tokens=kv_tokens)
     calls = options.steps - 1
-    for number in range(options.rounds):
+    done = report.count("precall: mean turn")
+    for number in range(done, done + options.rounds):
         warm_ups, agents = _plans(options, number)
         async with arms.precall(forced_calls=calls) as server:
             runs, notes = await _precall_round(server, warm_ups, agents)
@@ -112,8 +113,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         ("all done", 1.0),
     ):
         ratio = f"{quantity}: precall / today's loop"
-        ours, theirs = (report.samples(f"{arm}: {quantity}") for arm in ARMS)
-        report.add(ratio, *paired_ratios(ours, theirs))
+        report.ratio(ratio, *(f"{arm}: {quantity}" for arm in ARMS))
         if most is not None:
             report.judge(ratio, most=most)
 
@@ -132,7 +132,7 @@ def _plans(options: argparse.Namespace, number: int) -> tuple[list[Plan], list[P
     return found[:WARM_UPS], found[WARM_UPS:]
 
 
-async def _half_of_the_need(options: argparse.Namespace) -> int:
+async def _share_of_the_need(options: argparse.Namespace) -> int:
     """The share of the KV cache that all agents need, as one of them is seen to need it."""
     _, agents = _plans(options, 0)
     async with (

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
@@ -26,6 +27,8 @@ Commands = Mapping[str, Callable[[JsonObject], Awaitable[JsonObject]]]
 START_TIMEOUT_S = 900.0
 STOP_TIMEOUT_S = 60.0
 LINE_BYTES_MAX = 64 << 20
+SHOWN_BYTES = 8 << 10
+"""What is shown of a child that failed: the end of what it said."""
 
 
 class ChildFailedError(Exception):
@@ -99,23 +102,29 @@ async def started(
     Raises:
         ChildFailedError: it did not become ready.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        json.dumps({**config, "core": core}),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=LINE_BYTES_MAX,
-        env=os.environ | dict(environ or {}),
-        start_new_session=True,  # a Ctrl-C is for the bench, which then ends its children
-    )
-    child = Child(process, module)
-    try:
-        child.ready = await child.answer(START_TIMEOUT_S)
-        yield child
-    finally:
-        await child.close()
+    with tempfile.TemporaryFile() as said:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            json.dumps({**config, "core": core}),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=said,
+            limit=LINE_BYTES_MAX,
+            env=os.environ | dict(environ or {}),
+            start_new_session=True,  # a Ctrl-C is for the bench, which then ends its children
+        )
+        child = Child(process, module)
+        try:
+            child.ready = await child.answer(START_TIMEOUT_S)
+            yield child
+        except ChildFailedError:
+            said.seek(-min(SHOWN_BYTES, said.seek(0, os.SEEK_END)), os.SEEK_END)
+            print(said.read().decode(errors="replace"), file=sys.stderr)
+            raise
+        finally:
+            await child.close()
 
 
 def run_child(main: Callable[[JsonObject, Link], Awaitable[None]]) -> None:

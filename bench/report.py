@@ -6,9 +6,10 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from bench import machine
-from bench.stats import number, summary
+from bench.stats import number, paired_ratios, summary
 from precall_service.domain.json import JsonObject
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,8 +44,8 @@ class Report:
 
     bench: str
     settings: JsonObject
-    note: str = ""
-    load_before: float = field(default_factory=machine.load)
+    loads_before: list[float] = field(default_factory=lambda: [machine.load()])
+    """The machine's load before each piece of the run."""
     _quantities: dict[str, _Quantity] = field(default_factory=dict[str, _Quantity])
     _began: float = field(default_factory=time.time)
 
@@ -57,16 +58,41 @@ class Report:
         """The samples of a quantity, as they came."""
         return self._quantities[quantity].samples
 
+    def count(self, quantity: str) -> int:
+        """How many samples of it there are."""
+        return len(self._quantities[quantity].samples) if quantity in self._quantities else 0
+
+    def ratio(self, quantity: str, over: str, under: str) -> None:
+        """A quantity that is the ratio of two others, sample by sample."""
+        ratios = paired_ratios(self.samples(over), self.samples(under))
+        self._quantities[quantity] = _Quantity("", ratios)
+
     def judge(self, quantity: str, *, at_least: float | None = None, most: float = 0.0) -> None:
         """The median of this quantity has a target."""
         bound = most if at_least is None else at_least
         target = Target(quantity=quantity, bound=bound, at_least=at_least is not None)
         self._quantities[quantity].target = target
 
+    def resume(self) -> None:
+        """Goes on from the kept result: its samples count beside those that come.
+
+        Raises:
+            ValueError: none is kept, or it is of other settings or another machine.
+        """
+        if not self._path.exists():
+            raise ValueError(f"there is no {self._path} to go on from")
+        kept = cast(dict[str, Any], json.loads(self._path.read_text(encoding="utf-8")))
+        for name, value in (("settings", self.settings), ("machine", machine.facts())):
+            if kept[name] != value:
+                raise ValueError(f"{self._path} is of other {name}: {kept[name]}, not {value}")
+        self.loads_before = kept["loads_before"] + self.loads_before
+        for name, entry in cast(dict[str, dict[str, Any]], kept["quantities"]).items():
+            self._quantities[name] = _Quantity(entry["unit"], entry["samples"])
+
     def finish(self, *, judge: bool, keep: bool) -> None:
         """Prints everything, judges it, and keeps it where later runs can be compared with it."""
         result = self._result()
-        print(f"\n{self.bench}: load before {self.load_before}, {result['settings']}")
+        print(f"\n{self.bench}: load before {self.loads_before}, {result['settings']}")
         for name, entry in self._quantities.items():
             found = summary(entry.samples)
             line = f"  {name:<52} {found!s:<40} {entry.unit}"
@@ -76,17 +102,19 @@ class Report:
             print(line)
         if keep:
             RESULTS.mkdir(exist_ok=True)
-            path = RESULTS / f"{self.bench}.json"
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(f"  kept in {path.relative_to(Path.cwd())}")
+            self._path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(f"  kept in {self._path}")
+
+    @property
+    def _path(self) -> Path:
+        return RESULTS / f"{self.bench}.json"
 
     def _result(self) -> JsonObject:
         return {
             "bench": self.bench,
-            "note": self.note,
             "at": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(self._began)),
             "took_s": round(time.time() - self._began),
-            "load_before": self.load_before,
+            "loads_before": self.loads_before,
             "machine": machine.facts(),
             "settings": self.settings,
             "quantities": {name: _as_json(entry) for name, entry in self._quantities.items()},
@@ -103,5 +131,5 @@ def _as_json(entry: _Quantity) -> JsonObject:
         "greatest": round(found.greatest, 6),
         "target": None if entry.target is None else str(entry.target),
         "met": None if entry.target is None else entry.target.met_by(found.median),
-        "samples": [round(sample, 6) for sample in entry.samples[:200]],
+        "samples": [round(sample, 6) for sample in entry.samples],
     }

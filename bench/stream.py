@@ -23,7 +23,6 @@ from typing import Self
 from bench.h2 import Reader
 from bench.process import Child, started
 from bench.report import Report
-from bench.stats import paired_ratios
 from precall.v1 import agent_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
 
@@ -154,14 +153,10 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         os.sched_setaffinity(0, set(cores))
     for name in ("precall", "precall, by steps"):
         ratio = f"messages/s: {name} / bare"
-        report.add(ratio, *paired_ratios(report.samples(name), report.samples("bare")))
+        report.ratio(ratio, name, "bare")
         report.judge(ratio, at_least=0.7)
-        report.add(
-            f"CPU per message: bare / {name}",
-            *paired_ratios(
-                report.samples("bare, CPU per message"), report.samples(f"{name}, CPU per message")
-            ),
-        )
+        own, bare = f"{name}, CPU per message", "bare, CPU per message"
+        report.ratio(f"CPU per message: bare / {name}", bare, own)
 
 
 async def _rounds(arms: dict[str, Arm], rounds: int, report: Report) -> None:

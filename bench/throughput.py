@@ -16,7 +16,6 @@ import precall
 from bench import served
 from bench.process import Child
 from bench.report import Report
-from bench.stats import paired_ratios
 
 _TOPICS = (
     "the sea", "a long winter", "an old bridge", "two brothers", "a lighthouse", "the night train",
@@ -92,7 +91,7 @@ async def _rounds(
         found = [report.samples(name)[-1] for name in (raw, service)]
         print(f"{count} at once, round {number + 1}: raw {found[0]:.1f}, precall {found[1]:.1f}")
     ratio = f"tokens/s, {count} at once: precall / raw"
-    report.add(ratio, *paired_ratios(report.samples(service), report.samples(raw)))
+    report.ratio(ratio, service, raw)
     report.judge(ratio, at_least=0.98)
 
 
