@@ -166,8 +166,8 @@ class EngineSupervisor:
             )
             try:
                 engine = await self._factory(_log_progress)
-            except EngineStartError:
-                log.exception("the engine cannot start any more")
+            except EngineStartError as error:
+                log.error("the engine cannot start any more: %s", error)
                 self._become(EngineState.FAILED)
                 return backoff_s
             except Exception:  # whatever a start can raise: only a later try can tell

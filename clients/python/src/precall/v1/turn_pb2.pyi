@@ -266,7 +266,7 @@ class GenerationSettings(_message.Message):
     top_k: _builtins.int
     """At least 1; -1 takes all tokens."""
     seed: _builtins.int
-    """Makes sampling repeatable on the same server."""
+    """Makes sampling repeatable on the same server. Not negative."""
     max_tokens: _builtins.int
     """Tokens that one step may generate. At most the granted limit."""
     @_builtins.property
@@ -370,7 +370,7 @@ class StartTurn(_message.Message):
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Made by the client, 1 to 128 bytes; names the turn in this conversation. Sending the same turn again starts
-    nothing: a running turn goes on, an ended one is answered by its TurnCompleted again.
+    nothing: a running turn goes on, one of the conversation's last 32 is answered by its TurnCompleted again.
     """
     text: _builtins.str
     """What the user says. Not empty; at most the granted limit of bytes."""
@@ -822,7 +822,7 @@ class TurnCompleted(_message.Message):
     """The text of the last step: the answer."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """With FAILED and LIMIT: why (see FrameRejected.error). After FAILED the conversation is as it was before the turn."""
+        """Unless it was ANSWERED: why (see FrameRejected.error). After FAILED the conversation is as it was before the turn."""
 
     @_builtins.property
     def report(self) -> Global___TurnReport:
