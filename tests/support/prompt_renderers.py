@@ -36,9 +36,11 @@ _SPECIAL_TOKENS = (
     *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
     *("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
     *("[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    "<|python_tag|>",
     *("<bos>", "<start_of_turn>", "<end_of_turn>"),
     *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
 )
+_ORDINARY_TOKENS = ("<think>", "</think>")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -48,7 +50,7 @@ def prompt_renderer(name: str) -> PromptRenderer:
     renderer = _base_renderer()
     from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
 
-    ids = renderer.get_tokenizer().get_added_vocab()
+    ids = tokenizer().get_added_vocab()
     return PromptRenderer(
         renderer,
         chat_template=_template(name),
@@ -56,9 +58,14 @@ def prompt_renderer(name: str) -> PromptRenderer:
     )
 
 
+def tokenizer() -> Any:
+    """The tokenizer that every renderer here has."""
+    return _base_renderer().get_tokenizer()
+
+
 def token_ids(text: str) -> tuple[int, ...]:
     """The tokens of a text, as every renderer here has them."""
-    return tuple(_base_renderer().get_tokenizer().encode(text, add_special_tokens=False))
+    return tuple(tokenizer().encode(text, add_special_tokens=False))
 
 
 def _template(name: str) -> str:
@@ -102,8 +109,8 @@ def _write_tokenizer(model: Path, folder: Path) -> None:
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": True,
+            "special": content in _SPECIAL_TOKENS,
         }
-        for token_id, content in enumerate(_SPECIAL_TOKENS, start=first)
+        for token_id, content in enumerate(_SPECIAL_TOKENS + _ORDINARY_TOKENS, start=first)
     ]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ _GRAMMAR_BACKENDS: Final = ("auto", "xgrammar")
 
 
 def engine_arguments(config: VllmConfig, *, on_cpu: bool) -> AsyncEngineArgs:
-    """The arguments of the engine. Takes a second or two: vLLM describes 250 arguments.
+    """The arguments of the engine. Takes two seconds the first time: vLLM describes 250 of them.
 
     Raises:
         EngineStartError: an argument is unknown, malformed, or not the operator's to set.
@@ -101,9 +102,7 @@ def _given(config: VllmConfig) -> dict[str, Any]:
             "--config is not taken after --: put vLLM's arguments under [engine.vllm] in "
             "precall's own settings file"
         )
-    parser = _ArgumentParser(prog="precall serve --", add_help=False, allow_abbrev=False)
-    AsyncEngineArgs.add_cli_args(parser)
-    parser.forget_defaults()
+    parser = _argument_parser()
     command_line = [*parser.command_line(config.settings), *config.arguments]
     given = dict(vars(parser.parse_args(command_line)))
     for name, value in given.items():
@@ -127,6 +126,14 @@ def _check_grammar_backend(given: Mapping[str, Any], config: VllmConfig) -> None
             f"vLLM's --structured-outputs-config.backend {backend} cannot hold calls to their "
             "schemas: leave it out, or set engine.structured_calls to false"
         )
+
+
+@functools.cache
+def _argument_parser() -> _ArgumentParser:
+    parser = _ArgumentParser(prog="precall serve --", add_help=False, allow_abbrev=False)
+    AsyncEngineArgs.add_cli_args(parser)
+    parser.forget_defaults()
+    return parser
 
 
 def _option(name: str) -> str:

@@ -100,7 +100,7 @@ class StepParser:
         stopped = finish is Finish.STOP
         if _buffers(self._parser) and (stopped or not self._open_calls()):
             yield from self._parsed("", (), finished=True)
-        if stopped and self._open_calls():
+        if stopped and (self._open_calls() or not (self._texts or self._calls)):
             yield from self._reread(text, token_ids)
         if stopped and not self._calls and not self._reasoned:
             yield from self._held_back(text)
@@ -130,10 +130,12 @@ class StepParser:
             yield from self._pieces(delta)
 
     def _reread(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
-        """The rest of open calls, from a second parse of the whole message.
+        """The rest of open calls, and calls where nothing was told, from a second parse of it all.
 
         Parsers that stream badly mostly read well.
         """
+        if self._parser is None or not self._request.tools:
+            return
         try:
             _, _, parsed = self._make_parser().parse(
                 text, self._request, enable_auto_tools=True, model_output_token_ids=token_ids
@@ -141,11 +143,15 @@ class StepParser:
         except Exception:
             log.exception("vLLM's parser failed on a whole message")
             return
-        whole = parsed or []
-        for call in self._open_calls():
-            arguments = whole[call.index].arguments if call.index < len(whole) else ""
-            if arguments.startswith(call.arguments):
-                yield from self._add(call, arguments[len(call.arguments) :])
+        told = list(self._calls.values())
+        for index, found in enumerate(parsed or []):
+            if index < len(told):
+                call = told[index]
+            else:
+                call = self._calls[index] = _Call(index)
+                yield CallBegun(index, found.name)
+            if found.arguments.startswith(call.arguments):
+                yield from self._add(call, found.arguments[len(call.arguments) :])
 
     def _held_back(self, text: str) -> Iterator[Piece]:
         """The end of a text that might have become a mark, such as `<tool_`, and did not."""

@@ -1,0 +1,111 @@
+"""What vLLM is asked to generate: parameters, and grammars that write JSON as templates do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from precall_service.domain.turn import GenerationSettings, ToolChoice
+from tests.support.prompt_renderers import tokenizer
+from tests.support.steps import NONE, REQUIRED, declared, named, step_spec
+
+TOOLS = (declared("get_weather"), declared("get_time"))
+
+
+def plans(*, structured_calls: bool = True, defaults: dict[str, Any] | None = None) -> Any:
+    model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
+    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
+
+    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+
+    parser_class = ParserManager.get_parser(
+        tool_parser_name="hermes",
+        enable_auto_tools=True,
+        tool_strict_level="parameter" if structured_calls else "auto",
+    )
+    return StepPlans(
+        parser_class, model_tokenizer, structured_calls=structured_calls, defaults=defaults or {}
+    )
+
+
+def accepts(choice: ToolChoice, text: str, **config: Any) -> bool:
+    from xgrammar import Grammar, StructuralTag, testing  # noqa: PLC0415
+
+    outputs = plans(**config).plan(TOOLS, choice).structured_outputs
+    tag = StructuralTag.model_validate(json.loads(outputs.structural_tag))
+    check: Any = testing._is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
+    return check(Grammar.from_structural_tag(tag), text)
+
+
+def written(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+PARIS = '{"city": "Paris"}'
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "accepted"),
+    [
+        (ToolChoice(), "Just text.", True),
+        (ToolChoice(), written("get_weather", PARIS), True),
+        (ToolChoice(), "Let me see. " + written("get_weather", PARIS), True),
+        (ToolChoice(), written("get_weather", '{"city": 5}'), False),
+        (ToolChoice(), written("get_weather", "{}"), False),
+        (ToolChoice(), written("get_weather", '{"city": "Paris", "x": 1}'), False),
+        (ToolChoice(), written("get_moon", PARIS), False),
+        (REQUIRED, written("get_weather", PARIS), True),
+        (REQUIRED, written("get_weather", PARIS) + written("get_time", PARIS), True),
+        (REQUIRED, "Just text.", False),
+        (REQUIRED, "", False),
+        (named("get_time"), written("get_time", PARIS), True),
+        (named("get_time"), written("get_weather", PARIS), False),
+        (named("get_time"), written("get_time", PARIS) * 2, False),
+    ],
+)
+def test_calls_are_held_to_the_choice_and_the_schema(
+    choice: ToolChoice, text: str, accepted: bool
+) -> None:
+    assert accepts(choice, text) == accepted
+
+
+@pytest.mark.parametrize("arguments", ['{"city":"Paris"}', '{ "city": "Paris" }', '{"city":\n"P"}'])
+def test_json_is_spaced_as_templates_space_it(arguments: str) -> None:
+    assert not accepts(REQUIRED, written("get_weather", arguments))
+
+
+def test_without_structured_calls_a_required_call_is_still_a_call() -> None:
+    anything = written("get_weather", '{"x": [1]}')
+    assert accepts(REQUIRED, anything, structured_calls=False)
+    assert not accepts(REQUIRED, "Just text.", structured_calls=False)
+    loose = plans(structured_calls=False)
+    assert loose.plan(TOOLS, ToolChoice()).structured_outputs is None
+
+
+def test_no_grammar_without_tools_or_without_calls() -> None:
+    assert plans().plan((), ToolChoice()).structured_outputs is None
+    assert plans().plan(TOOLS, NONE).structured_outputs is None
+
+
+def test_plans_are_made_once_and_forgotten_in_the_end() -> None:
+    made = plans()
+    assert made.plan(TOOLS, REQUIRED) is made.plan(TOOLS, REQUIRED)
+    assert made.plan(TOOLS, REQUIRED) is not made.plan(TOOLS, NONE)
+    for number in range(200):
+        made.plan((declared(f"tool_{number}"),), NONE)
+    assert len(made._plans) <= 64
+
+
+def test_what_is_not_set_is_the_models_own() -> None:
+    made = plans(defaults={"temperature": 0.6, "top_k": 20})
+    spec = step_spec(max_tokens=9, generation=GenerationSettings(top_p=0.5, seed=7, stop=("END",)))
+    params = made.sampling_params(spec, made.plan((), ToolChoice()), parsed=False)
+    assert (params.temperature, params.top_k, params.top_p) == (0.6, 20, 0.5)
+    assert (params.seed, params.stop, params.max_tokens) == (7, ["END"], 9)
+    assert params.skip_special_tokens
+    greedy = step_spec(generation=GenerationSettings(temperature=0.0))
+    params = made.sampling_params(greedy, made.plan((), ToolChoice()), parsed=True)
+    assert params.temperature == 0.0
+    assert not params.skip_special_tokens
