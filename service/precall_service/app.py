@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from precall_service import __version__
-from precall_service.admission import Admission, Capacity, GrowthRecord
+from precall_service.admission import Admission, GrowthRecord
+from precall_service.agent.capacity import follow_engine
+from precall_service.agent.context import TurnServices
 from precall_service.agent.conversations import Conversations
-from precall_service.agent.turn import TurnServices
-from precall_service.engine.base import EngineFactory, EngineInfo, EngineState, Progress
+from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
 from precall_service.settings import Settings
@@ -120,12 +121,4 @@ async def _keep_going(engines: EngineSupervisor, server: GrpcServer, admission: 
     async with asyncio.TaskGroup() as group:
         group.create_task(engines.run())
         group.create_task(server.follow(engines))
-        group.create_task(_resize(admission, engines))
-
-
-async def _resize(admission: Admission, engines: EngineSupervisor) -> None:
-    """Keeps the admission's capacity that of the running engine."""
-    async for state in engines.states():
-        info = engines.info
-        if state is EngineState.READY and info is not None:
-            admission.resize(Capacity(slots=info.sequences_max, kv_tokens=info.kv_tokens))
+        group.create_task(follow_engine(admission, engines))

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from precall_service.admission import Admission, AdmissionLimits, Capacity, GrowthRecord
+from precall_service.agent.capacity import follow_engine
+from precall_service.agent.context import TurnServices
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import ConversationEvent, NumberedEvent
-from precall_service.agent.turn import TurnServices
 from precall_service.domain.events import TurnCompleted
 from precall_service.domain.messages import Transcript
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
@@ -264,15 +265,19 @@ async def agent_on(
 ) -> AsyncGenerator[Agent]:
     """An agent on these engines, one after another; nothing is left of it after the block."""
     there = Agent(engines, limits or agent_limits())
-    info = await there.supervisor.start(lambda _stage, _fraction: None)
-    there.resize(slots=info.sequences_max, kv_tokens=info.kv_tokens)
-    watching = asyncio.create_task(there.supervisor.run())
+    await there.supervisor.start(lambda _stage, _fraction: None)
+    background = [
+        asyncio.create_task(there.supervisor.run()),
+        asyncio.create_task(follow_engine(there.admission, there.supervisor)),
+    ]
+    await settle()
     try:
         yield there
         await there.close()
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        for watching in background:
+            watching.cancel()
+        await asyncio.wait(background)
         await there.supervisor.close()
     assert there.clock.pending == 0
 

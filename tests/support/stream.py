@@ -23,7 +23,7 @@ from grpc_status import rpc_status
 from pydantic import JsonValue
 
 from precall.v1 import agent_pb2, agent_pb2_grpc, invocation_pb2, tool_pb2, turn_pb2
-from precall_service.agent.turn import TurnServices
+from precall_service.agent.context import TurnServices
 from precall_service.app import Service, serve
 from precall_service.engine.base import EngineInfo, Progress
 from precall_service.settings import load_settings

@@ -170,6 +170,10 @@ class Admission:
         self._capacity = capacity
         self._admit()
 
+    def suspend(self) -> None:
+        """There is no engine: nobody is let in until `resize` says what the next one holds."""
+        self._capacity = Capacity(slots=0, kv_tokens=0)
+
     def enter(self, tenant: str, tokens: int) -> Share:
         """A share of `tokens` of KV for a turn of this tenant, admitted or waiting.
 

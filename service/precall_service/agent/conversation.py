@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import (
     InvocationCancelled,
@@ -23,7 +24,7 @@ from precall_service.agent.outbox import (
     ToolsWithdrawn,
 )
 from precall_service.agent.record import Tail
-from precall_service.agent.turn import Turn, TurnContext, TurnServices
+from precall_service.agent.turn import Turn
 from precall_service.domain.clock import Timer
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import TurnCompleted

@@ -15,11 +15,12 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from precall_service.admission import Admission, GrowthRecord, Share
+from precall_service.admission import Share
 from precall_service.agent import refusals
-from precall_service.agent.record import Tail, TurnRecord
+from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
+from precall_service.agent.record import TurnRecord
 from precall_service.agent.report import Stopwatch
 from precall_service.agent.step import Step, StepReader
 from precall_service.agent.traces import (
@@ -28,7 +29,7 @@ from precall_service.agent.traces import (
     trace_ending,
     trace_step_ending,
 )
-from precall_service.domain.clock import Clock, Timer
+from precall_service.domain.clock import Timer
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     StepCompleted,
@@ -40,7 +41,7 @@ from precall_service.domain.events import (
     TurnQueued,
     TurnStarted,
 )
-from precall_service.domain.messages import Message, ToolCall, Transcript
+from precall_service.domain.messages import ToolCall
 from precall_service.domain.turn import (
     StepFinish,
     TokenUsage,
@@ -57,54 +58,15 @@ from precall_service.engine.base import (
     Prompt,
     StepSpec,
 )
-from precall_service.engine.supervisor import EngineSupervisor
-from precall_service.tools.dispatch import Dispatcher, InvocationContext
+from precall_service.tools.dispatch import InvocationContext
 from precall_service.tools.endings import InvocationEnding, model_text
 from precall_service.tools.toolset import RegisteredTool
-from precall_tracing.turns import Tracer, TurnTrace, default_tracer
+from precall_tracing.turns import TurnTrace
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[TurnEvent], Awaitable[None]]
 Offer = Callable[[TurnEvent], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnServices:
-    """What every turn of the process shares. `model` is the name that clients know."""
-
-    model: str
-    engines: EngineSupervisor
-    admission: Admission
-    growth: GrowthRecord
-    dispatcher: Dispatcher
-    clock: Clock
-    tracer: Tracer = field(default_factory=default_tracer)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnContext:
-    """What the conversation brings to a turn: who, the transcript so far, and the tools."""
-
-    conversation_id: str
-    tenant: str
-    agent_name: str
-    model: str
-    transcript: Transcript
-    tail: Tail | None
-    tools: tuple[RegisteredTool, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnEnding:
-    """How a turn ended, and what the conversation keeps of it.
-
-    `messages` are those that the turn added: none when it failed.
-    """
-
-    completed: TurnCompleted
-    messages: tuple[Message, ...]
-    tail: Tail | None
 
 
 @dataclass(slots=True)
@@ -144,6 +106,8 @@ class Turn:
             model=context.model,
         )
         self._tokens_left = spec.limits.max_tokens
+        self._held = 0
+        """Tokens of KV that the turn has come to hold."""
         self._step = 0
         self._reader: StepReader | None = None
         self._open_calls: dict[str, _OpenCall] = {}
@@ -217,18 +181,21 @@ class Turn:
                 self._offer(TurnQueued(place))
             self._timer = services.clock.call_later(limits.max_duration_s, self._expire)
             await self._emit(TurnStarted(self._watch.admitted()))
-            held = await self._step_until_done(prompt, share)
-            services.growth.observe(tenant, tool_set, held - len(prompt))
+            self._held = len(prompt)
+            try:
+                await self._step_until_done(prompt, share)
+            finally:
+                services.growth.observe(tenant, tool_set, self._held - len(prompt))
 
     def _expire(self) -> None:
         error = refusals.turn_timeout(self.spec.limits.max_duration_s)
         self.cancel(error, TurnOutcome.LIMIT)
 
-    async def _step_until_done(self, prompt: Prompt, share: Share) -> int:
-        """Steps until the turn has its outcome; returns how many tokens it came to hold."""
+    async def _step_until_done(self, prompt: Prompt, share: Share) -> None:
+        """Steps until the turn has its outcome."""
         engine = self._services.engines.engine()  # it may have been replaced; tokens fit any
         choice = self.spec.generation.tool_choice
-        steps_max = self.spec.limits.max_steps
+        limits = self.spec.limits
         while True:
             spec = StepSpec(
                 step_id=f"{self._context.conversation_id}-{secrets.token_hex(6)}",
@@ -239,24 +206,30 @@ class Turn:
                 priority=Priority.CONTINUES_TURN if self._step else Priority.STARTS_TURN,
             )
             step = await self._generate(engine, prompt, spec)
-            held = len(prompt) + len(step.end.token_ids)
-            share.grow(held)
+            self._hold(share, len(prompt) + len(step.end.token_ids))
             if not step.message.tool_calls:
                 if step.end.finish is Finish.LENGTH:
                     self._set(TurnOutcome.LIMIT, refusals.step_cut(spec.max_tokens))
-                return held
-            if self._step + 1 == steps_max:
-                self._set(TurnOutcome.LIMIT, refusals.too_many_steps(steps_max))
-                return held
+                return
+            if self._step + 1 == limits.max_steps:
+                self._set(TurnOutcome.LIMIT, refusals.too_many_steps(limits.max_steps))
+                return
+            if self._tokens_left <= 0:
+                self._set(TurnOutcome.LIMIT, refusals.too_many_tokens(limits.max_tokens))
+                return
             await self._answer(step.message.tool_calls, share)
             engine = self._services.engines.engine()
             prompt = await self._record.continued_prompt(engine)
-            if self._tokens_left <= 0 or not _fits(engine, prompt):
-                self._set(TurnOutcome.LIMIT, self._no_room(engine, prompt))
-                return len(prompt)
-            share.grow(len(prompt))
+            if not _fits(engine, prompt):
+                self._set(TurnOutcome.LIMIT, _too_long(engine, prompt))
+                return
+            self._hold(share, len(prompt))
             choice = choice.after_calls()
             self._step += 1
+
+    def _hold(self, share: Share, tokens: int) -> None:
+        self._held = tokens
+        share.grow(tokens)
 
     async def _generate(self, engine: Engine, prompt: Prompt, spec: StepSpec) -> Step:
         await self._emit(StepStarted(self._step, len(prompt)))
@@ -265,7 +238,13 @@ class Turn:
             self._emit, self._services.clock, self._watch.first_piece
         )
         with self._trace.step(step_settings(spec)) as span:
-            step = await reader.read(engine.generate(prompt, spec))
+            try:
+                step = await reader.read(engine.generate(prompt, spec))
+            except EngineDiedError:
+                if self._services.engines.running in {engine, None}:
+                    # Before this turn's share goes to the next one, which would die as well.
+                    self._services.admission.suspend()
+                raise
             usage = _usage(prompt, step)
             trace_step_ending(span, usage, _finish(step))
         self._reader = None
@@ -360,11 +339,6 @@ class Turn:
         room = engine.info.context_tokens_max - len(prompt)
         wanted = self.spec.generation.max_tokens
         return min(room, self._tokens_left, self._tokens_left if wanted is None else wanted)
-
-    def _no_room(self, engine: Engine, prompt: Prompt) -> ServiceError:
-        if not _fits(engine, prompt):
-            return _too_long(engine, prompt)
-        return refusals.too_many_tokens(self.spec.limits.max_tokens)
 
 
 def _fits(engine: Engine, prompt: Prompt) -> bool:

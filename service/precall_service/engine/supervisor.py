@@ -96,6 +96,8 @@ class EngineSupervisor:
 
     def died(self) -> ServiceError:
         """The error for a turn whose generation went down with the engine."""
+        if self._state is EngineState.FAILED:
+            return self.unavailable()
         hint = self._policy.retry_hint_s
         return ServiceError(
             Reason.ENGINE_UNAVAILABLE,

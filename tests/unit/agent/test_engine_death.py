@@ -111,3 +111,15 @@ async def test_an_engine_that_dies_again_and_again(deaths: int) -> None:
             await there.restart()
             assert client.ending().outcome is TurnOutcome.FAILED
         assert (await client.ask()).text == "At last."
+
+
+async def test_turns_that_wait_are_not_let_in_to_a_dead_engine() -> None:
+    first = scripted([*says("I am "), never()], sequences_max=1)
+    second = scripted(says("one"), says("two"), sequences_max=1)
+    async with agent_on(first, second) as there:
+        running, *waiting = [there.open() for _ in range(3)]
+        for client in (running, *waiting):
+            await client.send("hi")
+        await there.restart()
+        assert running.ending().outcome is TurnOutcome.FAILED
+        assert [client.ending().text for client in waiting] == ["one", "two"]

@@ -456,7 +456,7 @@ Global___CancelToolCall: _TypeAlias = CancelToolCall  # noqa: Y015
 
 @_typing.final
 class TurnQueued(_message.Message):
-    """The turn waits for its admission. Sent again when its place improves."""
+    """The turn waits for its admission. Sent again when its place changes; a client that is slow to read may miss some."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

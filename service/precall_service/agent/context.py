@@ -1,0 +1,53 @@
+"""What a turn is given, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from precall_service.admission import Admission, GrowthRecord
+from precall_service.agent.record import Tail
+from precall_service.domain.clock import Clock
+from precall_service.domain.events import TurnCompleted
+from precall_service.domain.messages import Message, Transcript
+from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.toolset import RegisteredTool
+from precall_tracing.turns import Tracer, default_tracer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnServices:
+    """What every turn of the process shares. `model` is the name that clients know."""
+
+    model: str
+    engines: EngineSupervisor
+    admission: Admission
+    growth: GrowthRecord
+    dispatcher: Dispatcher
+    clock: Clock
+    tracer: Tracer = field(default_factory=default_tracer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnContext:
+    """What the conversation brings to a turn: who, the transcript so far, and the tools."""
+
+    conversation_id: str
+    tenant: str
+    agent_name: str
+    model: str
+    transcript: Transcript
+    tail: Tail | None
+    tools: tuple[RegisteredTool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnding:
+    """How a turn ended, and what the conversation keeps of it.
+
+    `messages` are those that the turn added: none when it failed.
+    """
+
+    completed: TurnCompleted
+    messages: tuple[Message, ...]
+    tail: Tail | None
