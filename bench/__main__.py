@@ -24,7 +24,11 @@ _NO_SETTINGS = {"module", "bench", "keep", "resume", "rounds"}
 
 def main() -> int:
     """Runs the bench that is named; 0 unless it could not be run."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.bench is None:
+        parser.print_help()
+        return 0
     bench: ModuleType = options.module
     for name, value in bench.SIZES[options.sizes].items():
         if getattr(options, name) is None:
@@ -57,7 +61,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    benches = parser.add_subparsers(dest="bench", required=True)
+    benches = parser.add_subparsers(dest="bench")
     for name in BENCHES:
         module = importlib.import_module(f"bench.{name}")
         text = module.__doc__ or ""
