@@ -69,7 +69,7 @@ def evaluate(expression: str) -> Number:
         tree = ast.parse(expression.strip(), mode="eval")
         return _value(tree.body)
     except (SyntaxError, MemoryError, RecursionError):
-        raise ValueError(f"{expression!r} is not an arithmetic expression") from None
+        raise ValueError(f"{expression[:60]!r} is not an arithmetic expression") from None
     except ZeroDivisionError:
         raise ValueError("division by zero") from None
     except (OverflowError, TypeError) as error:

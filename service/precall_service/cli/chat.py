@@ -24,7 +24,7 @@ HELP = help_text(
     examples={
         "precall chat": f"the service at {DEFAULT_ADDRESS}",
         'precall chat --address gpu-box:50151 --system "Answer in French."': "another one",
-        'precall chat --once "What is 17 % of 230?" --tool-choice calculate': "one turn",
+        'precall chat --once "What is 17 times 23?" --tool-choice calculate': "one turn",
         'echo "What time is it in Tokyo?" | precall chat': "a turn a line",
     },
 )
@@ -44,6 +44,16 @@ def chat(
             help="Whether a turn may, must or must not begin with a call, or of which tool.",
         ),
     ] = "auto",
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=2.0, help="0 is greedy.", show_default="the model's own"),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens that one step may generate.", show_default="the server's limit"
+        ),
+    ] = None,
     once: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Take one turn, print it and exit.")
     ] = None,
@@ -52,13 +62,19 @@ def chat(
     """Runs the command that HELP describes."""
     with reported():
         configure_logging(log_level)
+        from precall import TurnOptions
         from precall_service.cli.chat_session import ChatOptions, chat_on, chat_once
 
+        turn_options: TurnOptions = {"tool_choice": tool_choice}
+        if temperature is not None:
+            turn_options["temperature"] = temperature
+        if max_tokens is not None:
+            turn_options["max_tokens"] = max_tokens
         chat_options = ChatOptions(
             address=address or DEFAULT_ADDRESS,
             system=system,
             tools_root=None if no_tools else Path.cwd(),
-            tool_choice=tool_choice,
+            turn=turn_options,
         )
         run = chat_on(chat_options) if once is None else chat_once(chat_options, once)
         if not asyncio.run(run):

@@ -42,7 +42,7 @@ class ChatOptions:
     address: str
     system: str
     tools_root: Path | None
-    tool_choice: str
+    turn: precall.TurnOptions
 
 
 class Chat:
@@ -74,7 +74,7 @@ class Chat:
         Raises:
             PrecallError: the turn was refused or failed.
         """
-        turn = self._conversation.send(text, tool_choice=self._options.tool_choice)
+        turn = self._conversation.send(text, **self._options.turn)
         view = TurnView(self._console)
         try:
             async with on_interrupt(turn.cancel):
@@ -161,7 +161,9 @@ async def _opened(options: ChatOptions) -> AsyncGenerator[Chat]:
 
 async def _on_terminal(chat: Chat) -> None:
     session: PromptSession[str] = PromptSession(
-        completer=WordCompleter(list(COMMANDS), sentence=True), complete_while_typing=False
+        completer=WordCompleter(list(COMMANDS), sentence=True),
+        complete_while_typing=False,
+        reserve_space_for_menu=0,
     )
     interrupted = False
     while True:

@@ -21,7 +21,9 @@ _READ_BYTES_MAX: Final = 16 << 10
 
 
 def current_time(
-    timezone: Annotated[str, Field(description="IANA name, such as Europe/Paris")] = "UTC",
+    timezone: Annotated[
+        str, Field(max_length=60, description="IANA name, such as Europe/Paris")
+    ] = "UTC",
 ) -> str:
     """Get the current date and time in a time zone."""
     try:
@@ -32,7 +34,11 @@ def current_time(
 
 
 def calculate(
-    expression: Annotated[str, Field(description="Arithmetic, such as (17 + 4) * 2 ** 3")],
+    expression: Annotated[
+        # The pattern keeps also a small model to arithmetic: calls are held to their schemas.
+        str,
+        Field(pattern=r"^[0-9a-z+*/%(),. -]{1,100}$", description="Such as (17 + 4) * 2"),
+    ],
 ) -> int | float:
     """Calculate the value of an arithmetic expression."""
     return evaluate(expression)
@@ -54,7 +60,9 @@ class Folder:
 
     def list_files(
         self,
-        path: Annotated[str, Field(description="A folder; . is the working directory")] = ".",
+        path: Annotated[
+            str, Field(max_length=200, description="A folder; . is the working directory")
+        ] = ".",
     ) -> list[str]:
         """List the files in a folder of the working directory. Folders end with a slash."""
         folder = self._inside(path)
@@ -67,7 +75,10 @@ class Folder:
         return [*names[:_ENTRIES_MAX], f"(and {more} more)"] if more > 0 else names
 
     def read_file(
-        self, path: Annotated[str, Field(description="A file below the working directory")]
+        self,
+        path: Annotated[
+            str, Field(max_length=200, description="A file below the working directory")
+        ],
     ) -> str:
         """Read the beginning of a text file in the working directory."""
         file = self._inside(path)

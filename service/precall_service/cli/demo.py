@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stderr_alone, stdout
@@ -112,15 +113,15 @@ async def _turn(address: str, console: Console) -> float:
     from precall_service.cli.scenario import QUESTION, STEP_TOKENS_MAX, Functions
     from precall_service.cli.timeline import Timeline
 
-    functions = Functions()
+    timeline = Timeline(console)
+    functions = Functions(lambda run: timeline.ran(run.name, run.argument, run.took_s))
     async with precall.Client(address) as client:
-        info = await client.server_info()
         for tool in functions.tools():
             client.add_tool(tool, read_only=True)
+        info = await client.server_info()
+        console.print(f"\n[bold]{escape(info.model)}[/] on {info.engine}, at {address}\n")
         async with client.conversation(agent_name="precall demo") as conversation:
-            console.print(f"\n[bold]{info.model}[/] on {info.engine}, at {address}")
-            console.print(f"[bold]question[/] {QUESTION}\n")
-            timeline = Timeline(console)
+            timeline.sent(QUESTION)
             turn = conversation.send(
                 QUESTION,
                 tool_choice="required",
@@ -131,20 +132,16 @@ async def _turn(address: str, console: Console) -> float:
             async for event in turn:
                 timeline.show(event)
             answer = await turn.answer()
-    console.print(f"\n[bold]answer[/]  {answer.text.strip()}", markup=True)
-    console.print()
+    console.print(f"\n[bold]{escape(answer.text.strip())}[/]\n")
     console.print(report_table(answer.report))
+    console.print()
     _check(functions, answer.text, console)
     return answer.report.wall_time_s
 
 
 def _check(functions: Functions, answer: str, console: Console) -> None:
-    console.print()
     for run in functions.runs:
-        console.print(
-            f"[green]✓[/] {run.name}({run.argument}) ran in this process in "
-            f"{run.took_s * 1e6:.0f} µs and returned {run.result!r}",
-        )
+        console.print(f"[green]✓[/] {run.name}({escape(run.argument)}) ran in this process")
     if faults := functions.faults(answer):
         raise CommandError(f"the turn was not what it should be: {'; '.join(faults)}")
     console.print("[green]✓[/] the answer has both results in it")

@@ -123,7 +123,12 @@ class TurnView:
 
 def queued(position: int) -> str:
     """How many turns start before one that waits."""
-    return f"{position} turn{'' if position == 1 else 's'} before this one"
+    return f"{counted(position, 'turn')} before this one"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def shortened(text: str, characters_max: int = _RESULT_CHARACTERS_MAX) -> str:
@@ -142,11 +147,12 @@ def report_table(report: precall.TurnReport) -> Table:
 
 def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
     usage = report.usage
-    yield "whole turn", f"{report.wall_time_s:.2f} s in {report.steps} steps"
+    yield "whole turn", f"{report.wall_time_s:.2f} s in {counted(report.steps, 'step')}"
     yield "waited for admission", f"{report.queue_time_s * 1000:.0f} ms"
     yield "to the first token", f"{report.time_to_first_token_s:.2f} s"
     yield "model generated", f"{report.generation_time_s:.2f} s"
-    yield "waited for tools", f"{report.tool_time_exposed_s:.2f} s in {report.tool_calls} calls"
+    calls = counted(report.tool_calls, "call")
+    yield "waited for tools", f"{report.tool_time_exposed_s:.2f} s in {calls}"
     if report.tool_calls:
         yield "result to next token", f"{report.continuation_time_s * 1000:.0f} ms in all"
     yield (

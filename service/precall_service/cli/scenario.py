@@ -1,12 +1,14 @@
 """What `precall demo` asks, with which functions, and how its answer is told from a made-up one.
 
-The functions are ordinary Python. What they return is not in the question, so that a model can say
-it only where it called them.
+The functions are ordinary Python. The time is in no model, and the answer has to hold what the
+functions returned. Both return whole sentences, which a model as small as the embedded one repeats
+best; a larger one does not care.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
 import time
 import zoneinfo
 from collections.abc import Callable, Sequence
@@ -15,13 +17,12 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-QUESTION: Final = "How many miles are 42 kilometers, and what time is it in Tokyo?"
+QUESTION: Final = "How many letters are in elephant, and what time is it in Tokyo?"
 STEP_TOKENS_MAX: Final = 160
 
 _ZONES: Final = {
     "berlin": "Europe/Berlin",
     "london": "Europe/London",
-    "madrid": "Europe/Madrid",
     "new york": "America/New_York",
     "paris": "Europe/Paris",
     "tokyo": "Asia/Tokyo",
@@ -30,53 +31,57 @@ _ZONES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of a function: what went in, what came out, and how long it took."""
+    """One run of a function. `fact` is what an answer that uses the result has in it."""
 
     name: str
     argument: str
+    fact: str
     result: str
     took_s: float
 
 
 class Functions:
-    """The two functions, and a record of their runs."""
+    """The two functions, and a record of their runs. They run in threads, as any function may."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_run: Callable[[Run], None]) -> None:
+        self._on_run = on_run
         self.runs: list[Run] = []
 
-    def convert_to_miles(
-        self, kilometers: Annotated[float, Field(description="Distance in kilometers.")]
-    ) -> str:
-        """Convert kilometers to miles."""
-        return self._run(
-            "convert_to_miles", f"{kilometers:g}", lambda: f"{kilometers * 0.621371:.1f} miles"
+    def count_letters(self, word: Annotated[str, Field(description="The word.")]) -> str:
+        """Count the letters of a word."""
+        began_at = time.perf_counter()
+        fact = str(sum(character.isalpha() for character in word))
+        return self._ran(
+            "count_letters", word, fact, f"The word {word} has {fact} letters.", began_at
         )
 
     def get_time(self, city: Annotated[str, Field(description="Name of the city.")]) -> str:
         """Get the time in a city."""
-        return self._run("get_time", city, lambda: _local_time(city))
+        began_at = time.perf_counter()
+        fact = _local_time(city)
+        return self._ran("get_time", city, fact, f"It is {fact} in {city}.", began_at)
 
     def tools(self) -> Sequence[Callable[..., object]]:
         """Both, for a client."""
-        return (self.convert_to_miles, self.get_time)
+        return (self.count_letters, self.get_time)
 
     def faults(self, answer: str) -> list[str]:
         """What is missing for the answer to be one that came of these functions; empty: nothing."""
         faults: list[str] = []
         for tool in self.tools():
             name = tool.__name__
-            results = [run.result for run in self.runs if run.name == name]
-            if not results:
+            runs = [run for run in self.runs if run.name == name]
+            if not runs:
                 faults.append(f"the model did not call {name}")
-            elif not any(result.split()[0] in answer for result in results):
-                faults.append(f"the answer does not use what {name} returned: {results[-1]}")
+            elif not any(_has(answer, run.fact) for run in runs):
+                faults.append(f"the answer does not use what {name} returned: {runs[-1].result}")
         return faults
 
-    def _run(self, name: str, argument: str, work: Callable[[], str]) -> str:
-        began_at = time.perf_counter()
-        result = work()
+    def _ran(self, name: str, argument: str, fact: str, result: str, began_at: float) -> str:
         took_s = time.perf_counter() - began_at
-        self.runs.append(Run(name=name, argument=argument, result=result, took_s=took_s))
+        run = Run(name=name, argument=argument, fact=fact, result=result, took_s=took_s)
+        self.runs.append(run)
+        self._on_run(run)
         return result
 
 
@@ -85,3 +90,8 @@ def _local_time(city: str) -> str:
     if zone is None:
         raise ValueError(f"{city} is not known here; {', '.join(sorted(_ZONES))} are")
     return f"{datetime.datetime.now(zoneinfo.ZoneInfo(zone)):%H:%M}"
+
+
+def _has(answer: str, fact: str) -> bool:
+    """Whether a number or a time stands in the answer, and not as a part of another one."""
+    return re.search(rf"(?<![\d:.]){re.escape(fact)}(?![\d:])", answer) is not None

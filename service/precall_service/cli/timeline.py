@@ -1,6 +1,7 @@
 """Writes a turn as a timeline: a line an event, with the time since the turn was sent.
 
 Owns: the clock of the timeline, and what is worth a line in it.
+Concurrency: one event loop, but for `ran`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from precall_service.cli.render import queued, shortened
 
 
 class Timeline:
-    """Writes one turn as its events come; its clock starts when it is made."""
+    """Writes one turn as its events come."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,6 +28,11 @@ class Timeline:
         self._names: dict[str, str] = {}
         self._begun_at: dict[str, float] = {}
         self._results_at: float | None = None
+
+    def sent(self, question: str) -> None:
+        """Starts the clock: the turn is being sent."""
+        self._sent_at = time.monotonic()
+        self._line("sent", question)
 
     def show(self, event: precall.Event) -> None:
         """Writes what an event is worth."""
@@ -58,6 +64,10 @@ class Timeline:
             case _:
                 pass
 
+    def ran(self, name: str, argument: str, took_s: float) -> None:
+        """Writes that a function ran here. From any thread."""
+        self._line("runs", f"{name}({argument}) in this process", _ms(took_s), "green")
+
     def _first_token(self) -> None:
         if self._spoke:
             return
@@ -71,7 +81,7 @@ class Timeline:
 
     def _completed(self, event: precall.ToolCallCompleted) -> None:
         name = self._names.get(event.call_id, event.call_id)
-        took = f"{_ms(event.wait_time_s)} for the way there, the function, and the way back"
+        took = f"{_ms(event.wait_time_s)} after the call was written"
         self._results_at = time.monotonic()
         if event.outcome is precall.ToolCallOutcome.RESULT:
             self._line("result", f"{name} returned {shortened(event.result_json)}", took, "green")
@@ -99,4 +109,6 @@ class Timeline:
 
 
 def _ms(seconds: float) -> str:
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

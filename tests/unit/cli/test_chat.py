@@ -27,7 +27,7 @@ def options(server: FakeServer, *, tools: bool = True, choice: str = "auto") -> 
         address=server.address,
         system="Be brief.",
         tools_root=Path(__file__).parent if tools else None,
-        tool_choice=choice,
+        turn={"tool_choice": choice, "temperature": 0.0},
     )
 
 

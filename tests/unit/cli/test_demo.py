@@ -9,62 +9,67 @@ from precall.testing import Call, FakeServer, Parallel, Say
 from precall_service.cli import scenario
 from precall_service.cli.demo import _turn  # pyright: ignore[reportPrivateUsage]
 from precall_service.cli.errors import CommandError
-from precall_service.cli.scenario import Functions
+from precall_service.cli.scenario import Functions, Run
 
-MILES = Call("convert_to_miles", {"kilometers": 42})
+LETTERS = Call("count_letters", {"word": "elephant"})
 TIME = Call("get_time", {"city": "Tokyo"})
+BOTH = "It has 8 letters, and it is 08:15 in Tokyo."
 
 
 @pytest.fixture(autouse=True)
 def clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_noon(_city: str) -> str:
-        return "12:00"
+    def then(_city: str) -> str:
+        return "08:15"
 
-    monkeypatch.setattr(scenario, "_local_time", at_noon)
-
-
-def answer(*names: str) -> str:
-    functions = Functions()
-    results = {
-        "convert_to_miles": functions.convert_to_miles(42),
-        "get_time": functions.get_time("Tokyo"),
-    }
-    return " and ".join(results[name] for name in names)
+    monkeypatch.setattr(scenario, "_local_time", then)
 
 
-async def shown(*script: Call | Parallel | Say) -> None:
+async def show(*script: Call | Parallel | Say) -> None:
     async with FakeServer(list(script), model="fake") as server:
         await _turn(server.address, Console(highlight=False, soft_wrap=True))
 
 
 async def test_turn_that_used_both_results(capsys: pytest.CaptureFixture[str]) -> None:
-    await shown(Parallel([MILES, TIME]), Say(answer("convert_to_miles", "get_time")))
+    await show(Parallel([LETTERS, TIME]), Say(BOTH))
     told = capsys.readouterr().out
-    assert "convert_to_miles(42) ran in this process" in told
+    assert "count_letters(elephant) ran in this process" in told
     assert "get_time(Tokyo) ran in this process" in told
     assert "the answer has both results in it" in told
 
 
 async def test_one_call_after_the_other_is_as_good() -> None:
-    await shown(MILES, TIME, Say(answer("get_time", "convert_to_miles")))
+    await show(LETTERS, TIME, Say(BOTH))
 
 
 async def test_model_that_calls_one_alone() -> None:
     with pytest.raises(CommandError, match="the model did not call get_time"):
-        await shown(MILES, Say(answer("convert_to_miles", "get_time")))
+        await show(LETTERS, Say(BOTH))
 
 
 async def test_model_that_calls_none() -> None:
-    with pytest.raises(CommandError, match=r"did not call convert_to_miles; .* get_time"):
-        await shown(Say("26.1 miles"))
+    with pytest.raises(CommandError, match=r"did not call count_letters; .* get_time"):
+        await show(Say(BOTH))
 
 
-async def test_answer_that_leaves_a_result_out() -> None:
-    with pytest.raises(CommandError, match="does not use what get_time returned"):
-        await shown(Parallel([MILES, TIME]), Say(answer("convert_to_miles")))
+@pytest.mark.parametrize("answer", ["It is 08:15.", "18 letters, 08:15", "8:30 and 08:15"])
+async def test_answer_that_leaves_a_result_out(answer: str) -> None:
+    with pytest.raises(CommandError, match="does not use what count_letters returned: The word"):
+        await show(Parallel([LETTERS, TIME]), Say(answer))
 
 
 async def test_arguments_that_are_not_the_questions() -> None:
-    wrong = Call("convert_to_miles", {"kilometers": 7})
-    with pytest.raises(CommandError, match=r"does not use what convert_to_miles returned: 4\.3"):
-        await shown(Parallel([wrong, TIME]), Say(answer("convert_to_miles", "get_time")))
+    wrong = Call("count_letters", {"word": "cat"})
+    with pytest.raises(CommandError, match="count_letters returned: The word cat has 3 letters"):
+        await show(Parallel([wrong, TIME]), Say(BOTH))
+
+
+def test_functions_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    told: list[Run] = []
+    functions = Functions(told.append)
+    assert functions.count_letters("it's") == "The word it's has 3 letters."
+    assert functions.get_time("tokyo ").startswith("It is ")
+    with pytest.raises(ValueError, match="Atlantis is not known here; berlin, "):
+        functions.get_time("Atlantis")
+    assert [run.name for run in functions.runs] == ["count_letters", "get_time"]
+    assert told == functions.runs

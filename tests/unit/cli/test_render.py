@@ -12,7 +12,7 @@ import precall
 from precall_service.cli.render import TurnView, report_table, shortened
 from precall_service.cli.timeline import Timeline
 
-TIME = re.compile(r"\d+(\.\d+)? (s|ms)\b")
+TIME = re.compile(r"\d+(\.\d+)? (s|ms|µs)(?=\W|$)")
 
 
 def drawn(*events: precall.Event) -> list[str]:
@@ -138,6 +138,7 @@ def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
     console = Console(file=io.StringIO(), width=200, soft_wrap=True)
     timeline = Timeline(console)
     usage = precall.TokenUsage(input_tokens=10, cached_tokens=5, output_tokens=3)
+    timeline.sent("Well?")
     for event in (
         precall.TurnQueued(1),
         precall.TurnStarted(0.5),
@@ -156,7 +157,9 @@ def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
         done(precall.TurnOutcome.ANSWERED),
     ):
         timeline.show(event)
+    timeline.ran("a", "x", 0.5)
     assert [line.strip() for line in lines(console)] == [
+        "_  sent      Well?",
         "_  queued    1 turn before this one",
         "_  admitted  after _",
         "_  step 1    a prompt of 10 tokens",
@@ -164,10 +167,11 @@ def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
         "_  call      a {}  (written in _)",
         "_  progress  a: half",
         "_  step 1    3 tokens in _; 5 of 10 prompt tokens were cached (50%)",
-        '_  result    a returned "r"  (_ for the way there, the function, and the way back)',
+        '_  result    a returned "r"  (_ after the call was written)',
         "_  step 2    a prompt of 20 tokens",
         "_  token     the first one, _ after the last result",
-        "_  result    c2 failed: error  (_ for the way there, the function, and the way back)",
+        "_  result    c2 failed: error  (_ after the call was written)",
         "_  step 2    0 tokens in _; 0 of 0 prompt tokens were cached (0%)",
         "_  done      answered",
+        "_  runs      a(x) in this process  (_)",
     ]

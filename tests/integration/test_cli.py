@@ -1,0 +1,95 @@
+"""The command line as a user runs it: a process of its own, and the embedded model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PRECALL = str(Path(sys.executable).parent / "precall")
+TIMEOUT_S = 240
+
+
+def run(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PRECALL, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        start_new_session=True,
+    )
+
+
+def left_of(group: int, timeout_s: float = 10) -> list[str]:
+    """The processes of a group that outlast the time."""
+    deadline = time.monotonic() + timeout_s
+    command = ["ps", "--no-headers", "-o", "pid,stat,cmd", "-g", str(group)]
+    while True:
+        listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+        if not listed or time.monotonic() > deadline:
+            return listed.splitlines()
+        time.sleep(0.1)
+
+
+def test_demo_shows_a_turn_in_which_real_functions_ran() -> None:
+    demo = run("demo")
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    for told in (
+        "step 1",
+        "call      count_letters",
+        "call      get_time",
+        "step 2",
+        "✓ count_letters(elephant) ran in this process",
+        "✓ the answer has both results in it",
+        "s in all:",
+    ):
+        assert told in demo.stdout
+    # Nothing but the stages of the start: no warning of any library, in whatever process.
+    assert all(line.endswith(" ...") for line in demo.stderr.splitlines()), demo.stderr
+
+
+def test_serve_ends_at_once_while_it_starts() -> None:
+    with subprocess.Popen(
+        [PRECALL, "serve", "--port", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as serve:
+        assert serve.stderr is not None
+        shown = ""
+        for line in serve.stderr:
+            shown += line
+            if line.startswith("importing vLLM"):
+                os.killpg(serve.pid, signal.SIGINT)  # as a terminal does
+        assert serve.wait(TIMEOUT_S) == 130
+    assert shown.endswith("stopped at once\n")
+    assert not left_of(serve.pid)
+
+
+def test_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        serve = run("serve", "--port", port)
+    assert serve.returncode == 1
+    assert f"precall: cannot listen at 127.0.0.1:{port}" in serve.stderr
+    assert "Traceback" not in serve.stderr
+
+
+def test_model_that_is_not_there() -> None:
+    serve = run("serve", "--model", "./there-is-no-such-model")
+    assert serve.returncode == 1
+    assert serve.stderr.startswith("precall: --model ./there-is-no-such-model: there is no such")
+    assert len(serve.stderr.splitlines()) == 1
+
+
+def test_doctor_finds_nothing_in_the_way() -> None:
+    doctor = run("doctor", "--port", "0")
+    assert doctor.returncode == 0, doctor.stdout
+    assert not doctor.stderr
+    assert "✓ engine    vLLM 0.32" in doctor.stdout
