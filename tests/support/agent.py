@@ -155,6 +155,13 @@ class Client:
         check_telling(self.numbered)
 
     async def _take(self) -> None:
+        """As the transport does, also in leaving nobody to wait for a client that is gone."""
+        try:
+            await self._take_all()
+        finally:
+            self.conversation.outbox.close()
+
+    async def _take_all(self) -> None:
         while True:
             await self.reading.wait()
             taken = await self.conversation.outbox.take()

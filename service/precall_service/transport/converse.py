@@ -119,9 +119,12 @@ class ConverseStream:
     async def _write(self, conversation: Conversation) -> None:
         """Sends events until the conversation's run has ended and everything is sent."""
         outbox, context = conversation.outbox, self._context
-        while numbered := await outbox.take():
-            for event in numbered:
-                await context.write(frames_out.converse_response(event, self._processed))
+        try:
+            while numbered := await outbox.take():
+                for event in numbered:
+                    await context.write(frames_out.converse_response(event, self._processed))
+        finally:
+            outbox.close()  # the client may be gone: nobody shall wait for it to read
 
     async def _read(self, conversation: Conversation) -> None:
         """Processes frames until the client has no more, or closes."""

@@ -1,0 +1,176 @@
+"""The whole service on the real engine, through the public client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+import precall
+from precall_service.app import Service, serve
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode
+from precall_service.engine.base import (
+    Delta,
+    Engine,
+    EngineFactory,
+    EngineState,
+    Progress,
+    Prompt,
+    StepSpec,
+)
+from precall_service.settings import load_settings
+from tests.support.engine_keeper import LentEngine
+from tests.support.steps import until_idle
+
+WAIT_S = 120
+
+
+class ToldEngine(LentEngine):
+    """The real engine, told which call to make in which step.
+
+    A model as small as the embedded one makes no second call of its own accord, and the loop is
+    what is tested here. It also keeps the prompts.
+    """
+
+    def __init__(self, lent: Engine, choices: Sequence[str]) -> None:
+        super().__init__(lent)
+        self._choices = list(choices)
+        self.prompts: list[Prompt] = []
+
+    def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+        self.prompts.append(prompt)
+        if self._choices and (name := self._choices.pop(0)):
+            choice = ToolChoice(mode=ToolChoiceMode.NAMED, tool_name=name)
+            spec = replace(spec, tool_choice=choice)
+        return super().generate(prompt, spec)
+
+
+@asynccontextmanager
+async def served(factory: EngineFactory) -> AsyncGenerator[tuple[Service, precall.Client]]:
+    settings = load_settings(None, {"server": {"port": 0, "drain_s": 0}})
+    async with (
+        serve(settings, factory, model="embedded", on_progress=_ignore) as service,
+        precall.Client(service.address) as client,
+    ):
+        yield service, client
+
+
+def _ignore(_stage: str, _fraction: float | None) -> None:
+    pass
+
+
+class Functions:
+    """Two real functions, and what they were called with."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.cities: list[str] = []
+
+    def count_letters(self, word: str) -> str:
+        """Count the letters of a word."""
+        self.words.append(word)
+        return f"The word {word} has {len(word)} letters."
+
+    def get_capital(self, country: str) -> str:
+        """Get the capital of a country."""
+        self.cities.append(country)
+        return f"The capital of {country} is Paris."
+
+    def register(self, client: precall.Client) -> None:
+        client.add_tool(self.count_letters, read_only=True)
+        client.add_tool(self.get_capital, read_only=True)
+
+
+QUESTION = "How many letters are in elephant, and what is the capital of France?"
+
+
+async def test_parallel_calls_of_one_step(vllm_factory: EngineFactory) -> None:
+    functions = Functions()
+    async with served(vllm_factory) as (_, client):
+        functions.register(client)
+        async with client.conversation() as conversation:
+            answer = await conversation.ask(
+                QUESTION, tool_choice="required", temperature=0.0, max_tokens=160
+            )
+    assert functions.words == ["elephant"]
+    assert functions.cities == ["France"]
+    assert answer.outcome is precall.TurnOutcome.ANSWERED
+    assert "8 letters" in answer.text
+    assert "Paris" in answer.text
+    assert answer.report.steps == 2
+    assert answer.report.usage.cached_tokens > 0
+
+
+async def test_sequential_calls_grow_one_prompt(vllm_factory: EngineFactory) -> None:
+    functions = Functions()
+    told: list[ToldEngine] = []
+
+    async def factory(on_progress: Progress) -> ToldEngine:
+        lent = await vllm_factory(on_progress)
+        told.append(ToldEngine(lent, ["count_letters", "get_capital"]))
+        return told[-1]
+
+    async with served(factory) as (_, client):
+        functions.register(client)
+        async with client.conversation() as conversation:
+            answer = await conversation.ask(QUESTION, temperature=0.0, max_tokens=160)
+            again = await conversation.ask("Thank you.", temperature=0.0, max_tokens=8)
+    assert functions.words
+    assert functions.cities
+    assert answer.report.steps == 3
+    first, second, third, fourth = (prompt.token_ids for prompt in told[0].prompts)
+    assert second[: len(first)] == first
+    assert third[: len(second)] == second
+    assert fourth[: len(third)] == third
+    # All whole blocks of what went before come from the cache.
+    assert answer.report.usage.cached_tokens >= (len(first) // 32 + len(second) // 32 - 2) * 32
+    assert again.report.usage.cached_tokens >= (len(third) // 32 - 1) * 32
+
+
+async def test_a_client_that_leaves_stops_its_generation(
+    vllm_engine: Engine, vllm_factory: EngineFactory
+) -> None:
+    async with served(vllm_factory) as (_, client):
+        async with client.conversation() as conversation:
+            turn = conversation.send("Tell me a long story.", temperature=0.0, max_tokens=2000)
+            async for event in turn:
+                if isinstance(event, precall.TextDelta):
+                    break
+            assert (await vllm_engine.load()).running == 1
+        async with asyncio.timeout(WAIT_S):
+            await until_idle(vllm_engine)
+
+
+async def listen(
+    conversation: precall.Conversation, on_text: Callable[[], Awaitable[None]]
+) -> None:
+    async for event in conversation.send("Tell a story.", temperature=0.0, max_tokens=2000):
+        if isinstance(event, precall.TextDelta):
+            await on_text()
+
+
+async def until_replaced(service: Service) -> None:
+    died = False
+    async for state in service.engines.states():
+        died = died or state is EngineState.RESTARTING
+        if died and state is EngineState.READY:
+            return
+
+
+async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
+    vllm_factory: EngineFactory, kill_engine: Callable[[], Awaitable[None]]
+) -> None:
+    async with served(vllm_factory) as (service, client), client.conversation() as conversation:
+        before = await conversation.ask("Say hello.", temperature=0.0, max_tokens=8)
+        with pytest.raises(precall.EngineUnavailableError) as failure:
+            await listen(conversation, kill_engine)
+        assert failure.value.retry_after_s
+        async with asyncio.timeout(WAIT_S):
+            await until_replaced(service)
+        after = await conversation.ask("Say hello.", temperature=0.0, max_tokens=8)
+    assert before.text
+    assert after.text
+    assert after.report.usage.input_tokens > before.report.usage.input_tokens
