@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, cast
 
+import vllm
 from vllm.config import ModelConfig
 from vllm.parser.abstract_parser import Parser
 from vllm.parser.parser_manager import ParserManager
@@ -158,7 +159,7 @@ def _info(llm: AsyncLLM, config: VllmConfig, features: frozenset[Feature]) -> En
     rank_tokens = cache.kv_cache_size_tokens
     blocks_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
     return EngineInfo(
-        name="vllm",
+        name=f"vllm {vllm.__version__}",
         model=config.model_name,
         context_tokens_max=llm.model_config.max_model_len,
         sequences_max=llm.vllm_config.scheduler_config.max_num_seqs * ranks,
