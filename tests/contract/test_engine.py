@@ -106,7 +106,7 @@ class EngineContract:
         prompt = await engine.render(QUESTION)
         spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
         whole = await heard(engine.generate(prompt, spec))
-        for max_tokens in range(1, len(whole.end.token_ids)):
+        for max_tokens in range(1, len(whole.end.token_ids), 3):
             spec = step_spec(
                 max_tokens=max_tokens, tools=QUESTION.tools, tool_choice=named("get_weather")
             )

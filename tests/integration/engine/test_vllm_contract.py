@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Generator
+
+import psutil
 import pytest
 
 from precall_service.engine.base import Engine
 from tests.contract.test_engine import EngineContract, EngineDeathContract
+from tests.support.engine_keeper import EngineKeeper
 
 
 class TestVllmEngine(EngineContract):
@@ -16,9 +20,11 @@ class TestVllmEngine(EngineContract):
 
 class TestVllmEngineDeath(EngineDeathContract):
     @pytest.fixture
-    def doomed_engine(self, vllm_engine: Engine) -> Engine:
-        return vllm_engine
+    def doomed_engine(self, vllm_engine: Engine, engine_keeper: EngineKeeper) -> Generator[Engine]:
+        pids = engine_keeper.pids
+        yield vllm_engine
+        assert not any(map(psutil.pid_exists, pids)), "a dead engine that is closed leaves nothing"
 
     @pytest.fixture
-    def kill(self, kill_engine: object) -> object:
+    def kill(self, kill_engine: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         return kill_engine

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice
 from tests.support.prompt_renderers import tokenizer
 from tests.support.steps import NONE, REQUIRED, declared, named, step_spec
@@ -30,10 +31,17 @@ def plans(*, structured_calls: bool = True, defaults: dict[str, Any] | None = No
     )
 
 
-def accepts(choice: ToolChoice, text: str, **config: Any) -> bool:
+def accepts(
+    choice: ToolChoice,
+    text: str,
+    *,
+    tools: tuple[ToolDeclaration, ...] = TOOLS,
+    structured_calls: bool = True,
+) -> bool:
     from xgrammar import Grammar, StructuralTag, testing  # noqa: PLC0415
 
-    outputs = plans(**config).plan(TOOLS, choice).structured_outputs
+    made = plans(structured_calls=structured_calls)
+    outputs = made.plan(tools, choice).structured_outputs
     tag = StructuralTag.model_validate(json.loads(outputs.structural_tag))
     check: Any = testing._is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
     return check(Grammar.from_structural_tag(tag), text)
@@ -74,6 +82,14 @@ def test_calls_are_held_to_the_choice_and_the_schema(
 @pytest.mark.parametrize("arguments", ['{"city":"Paris"}', '{ "city": "Paris" }', '{"city":\n"P"}'])
 def test_json_is_spaced_as_templates_space_it(arguments: str) -> None:
     assert not accepts(REQUIRED, written("get_weather", arguments))
+
+
+def test_a_schema_that_no_grammar_can_hold_leaves_any_json() -> None:
+    pattern = '{"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=x)y"}}}'
+    odd = (declared("odd", schema=pattern), TOOLS[0])
+    assert accepts(REQUIRED, written("odd", '{"b": [1, null]}'), tools=odd)
+    assert accepts(REQUIRED, written("get_weather", PARIS), tools=odd)
+    assert not accepts(REQUIRED, written("get_weather", "{}"), tools=odd)
 
 
 def test_without_structured_calls_a_required_call_is_still_a_call() -> None:

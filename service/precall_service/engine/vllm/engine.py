@@ -174,7 +174,8 @@ class VllmEngine:
 
     async def close(self) -> None:
         """As `Engine.close`."""
-        self._alive().cancel()  # or it reports the end that is asked for here as an error
+        if self._output_handler is not None:
+            self._output_handler.cancel()  # or it reports the end that is asked for as an error
         await asyncio.to_thread(self._llm.shutdown, self._stop_timeout_s)
         await asyncio.to_thread(self._processes.end)
         await asyncio.sleep(0)  # its sockets are closed in a callback
@@ -182,9 +183,12 @@ class VllmEngine:
 
     def _alive(self) -> asyncio.Task[None]:
         """The task that lives as long as the engine's processes do."""
-        handler = cast("asyncio.Task[None] | None", cast("Any", self._llm).output_handler)
-        assert handler is not None, "the first generation, at start, has begun it"
-        return handler
+        assert self._output_handler is not None, "the first generation, at start, has begun it"
+        return self._output_handler
+
+    @property
+    def _output_handler(self) -> asyncio.Task[None] | None:
+        return cast("Any", self._llm).output_handler
 
     def _parser(self, plan: StepPlan, prompt: Prompt) -> StepParser | None:
         """A parser for one step; None where text is all that it can bring."""

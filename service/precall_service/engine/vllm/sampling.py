@@ -7,6 +7,7 @@ Never: parsing.
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,6 +22,8 @@ from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import StepSpec
 from precall_service.engine.vllm.chat import chat_tools
+
+log = logging.getLogger(__name__)
 
 _PLANS_MAX = 64
 
@@ -133,7 +136,18 @@ def _respaced(node: Any) -> Any:
         return node
     fields = cast(dict[str, Any], node)
     if fields.get("type") == "json_schema" and fields.get("style") == "json":
-        schema = json.dumps(fields["json_schema"])
-        grammar = Grammar.from_json_schema(schema, any_whitespace=False)
-        return {"type": "grammar", "grammar": str(grammar)}
+        return {"type": "grammar", "grammar": _json_grammar(fields["json_schema"])}
     return {name: _respaced(value) for name, value in fields.items()}
+
+
+def _json_grammar(schema: Any) -> str:
+    """What a value of this schema may be written as; any JSON, where the schema says too much.
+
+    Arguments are checked again before they are used: what no grammar can hold is refused there.
+    """
+    try:
+        return str(Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))
+    except RuntimeError as error:
+        reason = str(error).strip().rsplit(": ", maxsplit=1)[-1]
+        log.warning("calls of a tool are not held to its schema: %s", reason)
+        return str(Grammar.from_json_schema("true", any_whitespace=False))

@@ -1,0 +1,182 @@
+"""What only the real engine does: its queue, its refusals, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import shutil
+import threading
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from precall_service.domain.turn import GenerationSettings
+from precall_service.engine.base import (
+    Engine,
+    EngineStartError,
+    Feature,
+    GenerationRefusedError,
+    Priority,
+)
+from precall_service.engine.vllm.config import Device, VllmConfig
+from precall_service.engine.vllm.environment import describe_environment
+from precall_service.engine.vllm.factory import VllmEngineFactory
+from tests.support.engine_keeper import EngineKeeper, embedded_config
+from tests.support.steps import asked, heard, step_spec, until_idle
+
+
+@pytest.fixture
+def vllm_leaves_its_context() -> Generator[None]:
+    """A start that fails in vLLM's constructor leaves no AsyncLLM whose context could be closed."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "precall-engine":
+            thread.join(20)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unclosed context", ResourceWarning)
+        gc.collect()
+
+
+def silent(_stage: str, _fraction: float | None) -> None:
+    pass
+
+
+def test_the_embedded_model_can_be_held_to_calls(vllm_engine: Engine) -> None:
+    assert vllm_engine.info.features >= {Feature.TOOL_CALLS, Feature.STRUCTURED_CALLS}
+    assert Feature.REASONING not in vllm_engine.info.features
+
+
+async def test_a_start_tells_its_stages(vllm_engine: Engine, engine_keeper: EngineKeeper) -> None:
+    stages = engine_keeper.stages
+    expected = [
+        "importing vLLM",
+        "starting the engine's processes",
+        "loading the weights",
+        "setting up the KV cache",
+        "generating for the first time",
+    ]
+    assert [stage for stage in stages if stage in expected] == expected
+    assert len(stages) == len(set(stages))
+
+
+async def test_steps_that_continue_a_turn_go_first(vllm_engine: Engine) -> None:
+    """With every place taken, and two steps waiting for the next one."""
+    engine = vllm_engine
+    prompt = await engine.render(asked("Tell me a story."))
+    finished: list[Priority] = []
+
+    async def run(priority: Priority, max_tokens: int) -> None:
+        await heard(engine.generate(prompt, step_spec(max_tokens=max_tokens, priority=priority)))
+        finished.append(priority)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(engine.info.sequences_max):
+            group.create_task(run(Priority.STARTS_TURN, 30))
+        async with asyncio.timeout(60):
+            while (await engine.load()).running < engine.info.sequences_max:
+                pass
+        finished.clear()
+        for priority in (Priority.STARTS_TURN, Priority.STARTS_TURN, Priority.CONTINUES_TURN):
+            group.create_task(run(priority, 60 if priority is Priority.STARTS_TURN else 1))
+        async with asyncio.timeout(60):
+            while (await engine.load()).waiting < 3:
+                pass
+    assert finished.index(Priority.CONTINUES_TURN) < len(finished) - 2
+    await until_idle(engine)
+
+
+@pytest.mark.parametrize(
+    "generation", [GenerationSettings(temperature=-1.0), GenerationSettings(top_p=7.0)]
+)
+async def test_settings_that_vllm_refuses_are_refused(
+    vllm_engine: Engine, generation: GenerationSettings
+) -> None:
+    prompt = await vllm_engine.render(asked("Hello"))
+    with pytest.raises(GenerationRefusedError, match="the engine refuses this"):
+        await heard(vllm_engine.generate(prompt, step_spec(generation=generation)))
+    await until_idle(vllm_engine)
+
+
+async def test_many_loads_at_once_are_answered(vllm_engine: Engine) -> None:
+    async with asyncio.timeout(20):
+        loads = await asyncio.gather(*(vllm_engine.load() for _ in range(50)))
+    assert {load.running for load in loads} == {0}
+
+
+def test_the_environment_describes_itself() -> None:
+    environment = describe_environment()
+    assert environment.vllm_version.startswith("0.32")
+    assert environment.torch_version
+    assert environment.device in {"cpu", "cuda"}
+    assert environment.memory_bytes > 1 << 30
+    assert not environment.problem
+
+
+async def refusal(config: VllmConfig) -> str:
+    with pytest.raises(EngineStartError) as told:
+        await VllmEngineFactory(config)(silent)
+    return str(told.value)
+
+
+async def test_a_parser_that_vllm_lacks_is_refused() -> None:
+    config = VllmConfig(
+        model=embedded_config().model, model_name="model", tool_parser="hermeneutics"
+    )
+    assert "hermes" in await refusal(config)
+
+
+async def test_a_context_longer_than_the_models_is_refused() -> None:
+    config = VllmConfig(
+        model=embedded_config().model, model_name="model", arguments=("--max-model-len", "99999999")
+    )
+    assert "max_model_len" in await refusal(config)
+
+
+async def test_a_gpu_that_is_not_there_is_refused() -> None:
+    if describe_environment().device != "cpu":
+        pytest.skip("there is a GPU")
+    config = VllmConfig(model=embedded_config().model, model_name="model", device=Device.GPU)
+    assert "precall-service[gpu]" in await refusal(config)
+
+
+@pytest.mark.usefixtures("vllm_leaves_its_context")
+async def test_what_fails_in_another_process_is_told(tmp_path: Path) -> None:
+    """The weights are missing, which only the worker finds out."""
+    shutil.copytree(
+        embedded_config().model,
+        tmp_path,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("*.saf*"),
+    )
+    before = set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match="Cannot find any model weights"):
+        await VllmEngineFactory(VllmConfig(model=str(tmp_path), model_name="model"))(silent)
+    assert not set(multiprocessing.active_children()) - before
+
+
+@pytest.mark.usefixtures("vllm_leaves_its_context")
+async def test_a_start_that_is_cancelled_leaves_no_process() -> None:
+    before = set(multiprocessing.active_children())
+    launched = asyncio.Event()
+
+    def watch(stage: str, _fraction: float | None) -> None:
+        if stage == "starting the workers":
+            launched.set()
+
+    start = asyncio.ensure_future(VllmEngineFactory(embedded_config())(watch))
+    await asyncio.wait_for(launched.wait(), 120)
+    processes = [
+        descendant
+        for child in set(multiprocessing.active_children()) - before
+        for descendant in (psutil.Process(child.pid), *psutil.Process(child.pid).children())
+    ]
+    assert processes
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=10)
+    assert not alive

@@ -1,0 +1,130 @@
+"""Prompts that grow by what a real model samples: same text as rendered, and found in the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from precall_service.domain.messages import Message, ToolMessage, Transcript, UserMessage
+from precall_service.domain.turn import GenerationSettings
+from precall_service.engine.base import Engine, Finish, Prompt
+from tests.support.steps import (
+    NONE,
+    REQUIRED,
+    Said,
+    after,
+    asked,
+    declared,
+    heard,
+    step_spec,
+)
+
+if TYPE_CHECKING:  # it imports vLLM, which takes long and reads an environment to be set first
+    from precall_service.engine.vllm.engine import VllmEngine
+
+QUESTION = asked(
+    "What is the weather in Paris, and what time is it in Rome?",
+    declared("get_weather"),
+    declared("get_time"),
+    system_prompt="You answer with what the functions say.",
+)
+
+
+def tokenizer(engine: Engine) -> Any:
+    llm = cast("VllmEngine", engine)._llm  # pyright: ignore[reportPrivateUsage]
+    return llm.renderer.get_tokenizer()
+
+
+async def appended(
+    engine: Engine, prompt: Prompt, said: Said, transcript: Transcript, *following: Message
+) -> Prompt:
+    """The next prompt, compared with a rendering of the whole."""
+    longer = await engine.append(prompt, said.end, transcript, following)
+    whole = await engine.render(after(transcript, *following))
+    decode, encode = tokenizer(engine).decode, tokenizer(engine).encode
+    assert decode(longer.token_ids) == decode(whole.token_ids)
+    tokens = said.end.token_ids
+    if tuple(encode(decode(tokens), add_special_tokens=False)) == tokens:  # as the template would
+        assert longer == whole
+    renderer = cast("VllmEngine", engine)._renderer  # pyright: ignore[reportPrivateUsage]
+    assert renderer.rendered_afresh == 0
+    return longer
+
+
+def cached_at_least(engine: Engine, prompt: Prompt, said: Said) -> int:
+    """The whole blocks of a step's prompt and tokens; its last token was never an input."""
+    block = engine.info.kv_block_tokens
+    return (len(prompt) + len(said.end.token_ids) - 1) // block * block
+
+
+def answers(said: Said) -> list[ToolMessage]:
+    texts = ("It is sunny in Paris.", "It is 9:15 in Rome.")
+    return [
+        ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text=texts[number % 2])
+        for number, call in enumerate(said.calls)
+    ]
+
+
+async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> None:
+    engine, transcript = vllm_engine, QUESTION
+    prompt = await engine.render(transcript)
+    for _ in range(2):
+        spec = step_spec(max_tokens=200, tools=transcript.tools, tool_choice=REQUIRED)
+        said = await heard(engine.generate(prompt, spec))
+        assert said.calls
+        transcript = after(transcript, said.message)
+        longer = await appended(engine, prompt, said, transcript, *answers(said))
+        again = await heard(engine.generate(longer, step_spec(max_tokens=1)))
+        assert again.end.cached_tokens >= cached_at_least(engine, prompt, said)
+        prompt, transcript = longer, after(transcript, *answers(said))
+    spec = step_spec(max_tokens=60, tools=transcript.tools, tool_choice=NONE)
+    said = await heard(engine.generate(prompt, spec))
+    transcript = after(transcript, said.message)
+    await appended(engine, prompt, said, transcript, UserMessage(text="Thank you"))
+
+
+async def test_calls_read_as_the_template_writes_them(vllm_engine: Engine) -> None:
+    """So a transcript that is rendered afresh has the tokens' own text in it."""
+    prompt = await vllm_engine.render(QUESTION)
+    spec = step_spec(max_tokens=200, tools=QUESTION.tools, tool_choice=REQUIRED)
+    said = await heard(vllm_engine.generate(prompt, spec))
+    whole = await vllm_engine.render(after(QUESTION, said.message, *answers(said)))
+    assert said.end.raw_text in tokenizer(vllm_engine).decode(whole.token_ids)
+
+
+async def test_a_step_cut_by_a_limit_is_continued(vllm_engine: Engine) -> None:
+    chat = asked("Tell me a long story about a lighthouse.")
+    prompt = await vllm_engine.render(chat)
+    said = await heard(vllm_engine.generate(prompt, step_spec(max_tokens=40)))
+    assert said.end.finish is Finish.LENGTH
+    transcript = after(chat, said.message)
+    longer = await appended(vllm_engine, prompt, said, transcript, UserMessage(text="Go on."))
+    again = await heard(vllm_engine.generate(longer, step_spec(max_tokens=1)))
+    assert again.end.cached_tokens >= cached_at_least(vllm_engine, prompt, said)
+
+
+async def test_a_stop_string_ends_a_step_and_is_not_kept(vllm_engine: Engine) -> None:
+    chat = asked("Count from 1 to 9 with commas.")
+    prompt = await vllm_engine.render(chat)
+    free = await heard(vllm_engine.generate(prompt, step_spec(max_tokens=60)))
+    stop = free.text[len(free.text) // 2 :][:3]
+    generation = GenerationSettings(temperature=0.0, stop=(stop,))
+    said = await heard(
+        vllm_engine.generate(prompt, step_spec(max_tokens=60, generation=generation))
+    )
+    assert said.end.finish is Finish.STOP
+    assert said.text == said.end.raw_text == free.text.split(stop, maxsplit=1)[0]
+    transcript = after(chat, said.message)
+    longer = await vllm_engine.append(prompt, said.end, transcript, [UserMessage(text="Go on.")])
+    whole = await vllm_engine.render(after(transcript, UserMessage(text="Go on.")))
+    decode = tokenizer(vllm_engine).decode
+    assert decode(longer.token_ids) == decode(whole.token_ids)
+
+
+async def test_the_same_seed_says_the_same(vllm_engine: Engine) -> None:
+    prompt = await vllm_engine.render(asked("Name an animal."))
+    generation = GenerationSettings(temperature=1.0, seed=11)
+    said = [
+        await heard(vllm_engine.generate(prompt, step_spec(max_tokens=12, generation=generation)))
+        for _ in range(2)
+    ]
+    assert said[0].end.token_ids == said[1].end.token_ids

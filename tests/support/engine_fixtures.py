@@ -1,0 +1,52 @@
+"""Fixtures of the one real engine, for the folders whose tests share it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from precall_service.engine.base import Engine, EngineFactory
+from tests.support.engine_keeper import EngineKeeper
+
+_TIMEOUT_S = 300
+"""The first test waits for the start as well."""
+
+
+def share_engine(items: list[pytest.Item], folder: Path) -> None:
+    """Puts the folder's tests on one event loop; those that kill the engine run last of all."""
+    for item in items:
+        if item.path.is_relative_to(folder):
+            item.add_marker(pytest.mark.engine)
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+            if pytest_asyncio.is_async_test(item):
+                item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+    items.sort(key=lambda item: "kill_engine" in getattr(item, "fixturenames", ()))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine_keeper() -> AsyncGenerator[EngineKeeper]:
+    """Who starts the engine and ends it."""
+    keeper = EngineKeeper()
+    yield keeper
+    await keeper.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def vllm_engine(engine_keeper: EngineKeeper) -> Engine:
+    """The engine, alive and idle."""
+    return await engine_keeper.engine()
+
+
+@pytest.fixture
+def vllm_factory(engine_keeper: EngineKeeper) -> EngineFactory:
+    """Lends the engine to whoever starts and closes engines: a supervisor, a whole service."""
+    return engine_keeper.lend
+
+
+@pytest.fixture
+def kill_engine(engine_keeper: EngineKeeper) -> Callable[[], Awaitable[None]]:
+    """Kills the engine's process, as an out-of-memory killer would."""
+    return engine_keeper.kill
