@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 PRECALL = str(Path(sys.executable).parent / "precall")
 TIMEOUT_S = 240
@@ -25,15 +28,20 @@ def run(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedPr
     )
 
 
-def left_of(group: int, timeout_s: float = 10) -> list[str]:
+def left_of(group: int, timeout_s: float = 10) -> list[psutil.Process]:
     """The processes of a group that outlast the time."""
     deadline = time.monotonic() + timeout_s
-    command = ["ps", "--no-headers", "-o", "pid,stat,cmd", "-g", str(group)]
     while True:
-        listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout
-        if not listed or time.monotonic() > deadline:
-            return listed.splitlines()
+        left = [process for process in psutil.process_iter() if in_group(process, group)]
+        if not left or time.monotonic() > deadline:
+            return left
         time.sleep(0.1)
+
+
+def in_group(process: psutil.Process, group: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getpgid(process.pid) == group
+    return False
 
 
 def test_demo_shows_a_turn_in_which_real_functions_ran() -> None:

@@ -62,9 +62,6 @@ class Chat:
             PrecallError: there is no server, or it refuses the conversation or a tool.
         """
         await self._conversation.open()
-        tools = self._conversation.tools
-        if tools and precall.Capability.TOOL_CALLS not in self._conversation.capabilities:
-            self._console.print("(this model calls no tools)", style="dim")
 
     async def say(self, text: str) -> bool:
         """Takes a turn, drawn as it comes; returns whether it was answered.
@@ -151,12 +148,20 @@ async def chat_on(options: ChatOptions) -> bool:
 @asynccontextmanager
 async def _opened(options: ChatOptions) -> AsyncGenerator[Chat]:
     async with precall.Client(options.address) as client:
-        if options.tools_root is not None:
+        if options.tools_root is not None and await _calls_tools(client):
             for tool in chat_tools(options.tools_root):
                 client.add_tool(tool, read_only=True)
         chat = Chat(client, options, stdout())
         await chat.open()
         yield chat
+
+
+async def _calls_tools(client: precall.Client) -> bool:
+    info = await client.server_info()
+    if precall.Capability.TOOL_CALLS in info.capabilities:
+        return True
+    stderr().print(f"({info.model} calls no tools)", style="dim", markup=False)
+    return False
 
 
 async def _on_terminal(chat: Chat) -> None:

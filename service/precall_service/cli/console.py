@@ -8,14 +8,26 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, TypeAlias
 
 from rich.console import Console
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+_ExceptionInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
 _OURS = ("precall", "precall_service")
 _PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _BriefFormatter(logging.Formatter):
+    """Says of an exception what it is, and not where it was: that is for `--log-level debug`."""
+
+    def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802 - the name is logging's
+        """As `logging.Formatter.formatException`."""
+        return f"{ei[0].__name__}: {ei[1]}" if ei[0] is not None else ""
 
 
 def stdout() -> Console:
@@ -51,15 +63,16 @@ def stderr_alone() -> Generator[Console]:
 def configure_logging(level: LogLevel) -> None:
     """Shows our own records from `level` on, and those of libraries from WARNING on."""
     console = stderr()
+    formatter = logging.Formatter if level == "debug" else _BriefFormatter
     handler: logging.Handler
     if console.is_terminal:
         from rich.logging import RichHandler
 
         handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(_PLAIN))
+        handler.setFormatter(formatter(_PLAIN))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

@@ -15,7 +15,7 @@ from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stdout
 from precall_service.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, reported
 from precall_service.cli.helptext import help_text
-from precall_service.cli.machine import installed_engine
+from precall_service.cli.machine import gpus, installed_engine
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -147,12 +147,11 @@ async def _until_asked(service: Service, interrupts: Interrupts) -> None:
 
 def _tell_ready(console: Console, service: Service) -> None:
     engine = service.engine
-    installed = installed_engine()
     rows = {
         "address": service.address,
         "model": service.model,
         "engine": engine.name,
-        "device": installed.device if installed else "unknown",
+        "device": _device(),
         "holds": f"{engine.sequences_max} turns at once, {engine.kv_tokens:,} tokens of KV cache, "
         f"{engine.context_tokens_max:,} tokens of context",
         "try": f"precall chat --address {_to_connect_to(service.address)}",
@@ -160,6 +159,13 @@ def _tell_ready(console: Console, service: Service) -> None:
     console.print(f"[bold]precall {__version__} is ready[/]")
     for name, value in rows.items():
         console.print(f"  {name:<8} {value}", markup=False)
+
+
+def _device() -> str:
+    installed = installed_engine()
+    if installed is None or installed.device == "cpu":
+        return "cpu"
+    return ", ".join(["gpu", *(gpu.name for gpu in gpus())])
 
 
 def _tell_draining(console: Console, service: Service, drain_s: float) -> None:

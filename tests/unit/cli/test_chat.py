@@ -87,6 +87,17 @@ async def test_commands(
     assert len([frame for frame in server.frames if frame.WhichOneof("frame") == "open"]) == 2
 
 
+async def test_model_that_calls_no_tools_chats(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeServer([Say("hi")], model="plain") as server:
+        monkeypatch.setattr(server, "capabilities", ())
+        assert await chat_once(options(server), "hello")
+    assert not server.tools
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("hi\n", "(plain calls no tools)\n")
+
+
 async def test_failed_turn_of_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     type_in(monkeypatch, "one", "two")
     async with FakeServer([Fail("ENGINE_UNAVAILABLE", "the engine starts")]) as server:

@@ -1,0 +1,68 @@
+"""What reaches stderr, and what does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+
+import pytest
+
+from precall_service.cli.console import LogLevel, configure_logging, stderr_alone
+
+log = logging.getLogger("precall_service.test")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Generator[None]:
+    loggers = [logging.getLogger(name) for name in ("", "precall", "precall_service", "vllm")]
+    before = [(logger, logger.level, logger.handlers) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.handlers = handlers
+        logger.setLevel(level)
+
+
+def fail() -> None:
+    try:
+        raise KeyError("x")
+    except KeyError:
+        log.exception("it failed")
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_failures_are_logged_without_a_stack(
+    level: LogLevel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(level)
+    fail()
+    log.info("well")
+    shown = capsys.readouterr().err
+    assert "ERROR precall_service.test: it failed\nKeyError: 'x'\n" in shown
+    assert "Traceback" not in shown
+    assert ("well" in shown) is (level == "info")
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("debug")
+    fail()
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_libraries_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("debug")
+    logging.getLogger("vllm.x").info("chatter")
+    logging.getLogger("grpc").info("chatter")
+    logging.getLogger("vllm.x").warning("beware")
+    assert capsys.readouterr().err.endswith("WARNING vllm.x: beware\n")
+
+
+def test_nobody_else_writes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    with stderr_alone() as console:
+        os.write(2, b"a library in C++\n")
+        subprocess.run(["/bin/sh", "-c", "echo a child >&2"], check=True)
+        console.print("ours")
+    print("after", file=sys.stderr)
+    assert capfd.readouterr().err == "ours\nafter\n"
