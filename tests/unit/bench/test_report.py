@@ -1,26 +1,72 @@
-"""A result is judged by its median, and says so."""
+"""A result is judged by its median, kept whole, and gone on from only where it is comparable."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from bench import report as module
 from bench.report import Report
+from precall_service.domain.json import JsonObject
+
+SETTINGS: JsonObject = {"deltas": 50}
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where results are kept here: not among the real ones."""
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def report_with(*samples: float, settings: JsonObject = SETTINGS) -> Report:
+    report = Report(bench="stream", settings=settings)
+    report.add("ratio", *samples)
+    report.judge("ratio", at_least=0.7)
+    return report
 
 
 @pytest.mark.parametrize(("samples", "verdict"), [([0.6, 0.8, 0.9], "met"), ([0.6], "MISSED")])
 def test_a_target_is_judged_by_the_median(
     capsys: pytest.CaptureFixture[str], samples: list[float], verdict: str
 ) -> None:
-    report = Report(bench="stream", settings={"rounds": 3})
-    report.add("ratio", *samples)
-    report.judge("ratio", at_least=0.7)
-    report.finish(judge=True, keep=False)
+    report_with(*samples).finish(judge=True, keep=False)
     assert f"[at least 0.700: {verdict}]" in capsys.readouterr().out
 
 
-def test_a_quick_look_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(bench="stream", settings={})
-    report.add("ratio", 0.1)
-    report.judge("ratio", at_least=0.7)
-    report.finish(judge=False, keep=False)
+def test_a_quick_look_is_neither_judged_nor_kept(
+    capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    report_with(0.1).finish(judge=False, keep=False)
     assert "MISSED" not in capsys.readouterr().out
+    assert not results.exists()
+
+
+def test_a_ratio_is_taken_sample_by_sample_and_again_when_there_are_more() -> None:
+    report = Report(bench="stream", settings=SETTINGS)
+    for over, under in ((1.0, 2.0), (3.0, 4.0)):
+        report.add("over", over)
+        report.add("under", under)
+        report.ratio("over / under", "over", "under")
+    assert report.samples("over / under") == [0.5, 0.75]
+
+
+def test_a_kept_result_is_gone_on_from() -> None:
+    report_with(0.8).finish(judge=True, keep=True)
+    more = Report(bench="stream", settings=SETTINGS)
+    more.resume()
+    more.add("ratio", 0.9)
+    assert more.samples("ratio") == [0.8, 0.9]
+    assert len(more.loads_before) == 2
+
+
+def test_a_result_of_other_settings_is_not_gone_on_from() -> None:
+    report_with(0.8).finish(judge=True, keep=True)
+    with pytest.raises(ValueError, match="of other settings"):
+        Report(bench="stream", settings={"deltas": 500}).resume()
+
+
+def test_there_must_be_a_result_to_go_on_from() -> None:
+    with pytest.raises(ValueError, match="to go on from"):
+        Report(bench="stream", settings=SETTINGS).resume()
