@@ -5,7 +5,6 @@ Owns: what of the settings and of the model the engine is configured with.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from precall_service.engine.base import Progress
 from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
+from precall_service.engine.vllm.threads import in_daemon_thread
 from precall_service.settings import Settings
 
 
@@ -36,11 +36,10 @@ async def launched(
     On cancel, or when the block raises: everything is stopped at once.
     """
     _check_engine(settings.engine.device)
-    model = await asyncio.to_thread(
-        resolve_model,
-        settings.engine.model,
-        cache_dir=settings.engine.cache_dir or default_cache_dir(),
-        on_progress=on_progress,
+    cache_dir = settings.engine.cache_dir or default_cache_dir()
+    # Ctrl-C does not wait for it: what an interrupted conversion leaves behind is no model.
+    model = await in_daemon_thread(
+        lambda: resolve_model(settings.engine.model, cache_dir=cache_dir, on_progress=on_progress)
     )
     factory = VllmEngineFactory(engine_config(settings, model, engine_arguments))
     async with serve(
