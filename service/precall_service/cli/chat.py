@@ -32,7 +32,16 @@ HELP = help_text(
 
 def chat(
     *,
-    address: options.Address = None,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address",
+            "-a",
+            metavar="HOST:PORT",
+            envvar="PRECALL_ADDRESS",
+            help="Where the service listens.",
+        ),
+    ] = DEFAULT_ADDRESS,
     system: Annotated[
         str, typer.Option(metavar="TEXT", help="Instructions that stand before everything else.")
     ] = "",
@@ -71,7 +80,7 @@ def chat(
         if max_tokens is not None:
             turn_options["max_tokens"] = max_tokens
         chat_options = ChatOptions(
-            address=address or DEFAULT_ADDRESS,
+            address=address,
             system=system,
             tools_root=None if no_tools else Path.cwd(),
             turn=turn_options,

@@ -127,7 +127,6 @@ Address: TypeAlias = Annotated[
         "--address",
         "-a",
         metavar="HOST:PORT",
-        envvar="PRECALL_ADDRESS",
-        help="Where a service listens.",
+        help="Where a service listens that runs already.",
     ),
 ]

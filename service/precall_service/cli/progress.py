@@ -20,6 +20,7 @@ class StartProgress:
         self._console = console
         self._stage = ""
         self._stage_at = time.monotonic()
+        self._closed = False
         self._bar: TaskID | None = None
         self._live = Progress(
             SpinnerColumn(),
@@ -45,6 +46,8 @@ class StartProgress:
 
     def __call__(self, stage: str, fraction: float | None) -> None:
         """The start is at `stage`, and `fraction` of it is done."""
+        if self._closed:  # by Ctrl-C, which a thread that converts a model has not heard of
+            return
         if stage != self._stage:
             self._begin(stage)
         if self._bar is not None and fraction is not None:
@@ -52,6 +55,7 @@ class StartProgress:
 
     def close(self, *, failed: bool = False) -> None:
         """The start is over. Idempotent."""
+        self._closed = True
         self._end_stage("[red]✗[/]" if failed else "[green]✓[/]")
         self._live.stop()
 
