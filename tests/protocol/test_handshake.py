@@ -128,7 +128,7 @@ async def test_the_answer_tells_what_is_granted() -> None:
 async def test_a_clients_name_cannot_forge_a_line_of_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="precall_service")
     async with running_server() as server:
         stream = server.stream()
         await stream.open(OpenConversation(client_name="agent\nERROR forged", agent_name="\x1b[2J"))
