@@ -20,6 +20,7 @@ from bench.process import ChildFailedError
 from bench.report import Report
 
 TIMEOUT_S = 1800.0
+_OF_MAKE = frozenset({"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS"})
 REPOSITORY = Path(__file__).parent.parent
 
 SIZES = {"cpu": {"rounds": 1}}
@@ -84,8 +85,10 @@ async def _ran(command: list[str], folder: Path, environ: dict[str, str]) -> Non
         ChildFailedError: it failed, or takes too long.
     On cancel: it and all that it started are killed.
     """
+    # `make bench` hands its own variables on; ARGS would name this bench to the demo.
+    ours = {name: value for name, value in os.environ.items() if name not in _OF_MAKE}
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=os.environ | environ, start_new_session=True
+        *command, cwd=folder, env=ours | environ, start_new_session=True
     )
     try:
         code = await asyncio.wait_for(process.wait(), TIMEOUT_S)
