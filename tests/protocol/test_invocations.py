@@ -90,7 +90,7 @@ async def test_calls_of_one_step_run_side_by_side_and_are_told_in_call_order() -
 
 BAD_ARGUMENTS = {
     '{"city":5}': "arguments.city",
-    '{"days":1}': "'city' is a required property",
+    '{"days":1}': '"city" is a required property',
     '{"city":"Rome","days":0}': "arguments.days",
     '{"city":"Rome","planet":1}': "planet",
     "[]": "object",

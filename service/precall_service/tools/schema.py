@@ -1,51 +1,33 @@
 """JSON Schema 2020-12: a schema's own check, and the check of values against it.
 
+Both happen on the event loop, so both are bounded: what could take long is refused.
+
 Never: retrieval. A schema reaches only what stands in its own text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final, cast
 
-import referencing.exceptions
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema import exceptions as jsonschema_exceptions
-from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
+from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ValidationError
 
 from precall_service.domain.json import JsonObject, JsonValue
+from precall_service.tools.schema_parts import SchemaParts, UnboundedSchemaError
 from precall_service.tools.text import shorten
 
-DEPTH_MAX = 64
-"""Levels of JSON in one schema: far above what people write, far below what recursion bears."""
+VALUE_DEPTH_MAX: Final = 256
+"""Levels of JSON in one value."""
+WORK_MAX: Final = 30_000_000
+"""Parts of a schema times the size of a value: some 0.2 s at the worst."""
+DETAILED_WORK_MAX: Final = 200_000
+"""The same, where all that is wrong is collected to say what."""
 
 _MESSAGE_CHARS_MAX = 300
-
-# Where 2020-12 has schemas inside a schema. Everything else, such as `const`, `default` or
-# `examples`, holds data: a "$ref" in there refers to nothing.
-_ONE = frozenset(
-    {
-        "additionalProperties",
-        "contains",
-        "contentSchema",
-        "else",
-        "if",
-        "items",
-        "not",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    }
-)
-_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_BY_NAME = frozenset(
-    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
-)
-
-_METASCHEMA = Draft202012Validator(
-    Draft202012Validator.META_SCHEMA,
-    format_checker=Draft202012Validator.FORMAT_CHECKER,  # `pattern` must be a regular expression
-)
+_CHARS_AS_ONE_VALUE = 8
+_BRANCHES_SHOWN = 4
+# Patterns take time linear in the text. Those with lookaround cannot: they get so many steps.
+_PATTERNS = FancyRegexOptions(backtrack_limit=10_000, size_limit=1 << 20)
 
 
 class SchemaError(ValueError):
@@ -63,100 +45,92 @@ class Schema:
     only what both have; what 2020-12 spells otherwise, such as a list in `items`, is refused.
     """
 
-    __slots__ = ("_validator",)
+    __slots__ = ("_parts", "_validator")
 
     def __init__(self, schema: JsonObject) -> None:
         """Compiles the schema.
 
         Raises:
-            SchemaError: not valid 2020-12, too deep, or it refers to what is not in its own text.
+            SchemaError: not valid 2020-12, too much work to check with, or it refers to what is
+                not in its own text.
         """
         # Left in, `$schema` would change the dialect wherever a reference leads to the root.
         schema = {name: part for name, part in schema.items() if name != "$schema"}
-        _check_depth(schema)
-        error = _worst(_METASCHEMA, schema)
-        if error is not None:
-            raise SchemaError(_bounded(f"{error.json_path}: {error.message}"))
-        _check_references(schema)
-        self._validator = Draft202012Validator(schema, registry=EMPTY_REGISTRY)
+        try:
+            self._parts = SchemaParts(schema)
+            self._validator = Draft202012Validator(
+                schema, offline=True, pattern_options=_PATTERNS, validate_formats=False
+            )
+        except UnboundedSchemaError as error:
+            raise SchemaError(_bounded(str(error))) from None
+        except ValidationError as error:
+            where = _spell("$", error.instance_path)
+            raise SchemaError(_bounded(f"{where}: {_reason(error)}")) from None
 
     def check(self, value: JsonValue, *, root: str) -> None:
         """Returns when `value` fits; `root` is what the value is called in messages.
 
         Raises:
-            MismatchError: such as `arguments.city: 5 is not of type 'string'`.
+            MismatchError: such as `arguments.city: 5 is not of type "string"`.
         """
-        try:
-            error = _worst(self._validator, value)
-        except RecursionError:
+        depth, size = _extent(value, root)
+        if self._parts.count * size > WORK_MAX:
             raise MismatchError(
-                f"{root}: nested too deeply to be checked, or its schema refers to itself without"
-                " end"
-            ) from None
-        if error is not None:
-            raise MismatchError(_bounded(f"{_spell(root, error.absolute_path)}: {error.message}"))
+                f"{root}: too large to be checked against a schema of {self._parts.count} parts"
+            )
+        try:
+            if self._validator.is_valid(value):
+                return
+        except UnicodeEncodeError:
+            raise MismatchError(f"{root}: holds a character that UTF-8 cannot carry") from None
+        if self._parts.visits(depth) * size > DETAILED_WORK_MAX:
+            raise MismatchError(f"{root}: does not fit its schema, and is too large to say where")
+        try:
+            self._validator.validate(value)
+        except ValidationError as error:
+            where = _spell(root, error.instance_path)
+            raise MismatchError(_bounded(f"{where}: {_reason(error)}")) from None
 
 
-def _worst(validator: Draft202012Validator, value: JsonValue) -> ValidationError | None:
-    """The violation that says most about what is wrong: jsonschema's own choice."""
-    errors = validator.iter_errors(value)  # pyright: ignore[reportUnknownMemberType]
-    return jsonschema_exceptions.best_match(errors)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+def _extent(value: JsonValue, root: str) -> tuple[int, int]:
+    """Levels in a value, and how many values are in it; long texts count as several.
+
+    Raises:
+        MismatchError: there are too many levels.
+    """
+    size = 0
+    level: list[JsonValue] = [value]
+    for depth in range(VALUE_DEPTH_MAX):
+        size += len(level)
+        below: list[JsonValue] = []
+        for each in level:
+            if isinstance(each, str):
+                size += len(each) // _CHARS_AS_ONE_VALUE
+            elif isinstance(each, Mapping):
+                size += sum(len(name) for name in each) // _CHARS_AS_ONE_VALUE
+                below.extend(each.values())
+            elif isinstance(each, list):
+                below.extend(each)
+        if not below:
+            return depth + 1, size
+        level = below
+    raise MismatchError(f"{root}: nested deeper than {VALUE_DEPTH_MAX} levels")
 
 
-def _check_depth(schema: JsonObject) -> None:
-    level: list[JsonValue] = [schema]
-    for _ in range(DEPTH_MAX):
-        level = [part for value in level for part in _parts(value)]
-        if not level:
-            return
-    raise SchemaError(f"$: nested deeper than {DEPTH_MAX} levels")
-
-
-def _parts(value: JsonValue) -> Iterable[JsonValue]:
-    if isinstance(value, Mapping):
-        return value.values()
-    if isinstance(value, list):
-        return value
-    return ()
-
-
-def _check_references(root: JsonObject) -> None:
-    resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(root))
-    waiting: list[tuple[str, JsonValue]] = [("$", root)]
-    seen: set[int] = set()
-    while waiting:
-        path, schema = waiting.pop()
-        if id(schema) in seen or not isinstance(schema, Mapping):
-            continue
-        seen.add(id(schema))
-        if schema is not root and ("$id" in schema or "$schema" in schema):
-            raise SchemaError(f"{path}: $id and $schema are allowed at the root alone")
-        for keyword in ("$ref", "$dynamicRef"):
-            reference = schema.get(keyword)
-            if not isinstance(reference, str):
-                continue
-            where = f"{path}.{keyword}"
-            if not reference.startswith("#"):
-                raise SchemaError(
-                    _bounded(f"{where}: {reference!r} refers to another document; copy it to $defs")
-                )
-            try:
-                # A target may stand where no keyword has schemas; its own references count too.
-                waiting.append((where, resolver.lookup(reference).contents))
-            except referencing.exceptions.Unresolvable:
-                raise SchemaError(_bounded(f"{where}: there is no {reference!r}")) from None
-        waiting.extend(_subschemas(path, schema))
-
-
-def _subschemas(path: str, schema: JsonObject) -> Iterator[tuple[str, JsonValue]]:
-    for keyword, part in schema.items():
-        where = f"{path}.{keyword}"
-        if keyword in _ONE:
-            yield where, part
-        elif keyword in _LIST:
-            yield from ((f"{where}[{i}]", each) for i, each in enumerate(_parts(part)))
-        elif keyword in _BY_NAME and isinstance(part, Mapping):
-            yield from ((f"{where}.{name}", each) for name, each in part.items())
+def _reason(error: ValidationError) -> str:
+    """The message; where no alternative fits, with what is wrong in the first of them."""
+    if error.kind.name == "format":
+        return f"{error.instance!r} is no regular expression (ECMA 262), or too large a one"
+    branches = cast("list[list[ValidationError]]", getattr(error.kind, "context", []))
+    if not branches:
+        return error.message
+    reasons = dict.fromkeys(
+        f"{_spell('', branch[0].instance_path[len(error.instance_path) :])} {_reason(branch[0])}"
+        for branch in branches
+        if branch
+    )
+    shown = [reason.strip() for reason in reasons][:_BRANCHES_SHOWN]
+    return f"fits no alternative: {'; or '.join(shown)}" if shown else error.message
 
 
 def _spell(root: str, path: Iterable[str | int]) -> str:

@@ -58,7 +58,7 @@ async def test_result(calls: Calls) -> None:
     [
         ("{", Reason.ARGUMENTS_INVALID, "not a JSON object"),
         ("[]", Reason.ARGUMENTS_INVALID, "an array"),
-        ('{"city":5}', Reason.ARGUMENTS_INVALID, "arguments.city: 5 is not of type 'string'"),
+        ('{"city":5}', Reason.ARGUMENTS_INVALID, 'arguments.city: 5 is not of type "string"'),
         ('{"city":"' + "x" * 1024 + '"}', Reason.TOO_LARGE, "the limit is 1024"),
     ],
 )
@@ -96,7 +96,7 @@ async def test_handler_stops_on_its_own(calls: Calls) -> None:
         ("{", Reason.RESULT_INVALID, "not JSON"),
         ("NaN", Reason.RESULT_INVALID, "not JSON"),
         ("", Reason.RESULT_INVALID, "not JSON"),
-        ('{"sky":1}', Reason.RESULT_INVALID, "result.sky: 1 is not of type 'string'"),
+        ('{"sky":1}', Reason.RESULT_INVALID, 'result.sky: 1 is not of type "string"'),
         ('"' + "x" * 1024 + '"', Reason.TOO_LARGE, "1026 bytes, the limit is 1024"),
     ],
 )

@@ -1,0 +1,169 @@
+"""How much work a schema asks for, before it is compiled.
+
+A validator visits a part of a schema once for each way that leads to it. References let a short
+schema have 2^n ways to the same part: such a one is refused here. So are references to other
+documents, and what only a hostile schema has a use for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Final
+
+import referencing.exceptions
+from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
+
+from precall_service.domain.json import JsonObject, JsonValue
+
+DEPTH_MAX: Final = 64
+"""Levels of JSON in one schema: far above what people write."""
+REFERENCES_DEPTH_MAX: Final = 128
+"""Parts from the root to the last one, with references followed."""
+PARTS_MAX: Final = 10_000
+"""Parts, each counted as often as it is referred to."""
+PATTERNS_MAX: Final = 64
+"""Regular expressions: each takes milliseconds to compile and up to a mebibyte to keep."""
+
+# Where 2020-12 has schemas inside a schema. Everything else, such as `const`, `default` or
+# `examples`, holds data: a "$ref" in there refers to nothing.
+_ONE = frozenset(
+    {
+        "additionalProperties",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    }
+)
+_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_BY_NAME = frozenset(
+    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
+)
+
+
+class UnboundedSchemaError(ValueError):
+    """The schema asks for more than is allowed; the message has the JSON path of the part."""
+
+
+class SchemaParts:
+    """The parts of a schema, with all its references followed.
+
+    A part that leads back to itself is counted once: the validator remembers for each value what
+    such a part has said of it.
+    """
+
+    def __init__(self, schema: JsonObject) -> None:
+        """Counts.
+
+        Raises:
+            UnboundedSchemaError: over a limit, or a reference leads out of the text or nowhere.
+        """
+        _check_depth(schema)
+        self._root = schema
+        self._resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
+        self._counts: dict[int, int] = {}
+        self._open: set[int] = set()
+        self._patterns = 0
+        self._recursive = False
+        self._path: list[str] = []
+        self.count = self._count("$", schema)
+
+    def visits(self, depth: int) -> int:
+        """At most so many visits a value takes that has `depth` levels, if nothing is remembered.
+
+        It is so where all that is wrong is collected.
+        """
+        return min(self.count**depth, sys.maxsize) if self._recursive else self.count
+
+    def _count(self, step: str, schema: JsonValue) -> int:
+        if not isinstance(schema, Mapping):
+            return 1
+        if id(schema) in self._open:
+            self._recursive = True
+            return 1
+        if (known := self._counts.get(id(schema))) is not None:
+            return known
+        self._path.append(step)
+        if len(self._open) == REFERENCES_DEPTH_MAX:
+            raise self._error(
+                f"more than {REFERENCES_DEPTH_MAX} parts inside one another, with references"
+                " followed"
+            )
+        self._check_keywords(schema)
+        self._open.add(id(schema))
+        count = 1
+        for below, part in chain(_subschemas(schema), self._targets(schema)):
+            count += self._count(below, part)
+        self._open.remove(id(schema))
+        if count > PARTS_MAX:
+            raise self._error(
+                f"has {count} parts, each counted as often as it is referred to; the limit is"
+                f" {PARTS_MAX}"
+            )
+        self._path.pop()
+        self._counts[id(schema)] = count
+        return count
+
+    def _check_keywords(self, schema: JsonObject) -> None:
+        if schema is not self._root and ("$id" in schema or "$schema" in schema):
+            raise self._error("$id and $schema are allowed at the root alone")
+        self._patterns += "pattern" in schema
+        by_pattern = schema.get("patternProperties")
+        self._patterns += len(by_pattern) if isinstance(by_pattern, Mapping) else 0
+        if self._patterns > PATTERNS_MAX:
+            raise self._error(f"one pattern more than the {PATTERNS_MAX} that a schema may have")
+
+    def _targets(self, schema: JsonObject) -> Iterator[tuple[str, JsonValue]]:
+        for keyword in ("$ref", "$dynamicRef"):
+            reference = schema.get(keyword)
+            if not isinstance(reference, str):
+                continue
+            if not reference.startswith("#"):
+                self._path.append(f".{keyword}")
+                raise self._error(f"{reference!r} refers to another document; copy it to $defs")
+            try:
+                yield reference, self._resolver.lookup(reference).contents
+            # Pointers through lists and numbers raise what indexing them raises.
+            except (referencing.exceptions.Unresolvable, LookupError, TypeError, ValueError):
+                self._path.append(f".{keyword}")
+                raise self._error(f"there is no {reference!r}") from None
+
+    def _error(self, problem: str) -> UnboundedSchemaError:
+        """The error for the part that is being looked at, from the last reference on."""
+        last = max((i for i, step in enumerate(self._path) if step[0] in "#$"), default=0)
+        return UnboundedSchemaError(f"{''.join(self._path[last:])}: {problem}")
+
+
+def _check_depth(schema: JsonObject) -> None:
+    level: list[JsonValue] = [schema]
+    for _ in range(DEPTH_MAX):
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return
+    raise UnboundedSchemaError(f"$: nested deeper than {DEPTH_MAX} levels")
+
+
+def _parts(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list):
+        return value
+    return ()
+
+
+def _subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonValue]]:
+    for keyword, part in schema.items():
+        if keyword in _ONE:
+            yield f".{keyword}", part
+        elif keyword in _LIST:
+            yield from ((f".{keyword}[{i}]", each) for i, each in enumerate(_parts(part)))
+        elif keyword in _BY_NAME and isinstance(part, Mapping):
+            yield from ((f".{keyword}.{name}", each) for name, each in part.items())
