@@ -58,9 +58,11 @@ async def serve(
     On cancel, or when the block raises: everything is stopped at once; turns that run end with
     a retryable status.
     """
-    with exported_traces(settings.tracing.otlp_endpoint, __version__):
-        async with _serve(settings, factory, model, on_progress) as service:
-            yield service
+    async with (
+        exported_traces(settings.tracing.otlp_endpoint, __version__),
+        _serve(settings, factory, model, on_progress) as service,
+    ):
+        yield service
 
 
 @asynccontextmanager
@@ -98,7 +100,7 @@ async def _serve(
         engine = await engines.start(on_progress)
         background = asyncio.create_task(_keep_going(engines, server, admission))
         try:
-            await server.set_ready(ready=True)
+            server.set_ready(ready=True)
             yield Service(
                 address=address,
                 model=model,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import grpc
 import pytest
 
 from precall.v1 import agent_pb2, invocation_pb2, turn_pb2
-from precall_service.app import serve
+from precall_service.app import Service, serve
+from precall_service.engine.base import EngineState
 from precall_service.settings import load_settings
+from tests.support.clock import settle
 from tests.support.scripts import Pause, calls, in_turn, says
 from tests.support.stream import (
     MODEL,
@@ -20,6 +22,7 @@ from tests.support.stream import (
     RunningServer,
     StreamDriver,
     connected,
+    eventually,
     health,
     running_server,
 )
@@ -95,7 +98,7 @@ async def test_what_outlasts_the_time_ends_with_a_status(phase: str) -> None:
         assert ended.outcome == turn_pb2.TURN_OUTCOME_FAILED
         error = failure(ended.error)
         assert error.reason == "DRAINING"
-        assert error.retry_after_s is not None
+        assert (error.retry_after_s is None) == (step is CALL), "its tool may have had effects"
         shut_down(await stream.ended())
         assert stream.kinds().count("go_away") == 1
         if step is CALL:
@@ -103,11 +106,15 @@ async def test_what_outlasts_the_time_ends_with_a_status(phase: str) -> None:
             assert cancel.reason == invocation_pb2.INVOCATION_CANCEL_REASON_TURN_ENDED
 
 
+def service_to_leave(engines: Engines) -> AbstractAsyncContextManager[Service]:
+    settings = load_settings(None, {"server": {"port": 0, "drain_s": 20.0}})
+    return serve(settings, engines, model=MODEL, on_progress=lambda _stage, _share: None)
+
+
 async def test_leaving_the_service_drains_it() -> None:
     done = asyncio.Event()
     engines = Engines(in_turn([*says("So"), Pause(done), *says(" far.")]))
-    settings = load_settings(None, {"server": {"port": 0, "drain_s": 20.0}})
-    leaving = serve(settings, engines, model=MODEL, on_progress=lambda _stage, _share: None)
+    leaving = service_to_leave(engines)
     service = await leaving.__aenter__()
     async with connected(service.address) as channel, asyncio.TaskGroup() as group:
         idle, busy = StreamDriver(channel), StreamDriver(channel)
@@ -128,3 +135,24 @@ async def test_leaving_the_service_drains_it() -> None:
         assert (await busy.completed()).text == "So far."
         shut_down(await busy.ended())
     assert engines.started[0].closed
+
+
+async def test_an_engine_that_comes_back_meanwhile_makes_nothing_ready() -> None:
+    engines = Engines(in_turn(CALL, says("Warm.")))
+    leaving = service_to_leave(engines)
+    service = await leaving.__aenter__()
+    async with connected(service.address) as channel, asyncio.TaskGroup() as group:
+        stream = StreamDriver(channel)
+        await stream.open(agent_pb2.OpenConversation(tools=[WEATHER]))
+        await stream.start()
+        invoke = await stream.invoked()
+        group.create_task(leaving.__aexit__(None, None, None))
+        await stream.expect("go_away")
+        engines.started[0].die()
+        await eventually(lambda: len(engines.started) == 2)
+        await settle()
+        assert service.engines.state is EngineState.READY
+        assert await health(channel) == "NOT_SERVING"
+        await stream.answer(invoke.invocation_id)
+        assert (await stream.completed()).text == "Warm."
+        shut_down(await stream.ended())

@@ -12,7 +12,8 @@ import grpc.aio
 import pytest
 
 from precall.v1 import agent_pb2, turn_pb2
-from precall_service.engine.base import EngineStartError, EngineState
+from precall_service.engine.base import EngineLoad, EngineStartError
+from precall_service.transport import server_info as server_info_module
 from precall_service.transport.server import AddressInUseError
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Pause, Script, always, calls, in_turn, says
@@ -129,19 +130,21 @@ async def test_a_start_that_fails_is_tried_again() -> None:
         await stream.close()
 
 
-async def test_an_engine_that_cannot_start_again_is_told_as_failed() -> None:
+async def test_a_restart_that_may_not_fit_is_tried_again_too() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         await dead_engine(server)
-        server.engines.failure = EngineStartError("the GPU is gone")
+        server.engines.failure = EngineStartError("the dead engine still holds its memory")
         server.engines.release()
         server.clock.advance(0.0)
-        await eventually(lambda: server.service.engines.state is EngineState.FAILED)
+        await eventually(lambda: server.engines.failure is None)
         error = unavailable(await stream.ask())
-        assert "GPU" not in error.message, "why is the operator's to know"
-        assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_FAILED
-        assert await health(server.channel) == "NOT_SERVING"
+        assert error.retry_after_s is not None
+        assert "memory" not in error.message, "why is the operator's to know"
+        assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_RESTARTING
         assert await health(server.channel, "") == "SERVING"
+        await revived(server, after_s=1.0)
+        assert (await stream.ask(turn_id="t2")).text == "Hello."
         await stream.close()
 
 
@@ -232,6 +235,22 @@ async def test_the_server_tells_what_it_is_and_does() -> None:
         assert (load.running_sequences, load.admitted_turns, load.waiting_turns) == (1, 1, 0)
         assert 0 < load.kv_cache_usage < 1
         stream.call.cancel()
+
+
+async def test_an_engine_that_does_not_answer_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never() -> EngineLoad:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(server_info_module, "_LOAD_TIMEOUT_S", 0.05)
+    async with running_server(HELLO) as server:
+        monkeypatch.setattr(server.engine, "load", never)
+        info = await server.info()
+        assert info.engine_state == agent_pb2.ENGINE_STATE_READY
+        assert info.load == agent_pb2.EngineLoad()
+        monkeypatch.undo()
 
 
 async def test_every_limit_that_is_granted_is_the_operators() -> None:

@@ -47,6 +47,24 @@ async def test_the_highest_number_of_all_leaves_none_for_the_next_frame() -> Non
         await lives_on(other)
 
 
+async def test_a_defect_of_ours_costs_one_frame(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("internals")
+
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        monkeypatch.setattr("precall_service.agent.conversation.Conversation.cancel_turn", broken)
+        error = await stream.refused(await stream.send("cancel_turn", turn_pb2.CancelTurn()))
+        assert error.reason == "INTERNAL"
+        assert "internals" not in error.message
+        assert error.metadata["incident"] in error.message
+        assert error.metadata["incident"] in caplog.text
+        caplog.clear()
+        await lives_on(stream)
+
+
 async def test_a_first_frame_with_a_wrong_number_ends_the_stream() -> None:
     async with running_server(HELLO) as server:
         stream = server.stream()
@@ -253,7 +271,10 @@ async def test_an_idle_conversation_expires() -> None:
 async def test_a_turn_keeps_its_conversation_and_so_does_its_end() -> None:
     done = asyncio.Event()
     script = in_turn([Pause(done), *says("Hello.")])
-    async with running_server(script, conversations={"idle_expiry_s": 60.0}) as server:
+    limits = {"idle_expiry_s": 60.0}
+    # A write may still be ending while the clock is moved.
+    unread = {"unread_s": 1000.0}
+    async with running_server(script, conversations=limits, server=unread) as server:
         stream = await server.opened()
         await stream.start()
         await stream.expect("step_started")

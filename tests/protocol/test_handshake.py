@@ -249,6 +249,8 @@ async def test_an_unknown_model_is_told_the_known_one() -> None:
         '{"a":1,"a":2}',
         '{"a": "\\ud800"}',
         '{"a": 1e999}',
+        '{"chat_template": "{{ 1 }}"}',
+        '{"tokenizer": null}',
         "[" * 16_000,
         "1" * 5_000,
     ],
@@ -264,6 +266,10 @@ TOO_LARGE = {
     "open.system_prompt": OpenConversation(system_prompt="é" * 513),
     "open.history[0].text": OpenConversation(history=[message(USER, "x" * 1025)]),
     "open.history": OpenConversation(history=[message(USER, "x")] * 4),
+    "open.history[0].tool_calls": OpenConversation(
+        history=[message(ASSISTANT, "", *[call("a")] * 129)]
+    ),
+    "open.tools": OpenConversation(tools=[tool_pb2.Tool()] * 513),
     "open.template_variables_json": OpenConversation(
         template_variables_json='{"a": "%s"}' % ("x" * (16 << 10))
     ),

@@ -186,6 +186,25 @@ async def test_a_slow_reader_can_be_given_up() -> None:
         await server.nothing_is_left()
 
 
+async def test_a_client_that_takes_nothing_is_let_go() -> None:
+    conversations = {"events_max": EVENTS_MAX, "turn_tokens_max": 1 << 24}
+    script = in_turn(Counted(PIECE, PIECES))
+    async with running_server(
+        script, info=LARGE, conversations=conversations, server={"unread_s": 5.0}
+    ) as server:
+        stuck = await server.opened()
+        await stuck.start()
+        await eventually(lambda: any(map(full, outboxes(server))))
+        server.clock.advance(4.9)
+        assert len(server.service.conversations) == 1
+        server.clock.advance(5.0)
+        await server.nothing_is_left()
+        error = await stuck.ended()
+        assert error is not None
+        assert error.reason == "FLOW_LIMIT"
+        assert "5 s" in error.message
+
+
 async def test_a_client_that_takes_only_small_frames_loses_its_stream_and_nothing_is_left() -> None:
     async with (
         running_server(in_turn(says("x" * 5000))) as server,

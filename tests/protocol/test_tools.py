@@ -9,7 +9,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from precall.v1 import tool_pb2
+from precall.v1 import tool_pb2, turn_pb2
+from precall_service.tools.text import shorten
 from tests.support.scripted_engine import INFO
 from tests.support.scripts import always, calls, in_turn, says
 from tests.support.stream import WEATHER, StreamDriver, running_server
@@ -33,7 +34,8 @@ async def registered(stream: StreamDriver, *tools: Tool) -> list[tool_pb2.ToolRe
     number = await stream.send("register_tools", tool_pb2.RegisterTools(tools=tools))
     answer = (await stream.expect("tools_registered")).tools_registered
     assert answer.frame_sequence == number
-    assert [entry.name for entry in answer.registrations] == [tool.name for tool in tools]
+    names = [shorten(tool.name, 80) for tool in tools]
+    assert [entry.name for entry in answer.registrations] == names
     return list(answer.registrations)
 
 
@@ -219,6 +221,40 @@ async def test_too_many_tools_are_refused_until_some_are_withdrawn() -> None:
         await withdrawn(stream, "t0")
         [entry] = await registered(stream, Tool(name="t3"))
         assert entry.version
+        await stream.close()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        tool_pb2.RegisterTools(tools=[Tool()] * 100_000),
+        tool_pb2.WithdrawTools(names=["t"] * 100_000),
+    ],
+    ids=["register_tools.tools", "withdraw_tools.names"],
+)
+async def test_a_frame_of_countless_tools_is_refused_as_a_whole(
+    frame: tool_pb2.RegisterTools | tool_pb2.WithdrawTools,
+) -> None:
+    kind = "register_tools" if isinstance(frame, tool_pb2.RegisterTools) else "withdraw_tools"
+    async with running_server(HELLO, tools=LIMITS) as server:
+        stream = await server.opened(WEATHER)
+        error = await stream.refused(await stream.send(kind, frame))
+        assert error.reason == "TOO_LARGE"
+        assert error.metadata == {"size": "100000", "limit": "12"}
+        await stream.ask()
+        await stream.close()
+
+
+async def test_long_names_are_repeated_short() -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        [entry] = await registered(stream, Tool(name="n" * 1_000_000))
+        assert refusal(entry).reason == "TOOL_NAME_INVALID"
+        assert entry.ByteSize() < 1000
+        assert (await withdrawn(stream, "n" * 1_000_000)).ByteSize() < 1000
+        cancel = turn_pb2.CancelTurn(turn_id="n" * 1_000_000)
+        error = await stream.refused(await stream.send("cancel_turn", cancel))
+        assert len(error.message) < 300
         await stream.close()
 
 

@@ -46,14 +46,18 @@ def reasoning_of(events: Sequence[object]) -> str:
 def check_telling(numbered: Sequence[NumberedEvent]) -> None:
     """Numbers have no gap; each turn is told as `_Telling` has it, and ends at most once.
 
-    A turn whose client asks for it again is told its ending again, word for word.
+    A turn whose client asks for it again is told its ending again, word for word; one that failed
+    before its first step is begun anew.
     """
     numbers = [event.sequence for event in numbered]
     assert numbers == list(range(1, len(numbers) + 1))
     turns: dict[str, _Telling] = {}
     for event in numbered:
         if event.turn_id:
-            turns.setdefault(event.turn_id, _Telling()).add(event.event)
+            telling = turns.setdefault(event.turn_id, _Telling())
+            if telling.never_began:
+                telling = turns[event.turn_id] = _Telling()
+            telling.add(event.event)
 
 
 @dataclass(slots=True)
@@ -74,6 +78,11 @@ class _Telling:
     text: str = ""
     calls: dict[str, _Call] = field(default_factory=dict[str, _Call])
     completed: TurnCompleted | None = None
+
+    @property
+    def never_began(self) -> bool:
+        """Whether it ended without a step."""
+        return self.completed is not None and self.step < 0
 
     def add(self, event: ConversationEvent) -> None:
         if self.completed is not None:

@@ -37,12 +37,14 @@ class AdmissionLimits:
     """How long the queue may grow, and how long a turn keeps its share while its tools run.
 
     `hold_s`: most tools answer within a second or two (86 to 95 % in published coding traces);
-    beyond it a held share costs others more than the re-prefill costs this turn.
+    beyond it a held share costs others more than the re-prefill costs this turn. `wait_max_s`: how
+    long a turn may wait for its first admission.
     """
 
     waiting_max: int = 1024
     waiting_per_tenant_max: int = 256
     hold_s: float = 5.0
+    wait_max_s: float = 600.0
     retry_after_s: float = 1.0
 
 

@@ -44,7 +44,10 @@ class GrowthRecord:
         return safe
 
     def observe(self, tenant: str, tool_set: str, tokens: int) -> None:
-        """Remembers that a turn ended after growing by `tokens`."""
+        """Remembers that a turn ended by itself after growing by `tokens`.
+
+        One that was cut is not to be remembered: it says nothing of where it would have ended.
+        """
         for key in {(tenant, tool_set), (tenant, "")}:
             grown = self._grown.setdefault(key, deque(maxlen=WINDOW))
             grown.append(tokens)

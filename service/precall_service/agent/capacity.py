@@ -8,10 +8,7 @@ from precall_service.engine.supervisor import EngineSupervisor
 
 
 async def follow_engine(admission: Admission, engines: EngineSupervisor) -> None:
-    """Follows the engine for as long as it is not cancelled.
-
-    Turns wait while it is restarted. Once it has failed they are let in, to be told so.
-    """
+    """Follows the engine for as long as it is not cancelled. Turns wait while it is restarted."""
     async for state in engines.states():
         info = engines.info
         if state is EngineState.RESTARTING:

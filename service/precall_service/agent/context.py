@@ -45,9 +45,11 @@ class TurnContext:
 class TurnEnding:
     """How a turn ended, and what the conversation keeps of it.
 
-    `messages` are those that the turn added: none when it failed.
+    `messages` are those that the turn added: none when it failed without a trace in the world.
+    `begun`: a step was started.
     """
 
     completed: TurnCompleted
+    begun: bool
     messages: tuple[Message, ...]
     tail: Tail | None

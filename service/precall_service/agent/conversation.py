@@ -11,6 +11,7 @@ Concurrency: `run` is one long-lived coroutine that runs the turns; every other 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,16 +30,24 @@ from precall_service.domain.clock import Timer
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import TurnCompleted
 from precall_service.domain.messages import Transcript
-from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnOutcome, TurnSpec
+from precall_service.domain.turn import (
+    ToolChoice,
+    ToolChoiceMode,
+    TraceContext,
+    TurnOutcome,
+    TurnSpec,
+)
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolLimits, ToolProposal
 from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
+from precall_service.tools.text import shorten
 from precall_service.tools.toolset import Registration, Toolset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EndedTurn:
-    spec: TurnSpec
+    digest: str
+    """Of what was asked, which may be a mebibyte long."""
     completed: TurnCompleted
 
 
@@ -152,7 +161,7 @@ class Conversation:
                 return  # it ended while the frame was under way
             raise ServiceError(
                 Reason.TURN_UNKNOWN,
-                f"no turn {turn_id!r} runs here" if turn_id else "no turn runs here",
+                f"no turn {shorten(turn_id, 80)!r} runs here" if turn_id else "no turn runs here",
                 field="cancel_turn.turn_id",
             )
         turn.cancel(ServiceError(Reason.CANCELLED, "the client cancelled the turn"))
@@ -263,7 +272,10 @@ class Conversation:
         self._tail = ending.tail
         self._turn = None
         self.renew()
-        self._ended[turn.spec.turn_id] = _EndedTurn(spec=turn.spec, completed=ending.completed)
+        if ending.begun:  # one that never began has done nothing, and may be sent again as it is
+            self._ended[turn.spec.turn_id] = _EndedTurn(
+                digest=_digest(turn.spec), completed=ending.completed
+            )
         if len(self._ended) > self.limits.ended_turns_max:
             self._ended.popitem(last=False)
 
@@ -271,12 +283,12 @@ class Conversation:
         """Whether the turn is known; an ended one is answered by its ending again."""
         ended = self._ended.get(spec.turn_id)
         if ended is not None:
-            known = ended.spec
+            known = ended.digest
         elif self._turn is not None and self._turn.spec.turn_id == spec.turn_id:
-            known = self._turn.spec
+            known = _digest(self._turn.spec)
         else:
             return False
-        if replace(known, trace_context=spec.trace_context) != spec:
+        if known != _digest(spec):
             raise ServiceError(
                 Reason.TURN_ID_REUSED,
                 f"turn id {spec.turn_id!r} was used for another text or other settings: a new "
@@ -322,3 +334,8 @@ class Conversation:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
+
+
+def _digest(spec: TurnSpec) -> str:
+    """Equal for two turns that ask for the same; where their spans belong does not count."""
+    return hashlib.sha256(repr(replace(spec, trace_context=TraceContext())).encode()).hexdigest()

@@ -85,6 +85,14 @@ class TurnRecord:
         self._answers.clear()
         return prompt
 
+    def replace_answers(self, text: str) -> None:
+        """The answers to the last step's calls, which are in the prompt already, become this."""
+        for index in range(len(self._messages) - 1, 0, -1):
+            message = self._messages[index]
+            if not isinstance(message, ToolMessage):
+                return
+            self._messages[index] = replace(message, text=text)
+
     def close(self) -> tuple[Message, ...]:
         """The messages that the turn adds to the conversation, every call in them answered.
 

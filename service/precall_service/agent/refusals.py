@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import CallOutcome
@@ -66,8 +66,7 @@ def step_given_up() -> ServiceError:
     """The engine cancelled a step that nobody had cancelled, as one that shuts down may."""
     return ServiceError(
         Reason.ENGINE_FAILED,
-        "the engine gave the turn's step up; the conversation is as it was before the turn: send "
-        "it again, with a new turn id",
+        "the engine gave the turn's step up: send the turn again, with a new turn id",
     )
 
 
@@ -101,11 +100,46 @@ def call_not_made() -> InvocationEnding:
     )
 
 
-def call_outlived(why: ServiceError | None) -> InvocationEnding:
-    """The turn ended before the call did."""
+def waited_too_long(limit_s: float, retry_after_s: float) -> ServiceError:
+    """The turn was never admitted."""
+    return ServiceError(
+        Reason.OVERLOADED,
+        f"the turn waited {limit_s:g} s for a place, the limit: try again in {retry_after_s:g} s, "
+        "or on another replica",
+        retry_after_s=retry_after_s,
+        metadata={"limit_s": f"{limit_s:g}"},
+    )
+
+
+def failed_after_effects(cause: ServiceError, tools: Iterable[str]) -> ServiceError:
+    """The turn failed, and sending it again might do twice what it has done. No RetryInfo."""
+    names = ", ".join(tools)
+    return ServiceError(
+        cause.reason,
+        f"the turn failed after calls that may have had effects ({names}); its finished steps stand"
+        f" in the conversation: go on from there, since the same turn again might do twice what was"
+        f" done. Why it failed: {cause.message}",
+        metadata={**cause.metadata, "called": names},
+    )
+
+
+def answer_too_long() -> InvocationEnding:
+    """What later turns read in place of results that left no room for them."""
+    return InvocationEnding(
+        outcome=CallOutcome.ERROR,
+        error=ServiceError(
+            Reason.TOO_LARGE, "the result left no room in the context window and was dropped"
+        ),
+    )
+
+
+def call_outlived(why: ServiceError | None, *, in_doubt: bool) -> InvocationEnding:
+    """The turn ended before the call did. `in_doubt`: the tool has effects, and may have run."""
     message = "the turn ended before the call did"
     if why is not None:
         message += f": {why.message}"
+    if in_doubt:
+        message += "; whether it took effect is not known"
     return InvocationEnding(
         outcome=CallOutcome.CANCELLED, error=ServiceError(Reason.CANCELLED, message)
     )

@@ -70,6 +70,8 @@ class StepReader:
         self._emit = emit
         self._clock = clock
         self._on_first_piece = on_first_piece
+        self.begun = False
+        """Whether anything was generated: the prompt was computed."""
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
@@ -97,13 +99,12 @@ class StepReader:
         On cancel: the generation is aborted; what was read so far can still be asked for.
         """
         async with aclosing(deltas) as pieces:
-            first = True
             async for delta in pieces:
                 if type(delta) is StepEnd:
                     return self._finished(delta)
-                if first:
+                if not self.begun:
                     self._on_first_piece()
-                    first = False
+                    self.begun = True
                 if type(delta) is TextPiece:  # first, and without `match`: the hot path
                     await self._emit(TextDelta(delta.text))
                     self._text.append(delta.text)

@@ -15,10 +15,10 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from precall_service.admission import Share
 from precall_service.agent import refusals
+from precall_service.agent.calls import OpenCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
 from precall_service.agent.record import TurnRecord
 from precall_service.agent.report import Stopwatch
@@ -34,14 +34,13 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     StepCompleted,
     StepStarted,
-    ToolCallCompleted,
     ToolCallProgress,
     TurnCompleted,
     TurnEvent,
     TurnQueued,
     TurnStarted,
 )
-from precall_service.domain.messages import ToolCall
+from precall_service.domain.messages import Message, ToolCall
 from precall_service.domain.turn import (
     StepFinish,
     TokenUsage,
@@ -52,6 +51,7 @@ from precall_service.domain.turn import (
 from precall_service.engine.base import (
     Engine,
     EngineDiedError,
+    EngineState,
     Finish,
     GenerationRefusedError,
     Priority,
@@ -67,12 +67,6 @@ log = logging.getLogger(__name__)
 
 Emit = Callable[[TurnEvent], Awaitable[None]]
 Offer = Callable[[TurnEvent], None]
-
-
-@dataclass(slots=True)
-class _OpenCall:
-    ready_at: float
-    ending: InvocationEnding | None = None
 
 
 class Turn:
@@ -96,22 +90,14 @@ class Turn:
         self._declarations = tuple(tool.declaration for tool in context.tools)
         self._record = TurnRecord(context.transcript, context.tail, spec.text)
         self._watch = Stopwatch(services.clock)
-        self._trace = TurnTrace(
-            services.tracer,
-            parent=spec.trace_context.carrier(),
-            conversation_id=context.conversation_id,
-            tenant=context.tenant,
-            turn_id=spec.turn_id,
-            agent_name=context.agent_name,
-            model=context.model,
-        )
         self._tokens_left = spec.limits.max_tokens
         self._held = 0
         """Tokens of KV that the turn has come to hold."""
         self._step = 0
         self._reader: StepReader | None = None
-        self._open_calls: dict[str, _OpenCall] = {}
-        """Calls that the client was told of, and not yet of their ending."""
+        self._calls = OpenCalls(emit, services.clock)
+        self._effects: dict[str, None] = {}
+        """Tools with effects that were called, in the order of their first call."""
         self._step_ended: StepCompleted | None = None
         """The ending of a step that the client has not been told."""
         self._work: asyncio.Task[None] | None = None
@@ -133,6 +119,16 @@ class Turn:
         On cancel (the client is gone): the engine's generation and the handlers' runs are
         cancelled, the share is given back, and nothing more is emitted.
         """
+        context = self._context
+        self._trace = TurnTrace(
+            self._services.tracer,
+            parent=self.spec.trace_context.carrier(),
+            conversation_id=context.conversation_id,
+            tenant=context.tenant,
+            turn_id=self.spec.turn_id,
+            agent_name=context.agent_name,
+            model=context.model,
+        )
         with self._trace:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -176,16 +172,22 @@ class Turn:
         safe = min(2 * limits.max_tokens, engine.info.context_tokens_max - len(prompt))
         expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
+            wait_max_s = services.admission.limits.wait_max_s
+            self._timer = services.clock.call_later(wait_max_s, self._give_up_waiting)
             while (place := await share.place()) is not None:
                 # Never waited for: a client that does not read must not sit on its share.
                 self._offer(TurnQueued(place))
+            self._timer.cancel()
             self._timer = services.clock.call_later(limits.max_duration_s, self._expire)
             await self._emit(TurnStarted(self._watch.admitted()))
-            self._held = len(prompt)
-            try:
-                await self._step_until_done(prompt, share)
-            finally:
-                services.growth.observe(tenant, tool_set, self._held - len(prompt))
+            await self._step_until_done(prompt, share)
+            services.growth.observe(tenant, tool_set, self._held - len(prompt))
+
+    def _give_up_waiting(self) -> None:
+        engines, limits = self._services.engines, self._services.admission.limits
+        no_engine = engines.unavailable() if engines.running is None else None
+        error = no_engine or refusals.waited_too_long(limits.wait_max_s, limits.retry_after_s)
+        self.cancel(error, TurnOutcome.FAILED)
 
     def _expire(self) -> None:
         error = refusals.turn_timeout(self.spec.limits.max_duration_s)
@@ -204,6 +206,8 @@ class Turn:
                 tools=self._declarations,
                 tool_choice=choice,
                 priority=Priority.CONTINUES_TURN if self._step else Priority.STARTS_TURN,
+                tenant=self._context.tenant,
+                template_variables=self._context.transcript.template_variables,
             )
             step = await self._generate(engine, prompt, spec)
             self._hold(share, len(prompt) + len(step.end.token_ids))
@@ -221,6 +225,8 @@ class Turn:
             engine = self._services.engines.engine()
             prompt = await self._record.continued_prompt(engine)
             if not _fits(engine, prompt):
+                # With them, no later turn would fit either.
+                self._record.replace_answers(model_text(refusals.answer_too_long()))
                 self._set(TurnOutcome.LIMIT, _too_long(engine, prompt))
                 return
             self._hold(share, len(prompt))
@@ -232,6 +238,7 @@ class Turn:
         share.grow(tokens)
 
     async def _generate(self, engine: Engine, prompt: Prompt, spec: StepSpec) -> Step:
+        self._held = len(prompt)
         await self._emit(StepStarted(self._step, len(prompt)))
         self._watch.step_began()
         self._reader = reader = StepReader(
@@ -241,7 +248,8 @@ class Turn:
             try:
                 step = await reader.read(engine.generate(prompt, spec))
             except EngineDiedError:
-                if self._services.engines.running in {engine, None}:
+                engines = self._services.engines
+                if engines.state is not EngineState.FAILED and engines.running in {engine, None}:
                     # Before this turn's share goes to the next one, which would die as well.
                     self._services.admission.suspend()
                 raise
@@ -252,11 +260,11 @@ class Turn:
         self._tokens_left -= usage.output_tokens
         self._record.keep_step(prompt, step)
         self._step_ended = StepCompleted(self._step, _finish(step), usage)
-        self._open_calls_of(reader)
+        self._calls.open(reader.calls_told)
         made = {call.call_id for call in step.message.tool_calls}
         for call_id in reader.calls_told:
             if call_id not in made:
-                await self._complete(call_id, refusals.call_not_made())
+                await self._calls.end(call_id, refusals.call_not_made())
         await self._tell_step_ended()
         return step
 
@@ -277,9 +285,11 @@ class Turn:
         else:
             ending = await self._run_tool(call, tool)
         self._record.keep_answer(call, model_text(ending))
-        await self._complete(call.call_id, ending)
+        await self._calls.end(call.call_id, ending)
 
     async def _run_tool(self, call: ToolCall, tool: RegisteredTool) -> InvocationEnding:
+        if not tool.declaration.effects.read_only:
+            self._effects[tool.name] = None
         with self._trace.tool(call.tool_name, call.call_id) as span:
             ending = await self._services.dispatcher.run(
                 call=call,
@@ -296,20 +306,6 @@ class Turn:
             trace_call_ending(span, ending)
         return ending
 
-    def _open_calls_of(self, reader: StepReader) -> None:
-        told = reader.calls_told.items()
-        self._open_calls = {call_id: _OpenCall(ready_at) for call_id, ready_at in told}
-
-    async def _complete(self, call_id: str, ending: InvocationEnding) -> None:
-        """Tells a call's ending: the first one, should a cancel have cut the telling short."""
-        call = self._open_calls[call_id]
-        call.ending = ending = call.ending or ending
-        wait_s = self._services.clock.now() - call.ready_at
-        await self._emit(
-            ToolCallCompleted(call_id, ending.outcome, ending.result_json, ending.error, wait_s)
-        )
-        del self._open_calls[call_id]
-
     async def _tell_step_ended(self) -> None:
         if self._step_ended is not None:
             await self._emit(self._step_ended)
@@ -317,23 +313,45 @@ class Turn:
 
     async def _end(self) -> TurnEnding:
         """Ends every call that is still open, tells the ending, and returns it."""
-        outlived = refusals.call_outlived(self._error)
         if self._reader is not None:  # the last step was cut while it was generated
-            self._open_calls_of(self._reader)
-            self._step_ended = StepCompleted(self._step, StepFinish.ABORTED, TokenUsage())
+            self._calls.open(self._reader.calls_told)
+            # Of the tokens that it sampled none was counted; its prompt was computed.
+            usage = TokenUsage(input_tokens=self._held if self._reader.begun else 0)
+            self._watch.step_ended(usage)
+            self._step_ended = StepCompleted(self._step, StepFinish.ABORTED, usage)
             self._record.keep_cut_step(self._reader.text)
-        for call in self._record.unanswered:
-            self._record.keep_answer(call, model_text(outlived))
-        for call_id in list(self._open_calls):
-            await self._complete(call_id, outlived)
+        unanswered = {call.call_id: call for call in self._record.unanswered}
+        for call in unanswered.values():
+            self._record.keep_answer(call, model_text(self._outlived(call)))
+        for call_id in self._calls.ids:
+            await self._calls.end(call_id, self._outlived(unanswered.get(call_id)))
         await self._tell_step_ended()
-        kept = () if self._outcome is TurnOutcome.FAILED else self._record.close()
+        kept = self._kept()
         report = self._watch.report()
         completed = TurnCompleted(self._outcome, self._record.text, self._error, report)
         await self._emit(completed)
         trace_ending(self._trace, completed)
-        tail = self._record.tail if kept else self._context.tail
-        return TurnEnding(completed=completed, messages=kept, tail=tail)
+        return TurnEnding(
+            completed=completed,
+            begun=report.steps > 0,
+            messages=kept,
+            tail=self._record.tail if kept else self._context.tail,
+        )
+
+    def _kept(self) -> tuple[Message, ...]:
+        """What the conversation keeps: of a turn that failed, what may have changed the world."""
+        if self._outcome is not TurnOutcome.FAILED:
+            return self._record.close()
+        if self._error is None or not self._effects:
+            return ()
+        self._error = refusals.failed_after_effects(self._error, self._effects)
+        return self._record.close()
+
+    def _outlived(self, call: ToolCall | None) -> InvocationEnding:
+        """The ending of a call that the turn did not live to see; None: it was never made."""
+        tool = None if call is None else self._tools.get(call.tool_name)
+        in_doubt = tool is not None and not tool.declaration.effects.read_only
+        return refusals.call_outlived(self._error, in_doubt=in_doubt)
 
     def _step_tokens(self, engine: Engine, prompt: Prompt) -> int:
         room = engine.info.context_tokens_max - len(prompt)

@@ -36,13 +36,13 @@ async def status_boundary(
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # the client cancelled, or the server stops
-        await abort(context, _defect(method))
+        await abort(context, defect(method))
     except Exception as error:
         if _is_broken_stream(error):
             log.info("%s: the stream broke while a frame was written", method)
             await abort(context, ServiceError(Reason.CANCELLED, "the stream broke"))
         log.exception("%s failed", method)
-        await abort(context, _defect(method))
+        await abort(context, defect(method))
 
 
 def _is_broken_stream(error: BaseException) -> bool:
@@ -53,7 +53,8 @@ def _is_broken_stream(error: BaseException) -> bool:
     return isinstance(error, grpc.aio.InternalError)
 
 
-def _defect(method: str) -> ServiceError:
+def defect(method: str) -> ServiceError:
+    """The error for a defect of ours, which only the server's log may describe."""
     incident = secrets.token_hex(4)
     log.error("%s ended by a defect, incident %s", method, incident)
     return ServiceError(

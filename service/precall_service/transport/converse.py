@@ -21,8 +21,10 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import TurnOutcome
 from precall_service.tools.timeout import within
 from precall_service.tools.toolset import Registration
-from precall_service.transport import frames_in, frames_out
+from precall_service.transport import frames_in, frames_out, opening_in
+from precall_service.transport.boundary import defect
 from precall_service.transport.server_info import ServerInfo
+from precall_service.transport.stall import WriteWatch
 from precall_service.transport.statuses import not_served
 
 log = logging.getLogger(__name__)
@@ -47,11 +49,15 @@ class ConverseStream:
         info: ServerInfo,
         *,
         handshake_s: float,
+        unread_s: float,
     ) -> None:
         self._context = context
         self._conversations = conversations
         self._info = info
         self._handshake_s = handshake_s
+        self._unread_s = unread_s
+        # More than a stream may have, so that each is answered on its own, and not without end.
+        self._tools_max = 4 * conversations.tool_limits.tools_max
         self._processed = 0
         """The highest number of a client's frame that has been processed."""
 
@@ -68,16 +74,16 @@ class ConverseStream:
         ) as conversation:
             registrations = conversation.register(opening.proposals, path="open.tools")
             log.info("%s opened by %r", conversation.conversation_id, opening.client_name)
-            await self._context.write(self._opened(conversation, registrations))
+            opened = self._opened(conversation, registrations)
             async with asyncio.TaskGroup() as group:
                 group.create_task(conversation.run())
                 reader = group.create_task(self._read(conversation))
-                await self._write(conversation)
+                await self._write(conversation, opened)
                 reader.cancel()
         if conversation.error is not None:
             raise conversation.error
 
-    async def _handshake(self) -> frames_in.Opening:
+    async def _handshake(self) -> opening_in.Opening:
         try:
             async with within(self._info.clock, self._handshake_s):
                 frame = await self._next_frame()
@@ -89,14 +95,19 @@ class ConverseStream:
         match frame.WhichOneof("frame"):
             case "open":
                 self._processed = frame.sequence
-                return frames_in.opening(frame.open, self._info.model, self._conversations.limits)
+                return opening_in.opening(
+                    frame.open,
+                    self._info.model,
+                    self._conversations.limits,
+                    tools_max=self._tools_max,
+                )
             case "resume":
                 raise not_served("ConverseRequest.resume", "CAPABILITY_RESUME")
             case other:
                 raise _no_handshake(f"the first frame was {other or 'empty'!s}")
 
     def _tenant(self) -> str:
-        return frames_in.tenant(self._context.invocation_metadata() or ())
+        return opening_in.tenant(self._context.invocation_metadata() or ())
 
     def _opened(
         self, conversation: Conversation, registrations: tuple[Registration, ...]
@@ -116,39 +127,57 @@ class ConverseStream:
             sequence=conversation.outbox.take_number(), acknowledged=self._processed, opened=opened
         )
 
-    async def _write(self, conversation: Conversation) -> None:
-        """Sends events until the conversation's run has ended and everything is sent."""
+    async def _write(self, conversation: Conversation, opened: agent_pb2.ConverseResponse) -> None:
+        """Sends events until the conversation's run has ended and everything is sent.
+
+        A client that takes nothing is let go: its turn sits on a share of the engine.
+        """
         outbox, context = conversation.outbox, self._context
         try:
-            while numbered := await outbox.take():
-                for event in numbered:
-                    await context.write(frames_out.converse_response(event, self._processed))
+            async with WriteWatch(self._info.clock, self._unread_s) as watch:
+                await watch.write(context.write(opened))
+                while numbered := await outbox.take():
+                    for event in numbered:
+                        frame = frames_out.converse_response(event, self._processed)
+                        await watch.write(context.write(frame))
+        except TimeoutError:
+            unread = _unread(self._unread_s)
+            conversation.end(unread, TurnOutcome.CANCELLED, status=unread)
         finally:
             outbox.close()  # the client may be gone: nobody shall wait for it to read
 
     async def _read(self, conversation: Conversation) -> None:
         """Processes frames until the client has no more, or closes."""
-        while True:
-            conversation.renew()
-            try:
-                frame = await self._next_frame()
-            except ServiceError as error:  # its number cannot be read: it can only be the next
-                self._processed = min(self._processed + 1, _SEQUENCE_MAX)
-                await conversation.outbox.put(FrameRejected(0, error))
-                continue
-            if frame is None:
-                conversation.hang_up()
-                return
-            if frame.WhichOneof("frame") == "close":
-                closed = ServiceError(Reason.CANCELLED, "the client closed the conversation")
-                conversation.end(closed, TurnOutcome.CANCELLED)
-                return
-            try:
-                self._check_frame(frame)
-                await self._process(conversation, frame)
-            except ServiceError as error:
-                await conversation.outbox.put(FrameRejected(frame.sequence, error))
-            self._processed = max(self._processed, frame.sequence)
+        while await self._read_one(conversation):
+            pass
+
+    async def _read_one(self, conversation: Conversation) -> bool:
+        """Processes a frame; False once there are no more."""
+        conversation.renew()
+        try:
+            frame = await self._next_frame()
+        except ServiceError as error:  # its number cannot be read: it can only be the next
+            self._processed = min(self._processed + 1, _SEQUENCE_MAX)
+            await conversation.outbox.put(FrameRejected(0, error))
+            return True
+        if frame is None:
+            conversation.hang_up()
+            return False
+        if frame.WhichOneof("frame") == "close":
+            closed = ServiceError(Reason.CANCELLED, "the client closed the conversation")
+            conversation.end(closed, TurnOutcome.CANCELLED)
+            return False
+        try:
+            self._check_frame(frame)
+            await self._process(conversation, frame)
+        except ServiceError as error:
+            await conversation.outbox.put(FrameRejected(frame.sequence, error))
+        except Exception:  # a defect of ours must not take the conversation with it
+            log.exception("%s: a frame failed", conversation.conversation_id)
+            rejected = FrameRejected(frame.sequence, defect("a frame"))
+            await conversation.outbox.put(rejected)
+        self._processed = max(self._processed, frame.sequence)
+        return True
 
     async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
         """The client's next frame; None once it has half-closed.
@@ -168,7 +197,8 @@ class ConverseStream:
 
     def _check_frame(self, frame: agent_pb2.ConverseRequest) -> None:
         size, limit = frame.ByteSize(), self._info.frame_bytes_max
-        if size > limit:
+        # A result has a limit of its own, and its call must end, or it waits for its timeout.
+        if size > limit and frame.WhichOneof("frame") != "invocation_result":
             raise ServiceError(
                 Reason.TOO_LARGE,
                 f"the frame has {size} bytes, the limit is {limit}: send less, or in parts",
@@ -200,10 +230,19 @@ class ConverseStream:
             case "cancel_turn":
                 conversation.cancel_turn(request.cancel_turn.turn_id)
             case "register_tools":
-                proposals = [frames_in.proposal(tool) for tool in request.register_tools.tools]
+                proposals = opening_in.proposals(
+                    "register_tools.tools",
+                    request.register_tools.tools,
+                    tools_max=self._tools_max,
+                )
                 await conversation.register_tools(request.sequence, proposals)
             case "withdraw_tools":
-                await conversation.withdraw_tools(request.sequence, request.withdraw_tools.names)
+                names = opening_in.tool_names(
+                    "withdraw_tools.names",
+                    request.withdraw_tools.names,
+                    tools_max=self._tools_max,
+                )
+                await conversation.withdraw_tools(request.sequence, names)
             case "acknowledge":
                 pass
             case "open" | "resume":
@@ -220,6 +259,15 @@ class ConverseStream:
                     "GetServerInfo tells this server's version",
                     field="frame",
                 )
+
+
+def _unread(limit_s: float) -> ServiceError:
+    return ServiceError(
+        Reason.FLOW_LIMIT,
+        f"the client took nothing for {limit_s:g} s while there was something to read, the limit: "
+        "read events as they come, and open a new conversation, with the history",
+        metadata={"limit_s": f"{limit_s:g}"},
+    )
 
 
 def _no_handshake(what: str) -> ServiceError:

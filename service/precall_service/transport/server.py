@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from precall.v1 import agent_pb2_grpc
 from precall_service.agent.conversations import Conversations
 from precall_service.engine.base import EngineState
 from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.transport.health import HealthServicer
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.servicers import (
     AGENT_SERVICE,
@@ -28,8 +28,6 @@ from precall_service.transport.servicers import (
 )
 
 _HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +35,8 @@ class ServerOptions:
     """Where to listen and how patient to be. Port 0 takes a free one.
 
     `frame_bytes_max` is refused in a frame; `wire_bytes_max`, above it, is where gRPC itself
-    ends the stream. `handshake_s` is how long a client may take to send its first frame.
+    ends the stream. `handshake_s` is how long a client may take to send its first frame,
+    `unread_s` how long it may take nothing of what is sent to it.
     """
 
     host: str = "127.0.0.1"
@@ -47,6 +46,7 @@ class ServerOptions:
     keepalive_s: float = 30.0
     keepalive_timeout_s: float = 10.0
     handshake_s: float = 30.0
+    unread_s: float = 60.0
 
 
 class AddressInUseError(Exception):
@@ -61,10 +61,14 @@ class GrpcServer:
     ) -> None:
         self._options = options
         self._conversations = conversations
+        self._stopping = False
         self._health = HealthServicer()
         self._server = grpc.aio.server(options=_channel_options(options))
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
-            AgentServicer(conversations, info, handshake_s=options.handshake_s), self._server
+            AgentServicer(
+                conversations, info, handshake_s=options.handshake_s, unread_s=options.unread_s
+            ),
+            self._server,
         )
         self._server.add_generic_rpc_handlers(
             (
@@ -102,24 +106,28 @@ class GrpcServer:
             bound = self._server.add_insecure_port(f"{address}:{port}")
         except RuntimeError as error:
             raise AddressInUseError(f"cannot listen at {address}:{port}: {error}") from None
-        await self._health.set("", _SERVING)
+        self._health.set("", serving=True)
         for service in (AGENT_SERVICE, TOOL_HOST_SERVICE, TOOL_CACHE_SERVICE):
-            await self._health.set(service.full_name, _NOT_SERVING)
+            self._health.set(service.full_name, serving=False)
         await self._server.start()
         return f"{address}:{bound}"
 
-    async def set_ready(self, ready: bool) -> None:
-        """Whether AgentService can take turns: what a readiness probe asks for."""
-        await self._health.set(AGENT_SERVICE.full_name, _SERVING if ready else _NOT_SERVING)
+    def set_ready(self, *, ready: bool) -> None:
+        """Whether AgentService can take turns: what a readiness probe asks for.
+
+        It never can again once the server stops, whatever the engine does meanwhile.
+        """
+        self._health.set(AGENT_SERVICE.full_name, serving=ready and not self._stopping)
 
     async def follow(self, engines: EngineSupervisor) -> None:
         """Keeps readiness in step with the engine. On cancel: it stays as it is."""
         async for state in engines.states():
-            await self.set_ready(state is EngineState.READY)
+            self.set_ready(ready=state is EngineState.READY)
 
     async def stop(self, grace_s: float) -> None:
         """Tells streams to go away, lets turns finish for `grace_s`, then ends the rest."""
-        await self.set_ready(ready=False)
+        self._stopping = True
+        self.set_ready(ready=False)
         await self._conversations.drain(grace_s)
         await self._server.stop(grace=1.0)
 

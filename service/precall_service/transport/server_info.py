@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
+from typing import Final
 
 from precall.v1 import agent_pb2, turn_pb2
 from precall_service.admission import Admission
@@ -12,6 +15,11 @@ from precall_service.engine.base import EngineDiedError, EngineLoad, Feature
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.frames_out import duration
+
+log = logging.getLogger(__name__)
+
+_LOAD_TIMEOUT_S: Final = 2.0
+"""How long who asks about the server waits for the engine to say what it does."""
 
 _CAPABILITIES = {
     Feature.TOOL_CALLS: agent_pb2.CAPABILITY_TOOL_CALLS,
@@ -62,7 +70,7 @@ class ServerInfo:
         )
 
     async def response(self) -> agent_pb2.GetServerInfoResponse:
-        """Everything at once, with what the engine does now."""
+        """Everything at once, with what the engine does now: nothing, where it does not say."""
         info, load = self.engines.info, await self._load()
         return agent_pb2.GetServerInfoResponse(
             version=self.version,
@@ -85,7 +93,10 @@ class ServerInfo:
         engine = self.engines.running
         if engine is not None:
             try:
-                return await engine.load()
+                async with asyncio.timeout(_LOAD_TIMEOUT_S):
+                    return await engine.load()
             except EngineDiedError:
                 pass  # the state says so
+            except TimeoutError:
+                log.warning("the engine has not said within %g s what it does", _LOAD_TIMEOUT_S)
         return EngineLoad(running=0, waiting=0, kv_usage=0.0)

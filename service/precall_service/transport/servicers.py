@@ -24,11 +24,17 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     """Conversations, and what the server can do."""
 
     def __init__(
-        self, conversations: Conversations, info: ServerInfo, *, handshake_s: float
+        self,
+        conversations: Conversations,
+        info: ServerInfo,
+        *,
+        handshake_s: float,
+        unread_s: float,
     ) -> None:
         self._conversations = conversations
         self._info = info
         self._handshake_s = handshake_s
+        self._unread_s = unread_s
 
     # grpc.aio takes a coroutine that reads and writes its context as well as a generator; the
     # stubs know the generator alone, which cannot hold the task group of the stream.
@@ -40,7 +46,11 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """See `ConverseStream`."""
         async with status_boundary(context, "Converse"):
             stream = ConverseStream(
-                context, self._conversations, self._info, handshake_s=self._handshake_s
+                context,
+                self._conversations,
+                self._info,
+                handshake_s=self._handshake_s,
+                unread_s=self._unread_s,
             )
             await stream.serve()
 

@@ -96,15 +96,28 @@ async def test_an_ended_turn_that_is_sent_again_is_told_its_ending_again() -> No
         assert len(there.engine.prompts) == 3
 
 
-async def test_a_failed_turn_that_is_sent_again_fails_again() -> None:
+async def test_a_turn_that_failed_on_its_way_fails_again_when_it_is_sent_again() -> None:
+    async with agent([*says("Yes."), never()], says("Yes.")) as there:
+        client = there.open()
+        await client.send("hi", turn_id="a")
+        there.engine.die()
+        await settle()
+        there.resize()
+        await client.send("hi", turn_id="a")
+        assert [ending.outcome for ending in client.of(TurnCompleted)] == [TurnOutcome.FAILED] * 2
+
+
+async def test_a_turn_that_never_began_may_be_sent_again() -> None:
     async with agent(says("Yes.")) as there:
         client = there.open()
         there.engine.template_refusal = "no"
         await client.send("hi", turn_id="a")
         there.engine.template_refusal = ""
         await client.send("hi", turn_id="a")
-        assert [ending.outcome for ending in client.of(TurnCompleted)] == [TurnOutcome.FAILED] * 2
-        assert (await client.ask()).text == "Yes."
+        assert [ending.outcome for ending in client.of(TurnCompleted)] == [
+            TurnOutcome.FAILED,
+            TurnOutcome.ANSWERED,
+        ]
 
 
 @pytest.mark.parametrize("running", [True, False])

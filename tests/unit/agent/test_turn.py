@@ -200,6 +200,20 @@ async def test_a_turn_asks_for_its_settings() -> None:
         assert len({spec.step_id for spec in there.engine.specs}) == 2
 
 
+async def test_every_step_says_whose_it_is_and_how_its_prompt_was_rendered() -> None:
+    async with agent(calls(ROME), says("Sunny.")) as there:
+        variables = {"enable_thinking": False}
+        client = there.open(
+            WEATHER,
+            tenant="bob",
+            template_variables=variables,
+            handler=lambda invocation: HandlerResult("1"),
+        )
+        await client.ask()
+        asked = [(spec.tenant, spec.template_variables) for spec in there.engine.specs]
+        assert asked == [("bob", variables)] * 2
+
+
 async def test_steps_that_continue_a_turn_go_first() -> None:
     async with agent(calls(ROME), calls(ROME), says("."), says(".")) as there:
         client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
@@ -263,7 +277,7 @@ async def test_a_template_that_refuses_fails_the_turn() -> None:
         assert client.ending().outcome is TurnOutcome.FAILED
         there.engine.template_refusal = ""
         assert (await client.ask("at last")).text == "Yes."
-        assert "again" not in prompt_text(there.engine.prompts[-1])
+        assert "<user>again\n<model><call weather>" in prompt_text(there.engine.prompts[-1])
 
 
 async def test_a_defect_of_ours_ends_the_turn_and_tells_nothing_of_us(

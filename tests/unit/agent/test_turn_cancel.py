@@ -7,6 +7,7 @@ that every step and call that was told of has its one ending.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -20,10 +21,22 @@ from precall_service.domain.events import (
     TurnQueued,
     TurnStarted,
 )
+from precall_service.domain.tools import ToolEffects
 from precall_service.domain.turn import CallOutcome, StepFinish, TurnOutcome
 from precall_service.engine.base import CallBegun
 from precall_service.tools.link import Invocation
-from tests.support.agent import HOLD_S, OSLO, ROME, WEATHER, Agent, Client, agent, agent_limits
+from tests.support.agent import (
+    HOLD_S,
+    OSLO,
+    ROME,
+    WEATHER,
+    Agent,
+    Client,
+    agent,
+    agent_limits,
+    agent_on,
+    scripted,
+)
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Pause, Step, calls, says
@@ -42,6 +55,8 @@ PHASES = (
     "second step",
 )
 STARTED = PHASES[1:]
+CALLED = PHASES[5:]
+"""Those in which a tool that may have effects has been called."""
 
 
 def steps_to(phase: str) -> list[Step]:
@@ -94,6 +109,7 @@ async def test_cancelled_by_the_client(phase: str) -> None:
         assert ending.error.reason is Reason.CANCELLED
         assert len(client.of(TurnCompleted)) == 1
         _check_endings(phase, client)
+        _check_usage(phase, client)
         await there.assert_idle()
 
         there.resize()
@@ -115,10 +131,21 @@ def _check_endings(phase: str, client: Client) -> None:
     assert last == expected
 
 
+def _check_usage(phase: str, client: Client) -> None:
+    """A step that was cut counts its prompt, once that was computed."""
+    steps = client.of(StepCompleted)
+    prompts = [started.prompt_tokens for started in client.of(StepStarted)]
+    if phase == "before its first piece":
+        prompts = [0]
+    assert [step.usage.input_tokens for step in steps] == prompts
+    assert client.ending().report.usage.input_tokens == sum(prompts)
+
+
 def _kept(phase: str) -> str:
     """What the conversation keeps of the cut turn: user and assistant still take turns."""
     gone = 'weather: {"error":{"type":"cancelled","message":"the turn ended before the call did'
-    gone = f'<tool>{gone}: the client cancelled the turn"}}}}\n'
+    doubt = "whether it took effect is not known"
+    gone = f'<tool>{gone}: the client cancelled the turn; {doubt}"}}}}\n'
     rome, oslo = (f"<call {name}>{arguments}</call>" for name, arguments in (ROME, OSLO))
     clear = "<tool>weather: clear\n"
     kept = {
@@ -145,7 +172,10 @@ async def test_ended_by_the_server(phase: str) -> None:
         client.conversation.end(draining, TurnOutcome.FAILED, status=draining)
         await settle()
         ending = client.ending()
-        assert (ending.outcome, ending.error) == (TurnOutcome.FAILED, draining)
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.DRAINING
+        assert (ending.error is draining) == (phase not in CALLED)
         assert client.running.done()
         assert client.conversation.error is draining
 
@@ -164,7 +194,7 @@ async def test_the_client_is_gone(phase: str) -> None:
 
 @pytest.mark.parametrize("phase", STARTED)
 async def test_the_engine_dies(phase: str) -> None:
-    async with agent(*steps_to(phase)) as there:
+    async with agent_on(scripted(*steps_to(phase)), scripted(says("And on."))) as there:
         client = there.open(WEATHER)
         await go_to(phase, there, client)
         there.engine.die()
@@ -178,7 +208,27 @@ async def test_the_engine_dies(phase: str) -> None:
         assert ending.outcome is TurnOutcome.FAILED
         assert ending.error is not None
         assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
-        assert ending.error.retry_after_s is not None
+        # A client that sends it again would do twice what was done.
+        assert (ending.error.retry_after_s is None) == (phase in CALLED)
+        assert ending.error.metadata.get("called") == ("weather" if phase in CALLED else None)
+
+        await there.advance(60)
+        await client.ask("the next one")
+        kept = prompt_text(there.engines[1].prompts[-1])
+        assert ("<user>the cut one\n<model><call weather>" in kept) == (phase in CALLED)
+
+
+async def test_a_turn_that_only_read_leaves_nothing_when_the_engine_dies() -> None:
+    steps = steps_to("second step")
+    async with agent_on(scripted(*steps), scripted(says("And on."))) as there:
+        client = there.open(replace(WEATHER, effects=ToolEffects(read_only=True)))
+        await go_to("second step", there, client)
+        await there.restart()
+        error = client.ending().error
+        assert error is not None
+        assert error.retry_after_s is not None
+        await client.ask("the next one")
+        assert "the cut one" not in prompt_text(there.engines[1].prompts[-1])
 
 
 @pytest.mark.parametrize("phase", STARTED)

@@ -217,3 +217,5 @@ async def test_results_beyond_the_context_window() -> None:
         assert len(there.engine.specs) == 1
         [completed] = client.of(ToolCallCompleted)
         assert completed.outcome is CallOutcome.RESULT
+        assert (await client.ask("And now?")).text == "Next.", "the conversation is not lost"
+        assert '"too_large"' in prompt_text(there.engine.prompts[-1])

@@ -10,6 +10,7 @@ from precall_service.domain.events import (
     StepCompleted,
     StepStarted,
     ToolCallCompleted,
+    TurnCompleted,
     TurnQueued,
     TurnStarted,
 )
@@ -123,6 +124,36 @@ async def test_a_full_queue_refuses_a_turn() -> None:
             there.admission.release(share)
 
 
+async def test_a_turn_waits_for_so_long_and_is_told_why_it_ends() -> None:
+    async with agent(says("Yes.")) as there:
+        there.resize(slots=0)
+        client = there.open()
+        await client.send()
+        wait_max_s = there.admission.limits.wait_max_s
+        await there.advance(wait_max_s - 1)
+        assert client.of(TurnCompleted) == []
+        await there.advance(1)
+        error = client.ending().error
+        assert error is not None
+        assert error.reason is Reason.OVERLOADED
+        assert error.retry_after_s is not None
+        there.resize()
+        assert (await client.ask()).text == "Yes."
+
+
+async def test_a_turn_that_waits_for_an_engine_is_told_that_there_is_none() -> None:
+    async with agent() as there:
+        there.resize(slots=0)
+        client = there.open()
+        await client.send()
+        there.engine.die()
+        await settle()
+        await there.advance(there.admission.limits.wait_max_s)
+        error = client.ending().error
+        assert error is not None
+        assert error.reason is Reason.ENGINE_UNAVAILABLE
+
+
 async def test_a_slow_tool_gives_the_share_to_others() -> None:
     async with agent(calls(ROME), says("Other."), says("Sunny.")) as there:
         there.resize(slots=1)
@@ -171,6 +202,18 @@ async def test_what_turns_grow_by_is_remembered() -> None:
         [expected] = set(grown)
         assert there.growth.expected("ann", "anything", safe=10_000) == expected
         assert there.growth.expected("bob", "anything", safe=10_000) == 10_000
+
+
+async def test_of_a_turn_that_was_cut_nothing_is_remembered() -> None:
+    """Where it would have ended is not known, and many of them would let too many in."""
+    stuck = Pause(asyncio.Event())
+    async with agent(*[[*says("x" * 100), stuck] for _ in range(4)]) as there:
+        client = there.open()
+        for n in range(4):
+            await client.send(turn_id=f"t{n}")
+            client.conversation.cancel_turn("")
+            await settle()
+        assert there.growth.expected("ann", "", safe=10_000) == 10_000
 
 
 async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:

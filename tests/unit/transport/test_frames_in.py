@@ -19,7 +19,7 @@ from precall_service.domain.turn import (
 )
 from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult
 from precall_service.tools.toolset import Toolset
-from precall_service.transport import frames_in, frames_out
+from precall_service.transport import frames_in, frames_out, opening_in
 from precall_service.transport.statuses import to_status
 from tests.support.any_frames import TEXTS, frames
 from tests.support.links import RecordingLink
@@ -77,30 +77,34 @@ def test_what_a_turn_leaves_unset_is_the_models_and_the_servers() -> None:
 
 
 def test_a_tool_says_what_the_frame_says() -> None:
-    proposal = frames_in.proposal(
-        tool_pb2.Tool(
-            name="n",
-            version="v",
-            description="d",
-            input_schema_json="i",
-            output_schema_json="o",
-            effects=tool_pb2.ToolEffects(
-                read_only=True,
-                speculation_safe=True,
-                idempotent=True,
-                open_world=True,
-                requires_approval=True,
-                approval_may_edit=True,
-                reads=["r"],
-                writes=["w"],
-            ),
-            cache=tool_pb2.ToolCachePolicy(
-                ttl=Duration(seconds=5), scope=tool_pb2.CACHE_SCOPE_TENANT
-            ),
-            timeout=Duration(nanos=1),
-            max_concurrency=3,
-            rate_limit=4,
-        )
+    (proposal,) = opening_in.proposals(
+        "tools",
+        [
+            tool_pb2.Tool(
+                name="n",
+                version="v",
+                description="d",
+                input_schema_json="i",
+                output_schema_json="o",
+                effects=tool_pb2.ToolEffects(
+                    read_only=True,
+                    speculation_safe=True,
+                    idempotent=True,
+                    open_world=True,
+                    requires_approval=True,
+                    approval_may_edit=True,
+                    reads=["r"],
+                    writes=["w"],
+                ),
+                cache=tool_pb2.ToolCachePolicy(
+                    ttl=Duration(seconds=5), scope=tool_pb2.CACHE_SCOPE_TENANT
+                ),
+                timeout=Duration(nanos=1),
+                max_concurrency=3,
+                rate_limit=4,
+            )
+        ],
+        tools_max=1,
     )
     assert (proposal.name, proposal.version, proposal.description) == ("n", "v", "d")
     assert (proposal.input_schema_json, proposal.output_schema_json) == ("i", "o")
@@ -119,7 +123,7 @@ def test_a_tool_says_what_the_frame_says() -> None:
 
 
 def test_a_tool_that_declares_nothing_is_taken_as_unsafe() -> None:
-    proposal = frames_in.proposal(tool_pb2.Tool(name="n"))
+    (proposal,) = opening_in.proposals("tools", [tool_pb2.Tool(name="n")], tools_max=1)
     assert proposal.effects == ToolEffects()
     assert not proposal.effects.read_only
     assert not proposal.effects.speculation_safe
@@ -148,7 +152,7 @@ any_frame = settings(max_examples=300, deadline=None, suppress_health_check=[Hea
 @given(frames("open"))
 def test_any_handshake_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     try:
-        opening = frames_in.opening(frame.open, "script", LIMITS)
+        opening = opening_in.opening(frame.open, "script", LIMITS, tools_max=128)
     except ServiceError as error:
         assert_told(error)
     else:
@@ -175,7 +179,7 @@ def test_any_turn_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
 def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     toolset = Toolset(RecordingLink(), tool_limits())
     tools = frame.register_tools.tools
-    entries = toolset.register(list(map(frames_in.proposal, tools)))
+    entries = toolset.register(opening_in.proposals("tools", tools, tools_max=len(tools)))
     assert [entry.name for entry in entries] == [tool.name for tool in tools]
     for entry in entries:
         assert (entry.error is None) == bool(entry.version)
@@ -209,7 +213,7 @@ def test_any_progress_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> N
 @given(st.lists(st.tuples(st.sampled_from(["precall-tenant", "other"]), TEXTS | st.binary())))
 def test_any_metadata_names_a_tenant_or_is_refused(metadata: list[tuple[str, str | bytes]]) -> None:
     try:
-        name = frames_in.tenant(metadata)
+        name = opening_in.tenant(metadata)
     except ServiceError as error:
         assert_told(error)
     else:

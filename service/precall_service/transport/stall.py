@@ -1,0 +1,51 @@
+"""A bound on how long a client may take nothing of what is written to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Self
+
+from precall_service.domain.clock import Clock, Timer
+
+
+class WriteWatch:
+    """Ends its block with TimeoutError once one write in it has taken `limit_s`.
+
+    One timer serves all writes, since there are tens of thousands a second; none runs while
+    nothing is written.
+    """
+
+    def __init__(self, clock: Clock, limit_s: float) -> None:
+        self._clock = clock
+        self._limit_s = limit_s
+        self._scope = asyncio.timeout(None)
+        self._began_at: float | None = None
+        self._timer: Timer | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._scope.__aenter__()
+        return self
+
+    async def __aexit__(self, *failure: object) -> bool | None:
+        if self._timer is not None:
+            self._timer.cancel()
+        return await self._scope.__aexit__(*failure)  # pyright: ignore[reportArgumentType]
+
+    async def write(self, writing: Awaitable[None]) -> None:
+        """Waits for a write. On cancel: it may or may not have been sent."""
+        self._began_at = self._clock.now()
+        if self._timer is None:
+            self._timer = self._clock.call_later(self._limit_s, self._look)
+        await writing
+        self._began_at = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._began_at is None:
+            return
+        left_s = self._began_at + self._limit_s - self._clock.now()
+        if left_s > 0:
+            self._timer = self._clock.call_later(left_s, self._look)
+        else:
+            self._scope.reschedule(asyncio.get_running_loop().time())
