@@ -35,8 +35,30 @@ from tests.support.steps import (
 WEATHER = declared("get_weather")
 TIME = declared("get_time")
 QUESTION = asked("What is the weather in Paris?", WEATHER, TIME, system_prompt="Call tools.")
-LONG = 400
+LONG = 64
 """Tokens enough that a generation does not end while a test looks at it."""
+
+SHORT = 8
+"""So few that one of LONG, begun before, has not ended with a generation of these."""
+
+
+async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
+    """What this engine, left alone, answers with LONG tokens."""
+    prompt = await engine.render(asked("Tell me a story"))
+    said = await heard(engine.generate(prompt, step_spec(max_tokens=LONG)))
+    assert len(said.end.token_ids) == LONG
+    return prompt
+
+
+async def idle_before_it_could_end(engine: Engine) -> None:
+    """Holds if a generation of LONG tokens that has hardly begun was aborted.
+
+    Time is counted in the engine's own steps: it has taken SHORT of them.
+    """
+    prompt = await engine.render(asked("Hello"))
+    await heard(engine.generate(prompt, step_spec(max_tokens=SHORT)))
+    load = await engine.load()
+    assert (load.running, load.waiting) == (0, 0)
 
 
 class EngineContract:
@@ -149,16 +171,22 @@ class EngineContract:
         block = engine.info.kv_block_tokens
         assert again.end.cached_tokens == (len(prompt) - 1) // block * block > 0
 
+    async def test_tenants_do_not_share_what_is_cached(self, engine: Engine) -> None:
+        prompt = await engine.render(asked("What one tenant says to the model. " * 12))
+        for tenant in ("one", "two"):
+            said = await heard(engine.generate(prompt, step_spec(max_tokens=1, tenant=tenant)))
+            assert said.end.cached_tokens == 0
+
     async def test_closing_a_generation_early_aborts_it(self, engine: Engine) -> None:
-        prompt = await engine.render(asked("Tell me a story"))
+        prompt = await prompt_of_a_long_answer(engine)
         generation = engine.generate(prompt, step_spec(max_tokens=LONG))
         assert isinstance(await anext(generation), TextPiece)
         assert (await engine.load()).running == 1
         await generation.aclose()
-        await until_idle(engine)
+        await idle_before_it_could_end(engine)
 
     async def test_cancelling_who_reads_a_generation_aborts_it(self, engine: Engine) -> None:
-        prompt = await engine.render(asked("Tell me a story"))
+        prompt = await prompt_of_a_long_answer(engine)
         first_delta = asyncio.Event()
 
         async def read() -> None:
@@ -169,21 +197,16 @@ class EngineContract:
             reader = group.create_task(read())
             await first_delta.wait()
             reader.cancel()
-        await until_idle(engine)
+        await idle_before_it_could_end(engine)
 
     async def test_generations_run_side_by_side(self, engine: Engine) -> None:
-        prompts = [await engine.render(asked(text)) for text in ("Hello", "Goodbye", "Why?")]
-        alone = [
-            await heard(engine.generate(prompt, step_spec(max_tokens=8))) for prompt in prompts
-        ]
-        async with asyncio.TaskGroup() as group:
-            reading = [
-                group.create_task(heard(engine.generate(prompt, step_spec(max_tokens=8))))
-                for prompt in prompts
-            ]
-        together = [task.result() for task in reading]
-        assert [len(said.end.token_ids) for said in together] == [8, 8, 8]
-        assert all(said.text for said in alone + together)
+        prompt = await prompt_of_a_long_answer(engine)
+        generations = [engine.generate(prompt, step_spec(max_tokens=LONG)) for _ in range(3)]
+        for generation in generations:
+            assert isinstance(await anext(generation), TextPiece)
+        assert (await engine.load()).running == 3
+        together = await asyncio.gather(*map(heard, generations))
+        assert all(said.text for said in together)
         await until_idle(engine)
 
     async def test_a_prompt_beyond_the_context_is_refused(self, engine: Engine) -> None:
@@ -206,7 +229,7 @@ class EngineDeathContract:
     ) -> None:
         engine = doomed_engine
         prompt = await engine.render(asked("Tell me a story"))
-        generation = engine.generate(prompt, step_spec(max_tokens=LONG))
+        generation = engine.generate(prompt, step_spec(max_tokens=10 * LONG))
         assert isinstance(await anext(generation), TextPiece)
         await kill()
         with pytest.raises(EngineDiedError):

@@ -17,6 +17,7 @@ from precall_service.agent.conversations import Conversations
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import ConversationEvent, NumberedEvent
 from precall_service.domain.events import TurnCompleted
+from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Transcript
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
@@ -214,10 +215,13 @@ class Agent:
         *tools: ToolProposal,
         tenant: str = "ann",
         system_prompt: str = "",
+        template_variables: JsonObject | None = None,
         handler: Handler | None = None,
     ) -> Client:
         """A client that has registered these tools."""
-        transcript = Transcript(messages=(), system_prompt=system_prompt)
+        transcript = Transcript(
+            messages=(), system_prompt=system_prompt, template_variables=template_variables or {}
+        )
         conversation = self._open.enter_context(
             self.conversations.opened(tenant, "helper", transcript)
         )

@@ -47,6 +47,6 @@ def vllm_factory(engine_keeper: EngineKeeper) -> EngineFactory:
 
 
 @pytest.fixture
-def kill_engine(engine_keeper: EngineKeeper) -> Callable[[], Awaitable[None]]:
-    """Kills the engine's process, as an out-of-memory killer would."""
+def kill_engine(engine_keeper: EngineKeeper) -> Callable[..., Awaitable[None]]:
+    """Kills the engine's process, as an out-of-memory killer would; or by the signal given."""
     return engine_keeper.kill

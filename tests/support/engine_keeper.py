@@ -52,10 +52,10 @@ class EngineKeeper:
         """As an `EngineFactory`."""
         return LentEngine(await self._living(on_progress))
 
-    async def kill(self) -> None:
-        """SIGKILL for its first process."""
+    async def kill(self, by: signal.Signals = signal.SIGKILL) -> None:
+        """A signal for its first process."""
         assert self._engine is not None, "an engine that runs can be killed"
-        os.kill(self.pids[0], signal.SIGKILL)
+        os.kill(self.pids[0], by)
 
     @property
     def pids(self) -> list[int]:

@@ -1,7 +1,8 @@
 """Prompt renderers for templates of several families, on the embedded model's tokenizer.
 
-The tokenizer gets the special tokens of every family added. No engine is started: a renderer needs
-the model's configuration and tokenizer alone.
+The tokenizer gets the special tokens of every family added, and begins what it encodes with one of
+them unless it is told not to, as Llama's does. No engine is started: a renderer needs the model's
+configuration and tokenizer alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+import mistral_common
 
 from precall_service.engine.models import default_cache_dir, resolve_model
 from precall_service.engine.vllm import environment
@@ -32,8 +35,11 @@ STOP_TOKENS = {
 }
 """The templates by name, each with the tokens that end a message of such a model."""
 
+BEGIN = "<|begin_of_text|>"
+"""What the tokenizer begins with. Of the templates, "headers" writes it, once."""
+
 _SPECIAL_TOKENS = (
-    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
+    *(BEGIN, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
     *("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
     *("[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
     "<|python_tag|>",
@@ -42,6 +48,7 @@ _SPECIAL_TOKENS = (
 )
 _ORDINARY_TOKENS = ("<think>", "</think>")
 _TEMPLATES = Path(__file__).parent / "templates"
+MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
 
 
 @functools.cache
@@ -56,6 +63,30 @@ def prompt_renderer(name: str) -> PromptRenderer:
         chat_template=_template(name),
         stop_token_ids=[ids[token] for token in STOP_TOKENS[name]],
     )
+
+
+@functools.cache
+def mistral_renderer() -> PromptRenderer:
+    """A renderer on a tokenizer of mistral-common."""
+    base = _base_renderer()
+    from vllm.renderers.mistral import MistralRenderer  # noqa: PLC0415
+    from vllm.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
+
+    from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
+
+    folder = _temporary_folder()
+    shutil.copy(MISTRAL_TOKENIZER, folder / "tekken.json")
+    mistral = cast("Any", MistralTokenizer).from_pretrained(folder)
+    return PromptRenderer(
+        MistralRenderer(base.config, mistral),
+        chat_template=None,
+        stop_token_ids=[mistral.eos_token_id],
+    )
+
+
+def model_config() -> Any:
+    """What vLLM knows of the model that every renderer here is for."""
+    return _base_renderer().model_config
 
 
 def tokenizer() -> Any:
@@ -81,17 +112,25 @@ def _embedded() -> Any:
 
 @functools.cache
 def _base_renderer() -> Any:
-    folder = tempfile.mkdtemp(prefix="precall-tokenizer-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _write_tokenizer(Path(_embedded().path_or_name), Path(folder))
-    environment.prepare(VllmConfig(model=folder, model_name="tokenizer", device=Device.CPU))
+    folder = _temporary_folder()
+    _write_tokenizer(Path(_embedded().path_or_name), folder)
+    environment.prepare(VllmConfig(model=str(folder), model_name="tokenizer", device=Device.CPU))
     environment.import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
     from vllm.renderers import registry  # noqa: PLC0415
 
-    return cast("Any", registry).renderer_from_config(
-        AsyncEngineArgs(model=folder).create_engine_config()
+    renderer = cast("Any", registry).renderer_from_config(
+        AsyncEngineArgs(model=str(folder)).create_engine_config()
     )
+    # As multimodal models have it, whose processors add what their tokenizers add.
+    renderer.default_chat_tok_params = renderer.default_cmpl_tok_params
+    return renderer
+
+
+def _temporary_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="precall-tokenizer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _write_tokenizer(model: Path, folder: Path) -> None:
@@ -113,4 +152,12 @@ def _write_tokenizer(model: Path, folder: Path) -> None:
         }
         for token_id, content in enumerate(_SPECIAL_TOKENS + _ORDINARY_TOKENS, start=first)
     ]
+    begin_id = first + _SPECIAL_TOKENS.index(BEGIN)
+    sequence, begin = {"Sequence": {"id": "A", "type_id": 0}}, {"id": BEGIN, "type_id": 0}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": begin}, sequence],
+        "pair": [sequence, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {BEGIN: {"id": BEGIN, "ids": [begin_id], "tokens": [BEGIN]}},
+    }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")

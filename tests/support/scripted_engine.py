@@ -113,7 +113,7 @@ class ScriptedEngine:
                         yield piece
                     if writer.full:
                         break
-            yield self._end(prompt, writer)
+            yield self._end(prompt, spec, writer)
 
     async def load(self) -> EngineLoad:
         """As `Engine.load`."""
@@ -183,11 +183,11 @@ class ScriptedEngine:
                 turn.set_result(None)
                 return
 
-    def _end(self, prompt: Prompt, writer: StepWriter) -> StepEnd:
-        cached_tokens = self._cached_tokens(prompt.token_ids)
+    def _end(self, prompt: Prompt, spec: StepSpec, writer: StepWriter) -> StepEnd:
+        cached_tokens = self._cached_tokens(prompt.token_ids, spec.tenant)
         end = template.END if writer.finish is Finish.STOP else ""
         token_ids = template.tokens(writer.text + end)
-        self._keep_blocks(prompt.token_ids + token_ids)
+        self._cached_blocks.update(self._blocks(prompt.token_ids + token_ids, spec.tenant))
         return StepEnd(
             finish=writer.finish,
             token_ids=token_ids,
@@ -196,19 +196,16 @@ class ScriptedEngine:
             reasoning_tokens=writer.reasoning_tokens,
         )
 
-    def _cached_tokens(self, token_ids: tuple[int, ...]) -> int:
+    def _cached_tokens(self, token_ids: tuple[int, ...], tenant: str) -> int:
         """How much of a prompt the cache holds: whole blocks, and never its last token."""
-        blocks = self._blocks(token_ids[:-1])
+        blocks = self._blocks(token_ids[:-1], tenant)
         count = sum(1 for _ in itertools.takewhile(self._cached_blocks.__contains__, blocks))
         return count * self._info.kv_block_tokens
 
-    def _keep_blocks(self, token_ids: tuple[int, ...]) -> None:
-        self._cached_blocks.update(self._blocks(token_ids))
-
-    def _blocks(self, token_ids: tuple[int, ...]) -> Iterator[int]:
-        """Names of the whole blocks, each with all that stands before it."""
+    def _blocks(self, token_ids: tuple[int, ...], tenant: str) -> Iterator[int]:
+        """Names of the whole blocks, each with whose it is and all that stands before it."""
         size = self._info.kv_block_tokens
-        name = 0
+        name = hash(tenant)
         for start in range(0, len(token_ids) - size + 1, size):
             name = hash((name, token_ids[start : start + size]))
             yield name

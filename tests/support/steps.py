@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from precall_service.domain.json import JsonObject, parse_object
 from precall_service.domain.messages import (
@@ -82,6 +83,8 @@ def step_spec(
     tool_choice: ToolChoice | None = None,
     generation: GenerationSettings = GREEDY,
     priority: Priority = Priority.STARTS_TURN,
+    tenant: str = "default",
+    template_variables: JsonObject = MappingProxyType({}),
 ) -> StepSpec:
     """A step of its own id."""
     return StepSpec(
@@ -91,6 +94,8 @@ def step_spec(
         tools=tools,
         tool_choice=tool_choice or ToolChoice(),
         priority=priority,
+        tenant=tenant,
+        template_variables=template_variables,
     )
 
 

@@ -11,10 +11,12 @@ engine process, so it outlives a restart, and giving a turn up is dropping its p
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
+from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice
@@ -78,7 +80,12 @@ class Priority(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
-    """How one step is generated. `step_id` names it in the engine, and is unique."""
+    """How one step is generated. `step_id` names it in the engine, and is unique.
+
+    What is cached for one tenant serves no other, unless the operator lets them share.
+    `template_variables` are those that the prompt was rendered with: they decide, for one, whether
+    there is reasoning to be looked for.
+    """
 
     step_id: str
     max_tokens: int
@@ -86,6 +93,10 @@ class StepSpec:
     tools: tuple[ToolDeclaration, ...]
     tool_choice: ToolChoice
     priority: Priority
+    tenant: str
+    template_variables: Mapping[str, JsonValue] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +243,7 @@ class EngineFactory(Protocol):
         """A running engine.
 
         Raises:
-            EngineStartError: it cannot start; trying again will not help.
+            EngineStartError: it cannot start as configured.
             Exception: it did not start this time.
         """
         ...

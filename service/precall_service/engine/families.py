@@ -132,5 +132,5 @@ def _reasoning_parser(template: str, tool: str | None) -> str | None:
         return None
     if tool in _THINK_BY_TOOL_PARSER:
         return _THINK_BY_TOOL_PARSER[tool]
-    # A template with this switch can leave reasoning out, and this parser follows the same switch.
+    # A template with this switch can leave reasoning out; this parser is told how it was set.
     return "qwen3" if "enable_thinking" in template else "deepseek_r1"

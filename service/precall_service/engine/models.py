@@ -21,7 +21,14 @@ from precall_service.engine.embedded import (
 from precall_service.engine.families import choose_parsers
 from precall_service.engine.model_files import ModelError, check_model_folder, read_json_object
 
-__all__ = ["ModelError", "OnProgress", "ResolvedModel", "default_cache_dir", "resolve_model"]
+__all__ = [
+    "ModelError",
+    "OnProgress",
+    "ResolvedModel",
+    "default_cache_dir",
+    "is_embedded",
+    "resolve_model",
+]
 
 _EMBEDDED_NAMES: Final = frozenset({"", "embedded"})
 
@@ -54,6 +61,11 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path.home() / ".cache" / "precall"
 
 
+def is_embedded(name: str | None) -> bool:
+    """Whether the operator who says so gets the embedded model."""
+    return name is None or name in _EMBEDDED_NAMES
+
+
 def resolve_model(
     name: str | None, *, cache_dir: Path, on_progress: OnProgress = lambda _stage, _share: None
 ) -> ResolvedModel:
@@ -65,7 +77,7 @@ def resolve_model(
     Raises:
         ModelError: the embedded model cannot be had, or the folder is missing or not complete.
     """
-    if name is None or name in _EMBEDDED_NAMES:
+    if name is None or is_embedded(name):
         return _embedded(cache_dir, on_progress)
     path = Path(name).expanduser()
     if path.is_dir():

@@ -1,5 +1,8 @@
 """Keeps one engine running: starts it, notices its death, starts it again with backoff.
 
+Only the first start can fail for good. After it the configuration is known to work, so whatever a
+restart fails on (memory that the dead engine still holds, a full disk) may pass: it is tried again.
+
 Owns: the engine and its state. Everyone else asks for the engine each time they need it.
 Never: turns; who used a dead engine gets EngineDiedError from it and ends by itself.
 Concurrency: one event loop; `run` is one long-lived coroutine.
@@ -11,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
@@ -96,13 +100,11 @@ class EngineSupervisor:
 
     def died(self) -> ServiceError:
         """The error for a turn whose generation went down with the engine."""
-        if self._state is EngineState.FAILED:
-            return self.unavailable()
         hint = self._policy.retry_hint_s
         return ServiceError(
             Reason.ENGINE_UNAVAILABLE,
-            "the engine died while the turn ran and is being started again; the conversation is "
-            f"as it was before the turn: send it again in {hint:g} s, with a new turn id",
+            "the engine died while the turn ran and is being started again: send the turn again in "
+            f"{hint:g} s, with a new turn id",
             retry_after_s=hint,
         )
 
@@ -111,7 +113,7 @@ class EngineSupervisor:
         if self._state is EngineState.FAILED:
             return ServiceError(
                 Reason.ENGINE_UNAVAILABLE,
-                "the engine has failed and does not start again: the server's log says why",
+                "the engine cannot start, and the server ends: its log says why",
             )
         hint = self._policy.retry_hint_s
         doing = "is starting" if self._info is None else "died and is being started again"
@@ -137,15 +139,15 @@ class EngineSupervisor:
         self._install(engine)
         return engine.info
 
-    async def run(self) -> None:
-        """Watches the started engine and replaces it when it dies. Returns once it has FAILED.
+    async def run(self) -> NoReturn:
+        """Watches the started engine, and replaces it whenever it dies.
 
         On cancel: the engine is left to `close`.
         """
         backoff_s = 0.0
-        while self._state is EngineState.READY and self._engine is not None:
+        while True:
             ready_at = self._clock.now()
-            await self._engine.wait_dead()
+            await self.engine().wait_dead()
             if self._clock.now() - ready_at >= self._policy.stable_s:
                 backoff_s = 0.0
             log.error("the engine died; starting it again in %g s", backoff_s)
@@ -159,7 +161,7 @@ class EngineSupervisor:
             await engine.close()
 
     async def _replace(self, backoff_s: float) -> float:
-        """Starts engines until one runs or none can; returns the next death's backoff."""
+        """Starts engines until one runs; returns the next death's backoff."""
         await self._clear_away()
         while True:
             await self._wait(backoff_s)
@@ -169,15 +171,13 @@ class EngineSupervisor:
             try:
                 engine = await self._factory(_log_progress)
             except EngineStartError as error:
-                log.error("the engine cannot start any more: %s", error)
-                self._become(EngineState.FAILED)
-                return backoff_s
+                log.error("%s; next try in %g s", error, backoff_s)
             except Exception:  # whatever a start can raise: only a later try can tell
                 log.exception("the engine did not start; next try in %g s", backoff_s)
-                continue
-            self._install(engine)
-            log.warning("the engine serves again")
-            return backoff_s
+            else:
+                self._install(engine)
+                log.warning("the engine serves again")
+                return backoff_s
 
     async def _clear_away(self) -> None:
         """Ends what is left of a dead engine; a failure of that must not end the restarts too."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import signal
 from collections.abc import Awaitable, Callable, Generator
 
 import psutil
@@ -26,5 +28,6 @@ class TestVllmEngineDeath(EngineDeathContract):
         assert not any(map(psutil.pid_exists, pids)), "a dead engine that is closed leaves nothing"
 
     @pytest.fixture
-    def kill(self, kill_engine: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        return kill_engine
+    def kill(self, kill_engine: Callable[..., Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """By what a service manager sends to every process at once: the engine still says so."""
+        return functools.partial(kill_engine, signal.SIGTERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +81,19 @@ def test_settings_take_every_kind_of_value() -> None:
     assert args.compilation_config.mode == 0
 
 
+def test_what_is_only_on_or_off_may_be_text_as_in_a_variable() -> None:
+    settings: dict[str, JsonValue] = {
+        "enforce_eager": "false", "trust_remote_code": "True", "disable_log_stats": "true",
+        "dtype": "float32",
+    }  # fmt: skip
+    args = arguments(settings=settings)
+    assert (args.enforce_eager, args.trust_remote_code, args.disable_log_stats) == (
+        False, True, True,
+    )  # fmt: skip
+    with pytest.raises(EngineStartError, match="--enforce-eager is 'yes', and must be true or"):
+        arguments(settings={"enforce_eager": "yes"})
+
+
 def test_dotted_arguments_and_underscores_are_vllms_own() -> None:
     args = arguments("--max_num_seqs=7", "--compilation-config.mode", "0", "--no-enforce-eager")
     assert (args.max_num_seqs, args.compilation_config.mode, args.enforce_eager) == (7, 0, False)
@@ -92,9 +106,18 @@ def test_dotted_arguments_and_underscores_are_vllms_own() -> None:
         (("--tensor-paralel-size=2",), "did you mean --tensor-parallel-size"),
         (("--dtype", "float3"), "--dtype: invalid choice: 'float3'"),
         (("--max-num-seqs", "many"), "--max-num-seqs"),
-        (("--model", "other"), "name the model with --model"),
+        (("--model", "other"), "name the model with precall's own --model"),
         (("--served-model-name", "other"), "the model's own name"),
-        (("--reasoning-parser", "qwen3"), "name the parser with --reasoning-parser"),
+        (("--tool-call-parser", "hermes"), "the parser with precall's own --tool-call-parser"),
+        (("--tool_call_parser=hermes",), "the parser with precall's own --tool-call-parser"),
+        (("--enable-auto-tool-choice",), "may always call tools"),
+        (("--reasoning-parser", "qwen3"), "the parser with precall's own --reasoning-parser"),
+        (("--chat-template", "t.jinja"), "the template with precall's own --chat-template"),
+        (("--host", "0.0.0.0"), "the interface with precall's own --host"),
+        (("--port", "80"), "the port with precall's own --port"),
+        (("--data-parallel-size", "2"), "run a service for each rank, behind a load balancer"),
+        (("-dp", "2"), "run a service for each rank, behind a load balancer"),
+        (("--enable-lora",), "no client can choose an adapter"),
         (("--scheduling-policy", "fcfs"), "steps that continue a turn go before"),
         (("--scheduler-cls", "my.Scheduler"), "what the engine holds"),
         (("--no-enable-prefix-caching",), "the cached tokens of the step before"),
@@ -115,8 +138,9 @@ def test_what_is_refused_says_why(command_line: tuple[str, ...], told: str) -> N
 
 def test_values_that_change_nothing_are_let_through() -> None:
     args = arguments(
-        "--enable-prefix-caching", "--scheduling-policy", "priority", "--runner", "generate"
-    )
+        "--enable-prefix-caching", "--scheduling-policy", "priority", "--runner", "generate",
+        "--data-parallel-size", "1", "--no-enable-lora",
+    )  # fmt: skip
     assert args.enable_prefix_caching
 
 
@@ -129,3 +153,16 @@ def test_another_grammar_is_fine_where_calls_are_not_held() -> None:
 def test_an_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(EngineStartError, match="did you mean --block-size"):
         arguments(settings={"blok_size": 64})
+
+
+def test_the_documentation_names_every_argument_that_is_refused() -> None:
+    arguments()
+    from precall_service.engine.vllm.arguments import _OWNED  # noqa: PLC0415 # pyright: ignore[reportPrivateUsage]
+
+    told = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    assert not [name for name in _OWNED if f"`{name}`" not in told]
+
+
+def test_a_setting_that_is_ours_names_ours() -> None:
+    with pytest.raises(EngineStartError, match="precall's own --tool-call-parser"):
+        arguments(settings={"tool_call_parser": "hermes"})

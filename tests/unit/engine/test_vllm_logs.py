@@ -50,11 +50,15 @@ async def test_milestones_become_stages_and_each_is_told_once(
     assert not log.config_path.parent.exists()
 
 
-async def test_errors_are_told_in_order(
+async def test_errors_are_told_in_order_and_warnings_are_none(
     vllm_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with StartLog(lambda _stage, _fraction: None, "CRITICAL") as log:
         logging.config.dictConfig(json.loads(log.config_path.read_text()))
+        try:
+            raise ImportError("optional")
+        except ImportError:
+            vllm_logger.warning("done without", exc_info=True)
         for error in (ValueError("too\nlong"), RuntimeError("see above")):
             try:
                 raise error

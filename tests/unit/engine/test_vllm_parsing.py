@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.domain.turn import ToolChoice
 from precall_service.engine.base import (
     CallBegun,
@@ -17,7 +18,7 @@ from precall_service.engine.base import (
     ReasoningPiece,
     TextPiece,
 )
-from tests.support.prompt_renderers import token_ids, tokenizer
+from tests.support.prompt_renderers import model_config, token_ids, tokenizer
 from tests.support.steps import NONE, REQUIRED, declared
 
 TOOLS = (declared("get_weather"), declared("get_time"))
@@ -45,6 +46,7 @@ class Output:
     reasoning: str | None = None
     finish: Finish = Finish.STOP
     choice: ToolChoice = AUTO
+    variables: JsonObject = field(default_factory=dict[str, JsonValue])
 
 
 def hermes(name: str, arguments: str) -> str:
@@ -110,6 +112,18 @@ OUTPUTS = {
         reasoning="qwen3",
         finish=Finish.LENGTH,
     ),
+    "reasoning that a variable turns on": Output(
+        "Hm.</think>Paris.",
+        Parsed("Paris.", "Hm."),
+        reasoning="deepseek_v3",
+        variables={"thinking": True},
+    ),
+    "reasoning that no variable turns on": Output(
+        "Paris.", Parsed("Paris."), reasoning="deepseek_v3"
+    ),
+    "reasoning that a variable turns off": Output(
+        "Paris.", Parsed("Paris."), reasoning="qwen3", variables={"enable_thinking": False}
+    ),
     "XML calls": Output(
         coder("get_weather", "Paris") + "\n" + coder("get_time", "Rome"), TWO, tool="qwen3_coder"
     ),
@@ -136,17 +150,16 @@ def step_parser(output: Output) -> Any:
         enable_auto_tools=True,
         tool_strict_level="parameter",
     )
-    plans = StepPlans(parser_class, model_tokenizer, structured_calls=True, defaults={})
-    plan = plans.plan(TOOLS, output.choice)
+    plans = StepPlans(
+        parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
+    )
+    plan = plans.plan(TOOLS, output.choice, output.variables)
     special = {
         number: model_tokenizer.decode([number]) for number in model_tokenizer.all_special_ids
     }
-    return StepParser(
-        lambda: parser_class(model_tokenizer, plan.request.tools),
-        plan,
-        token_ids("<|im_start|>assistant\n"),
-        SpecialTokens(special),
-    )
+    assert plan.make_parser is not None
+    prompt = token_ids("<|im_start|>assistant\n")
+    return StepParser(plan.make_parser, plan.request, prompt, SpecialTokens(special))
 
 
 def deltas(written: str, size: int) -> Iterator[tuple[str, Sequence[int]]]:

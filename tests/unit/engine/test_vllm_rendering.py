@@ -1,16 +1,30 @@
 """Appended prompts are, token by token, what each family's template renders of the whole."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
+from mistral_common.protocol.instruct.messages import SystemMessage
+from mistral_common.protocol.instruct.messages import UserMessage as MistralUserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from precall_service.domain.messages import AssistantMessage, UserMessage
-from precall_service.engine.base import Finish, GenerationRefusedError
+from precall_service.engine.base import Finish, GenerationRefusedError, Prompt
 from tests.support.appending import answer, call, calling, check, ended, sampled
-from tests.support.prompt_renderers import STOP_TOKENS, prompt_renderer, token_ids
+from tests.support.prompt_renderers import (
+    BEGIN,
+    MISTRAL_TOKENIZER,
+    STOP_TOKENS,
+    mistral_renderer,
+    prompt_renderer,
+    token_ids,
+)
 from tests.support.steps import after, asked, declared
 
 WITH_END = [name for name in STOP_TOKENS if name != "plain"]
@@ -163,8 +177,64 @@ async def test_a_template_without_an_end_token_is_rendered_whole(
     said = AssistantMessage(text="It rains.")
     with caplog.at_level(logging.WARNING, logger="precall_service"):
         await check("plain", CHAT, said, [UserMessage(text="And tomorrow?")], end)
-        await check("plain", CHAT, said, [UserMessage(text="And after that?")], end)
+        other = replace(CHAT, template_variables={"enable_thinking": False})
+        await check("plain", other, said, [UserMessage(text="And after that?")], end)
     assert len([record for record in caplog.records if "afresh" in record.message]) == 1
+
+
+@pytest.mark.parametrize("name", STOP_TOKENS)
+async def test_nothing_is_added_to_what_a_template_writes(name: str) -> None:
+    said = AssistantMessage(text="It rains.")
+    end = ended(Finish.STOP, token_ids("It rains.<|endoftext|>"), "It rains.")
+    prompt, longer = await check(name, CHAT, said, [UserMessage(text="And tomorrow?")], end)
+    begin = token_ids(BEGIN)[0]
+    written = 1 if name == "headers" else 0
+    assert (prompt.token_ids.count(begin), longer.token_ids.count(begin)) == (written, written)
+
+
+class TestMistralTokenizers:
+    async def test_a_prompt_is_what_mistral_common_encodes(self) -> None:
+        mistral = cast("Any", MistralTokenizer).from_file(MISTRAL_TOKENIZER)
+        expected = mistral.encode_chat_completion(
+            ChatCompletionRequest(
+                messages=[
+                    SystemMessage(content=CHAT.system_prompt),
+                    MistralUserMessage(content="How is Paris?"),
+                ]
+            )
+        )
+        assert await mistral_renderer().render(CHAT) == Prompt(tuple(expected.tokens))
+
+    async def test_what_follows_is_rendered_with_all_before_it(self) -> None:
+        renderer = mistral_renderer()
+        made = call("get_weather", 1)
+        called = after(QUESTION, calling(made))
+        answered = after(called, answer(made), AssistantMessage(text="It is sunny."))
+        for step, following in (
+            (called, answer(made)),
+            (answered, UserMessage(text="And tomorrow?")),
+        ):
+            end = ended(Finish.STOP, (2,))
+            longer = await renderer.append(Prompt((1,)), end, step, [following])
+            assert longer == await renderer.render(after(step, following))
+
+
+async def test_what_a_renderer_learns_of_a_template_is_bounded() -> None:
+    """Else a client fills the memory, with template variables of its own making."""
+    renderer = prompt_renderer("embedded")
+    end = ended(Finish.STOP, token_ids("It rains.<|im_end|>"), "It rains.")
+    for number in range(300):
+        chat = replace(CHAT, template_variables={"number": number})
+        transcript = after(chat, AssistantMessage(text="It rains."))
+        await renderer.append(Prompt((1,)), end, transcript, [UserMessage(text="x")])
+    assert len(renderer._ends) == len(renderer._rewrites) == 256
+
+
+@pytest.mark.parametrize("name", ["chat_template", "conversation", "messages", "tokenizer"])
+async def test_a_variable_cannot_take_the_place_of_what_is_ours(name: str) -> None:
+    chat = replace(CHAT, template_variables={name: "{{ 1 + 1 }}"})
+    with pytest.raises(GenerationRefusedError, match=f"'{name}' cannot be a template variable"):
+        await prompt_renderer("embedded").render(chat)
 
 
 async def test_what_a_template_refuses_is_refused_in_its_own_words() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice
-from tests.support.prompt_renderers import tokenizer
+from tests.support.prompt_renderers import model_config, tokenizer
 from tests.support.steps import NONE, REQUIRED, declared, named, step_spec
 
 TOOLS = (declared("get_weather"), declared("get_time"))
@@ -27,7 +27,11 @@ def plans(*, structured_calls: bool = True, defaults: dict[str, Any] | None = No
         tool_strict_level="parameter" if structured_calls else "auto",
     )
     return StepPlans(
-        parser_class, model_tokenizer, structured_calls=structured_calls, defaults=defaults or {}
+        parser_class,
+        model_tokenizer,
+        model_config(),
+        structured_calls=structured_calls,
+        defaults=defaults or {},
     )
 
 
@@ -38,11 +42,14 @@ def accepts(
     tools: tuple[ToolDeclaration, ...] = TOOLS,
     structured_calls: bool = True,
 ) -> bool:
+    made = plans(structured_calls=structured_calls)
+    return grammar_accepts(made.plan(tools, choice).structured_outputs.structural_tag, text)
+
+
+def grammar_accepts(structural_tag: str, text: str) -> bool:
     from xgrammar import Grammar, StructuralTag, testing  # noqa: PLC0415
 
-    made = plans(structured_calls=structured_calls)
-    outputs = made.plan(tools, choice).structured_outputs
-    tag = StructuralTag.model_validate(json.loads(outputs.structural_tag))
+    tag = StructuralTag.model_validate(json.loads(structural_tag))
     check: Any = testing._is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
     return check(Grammar.from_structural_tag(tag), text)
 
@@ -109,6 +116,7 @@ def test_plans_are_made_once_and_forgotten_in_the_end() -> None:
     made = plans()
     assert made.plan(TOOLS, REQUIRED) is made.plan(TOOLS, REQUIRED)
     assert made.plan(TOOLS, REQUIRED) is not made.plan(TOOLS, NONE)
+    assert made.plan(TOOLS, REQUIRED) is not made.plan(TOOLS, REQUIRED, {"thinking": True})
     for number in range(200):
         made.plan((declared(f"tool_{number}"),), NONE)
     assert len(made._plans) <= 64
@@ -125,3 +133,26 @@ def test_what_is_not_set_is_the_models_own() -> None:
     params = made.sampling_params(greedy, made.plan((), ToolChoice()), parsed=True)
     assert params.temperature == 0.0
     assert not params.skip_special_tokens
+
+
+def test_what_a_step_decides_is_not_the_models_own() -> None:
+    """As with a generation_config.json that has max_new_tokens."""
+    made = plans(defaults={"max_tokens": 2048, "seed": 3, "stop": ["X"]})
+    spec = step_spec(max_tokens=9, generation=GenerationSettings(seed=7))
+    params = made.sampling_params(spec, made.plan((), ToolChoice()), parsed=False)
+    assert (params.max_tokens, params.seed, params.stop) == (9, 7, [])
+
+
+def test_calls_take_the_form_that_the_template_writes() -> None:
+    made = plans()
+    call = f'<tool_call>{{"name": "get_time", "arguments": {PARIS}}}</tool_call>'
+    tight = '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>'
+    for rendered, accepted in ((written("get_weather", "{}"), False), (tight, True)):
+        made.write_calls_as(f"before {rendered} after", TOOLS[0])
+        tag = made.plan(TOOLS, REQUIRED).structured_outputs.structural_tag
+        assert grammar_accepts(tag, call) == accepted
+        assert grammar_accepts(tag, written("get_time", PARIS)) != accepted
+    made.write_calls_as("no call in it", TOOLS[0])
+    tag = made.plan(TOOLS, REQUIRED).structured_outputs.structural_tag
+    assert grammar_accepts(tag, call)
+    assert grammar_accepts(tag, written("get_time", PARIS))

@@ -32,16 +32,32 @@ CPU_SEQUENCES_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Owned:
-    """An argument that is not the operator's, except for the values that change nothing."""
+    """An argument that is not the operator's, except for the values that change nothing.
+
+    Some are of vLLM's server, which is not used: its engine would only say that it has none such.
+    """
 
     reason: str
     harmless: tuple[object, ...] = ()
 
 
 _OWNED: Final[Mapping[str, _Owned]] = {
-    "model": _Owned("name the model with --model"),
+    "model": _Owned("name the model with precall's own --model"),
     "served_model_name": _Owned("clients are told the model's own name"),
-    "reasoning_parser": _Owned("name the parser with --reasoning-parser"),
+    "tool_call_parser": _Owned("name the parser with precall's own --tool-call-parser"),
+    "enable_auto_tool_choice": _Owned("a model that has a tool parser may always call tools"),
+    "reasoning_parser": _Owned("name the parser with precall's own --reasoning-parser"),
+    "chat_template": _Owned("name the template with precall's own --chat-template"),
+    "host": _Owned("name the interface with precall's own --host"),
+    "port": _Owned("name the port with precall's own --port"),
+    "data_parallel_size": _Owned(
+        "the steps of a turn would go to one rank after another, and none has all of its cache: "
+        "run a service for each rank, behind a load balancer",
+        harmless=(1,),
+    ),
+    "enable_lora": _Owned(
+        "no client can choose an adapter: serve a model that it is merged into", harmless=(False,)
+    ),
     "scheduling_policy": _Owned(
         "steps that continue a turn go before steps that start one", harmless=("priority",)
     ),
@@ -108,9 +124,7 @@ def _given(config: VllmConfig) -> dict[str, Any]:
     for name, value in given.items():
         owned = _OWNED.get(name)
         if owned is not None and value not in owned.harmless:
-            raise EngineStartError(
-                f"vLLM's {_option(name)} is not for the operator to set here: {owned.reason}"
-            )
+            raise _not_theirs(name, owned)
     _check_grammar_backend(given, config)
     return given
 
@@ -140,6 +154,12 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _not_theirs(name: str, owned: _Owned) -> EngineStartError:
+    return EngineStartError(
+        f"vLLM's {_option(name)} is not for the operator to set here: {owned.reason}"
+    )
+
+
 class _ArgumentParser(FlexibleArgumentParser):
     """vLLM's parser, which raises instead of ending the process."""
 
@@ -147,8 +167,7 @@ class _ArgumentParser(FlexibleArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown == message:
             raise EngineStartError(f"vLLM's {message.removeprefix('argument ')}")
-        name = re.split(r"[\s=]", unknown)[0]
-        raise EngineStartError(f"vLLM has no argument {name}{self._nearest(name)}")
+        raise self._unknown(re.split(r"[\s=]", unknown)[0])
 
     def forget_defaults(self) -> None:
         """Only what is said is in what is parsed."""
@@ -161,19 +180,22 @@ class _ArgumentParser(FlexibleArgumentParser):
         for name, value in settings.items():
             action = actions.get(name.replace("-", "_"))
             if action is None:
-                option = _option(name)
-                raise EngineStartError(f"vLLM has no argument {option}{self._nearest(option)}")
+                raise self._unknown(_option(name))
             yield from _as_arguments(action, value)
 
-    def _nearest(self, option: str) -> str:
+    def _unknown(self, option: str) -> EngineStartError:
+        name = option.removeprefix("--").replace("-", "_")
+        if owned := _OWNED.get(name):
+            return _not_theirs(name, owned)
         known = [text for action in self._actions for text in action.option_strings]
         near = difflib.get_close_matches(option, known, n=3, cutoff=0.6)
-        return f"; did you mean {' or '.join(near)}?" if near else ""
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        return EngineStartError(f"vLLM has no argument {option}{meant}")
 
 
 def _as_arguments(action: argparse.Action, value: JsonValue) -> Sequence[str]:
     option = next(text for text in action.option_strings if text.startswith("--"))
-    match value:
+    match _switch(option, value) if action.nargs == 0 else value:
         case None:
             return ()
         case True:
@@ -187,6 +209,19 @@ def _as_arguments(action: argparse.Action, value: JsonValue) -> Sequence[str]:
             return (option, *map(_as_text, items))
         case _:
             return (option, json.dumps(value))
+
+
+def _switch(option: str, value: JsonValue) -> JsonValue:
+    """A value for what is only on or off: true and false are text, where a variable holds them."""
+    match value.lower() if isinstance(value, str) else value:
+        case True | "true":
+            return True
+        case False | "false":
+            return False
+        case None:
+            return None
+        case _:
+            raise EngineStartError(f"vLLM's {option} is {value!r}, and must be true or false")
 
 
 def _as_text(value: JsonValue) -> str:

@@ -5,6 +5,7 @@ Owns: which parsers a model gets where the operator names none.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any, Final, cast
 
@@ -21,7 +22,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from precall_service.domain.tools import ToolDeclaration, ToolEffects
 from precall_service.domain.turn import ToolChoice
-from precall_service.engine.base import EngineInfo, EngineStartError, Feature
+from precall_service.engine.base import (
+    EngineInfo,
+    EngineStartError,
+    Feature,
+    GenerationRefusedError,
+)
 from precall_service.engine.families import Parsers, choose_parsers
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
@@ -52,7 +58,7 @@ def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
         config.chat_template or _own_template(model_config),
     )
     parsers = Parsers(
-        tool=_named_or(config.tool_parser, fitting.tool),
+        tool=_named_or(config.tool_call_parser, fitting.tool),
         reasoning=_named_or(config.reasoning_parser, fitting.reasoning),
         reason=fitting.reason,
     )
@@ -61,7 +67,7 @@ def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
     return parsers
 
 
-def assemble(llm: AsyncLLM, config: VllmConfig) -> VllmEngine:
+async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig) -> VllmEngine:
     """The engine around an AsyncLLM that runs.
 
     Raises:
@@ -72,27 +78,31 @@ def assemble(llm: AsyncLLM, config: VllmConfig) -> VllmEngine:
     plans = StepPlans(
         parser_class,
         tokenizer,
+        llm.model_config,
         structured_calls=config.structured_calls,
         defaults=llm.model_config.get_diff_sampling_param(),
     )
+    renderer = PromptRenderer(
+        llm.renderer, chat_template=config.chat_template, stop_token_ids=_stop_token_ids(llm)
+    )
+    features = _features(parser_class, plans, config)
+    if Feature.STRUCTURED_CALLS in features:
+        with contextlib.suppress(GenerationRefusedError):  # a template that knows no calls
+            plans.write_calls_as(await renderer.rendered_call(PROBE_TOOL), PROBE_TOOL)
     return VllmEngine(
         llm,
-        info=_info(llm, config, _features(parser_class, plans, config)),
-        renderer=PromptRenderer(
-            llm.renderer,
-            chat_template=config.chat_template,
-            stop_token_ids=_stop_token_ids(llm),
-        ),
+        info=_info(llm, config, features),
+        renderer=renderer,
         plans=plans,
-        parser_class=parser_class,
         special_tokens=SpecialTokens(
             {
                 token_id: tokenizer.decode([token_id], skip_special_tokens=False)
                 for token_id in tokenizer.all_special_ids
             }
         ),
-        processes=EngineProcesses(llm),
+        processes=processes,
         stop_timeout_s=config.stop_timeout_s,
+        share_prefix_cache=config.share_prefix_cache,
     )
 
 
@@ -131,7 +141,7 @@ def _parser_class(
         )
     except TypeError as error:
         raise EngineStartError(
-            f"{error}. Name parsers that fit with --tool-parser and --reasoning-parser, or "
+            f"{error}. Name parsers that fit with --tool-call-parser and --reasoning-parser, or "
             f"{NO_PARSER!r}"
         ) from error
 
@@ -154,16 +164,16 @@ def _features(
 
 def _info(llm: AsyncLLM, config: VllmConfig, features: frozenset[Feature]) -> EngineInfo:
     cache = llm.vllm_config.cache_config
-    ranks = len(llm.engine_core.engine_ranks_managed)
-    # vLLM counts what one rank holds with all its layers in mind; blocks are summed over ranks.
-    rank_tokens = cache.kv_cache_size_tokens
-    blocks_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+    # vLLM's own count has all layers in mind; it has none where every block is alike.
+    kv_tokens = cache.kv_cache_size_tokens
     return EngineInfo(
         name=f"vllm {vllm.__version__}",
         model=config.model_name,
         context_tokens_max=llm.model_config.max_model_len,
-        sequences_max=llm.vllm_config.scheduler_config.max_num_seqs * ranks,
-        kv_tokens=blocks_tokens if rank_tokens is None else rank_tokens * ranks,
+        sequences_max=llm.vllm_config.scheduler_config.max_num_seqs,
+        kv_tokens=(cache.num_gpu_blocks or 0) * cache.block_size
+        if kv_tokens is None
+        else kv_tokens,
         kv_block_tokens=cache.block_size,
         features=features,
     )

@@ -43,7 +43,7 @@ class VllmConfig:
     chat_template: str | None = None
     """A Jinja template in place of the model's own."""
 
-    tool_parser: str | None = None
+    tool_call_parser: str | None = None
     """One of vLLM's tool parsers, or NO_PARSER; None: chosen from the model."""
 
     reasoning_parser: str | None = None
@@ -56,6 +56,9 @@ class VllmConfig:
     kv_cache_bytes: int | None = None
     """Size of the KV cache; None: our default on a CPU, vLLM's on a GPU."""
 
+    share_prefix_cache: bool = False
+    """Whether tenants may find each other's prompts in the KV cache, and tell by how fast."""
+
     offline: bool = False
     """Never ask a hub. Always so for a model that is a local folder."""
 
@@ -63,6 +66,9 @@ class VllmConfig:
     """From which level on vLLM's own log records are shown."""
 
     start_timeout_s: float = 1800.0
+    """How long an engine that is up may take to answer and to generate for the first time. Not
+    counted: fetching and loading the model, which no limit could tell from being stuck."""
+
     stop_timeout_s: float = 10.0
     arguments: tuple[str, ...] = ()
     settings: Mapping[str, JsonValue] = field(default_factory=lambda: MappingProxyType({}))

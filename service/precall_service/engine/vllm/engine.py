@@ -17,7 +17,6 @@ from typing import Any, cast
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.parser.abstract_parser import Parser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -42,6 +41,8 @@ from precall_service.engine.vllm.scheduling import LOAD_UTILITY
 
 log = logging.getLogger(__name__)
 
+_DIED = "the engine's process died"
+
 
 @dataclass(slots=True)
 class _Sampled:
@@ -59,9 +60,6 @@ class _Sampled:
             self.cached_tokens = output.num_cached_tokens
 
 
-_DIED = "the engine's process died"
-
-
 class VllmEngine:
     """vLLM, in this process and its children."""
 
@@ -72,19 +70,19 @@ class VllmEngine:
         info: EngineInfo,
         renderer: PromptRenderer,
         plans: StepPlans,
-        parser_class: type[Parser] | None,
         special_tokens: SpecialTokens,
         processes: EngineProcesses,
         stop_timeout_s: float,
+        share_prefix_cache: bool,
     ) -> None:
         self._llm = llm
         self._info = info
         self._renderer = renderer
         self._plans = plans
-        self._parser_class = parser_class
         self._special_tokens = special_tokens
         self._processes = processes
         self._stop_timeout_s = stop_timeout_s
+        self._share_prefix_cache = share_prefix_cache
 
     @property
     def info(self) -> EngineInfo:
@@ -110,18 +108,22 @@ class VllmEngine:
 
         On cancel, and when closed early: AsyncLLM aborts its generation, for it is closed here.
         """
-        plan = self._plans.plan(spec.tools, spec.tool_choice)
-        parser = self._parser(plan, prompt)
         sampled = _Sampled(token_ids=[], texts=[])
         try:
+            plan = self._plans.plan(spec.tools, spec.tool_choice, spec.template_variables)
+            parser = self._parser(plan, prompt)
             params = self._plans.sampling_params(spec, plan, parsed=parser is not None)
             async with contextlib.aclosing(
                 self._llm.generate(
-                    tokens_input(list(prompt.token_ids)),
+                    tokens_input(
+                        list(prompt.token_ids),
+                        cache_salt=None if self._share_prefix_cache else spec.tenant,
+                    ),
                     params,
                     spec.step_id,
                     priority=int(spec.priority),
                     reasoning_ended=parser.reasoning_ended if parser else None,
+                    reasoning_parser_kwargs=plan.reasoning_parser_kwargs,
                 )
             ) as outputs:
                 async for output in outputs:
@@ -174,34 +176,19 @@ class VllmEngine:
 
     async def close(self) -> None:
         """As `Engine.close`."""
-        if self._output_handler is not None:
-            self._output_handler.cancel()  # or it reports the end that is asked for as an error
-        await asyncio.to_thread(self._llm.shutdown, self._stop_timeout_s)
-        await asyncio.to_thread(self._processes.end)
-        await asyncio.sleep(0)  # its sockets are closed in a callback
-        cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)  # vLLM leaves it open
+        await self._processes.close(self._stop_timeout_s)
 
     def _alive(self) -> asyncio.Task[None]:
         """The task that lives as long as the engine's processes do."""
-        assert self._output_handler is not None, "the first generation, at start, has begun it"
-        return self._output_handler
-
-    @property
-    def _output_handler(self) -> asyncio.Task[None] | None:
-        return cast("Any", self._llm).output_handler
+        handler = self._processes.output_handler
+        assert handler is not None, "the first generation, at start, has begun it"
+        return handler
 
     def _parser(self, plan: StepPlan, prompt: Prompt) -> StepParser | None:
         """A parser for one step; None where text is all that it can bring."""
-        parser_class = self._parser_class
-        if parser_class is None or not (plan.tools or parser_class.reasoning_parser_cls):
+        if plan.make_parser is None:
             return None
-        tokenizer = self._llm.renderer.get_tokenizer()
-        return StepParser(
-            lambda: parser_class(tokenizer, cast("Any", plan.request.tools)),
-            plan,
-            prompt.token_ids,
-            self._special_tokens,
-        )
+        return StepParser(plan.make_parser, plan.request, prompt.token_ids, self._special_tokens)
 
     def _ending(
         self, sampled: _Sampled, parser: StepParser | None, finish: Finish
@@ -225,7 +212,9 @@ def _finish(completion: CompletionOutput) -> Finish | None:
             return None
         case "length":
             return Finish.LENGTH
-        case "abort" | "error":
+        case "abort":  # not by us, for what we abort is not read: the engine was told to end
+            raise EngineDiedError(_DIED)
+        case "error":
             raise GenerationRefusedError("the engine gave this generation up")
         case _:
             return Finish.STOP

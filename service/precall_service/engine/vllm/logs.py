@@ -93,7 +93,7 @@ class StartHandler(logging.Handler):
 
 def _note(record: logging.LogRecord) -> str | None:
     error = record.exc_info[1] if record.exc_info else None
-    if error is not None:
+    if error is not None and record.levelno >= logging.ERROR:  # what is only warned of is survived
         return f"{type(error).__name__}\n{error}"
     message = record.getMessage()
     for index, (text, _) in enumerate(_MILESTONES):

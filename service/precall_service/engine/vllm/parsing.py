@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser.abstract_parser import DelegatingParser, Parser
 
 from precall_service.engine.base import (
@@ -24,13 +25,13 @@ from precall_service.engine.base import (
     ReasoningPiece,
     TextPiece,
 )
-from precall_service.engine.vllm.sampling import StepPlan
 
 Piece = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
 
 log = logging.getLogger(__name__)
 
 _MARK_LENGTH_MAX = 32
+"""Longer than any mark that a parser holds text back for; what is longer was dropped on purpose."""
 
 
 class SpecialTokens:
@@ -60,18 +61,18 @@ class _Call:
 
 
 class StepParser:
-    """Parses one step as it is generated."""
+    """Parses one step as it is generated; `request` is what vLLM's parsers are asked with."""
 
     def __init__(
         self,
         make_parser: Callable[[], Parser],
-        plan: StepPlan,
+        request: ChatCompletionRequest,
         prompt_token_ids: Sequence[int],
         special_tokens: SpecialTokens,
     ) -> None:
         self._make_parser = make_parser
         self._parser: Parser | None = make_parser()
-        self._request = plan.request
+        self._request = request
         self._prompt_token_ids: list[int] | None = list(prompt_token_ids)
         self._special_tokens = special_tokens
         self._saw_special = False

@@ -10,18 +10,23 @@ messages: one user message, the assistant message with a marker for what it says
 that follow. It begins with the token that ends a message. Tokenizers split text at such tokens
 before anything else, so the delta may be tokenised alone, and the whole is token for token what
 the template's own rendering would be.
+
+Mistral's own tokenizers (mistral-common) have no template and read no special token in a text:
+they make tokens of messages, always of a whole transcript.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from vllm.exceptions import VLLMClientError
-from vllm.renderers import ChatParams
+from vllm.renderers import ChatParams, TokenizeParams
 from vllm.renderers.base import BaseRenderer
+from vllm.utils.mistral import is_mistral_tokenizer
 
 from precall_service.domain.json import dump
 from precall_service.domain.messages import (
@@ -32,13 +37,26 @@ from precall_service.domain.messages import (
     Transcript,
     UserMessage,
 )
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, GenerationRefusedError, Prompt, StepEnd
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
+from precall_service.engine.vllm.recent import Recent
 
 log = logging.getLogger(__name__)
 
-_MARKER = "precall7f3a91"
+_MARKER = f"precall{secrets.token_hex(4)}"
 _PROBE_CALL_ID = "precall00"  # nine letters and digits: some templates take nothing else
+_SHAPES_MAX: Final = 256
+_NOT_VARIABLES: Final = frozenset(
+    {"chat_template", "conversation", "messages", "model_config", "tokenizer"}
+)
+"""Names under which vLLM's renderers take what is theirs. Clients bring no template of their own:
+it would run here."""
+
+_TOKENIZE_PARAMS: Final = TokenizeParams(
+    max_total_tokens=None,  # how long a prompt may be is the turn's to say
+    add_special_tokens=False,  # the template has written them; a delta is no beginning
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +84,7 @@ class PromptRenderer:
         self._renderer = renderer
         self._tokenizer = renderer.get_tokenizer()
         self._chat_template = chat_template
-        self._tokenize_params = replace(
-            renderer.default_chat_tok_params, max_total_tokens=None, max_output_tokens=0
-        )
+        self._makes_tokens = is_mistral_tokenizer(self._tokenizer)
         self._stop_token_ids = frozenset(stop_token_ids)
         added = self._tokenizer.get_added_vocab()
         self._added_token_ids = frozenset(added.values())
@@ -76,10 +92,12 @@ class PromptRenderer:
         self._stop_texts = tuple(
             text for text, token_id in added.items() if token_id in self._stop_token_ids
         )
-        self._ends: dict[_Shape, str | None] = {}
+        # Bounded, since clients choose the variables in a shape.
+        self._ends: Recent[_Shape, str | None] = Recent(_SHAPES_MAX)
+        self._rewrites: Recent[_Shape, bool] = Recent(_SHAPES_MAX)
+        self._warned = False
         self.rendered_afresh = 0
         """How often `append` had to render the whole, for want of a token that ends a message."""
-        self._rewrites: dict[_Shape, bool] = {}
 
     async def render(self, transcript: Transcript) -> Prompt:
         """The template's own rendering, ready for the model's next message.
@@ -89,6 +107,24 @@ class PromptRenderer:
         """
         rendered = await self._rendered(transcript, ready=True)
         return Prompt(tuple(await self._token_ids(rendered)))
+
+    async def rendered_call(self, tool: ToolDeclaration) -> str:
+        """What the template writes when a call of this tool has been made, and all around it.
+
+        Raises:
+            GenerationRefusedError: the template refuses calls.
+        """
+        call = ToolCall(call_id=_PROBE_CALL_ID, tool_name=tool.name, arguments_json="{}")
+        transcript = Transcript(
+            messages=(
+                UserMessage(text="x"),
+                AssistantMessage(text="", tool_calls=(call,)),
+                ToolMessage(call_id=call.call_id, tool_name=tool.name, text="x"),
+            ),
+            tools=(tool,),
+        )
+        rendered = await self._rendered(transcript, ready=True)
+        return rendered if isinstance(rendered, str) else ""
 
     async def append(
         self,
@@ -104,7 +140,7 @@ class PromptRenderer:
         """
         whole = replace(transcript, messages=(*transcript.messages, *following))
         user_speaks = any(isinstance(message, UserMessage) for message in following)
-        if user_speaks and await self._rewrites_history(transcript):
+        if self._makes_tokens or (user_speaks and await self._rewrites_history(transcript)):
             return await self.render(whole)
         delta = await self._delta(transcript, following)
         if delta is None:
@@ -157,11 +193,11 @@ class PromptRenderer:
         """
         if shape not in self._ends:
             end = await self._probed_end(skeleton)
-            if end is None:
+            if end is None and not self._warned:
+                self._warned = True
                 log.warning(
-                    "this chat template has no token that ends a message (%s): every step is "
-                    "rendered afresh, and what the cache saves depends on the template",
-                    shape,
+                    "this chat template has messages that no token ends: after one, a step is "
+                    "rendered afresh, and what the cache saves depends on the template"
                 )
             self._ends[shape] = end
         return self._ends[shape]
@@ -199,13 +235,15 @@ class PromptRenderer:
         `ready` adds the head of the model's next message.
         """
         variables = dict(transcript.template_variables)
+        if taken := sorted(_NOT_VARIABLES & variables.keys()):
+            raise GenerationRefusedError(f"{taken[0]!r} cannot be a template variable")
         params = ChatParams(
             chat_template=self._chat_template,
             chat_template_kwargs=variables
             | {
                 "tools": chat_tools(transcript.tools, strict=False) or None,
                 "add_generation_prompt": ready,
-                "tokenize": False,
+                "tokenize": self._makes_tokens,
             },
         )
         messages = cast(Any, chat_messages(transcript))
@@ -222,7 +260,7 @@ class PromptRenderer:
         if not isinstance(rendered, str):
             return rendered
         (tokenised,) = await self._renderer.tokenize_prompts_async(
-            [cast(Any, {"prompt": rendered})], self._tokenize_params
+            [cast(Any, {"prompt": rendered})], _TOKENIZE_PARAMS
         )
         return cast(dict[str, Any], tokenised)["prompt_token_ids"]
 

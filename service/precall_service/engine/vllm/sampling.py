@@ -6,38 +6,46 @@ Never: parsing.
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, cast
 
+from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser.abstract_parser import Parser
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tokenizers import TokenizerLike
-from xgrammar import Grammar
 
+from precall_service.domain.json import JsonValue, dump
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import StepSpec
 from precall_service.engine.vllm.chat import chat_tools
+from precall_service.engine.vllm.grammars import CallForm, as_templates_write, form_of_calls
+from precall_service.engine.vllm.recent import Recent
 
-log = logging.getLogger(__name__)
+_PLANS_MAX: Final = 64
+_NO_VARIABLES: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
-_PLANS_MAX = 64
+_PlanKey: TypeAlias = tuple[tuple[str, ...], ToolChoice, str]
+"""Digests of the tools, the choice among them, and the template's variables as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """What steps with the same tools and tool choice have in common.
+    """What steps with the same tools, tool choice and template variables have in common.
 
     `request` is what vLLM's parsers are asked with; they do not change it. None of it is sent
-    anywhere.
+    anywhere. `make_parser` is None where text is all that a step can bring.
+    `reasoning_parser_kwargs` are for the parser in the engine, which tells where the grammar
+    begins: it must know what ours knows.
     """
 
-    tools: tuple[ToolDeclaration, ...]
     request: ChatCompletionRequest
+    make_parser: Callable[[], Parser] | None
+    reasoning_parser_kwargs: dict[str, Any] | None
     structured_outputs: StructuredOutputsParams | None
 
 
@@ -48,106 +56,107 @@ class StepPlans:
         self,
         parser_class: type[Parser] | None,
         tokenizer: TokenizerLike,
+        model_config: ModelConfig,
         *,
         structured_calls: bool,
         defaults: dict[str, Any],
     ) -> None:
         self._parser_class = parser_class
         self._tokenizer = tokenizer
+        self._model_config = model_config
         self._structured_calls = structured_calls
         self._defaults = defaults
-        self._plans: OrderedDict[tuple[tuple[str, ...], ToolChoice], StepPlan] = OrderedDict()
+        self._call_form: CallForm | None = None
+        self._plans: Recent[_PlanKey, StepPlan] = Recent(_PLANS_MAX)
 
-    def plan(self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice) -> StepPlan:
-        """The plan for these tools, made at the first use of their digests."""
-        key = tuple(tool.digest for tool in tools), choice
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._make(tools, choice)
-            if len(self._plans) > _PLANS_MAX:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return plan
+    def plan(
+        self,
+        tools: tuple[ToolDeclaration, ...],
+        choice: ToolChoice,
+        variables: Mapping[str, JsonValue] = _NO_VARIABLES,
+    ) -> StepPlan:
+        """The plan for these tools, made at the first use of their digests.
+
+        `variables` are the template's: a parser must know whether it left reasoning out.
+        """
+        key = tuple(tool.digest for tool in tools), choice, dump(dict(variables))
+        if key not in self._plans:
+            self._plans[key] = self._make(tools, choice, dict(variables))
+        return self._plans[key]
+
+    def write_calls_as(self, rendered: str, tool: ToolDeclaration) -> None:
+        """Calls are written from now on as in this rendering, which has one of this tool."""
+        self._call_form = None
+        self._plans.clear()
+        outputs = self.plan((tool,), ToolChoice()).structured_outputs
+        if outputs is not None and outputs.structural_tag is not None:
+            self._call_form = form_of_calls(outputs.structural_tag, tool.name, rendered)
+        self._plans.clear()
 
     def sampling_params(self, spec: StepSpec, plan: StepPlan, *, parsed: bool) -> SamplingParams:
         """What vLLM is asked to generate. `parsed` output keeps the special tokens parsers need."""
         generation = spec.generation
-        given = {
+        chosen = {
             "temperature": generation.temperature,
             "top_p": generation.top_p,
             "top_k": generation.top_k,
         }
-        chosen = {name: value for name, value in given.items() if value is not None}
-        # A mapping of Any: its values are the model's own, from its generation_config.json.
-        return SamplingParams(
-            **cast("Any", self._defaults | chosen),
-            seed=generation.seed,
-            stop=list(generation.stop),
-            max_tokens=spec.max_tokens,
-            skip_special_tokens=not parsed,
-            structured_outputs=plan.structured_outputs,
-            output_kind=RequestOutputKind.DELTA,
-            skip_clone=True,
-        )
+        # One mapping, since the model's own settings may name what a step decides: a
+        # generation_config.json with `max_new_tokens` has a `max_tokens` here.
+        settings: dict[str, Any] = {
+            **self._defaults,
+            **{name: value for name, value in chosen.items() if value is not None},
+            "seed": generation.seed,
+            "stop": list(generation.stop),
+            "max_tokens": spec.max_tokens,
+            "skip_special_tokens": not parsed,
+            "structured_outputs": plan.structured_outputs,
+            "output_kind": RequestOutputKind.DELTA,
+            "skip_clone": True,
+        }
+        return SamplingParams(**settings)
 
-    def _make(self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice) -> StepPlan:
+    def _make(
+        self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice, variables: dict[str, Any]
+    ) -> StepPlan:
         request = ChatCompletionRequest.model_validate(
             {
                 "messages": [{"role": "user", "content": ""}],
                 "tools": chat_tools(tools, strict=self._structured_calls) or None,
                 "tool_choice": _tool_choice(choice) if tools else None,
+                "chat_template_kwargs": variables,
             }
         )
-        if self._parser_class is not None and tools and choice.mode is not ToolChoiceMode.NONE:
-            parser = self._parser_class(self._tokenizer, cast("Any", request.tools))
-            request = cast(ChatCompletionRequest, parser.adjust_request(request))
+        reasons = self._parser_class is not None and self._parser_class.reasoning_parser_cls
+        make_parser = None
+        if self._parser_class is not None and (tools or reasons):
+            make_parser = partial(
+                self._parser_class,
+                self._tokenizer,
+                cast("Any", request.tools),
+                model_config=self._model_config,
+                chat_template_kwargs=variables,
+            )
+            if tools and choice.mode is not ToolChoiceMode.NONE:
+                request = cast("ChatCompletionRequest", make_parser().adjust_request(request))
         return StepPlan(
-            tools=tools,
             request=request,
-            structured_outputs=_without_free_whitespace(request.structured_outputs),
+            make_parser=make_parser,
+            reasoning_parser_kwargs={"chat_template_kwargs": variables} if reasons else None,
+            structured_outputs=self._grammar(request.structured_outputs, tools),
         )
+
+    def _grammar(
+        self, outputs: StructuredOutputsParams | None, tools: tuple[ToolDeclaration, ...]
+    ) -> StructuredOutputsParams | None:
+        if outputs is None or outputs.structural_tag is None:
+            return outputs
+        names = [tool.name for tool in tools]
+        tag = as_templates_write(outputs.structural_tag, names, self._call_form)
+        return StructuredOutputsParams(structural_tag=tag)
 
 
 def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
     if choice.mode is ToolChoiceMode.NAMED:
         return {"type": "function", "function": {"name": choice.tool_name}}
     return choice.mode.value
-
-
-def _without_free_whitespace(
-    params: StructuredOutputsParams | None,
-) -> StructuredOutputsParams | None:
-    """The same grammar, with JSON spaced as templates write it: `{"a": 1, "b": 2}`.
-
-    The grammars that vLLM builds let a model put any whitespace anywhere. What is not spaced as
-    the template would space it comes back other than it was written when a later turn is rendered
-    afresh, and costs tokens.
-    """
-    if params is None or params.structural_tag is None:
-        return params
-    tag = json.loads(params.structural_tag)
-    return StructuredOutputsParams(structural_tag=json.dumps(_respaced(tag)))
-
-
-def _respaced(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_respaced(item) for item in cast(list[Any], node)]
-    if not isinstance(node, dict):
-        return node
-    fields = cast(dict[str, Any], node)
-    if fields.get("type") == "json_schema" and fields.get("style") == "json":
-        return {"type": "grammar", "grammar": _json_grammar(fields["json_schema"])}
-    return {name: _respaced(value) for name, value in fields.items()}
-
-
-def _json_grammar(schema: Any) -> str:
-    """What a value of this schema may be written as; any JSON, where the schema says too much.
-
-    Arguments are checked again before they are used: what no grammar can hold is refused there.
-    """
-    try:
-        return str(Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))
-    except RuntimeError as error:
-        reason = str(error).strip().rsplit(": ", maxsplit=1)[-1]
-        log.warning("calls of a tool are not held to its schema: %s", reason)
-        return str(Grammar.from_json_schema("true", any_whitespace=False))

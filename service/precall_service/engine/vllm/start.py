@@ -5,10 +5,13 @@ Owns: the order of a start; turning what vLLM raises meanwhile into words for th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -31,21 +34,38 @@ from precall_service.engine.base import (
     Progress,
     StepSpec,
 )
+from precall_service.engine.install import install_command
 from precall_service.engine.vllm import scheduling
 from precall_service.engine.vllm.arguments import engine_arguments
 from precall_service.engine.vllm.assembly import PROBE_TOOL, assemble, chosen_parsers
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.logs import StartError, StartLog
+from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
 
-_CONFIGURATION_ERRORS = frozenset(
+_OPERATORS_ERRORS = frozenset(
     error.__name__
-    for error in (ValidationError, ValueError, TypeError, OSError, ImportError, NotImplementedError)
-) | {"KeyError", "FileNotFoundError", "ModuleNotFoundError", "PermissionError"}
-"""What vLLM raises when trying again will not help, by name: most come from other processes."""
+    for error in (
+        ValidationError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OSError,
+        FileNotFoundError,
+        PermissionError,
+        ImportError,
+        ModuleNotFoundError,
+        NotImplementedError,
+    )
+) | {"OutOfMemoryError"}  # torch's
+"""What vLLM raises when what it was given does not fit model or machine, by name: most come from
+other processes. Nothing says of them whether they pass: memory that is taken is a ValueError."""
+
+_SWEEP_S = 0.1
+"""How often a start that nobody waits for any more is looked after."""
 
 
 async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
@@ -68,12 +88,13 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
             raise
         except Exception as error:  # whatever vLLM and its dependencies raise
             raise _failure(error, start_log.errors) from error
-    engine = assemble(llm, config)
+    processes = EngineProcesses(llm)
     try:
+        engine = await assemble(llm, processes, config)
         on_progress("generating for the first time", None)
-        await _warm_up(engine)
+        await _first_generated(engine, config.start_timeout_s)
     except BaseException:
-        await engine.close()
+        await processes.close(config.stop_timeout_s)
         raise
     return engine
 
@@ -99,18 +120,18 @@ def _engine_config(config: VllmConfig, logging_config: Path) -> EngineConfig:
 def _check_device(device: Device) -> None:
     if current_platform.is_unspecified():
         raise EngineStartError(
-            "no GPU was found, and this build of vLLM needs one: check nvidia-smi, or install "
-            "precall-service[cpu] to run on the CPU"
+            "no GPU was found, and this build of vLLM needs one: check nvidia-smi, or run "
+            f"`{install_command('cpu')}` for the CPU"
         )
     if device is Device.GPU and current_platform.is_cpu():
         raise EngineStartError(
-            "a GPU was asked for, and the build of vLLM that is installed is for the CPU: install "
-            "precall-service[gpu], or leave --device out"
+            "a GPU was asked for, and the build of vLLM that is installed is for the CPU: run "
+            f"`{install_command('gpu')}`, or leave --device out"
         )
     if device is Device.CPU and not current_platform.is_cpu():
         raise EngineStartError(
-            "the CPU was asked for, and the build of vLLM that is installed is for a GPU: install "
-            "precall-service[cpu], or leave --device out"
+            "the CPU was asked for, and the build of vLLM that is installed is for a GPU: run "
+            f"`{install_command('cpu')}`, or leave --device out"
         )
 
 
@@ -123,14 +144,40 @@ def _has_remote_processes(arguments: AsyncEngineArgs) -> bool:
 
 
 async def _launched(engine_config: EngineConfig) -> AsyncLLM:
-    """An AsyncLLM whose processes run. On cancel: they are killed."""
+    """An AsyncLLM whose processes run.
+
+    On cancel: they are killed, also those that the thread, which goes on, starts only then. Python
+    waits for them when it ends: one that is left would hold the end up for a whole start. Nothing
+    else may start processes until the thread has ended.
+    """
     before = set(multiprocessing.active_children())
+    over = threading.Event()
+
+    def launch() -> AsyncLLM:
+        try:
+            return AsyncLLM.from_vllm_config(engine_config)
+        finally:
+            over.set()
+
+    def sweep() -> None:
+        ended = False
+        while not ended:
+            ended = over.wait(_SWEEP_S)
+            _kill_children_but(before)
+
     try:
-        return await in_daemon_thread(lambda: AsyncLLM.from_vllm_config(engine_config))
+        return await in_daemon_thread(launch)
     except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
-            _kill(process.pid)
+        _kill_children_but(before)
+        if not over.is_set():
+            threading.Thread(target=sweep, name="precall-engine-sweep", daemon=True).start()
         raise
+
+
+def _kill_children_but(before: Collection[BaseProcess]) -> None:
+    for process in multiprocessing.active_children():
+        if process not in before:
+            _kill(process.pid)
 
 
 def _kill(pid: int | None) -> None:
@@ -142,13 +189,13 @@ def _kill(pid: int | None) -> None:
 
 
 def _failure(error: Exception, errors: Sequence[StartError]) -> Exception:
-    """What went wrong first, in whichever process, told apart by whether a retry may help."""
+    """What went wrong first, in whichever process, told apart by whom it concerns."""
     if errors:
         kind, message = errors[0].kind, errors[0].message
     else:
         kind, message = type(error).__name__, str(error)
     message = _plain(message)
-    if kind in _CONFIGURATION_ERRORS:
+    if kind in _OPERATORS_ERRORS:
         return EngineStartError(f"the engine cannot start: {message}")
     return RuntimeError(f"the engine did not start: {kind}: {message}")
 
@@ -160,6 +207,23 @@ def _plain(message: str) -> str:
         if said.startswith(("Value error, ", "Assertion failed, ")):
             return said.split(", ", 1)[1].split(" [type=")[0]
     return message.strip()
+
+
+async def _first_generated(engine: VllmEngine, timeout_s: float) -> None:
+    """Returns when the engine has been seen to generate.
+
+    Raises:
+        EngineStartError: its template takes no message.
+        RuntimeError: it does not generate, or not in time.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _warm_up(engine)
+    except TimeoutError:
+        raise RuntimeError(
+            f"the engine did not start: it has not generated within {timeout_s:g} s, "
+            "engine.start_timeout_s"
+        ) from None
 
 
 async def _warm_up(engine: VllmEngine) -> None:
@@ -180,6 +244,7 @@ async def _warm_up(engine: VllmEngine) -> None:
             tools=tools,
             tool_choice=choice,
             priority=Priority.STARTS_TURN,
+            tenant="",
         )
         async for _ in engine.generate(prompt, spec):
             pass
