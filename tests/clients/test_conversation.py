@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import time
-from contextlib import closing
 
-import grpc.aio
 import pytest
 
 import precall
-from precall import Capability, Client, ClientOptions, EngineState, Message, ServerLimits, ToolCall
+from precall import (
+    Capability,
+    Client,
+    Message,
+    ServerLimits,
+    Tool,
+    ToolCall,
+    ToolOptions,
+    _frames,
+)
 from precall.testing import Call, FakeServer, Hang, Parallel, Refuse, Say
 from precall.v1 import agent_pb2, tool_pb2
 from tests.clients.helpers import FAST, talking
@@ -59,18 +65,15 @@ async def test_the_handshake_holds_what_was_said() -> None:
     assert [frame.WhichOneof("frame") for frame in server.frames] == ["open", "close"]
 
 
-async def test_a_declaration_holds_what_was_said() -> None:
-    async with FakeServer() as server, Client(server.address) as client:
-        client.add_tool(
+def test_a_declaration_holds_what_was_said() -> None:
+    said = _frames.tool(
+        Tool.from_function(
             add, version="3", read_only=True, speculation_safe=True, idempotent=True,
             open_world=True, requires_approval=True, approval_may_edit=True, reads=["n:{left}"],
             writes=["n:{right}"], cache_ttl=60, cache_scope="tenant", timeout=2.5,
             max_concurrency=4, rate_limit=10, rate_interval=0.5,
-        )  # fmt: skip
-        client.add_tool(shout)
-        async with client.conversation():
-            pass
-    said = server.tools["add"]
+        )
+    )  # fmt: skip
     assert said.effects == tool_pb2.ToolEffects(
         read_only=True, speculation_safe=True, idempotent=True, open_world=True,
         requires_approval=True, approval_may_edit=True, reads=["n:{left}"], writes=["n:{right}"],
@@ -81,7 +84,7 @@ async def test_a_declaration_holds_what_was_said() -> None:
     assert said.rate_interval.ToMilliseconds() == 500
     assert (said.cache.ttl.seconds, said.cache.scope) == (60, tool_pb2.CACHE_SCOPE_TENANT)
     # What says nothing declares nothing.
-    quiet = server.tools["shout"]
+    quiet = _frames.tool(Tool.from_function(shout))
     assert quiet.effects == tool_pb2.ToolEffects()
     assert not quiet.HasField("cache")
     assert not quiet.HasField("timeout")
@@ -126,24 +129,62 @@ async def len_of(text: str) -> int:
 
 
 async def test_tools_come_and_go_while_a_turn_runs() -> None:
-    async with talking(
-        [Call("grow"), Call("shout", {"text": "a"}), Call("grow", text="again"), Say("done")]
-    ) as (server, conversation):
+    script = [Call("grow"), Call("grow", text="again"), Call("shout", {"text": "a"}), Say("done")]
+    async with talking(script, tools=(shout,)) as (server, conversation):
 
         async def shrink() -> str:
             await conversation.withdraw("shout")
             return "shrunk"
 
         async def grow() -> str:
-            await conversation.register(shout, read_only=True)
-            await conversation.register(shrink, name="grow")  # from the next call on
+            await conversation.register(add)
+            await conversation.register(shrink, name="grow", read_only=True)  # from now on
             return "grown"
 
         await conversation.register(grow)
-        assert str(await conversation.ask("go")) == "done"
-        assert [tool.name for tool in conversation.tools] == ["grow"]
-    assert [result.value for result in server.results] == ["grown", "A", "shrunk"]
-    assert server.tools["shout"].effects.read_only
+        answer = await conversation.ask("go")
+        assert [tool.name for tool in conversation.tools] == ["grow", "add"]
+    assert [result.value for result in server.results] == ["grown", "shrunk", None]
+    withdrawn = answer.tool_calls[2]
+    assert withdrawn.outcome is precall.ToolCallOutcome.UNAVAILABLE
+    assert withdrawn.error is not None
+    assert withdrawn.error.reason == "TOOL_UNAVAILABLE"
+    assert server.tools["grow"].effects.read_only
+
+
+async def test_a_turn_offers_the_tools_that_there_were_when_it_began() -> None:
+    async def grow() -> None:
+        await conversation.register(add)
+
+    scripts = ([Call("grow"), Call("add", {"left": 1})], [Call("add", {"left": 1}), Say("2")])
+    async with talking(*scripts, tools=(grow,)) as (_, conversation):
+        with pytest.raises(precall.ServerError, match=r"'add', which .* when the turn began"):
+            await conversation.ask("now?")
+        assert str(await conversation.ask("and now?")) == "2"
+
+
+async def test_registering_what_the_client_knows_keeps_its_options() -> None:
+    class Counter:
+        def add(self, left: int) -> int:
+            return left
+
+    counter = Counter()
+    async with FakeServer() as server, Client(server.address) as client:
+        client.add_tool(counter.add, read_only=True)
+        async with client.conversation(tools=[counter.add]) as conversation:
+            assert server.tools.pop("add").effects.read_only
+            await conversation.register(counter.add)
+            assert server.tools.pop("add").effects.read_only
+            await conversation.register(counter.add, idempotent=True)
+            assert not server.tools["add"].effects.read_only
+
+
+@pytest.mark.parametrize("options", [{"requires_approval": True}, {"rate_limit": 1}])
+async def test_what_no_server_serves_yet_is_refused_as_there(options: ToolOptions) -> None:
+    async with talking() as (_, conversation):
+        with pytest.raises(precall.ToolRejectedError, match=next(iter(options))) as caught:
+            await conversation.register(add, **options)
+    assert caught.value.reason == "NOT_SERVED"
 
 
 async def test_registering_refused_keeps_what_was_there() -> None:
@@ -192,54 +233,6 @@ async def test_a_refused_handshake_raises_by_reason(
     assert (caught.value.reason, caught.value.retry_after_s) == (reason, 3.0)
 
 
-async def test_no_server_is_said_with_the_address() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    async with Client(address) as client:
-        for attempt in (client.conversation().open(), client.server_info()):
-            with pytest.raises(precall.ConnectError, match="is `precall serve` running") as caught:
-                await attempt
-            assert address in caught.value.message
-
-
-async def test_what_is_not_precall_is_said_so() -> None:
-    other = grpc.aio.server()
-    port = other.add_insecure_port("127.0.0.1:0")
-    await other.start()
-    async with Client(f"127.0.0.1:{port}") as client:
-        for attempt in (client.conversation().open(), client.server_info()):
-            with pytest.raises(precall.ConnectError, match="is not a precall server"):
-                await attempt
-    await other.stop(None)
-
-
-async def test_a_server_that_says_nothing_is_given_up() -> None:
-    options = ClientOptions(open_timeout_s=0.2, answer_timeout_s=0.2)
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        async with Client(address, options=options) as client:
-            started_at = time.monotonic()
-            for attempt in (client.conversation().open(), client.server_info()):
-                with pytest.raises(precall.ConnectError, match=r"did not answer within 0.2 s"):
-                    await attempt
-            assert time.monotonic() - started_at < 3
-
-
-@pytest.mark.parametrize("address", ["", "http://localhost:50151"])
-def test_what_is_not_an_address_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="host:port"):
-        Client(address)
-
-
-async def test_server_info() -> None:
-    limits = ServerLimits(frame_bytes_max=7, tool_timeout_max_s=1.5)
-    async with FakeServer(model="small", limits=limits) as server, Client(server.address) as client:
-        info = await client.server_info()
-    assert (info.model, info.engine, info.engine_state) == ("small", "fake", EngineState.READY)
-    assert (info.limits, info.version) == (limits, "0.0.0")
-    assert info.uptime_s >= 0
-
-
 async def test_a_frame_over_the_limit_is_refused_here_and_the_stream_lives() -> None:
     limits = ServerLimits(frame_bytes_max=1000)
     async with (
@@ -267,19 +260,6 @@ async def test_a_conversation_is_open_between_open_and_close() -> None:
         await conversation.close()
         with pytest.raises(precall.ConversationClosedError, match="was closed"):
             await conversation.ask("?")
-
-
-async def test_closing_the_client_closes_its_conversations() -> None:
-    async with FakeServer() as server:
-        client = Client(server.address)
-        kept = await client.conversation().open()
-        await client.close()
-        with pytest.raises(precall.ConversationClosedError):
-            _ = kept.id
-        async with client.conversation():  # and it can be used again
-            pass
-        await client.close()
-    assert [frame.WhichOneof("frame") for frame in server.frames] == ["open", "close"] * 2
 
 
 async def test_many_conversations_share_a_client() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import grpc
 import pytest
 from google.rpc.status_pb2 import Status
@@ -37,7 +39,7 @@ def test_every_reason_has_a_class_and_a_code(reason: str) -> None:
         ("DRAINING", precall.UnavailableError),
         ("TOOL_SCHEMA_INVALID", precall.ToolRejectedError),
         ("TURN_RUNNING", precall.TurnRunningError),
-        ("TURN_TIMEOUT", precall.TurnTimeoutError),
+        ("TURN_TIMEOUT", precall.LimitReachedError),
         ("NOT_SERVED", precall.NotServedError),
         ("CONVERSATION_EXPIRED", precall.ConversationUnknownError),
         ("TOO_LARGE", precall.TooLargeError),
@@ -67,6 +69,15 @@ def test_metadata_holds_the_variables() -> None:
     error = _errors.from_status(status("TOO_LARGE", "x", None, limit="10"))
     assert dict(error.metadata) == {"limit": "10"}
     assert repr(error) == "TooLargeError(TOO_LARGE: x)"
+
+
+def test_errors_travel_between_processes() -> None:
+    error = _errors.from_status(status("OVERLOADED", "x", 2.0, limit="10"))
+    error.add_note("a note")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is precall.OverloadedError
+    assert vars(copy) == vars(error)
+    assert str(copy) == "x"
 
 
 def test_the_tree_at_the_top_of_the_file_is_whole() -> None:

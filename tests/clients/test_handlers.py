@@ -89,6 +89,16 @@ async def test_arguments_are_converted_and_defaults_are_pythons() -> None:
     assert result.value == "2024 Ada 4 C converted"
 
 
+async def in_field(limit: int = Field(default=3, ge=1)) -> int:
+    return limit + 1
+
+
+async def test_a_default_of_a_field_is_what_the_handler_gets() -> None:
+    assert (await result_of(in_field)).value == 4
+    assert (await result_of(in_field, limit=5)).value == 6
+    assert (await result_of(in_field, limit=0)).error_type == "ArgumentsInvalid"
+
+
 async def test_arguments_that_do_not_fit_are_named_with_their_path() -> None:
     result = await result_of(converted, day="never", who={"name": 1}, many=11, other=True)
     assert (result.outcome, result.error_type) == (ToolCallOutcome.ERROR, "ArgumentsInvalid")
@@ -161,6 +171,19 @@ async def test_failures_are_told_without_a_stack_trace(
     assert message in result.error_message
     assert "Traceback" not in result.error_message
     assert __file__ not in result.error_message
+
+
+@pytest.mark.parametrize(
+    ("function", "where"), [(raises, "in raises"), (not_json, "Unable to serialize unknown type")]
+)
+async def test_failures_leave_their_traceback_in_the_log(
+    function: Callable[..., object], where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await result_of(function)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("precall", "WARNING")
+    assert f"tool {function.__name__}" in record.getMessage()
+    assert where in caplog.text
 
 
 class SpeechlessError(Exception):
@@ -337,42 +360,6 @@ async def test_a_handler_that_ignores_its_deadline_delays_nobody() -> None:
             answer = await asyncio.wait_for(conversation.ask("go"), 5)
             release.set()
     assert (str(answer), answer.tool_calls[0].outcome) == ("went on", ToolCallOutcome.TIMEOUT)
-
-
-async def test_threads_that_hang_are_not_the_event_loops() -> None:
-    release = threading.Event()
-
-    def hangs() -> None:
-        release.wait(10)
-
-    script = [Parallel([Call("hangs")] * 40), Say("x")]
-    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
-        client.add_tool(hangs, timeout=0.2, max_concurrency=40)
-        async with client.conversation() as conversation:
-            await conversation.ask("go")
-            assert await asyncio.wait_for(asyncio.to_thread(len, "abc"), 5) == 3
-            release.set()
-
-
-async def test_a_thread_keeps_its_place_until_it_returns() -> None:
-    release = threading.Event()
-    seen: list[ToolContext] = []
-
-    def blocks(context: ToolContext) -> str:
-        seen.append(context)
-        release.wait(10)
-        return "late"
-
-    script = [Call("blocks"), Call("blocks"), Say("x")]
-    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
-        client.add_tool(blocks, timeout=0.2, max_concurrency=1)
-        async with client.conversation() as conversation:
-            answer = await conversation.ask("go")
-            assert [call.outcome for call in answer.tool_calls] == [ToolCallOutcome.TIMEOUT] * 2
-            assert len(seen) == 1  # the second call never had a thread
-            assert seen[0].cancelled
-            release.set()
-            await asyncio.sleep(0.05)
 
 
 async def test_an_unknown_tool_is_answered_in_words() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import precall
 import precall.testing
+
+ROOT = Path(__file__).parents[2]
 
 PUBLIC = """
     Answer Capability Client ClientOptions ConnectError ConnectionLostError
@@ -18,9 +21,9 @@ PUBLIC = """
     TooLargeError Tool ToolCall ToolCallArgumentsDelta ToolCallCompleted ToolCallError
     ToolCallOutcome ToolCallProgress ToolCallReady ToolCallStarted ToolContext ToolOptions
     ToolRejectedError Turn TurnCompleted TurnLimits TurnOptions TurnOutcome TurnQueued TurnReport
-    TurnRunningError TurnStarted TurnTimeoutError UnavailableError
+    TurnRunningError TurnStarted UnavailableError
 """
-TESTING = "Call Disconnect Entry Fail FakeServer Hang Parallel Refuse Say Step ToolResult"
+TESTING = "Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say Step ToolResult"
 
 
 def test_the_names_are_these() -> None:
@@ -55,3 +58,8 @@ def test_importing_the_client_imports_no_service_and_no_fake() -> None:
         "sys.exit(str(bad & set(sys.modules)) if bad & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+
+
+def test_the_client_is_published_under_the_licence_of_the_repository() -> None:
+    ours, whole = (ROOT / folder / "LICENSE" for folder in ("clients/python", "."))
+    assert ours.read_bytes() == whole.read_bytes()

@@ -20,6 +20,7 @@ async def test_readme(capsys: object) -> None:
     scripts = (
         [Call("get_weather", {"city": "Paris"}), Say("Sunny.")],
         [Say("Sunny too.")],
+        [Say("In Paris.")],
         [Fail("ENGINE_UNAVAILABLE", "the engine restarts", 0.01)],
         [Say("Hello.")],
     )
@@ -36,7 +37,7 @@ async def test_readme(capsys: object) -> None:
             if inspect.isawaitable(result):
                 await result
         await notebook["client"].close()
-    assert len(cells) == 4
+    assert len(cells) == 5
     assert ADDRESS in cells[0]
-    assert [turn.text for turn in server.turns[2:]] == ["Hello", "Hello"]
+    assert [turn.text for turn in server.turns[3:]] == ["Hello", "Hello"]
     assert set(server.tools) == {"get_weather", "find_places", "send_message"}

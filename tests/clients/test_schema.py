@@ -7,14 +7,15 @@ import datetime
 import enum
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, cast
 
 import pydantic
 import pytest
 from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12 pydantic wants this one
 
-from precall import Tool, ToolContext
+from precall import Tool, ToolContext, ToolOptions
+from precall._tool import TOOL_RULES
 
 Json = dict[str, Any]
 
@@ -54,6 +55,8 @@ def when(day: datetime.date) -> None: ...
 def anything(value: Any) -> None: ...
 def nothing() -> None: ...
 def awkward(copy: int, model_config: str, schema: bool) -> None: ...
+def in_field(limit: int = Field(default=3, ge=1)) -> None: ...
+def in_field_alone(limit: int = Field(ge=1, alias="most")) -> None: ...
 def with_context(city: str, context: ToolContext) -> None: ...
 def keyword_only(*, city: str) -> None: ...
 
@@ -89,6 +92,8 @@ MAYBE: Json = {"anyOf": [STRING, {"type": "null"}], "default": None}
             {"copy": {"type": "integer"}, "model_config": STRING, "schema": {"type": "boolean"}},
             ["copy", "model_config", "schema"],
         ),
+        (in_field, {"limit": {"type": "integer", "default": 3, "minimum": 1}}, []),
+        (in_field_alone, {"limit": {"type": "integer", "minimum": 1}}, ["limit"]),
         (with_context, {"city": STRING}, ["city"]),
         (keyword_only, {"city": STRING}, ["city"]),
     ],
@@ -137,11 +142,57 @@ def numpy_style(city: str) -> None:
     """
 
 
+def numpy_pair(city: str, country: str) -> None:
+    """Forecast of the weather.
+
+    Parameters
+    ----------
+    country, city : str
+        Name of the city.
+    """
+
+
 def sphinx(city: str) -> None:
     """Forecast of the weather.
 
     :param city: Name of the city.
     """
+
+
+def text_after_sections(city: str) -> None:
+    """Forecast of the weather.
+
+    Args:
+        city: Name of the city.
+
+    Ask for one city at a time.
+
+    Returns:
+        Nothing.
+    """
+
+
+def only_a_section(city: str) -> None: ...
+
+
+only_a_section.__doc__ = """Args:
+        city: Name of the city,
+            as people write it.
+    """
+
+
+def test_text_after_the_sections_of_a_docstring_is_kept() -> None:
+    tool = Tool.from_function(text_after_sections)
+    properties: Any = tool.input_schema["properties"]
+    assert tool.description == "Forecast of the weather.\n\nAsk for one city at a time."
+    assert properties["city"]["description"] == "Name of the city."
+
+
+def test_a_docstring_may_begin_with_a_section() -> None:
+    tool = Tool.from_function(only_a_section)
+    properties: Any = tool.input_schema["properties"]
+    assert tool.description == ""
+    assert properties["city"]["description"] == "Name of the city,\nas people write it."
 
 
 def test_google_docstring_describes_tool_and_parameters() -> None:
@@ -152,7 +203,7 @@ def test_google_docstring_describes_tool_and_parameters() -> None:
     assert properties["days"]["description"] == "The field wins."
 
 
-@pytest.mark.parametrize("function", [numpy_style, sphinx])
+@pytest.mark.parametrize("function", [numpy_style, numpy_pair, sphinx])
 def test_other_docstrings_do_too(function: Callable[..., object]) -> None:
     tool = Tool.from_function(function)
     properties: Any = tool.input_schema["properties"]
@@ -210,12 +261,23 @@ def unknown(value: Missing) -> None: ...  # pyright: ignore[reportUndefinedVaria
 # fmt: on
 def unsupported(value: Counter) -> None: ...
 def function_argument(callback: Callable[[int], int]) -> None: ...
+def two_contexts(one: ToolContext, two: ToolContext) -> None: ...
+def contexts(listed: list[ToolContext]) -> None: ...
+def impossible(text: Annotated[str, Field(pattern="(")]) -> None: ...
 def generator() -> Iterator[int]:
     yield 1
 
 
 async def async_generator() -> AsyncIterator[int]:
     yield 1
+
+
+def result_unknown(city: str) -> Missing: ...  # pyright: ignore[reportUndefinedVariable, reportUnknownParameterType]  # noqa: F821
+
+
+def test_the_type_of_the_result_is_nobodys_business() -> None:
+    function = cast(Callable[..., object], result_unknown)
+    assert Tool.from_function(function).input_schema["required"] == ["city"]
 
 
 NOT_TOOLS: list[tuple[Any, str]] = [
@@ -227,6 +289,10 @@ NOT_TOOLS: list[tuple[Any, str]] = [
     (unknown, "'Missing', which is not known in its module"),
     (unsupported, "Counter"),
     (function_argument, "function_argument"),
+    (two_contexts, "tool 'two_contexts': 'one' and 'two' take the same context"),
+    (contexts, "tool 'contexts': "),
+    (impossible, "tool 'impossible': "),
+    (min, "tool 'min': its parameters are not known"),
     (generator, "a generator has no one result"),
     (async_generator, "a generator has no one result"),
     (lambda: 1, "a tool's name is 1 to 64 of"),
@@ -247,12 +313,26 @@ def test_what_cannot_be_a_tool_is_refused_at_once(
     [
         ({"name": "two words"}, "tool 'two words': a tool's name is 1 to 64 of"),
         ({"name": "x" * 65}, "1 to 64"),
-        ({"timeout": 0}, "timeout is 0 seconds, and must be above 0"),
+        ({"timeout": 0}, "timeout is 0, and must be a number of seconds above 0"),
         ({"max_concurrency": -1}, "max_concurrency is -1"),
-        ({"reads": "file:{path}"}, "reads is a list of resources, not one text"),
-        ({"readonly": True}, "there is no option 'readonly'"),
+        ({"reads": "file:{path}"}, "reads is 'file:{path}', and must be a list of texts"),
+        ({"readonly": True}, "there is no option 'readonly'; did you mean 'read_only'"),
+        ({"timeout": float("inf")}, "timeout is inf, and must be a number of seconds above 0"),
+        ({"timeout": None}, "timeout is None"),
+        ({"timeout": "5"}, "timeout is '5'"),
+        ({"timeout": datetime.timedelta(seconds=5)}, "timeout is datetime.timedelta"),
+        ({"cache_ttl": -1}, "cache_ttl is -1, and must be a number of seconds, not below 0"),
+        ({"cache_scope": "global"}, "cache_scope is 'global', and must be \"conversation\" or"),
+        ({"version": 3}, "version is 3, and must be a text"),
+        ({"reads": [1]}, r"reads is \[1\], and must be a list of texts"),
+        ({"read_only": "no"}, "read_only is 'no', and must be True or False"),
+        ({"max_concurrency": True}, "max_concurrency is True, and must be a whole number"),
     ],
 )
 def test_bad_options_are_refused_at_once(options: Json, says: str) -> None:
     with pytest.raises(TypeError, match=says):
         Tool.from_function(plain, **options)
+
+
+def test_every_option_has_its_rule() -> None:
+    assert TOOL_RULES.keys() == ToolOptions.__annotations__.keys()

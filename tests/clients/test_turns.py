@@ -10,7 +10,6 @@ import pytest
 import precall
 from precall import (
     Client,
-    ClientOptions,
     Event,
     ReasoningDelta,
     StepCompleted,
@@ -24,10 +23,12 @@ from precall import (
     ToolCallReady,
     ToolCallStarted,
     TurnCompleted,
+    TurnOptions,
     TurnOutcome,
     TurnStarted,
 )
-from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Refuse, Say
+from precall._turn_options import TURN_RULES
+from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Limit, Refuse, Say
 from precall.v1 import turn_pb2
 from tests.clients.helpers import FAST, talking
 
@@ -78,6 +79,24 @@ async def test_an_answer_holds_the_turn() -> None:
     assert (call.tool_name, call.arguments, call.result) == ("add", {"left": 1, "right": 2}, 3)
 
 
+async def test_a_turn_can_be_awaited() -> None:
+    async with talking([Say("yes")]) as (_, conversation):
+        assert str(await conversation.send("?")) == "yes"
+
+
+@pytest.mark.parametrize("reason", ["LIMIT_REACHED", "TURN_TIMEOUT"])
+async def test_a_limit_is_an_outcome_and_the_text_so_far_stands(reason: str) -> None:
+    async with talking([Limit(reason, "So far", "too long")]) as (_, conversation):
+        answer = await conversation.ask("?", timeout=60)
+    assert (answer.outcome, str(answer)) == (TurnOutcome.LIMIT, "So far")
+    assert isinstance(answer.error, precall.LimitReachedError)
+    assert (answer.error.reason, answer.error.message) == (reason, "too long")
+
+
+def test_a_call_that_was_cut_has_no_arguments() -> None:
+    assert precall.ToolCall("c", "add", "").arguments is None
+
+
 async def test_events_come_once_and_the_answer_as_often_as_wanted() -> None:
     async with talking([Say("yes")]) as (_, conversation):
         turn = conversation.send("?")
@@ -108,11 +127,41 @@ async def test_settings_reach_the_server() -> None:
     assert not plain.limits.HasField("max_duration")
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"max_steps": -1}, {"max_turn_tokens": 0}])
-async def test_impossible_settings_are_refused_by_name(options: dict[str, Any]) -> None:
-    async with talking() as (_, conversation):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            conversation.send("?", **options)
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        (
+            {"max_tokens": 0},
+            ValueError,
+            "max_tokens is 0, and must be a whole number of",
+        ),
+        ({"max_steps": -1}, ValueError, "max_steps is -1"),
+        ({"max_turn_tokens": 2**32}, ValueError, "max_turn_tokens is 4294967296"),
+        ({"seed": 2**63}, ValueError, "seed is"),
+        ({"timeout": float("inf")}, ValueError, "timeout is inf, and must be a number of seconds"),
+        ({"timeout": "5"}, TypeError, "timeout is '5'"),
+        ({"max_tokens": 1.5}, TypeError, r"max_tokens is 1\.5"),
+        ({"max_token": 5}, TypeError, "no option 'max_token'; did you mean 'max_tokens'"),
+        ({"zzz": 5}, TypeError, "no option 'zzz'$"),
+        ({"tool_choice": add}, TypeError, 'tool_choice is <function add.*must be "auto", "none"'),
+        ({"stop": "END"}, TypeError, "stop is 'END', and must be a list of texts"),
+        ({"turn_id": 7}, TypeError, "turn_id is 7, and must be a text"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(
+    options: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        Client("localhost:1").conversation().send("?", **options)
+
+
+def test_a_message_is_a_text() -> None:
+    with pytest.raises(TypeError, match="text is 123, and must be a text"):
+        Client("localhost:1").conversation().send(123)  # pyright: ignore[reportArgumentType]
+
+
+def test_every_setting_has_its_rule() -> None:
+    assert TURN_RULES.keys() == TurnOptions.__annotations__.keys()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +169,6 @@ async def test_impossible_settings_are_refused_by_name(options: dict[str, Any]) 
     [
         ("ENGINE_UNAVAILABLE", precall.EngineUnavailableError),
         ("CONTEXT_WINDOW_EXCEEDED", precall.ContextWindowExceededError),
-        ("TURN_TIMEOUT", precall.TurnTimeoutError),
         ("INTERNAL", precall.ServerError),
     ],
 )
@@ -189,12 +237,28 @@ async def test_cancelling_the_task_cancels_the_turn() -> None:
     assert "cancel_turn" in [frame.WhichOneof("frame") for frame in server.frames]
 
 
-async def test_a_lost_stream_raises_here_and_from_then_on() -> None:
-    async with talking([Disconnect()]) as (_, conversation):
-        with pytest.raises(precall.ConnectionLostError, match="broke the stream"):
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        (Disconnect(), precall.ConnectionLostError),
+        (Disconnect("CONVERSATION_EXPIRED"), precall.ConversationUnknownError),
+        (Disconnect("DRAINING", retry_after_s=2.0), precall.UnavailableError),
+    ],
+)
+async def test_a_conversation_that_has_ended_raises_its_ending_from_then_on(
+    ending: Disconnect, kind: type[precall.PrecallError]
+) -> None:
+    async with talking([ending]) as (_, conversation):
+        with pytest.raises(kind, match="broke the stream") as first:
             await conversation.ask("?")
-        with pytest.raises(precall.ConnectionLostError, match="has ended"):
-            await conversation.ask("again?")
+        for use in (conversation.ask("again?"), conversation.register(add)):
+            with pytest.raises(kind, match=r"has ended, open another one: .*broke the") as later:
+                await use
+            assert type(later.value) is type(first.value)
+            assert later.value.__cause__ is first.value
+            assert (later.value.reason, later.value.retry_after_s) == (
+                ending.reason, ending.retry_after_s,
+            )  # fmt: skip
 
 
 async def test_a_lost_stream_ends_its_handlers() -> None:
@@ -215,40 +279,6 @@ async def test_a_lost_stream_ends_its_handlers() -> None:
         with pytest.raises(precall.ConnectionLostError):
             await waiting
         await asyncio.wait_for(ended.wait(), 5)
-
-
-async def test_a_slow_reader_gets_everything() -> None:
-    options = ClientOptions(waiting_events_max=2, acknowledge_every=3)
-    words = " ".join(map(str, range(200)))
-    async with (
-        FakeServer([Say(words)], [Say("next")]) as server,
-        Client(server.address, options=options) as client,
-        client.conversation() as conversation,
-    ):
-        text = ""
-        async for event in conversation.send("?"):
-            await asyncio.sleep(0)
-            if isinstance(event, TextDelta):
-                text += event.text
-        assert text == words
-        await conversation.ask("?")
-    numbers = [frame.sequence for frame in server.frames]
-    acknowledged = [frame.acknowledged for frame in server.frames]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert acknowledged == sorted(acknowledged)
-    assert acknowledged[-1] > 200
-
-
-async def test_leaving_a_full_queue_frees_the_stream() -> None:
-    options = ClientOptions(waiting_events_max=2)
-    async with (
-        FakeServer([Say("word " * 500)], [Say("next")]) as server,
-        Client(server.address, options=options) as client,
-        client.conversation() as conversation,
-    ):
-        async for _ in conversation.send("?"):
-            break
-        assert str(await asyncio.wait_for(conversation.ask("?"), 5)) == "next"
 
 
 async def test_a_turn_that_was_never_begun_can_be_cancelled() -> None:

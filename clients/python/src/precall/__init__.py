@@ -37,7 +37,6 @@ from precall._errors import (
     ToolCallError,
     ToolRejectedError,
     TurnRunningError,
-    TurnTimeoutError,
     UnavailableError,
 )
 from precall._events import (
@@ -61,7 +60,6 @@ from precall._events import (
     TurnReport,
     TurnStarted,
 )
-from precall._frames import TurnOptions
 from precall._messages import Answer, Message, ToolCall
 from precall._options import ClientOptions
 from precall._server import (
@@ -74,6 +72,7 @@ from precall._server import (
 )
 from precall._tool import Tool, ToolOptions
 from precall._turn import Turn
+from precall._turn_options import TurnOptions
 
 __version__ = "0.1.0"
 
@@ -130,6 +129,5 @@ __all__ = [
     "TurnReport",
     "TurnRunningError",
     "TurnStarted",
-    "TurnTimeoutError",
     "UnavailableError",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, Unpack, overload
 
@@ -13,25 +14,43 @@ import grpc.aio
 import pydantic
 
 from precall import _errors, _frames
-from precall._conversation import Conversation, Opening, as_tool
+from precall._address import checked_address, checked_metadata
+from precall._conversation import Conversation, Opening
 from precall._errors import ConnectError
 from precall._messages import Message
 from precall._options import ClientOptions, channel_options
 from precall._pool import HandlerPool
+from precall._scope import being_cancelled
 from precall._server import ServerInfo
 from precall._stream import Call
-from precall._tool import F, Handler, Tool, ToolLike, ToolOptions
+from precall._tool import F, Handler, Tool, ToolLike, ToolOptions, as_tool
 from precall.v1 import agent_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceStub
 
-TENANT_KEY = "precall-tenant"
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """What a client has in the event loop that it is used in."""
+
+    loop: asyncio.AbstractEventLoop
+    channel: grpc.aio.Channel
+    pool: HandlerPool
+    calls: weakref.WeakSet[grpc.aio.Call] = field(default_factory=weakref.WeakSet[grpc.aio.Call])
+    """What may be in flight. A channel that is closed does not find all of them by itself."""
+
+    async def close(self) -> None:
+        """Ends what is in flight."""
+        for call in list(self.calls):
+            call.cancel()
+        self.pool.close()
+        await self.channel.close()
 
 
 class Client:
     """A client of one precall server.
 
     It connects when it is first used. Use it with `async with`, or call `close()`; both close its
-    conversations too. All of it belongs to one event loop at a time.
+    conversations too. It belongs to the event loop that it is first used in, until that is closed.
     """
 
     def __init__(
@@ -53,19 +72,14 @@ class Client:
             options: Waits and bounds.
 
         Raises:
-            ValueError: The address is empty, or is that of a web page.
+            ValueError: The address, the tenant or the metadata are none; the message says why.
         """
-        if not address or address.startswith(("http://", "https://")):
-            raise ValueError(f"an address is host:port, such as localhost:50151, not {address!r}")
-        self.address = address
+        self.address = checked_address(address)
         self._credentials = credentials
         self._options = options or ClientOptions()
-        self._metadata = tuple((metadata or {}).items())
-        if tenant:
-            self._metadata += ((TENANT_KEY, tenant),)
+        self._metadata = checked_metadata(metadata or {}, tenant)
         self._tools: dict[str, Tool] = {}
-        self._channel: grpc.aio.Channel | None = None
-        self._pool: HandlerPool | None = None
+        self._connected: _Connected | None = None
         self._conversations: weakref.WeakSet[Conversation] = weakref.WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -146,6 +160,7 @@ class Client:
 
         Raises:
             TypeError: One of the tools is not a function that can be a tool.
+            ValueError: Something in the history is no message of a history.
         """
         frame = agent_pb2.OpenConversation(
             model=model,
@@ -156,73 +171,98 @@ class Client:
             agent_name=agent_name,
         )
         opening = Opening(
-            connect=self._converse,
+            connect=self._connect,
             frame=frame,
             tools=self.tools if tools is None else tuple(map(self._known, tools)),
+            known=self._known,
             address=self.address,
-            pool=self._handlers(),
             options=self._options,
         )
-        conversation = Conversation(opening)
-        self._conversations.add(conversation)
-        return conversation
+        return Conversation(opening)
 
     async def server_info(self) -> ServerInfo:
         """Returns what the server is, serves and allows.
 
         Raises:
-            ConnectError: No precall server could be reached, or it did not answer in time.
+            ConnectError: No precall server could be reached, it did not answer in time, or the
+                client was closed.
+            RuntimeError: The client belongs to another event loop.
         """
         timeout_s = self._options.answer_timeout_s
+        connected = self._here()
+        call = AgentServiceStub(connected.channel).GetServerInfo(
+            agent_pb2.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+        )
+        connected.calls.add(call)
         try:
-            answer = await self._stub().GetServerInfo(
-                agent_pb2.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
-            )
+            answer = await call
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise ConnectError(
                     f"{self.address} did not answer within {timeout_s:g} s", code=error.code()
                 ) from None
             raise _errors.unreachable(self.address, error) from None
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            raise _errors.client_closed() from None
         return _frames.server_info(answer)
 
     async def close(self) -> None:
-        """Closes what is open. Bounded, and idempotent; the client can be used again."""
-        channel, self._channel = self._channel, None
-        pool, self._pool = self._pool, None
+        """Closes what is open. Bounded, and idempotent; the client can be used again.
+
+        Raises:
+            RuntimeError: The client belongs to another event loop, which runs.
+        """
+        if self._connected is None:
+            return
+        connected, self._connected = self._here(), None
         try:
             async with asyncio.TaskGroup() as closing:
                 for conversation in list(self._conversations):
                     closing.create_task(conversation.close())
         finally:
-            if pool is not None:
-                pool.close()
-            if channel is not None:
-                await channel.close()
+            await connected.close()
 
     def _known(self, function: ToolLike) -> Tool:
         """Returns this client's tool for a function, with its options; else a new one."""
         for tool in self._tools.values():
-            if tool.function is function:
+            if tool.function == function:  # bound methods are made anew each time
                 return tool
         return as_tool(function)
 
-    def _handlers(self) -> HandlerPool:
-        if self._pool is None:
-            self._pool = HandlerPool(self._options)
-        return self._pool
+    def _connect(self, conversation: Conversation) -> tuple[Call, HandlerPool]:
+        """Starts the call of a conversation that opens, and says what its handlers run in."""
+        connected = self._here()
+        self._conversations.add(conversation)
+        call = AgentServiceStub(connected.channel).Converse(metadata=self._metadata)
+        connected.calls.add(call)
+        return call, connected.pool
 
-    def _stub(self) -> AgentServiceStub:
-        if self._channel is None:
-            arguments = channel_options(self._options, self.address)
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self.address, arguments)
-            else:
-                self._channel = grpc.aio.secure_channel(self.address, self._credentials, arguments)
-        return AgentServiceStub(self._channel)
+    def _here(self) -> _Connected:
+        """Returns what there is in the running event loop, made anew where the last one is closed.
 
-    def _converse(self) -> Call:
-        return self._stub().Converse(metadata=self._metadata)
+        Raises:
+            RuntimeError: The client is in use in another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if (connected := self._connected) is not None:
+            if connected.loop is loop:
+                return connected
+            if not connected.loop.is_closed():
+                raise RuntimeError(
+                    "this client belongs to another event loop: make one client per loop"
+                )
+            connected.pool.close()
+            self._conversations.clear()  # they ended with their loop
+        self._connected = _Connected(loop, self._channel(), HandlerPool(self._options))
+        return self._connected
+
+    def _channel(self) -> grpc.aio.Channel:
+        arguments = channel_options(self._options, self.address)
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.address, arguments)
+        return grpc.aio.secure_channel(self.address, self._credentials, arguments)
 
 
 def _client_name() -> str:

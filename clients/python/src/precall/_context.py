@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from precall._errors import PrecallError
+
+logger = logging.getLogger("precall")
+
 
 async def _nowhere(message: str, fraction: float | None) -> None:
     """Takes the progress of a context that belongs to no run."""
+
+
+class _Latest:
+    """Passes on what a thread says, one at a time; what the loop had no time for is replaced."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._said: tuple[str, float | None] | None = None
+        self._passing_on = False
+
+    def say(self, context: ToolContext, message: str, fraction: float | None) -> None:
+        """Takes what a thread says. Returns without waiting."""
+        assert context.loop is not None
+        with self._lock:
+            self._said = (message, fraction)
+            if self._passing_on:
+                return
+            self._passing_on = True
+        asyncio.run_coroutine_threadsafe(self._pass_on(context), context.loop)
+
+    async def _pass_on(self, context: ToolContext) -> None:
+        while (said := self._next()) is not None:
+            try:
+                await context.on_progress(*said)
+            except PrecallError as error:
+                logger.debug("progress of %s could not be sent: %s", context.tool_name, error)
+
+    def _next(self) -> tuple[str, float | None] | None:
+        with self._lock:
+            said, self._said = self._said, None
+            self._passing_on = said is not None
+            return said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +82,7 @@ class ToolContext:
     """Set when the run is no longer wanted."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop of the client."""
+    _latest: _Latest = field(default_factory=_Latest, init=False, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -66,11 +104,9 @@ class ToolContext:
         await self.on_progress(message, fraction)
 
     def progress_from_thread(self, message: str, fraction: float | None = None) -> None:
-        """Does what `progress` does, from a synchronous handler. Returns without waiting."""
-        if self.loop is None or self.cancelled:
-            return
-        asyncio.run_coroutine_threadsafe(_awaited(self.on_progress(message, fraction)), self.loop)
+        """Does what `progress` does, from a synchronous handler. Returns without waiting.
 
-
-async def _awaited(step: Awaitable[None]) -> None:
-    await step
+        What is said faster than it can be sent is left out, except for the latest.
+        """
+        if self.loop is not None and not self.cancelled:
+            self._latest.say(self, message, fraction)

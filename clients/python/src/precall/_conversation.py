@@ -17,13 +17,7 @@ from typing import Self, Unpack
 import grpc
 
 from precall import _errors, _frames, _telemetry
-from precall._errors import (
-    ConnectionLostError,
-    ConversationClosedError,
-    PrecallError,
-    ToolRejectedError,
-)
-from precall._frames import TurnOptions
+from precall._errors import ConversationClosedError, PrecallError, ToolRejectedError
 from precall._invocations import Invocations
 from precall._messages import Answer
 from precall._options import ClientOptions
@@ -31,8 +25,9 @@ from precall._pool import HandlerPool
 from precall._replies import Replies
 from precall._server import Capability, ServerLimits
 from precall._stream import Call, ConverseStream, open_stream
-from precall._tool import Tool, ToolLike, ToolOptions
+from precall._tool import Tool, ToolLike, ToolOptions, as_tool
 from precall._turn import Turn, TurnFeed
+from precall._turn_options import TurnOptions
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 
 logger = logging.getLogger("precall")
@@ -42,16 +37,16 @@ logger = logging.getLogger("precall")
 class Opening:
     """What a conversation is opened with."""
 
-    connect: Callable[[], Call]
-    """Starts the call."""
+    connect: Callable[[Conversation], tuple[Call, HandlerPool]]
+    """Starts the call, and says what the handlers run in."""
     frame: agent_pb2.OpenConversation
     """The handshake, without tools."""
     tools: tuple[Tool, ...]
     """What is registered with it."""
+    known: Callable[[ToolLike], Tool]
+    """Makes a tool of a function, with the options that the client knows of it."""
     address: str
     """Where the server is, for messages."""
-    pool: HandlerPool
-    """What its handlers run in."""
     options: ClientOptions
     """Waits and bounds."""
 
@@ -102,12 +97,15 @@ class Conversation:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the server can do."""
+        """What the server can do, as it stood when the conversation was opened.
+
+        Empty when the engine was still starting, for it decides: ask `client.server_info()` again.
+        """
         return _frames.capabilities(self._opened.capabilities)
 
     @property
     def limits(self) -> ServerLimits:
-        """What the server allows."""
+        """What the server allows. `context_tokens_max` is 0 when the engine was still starting."""
         return _frames.limits(self._opened.limits)
 
     @property
@@ -124,9 +122,11 @@ class Conversation:
         """Opens the conversation at the server, with its tools.
 
         Raises:
-            ConnectError: No precall server could be reached, or it did not answer in time.
+            ConnectError: No precall server could be reached, it did not answer in time, or the
+                client was closed.
             ToolRejectedError: The server refused a tool.
             PrecallError: The server refused the conversation, with its reason.
+            RuntimeError: It was opened before, or the client belongs to another event loop.
         """
         if self._open is not None or self._end is not None:
             raise RuntimeError("a conversation opens once; make another with client.conversation()")
@@ -134,12 +134,11 @@ class Conversation:
         frame = agent_pb2.OpenConversation()
         frame.CopyFrom(opening.frame)
         frame.tools.extend(_frames.tool(tool) for tool in opening.tools)
-        stream = await open_stream(
-            opening.connect(), frame, address=opening.address, options=self._options
-        )
+        call, pool = opening.connect(self)
+        stream = await open_stream(call, frame, address=opening.address, options=self._options)
         invocations = Invocations(
             stream.send,
-            pool=opening.pool,
+            pool=pool,
             limits=_frames.limits(stream.opened.limits),
             options=self._options,
         )
@@ -166,6 +165,10 @@ class Conversation:
         """Returns a turn that answers a user's message: iterate over it, or await its answer.
 
         One turn runs at a time; a second one raises TurnRunningError when it starts.
+
+        Raises:
+            TypeError: There is no such option, or the text or an option is of another type.
+            ValueError: An option is outside of what its field can hold.
         """
         turn_id = options.get("turn_id") or uuid.uuid4().hex
         frame = _frames.start_turn(text, turn_id, options)
@@ -183,26 +186,34 @@ class Conversation:
         A turn that a limit cut, or that was cancelled, is no error: see `Answer.outcome`.
 
         Raises:
-            PrecallError: The turn was refused or failed, or the connection was lost.
+            PrecallError: The turn was refused or failed, or the conversation has ended.
+            TypeError, ValueError: As `send`.
 
         On cancel: the turn is cancelled on the server.
         """
         return await self.send(text, **options).answer()
 
     async def register(self, function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
-        """Offers a tool from now on, or offers one of that name in this form from now on.
+        """Offers a tool from the next turn on, or offers one of that name in this form.
+
+        Calls of an older form, also of the turn that runs, go to the new function at once. A
+        function that the client knows as a tool keeps its options where none are given.
 
         Raises:
             ToolRejectedError: The server refused it; what was there before stays.
+            UnavailableError: No answer came in time. The function stays, as the server may have
+                taken it: ask again.
             TypeError: The function cannot be a tool.
+
+        On cancel: as when no answer comes.
         """
-        tool = as_tool(function, **options)
+        tool = as_tool(function, **options) if options else self._opening.known(function)
         live = self._live()
+        tools = live.invocations.tools
         async with self._changing:
-            before = live.invocations.tools.get(tool.name)
+            before = tools.get(tool.name)
             # The first invocation may come with the answer: the handler has to be there.
-            live.invocations.tools[tool.name] = tool
-            accepted = False
+            tools[tool.name] = tool
             try:
                 frame = tool_pb2.RegisterTools(tools=[_frames.tool(tool)])
                 reply = await self._replies.reply(
@@ -211,17 +222,18 @@ class Conversation:
                 assert isinstance(reply, tool_pb2.ToolsRegistered)
                 if rejected := _rejections(reply.registrations):
                     raise rejected
-                accepted = True
-            finally:
-                if not accepted:
-                    _put_back(live.invocations.tools, tool.name, before)
+            except PrecallError as error:
+                if error.reason:  # a refusal has one; without, nobody knows
+                    _put_back(tools, tool.name, before)
+                raise
         return tool
 
     async def withdraw(self, name: str) -> None:
-        """Stops offering a tool. Runs of it that are in flight are finished.
+        """Stops offering a tool. Runs of it that are in flight are finished, later calls fail.
 
         Raises:
             ToolRejectedError: No tool of that name is registered in this conversation.
+            UnavailableError: No answer came in time: ask again.
         """
         live = self._live()
         async with self._changing:
@@ -250,8 +262,6 @@ class Conversation:
     async def _begin(self, feed: TurnFeed, frame: turn_pb2.StartTurn) -> None:
         """Starts a turn. One that was left a moment ago is ended first."""
         live = self._live()
-        if self._end is not None:
-            raise ConnectionLostError("the conversation's stream has ended") from self._end
         while (running := self._turn) is not None and not running.ended:
             if not running.abandoned:
                 raise _errors.of_reason(
@@ -293,8 +303,12 @@ class Conversation:
         frame = turn_pb2.CancelTurn(turn_id=feed.turn_id)
         try:
             await self._open.stream.send(agent_pb2.ConverseRequest(cancel_turn=frame))
-        except ConnectionLostError:
-            logger.debug("the turn ended with its stream")
+        except PrecallError as error:
+            feed.cancel_sent = False
+            logger.debug("turn %s could not be cancelled: %s", feed.turn_id, error)
+        except BaseException:
+            feed.cancel_sent = False
+            raise
 
     async def _on_event(self, event: agent_pb2.ConverseResponse) -> None:
         """Takes one event of the server to whom it concerns."""
@@ -336,19 +350,6 @@ class Conversation:
         self._replies.end(reason)
         if self._open is not None:
             self._open.invocations.cancel_all()  # nobody is left to take their results
-
-
-def as_tool(function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
-    """Returns a tool for a function, or the tool itself.
-
-    Raises:
-        TypeError: Not a function that can be a tool, or options for a tool that has its own.
-    """
-    if isinstance(function, Tool):
-        if options:
-            raise TypeError(f"tool {function.name!r} has its options: {', '.join(options)}?")
-        return function
-    return Tool.from_function(function, **options)
 
 
 def _put_back(tools: dict[str, Tool], name: str, before: Tool | None) -> None:

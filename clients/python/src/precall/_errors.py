@@ -10,9 +10,8 @@ Exception
     │   ├── TooLargeError            over a limit of bytes
     │   └── ContextWindowExceededError   over the model's limit of tokens
     ├── ToolRejectedError            a tool's declaration was refused
-    ├── LimitReachedError            over a limit of things held
+    ├── LimitReachedError            over a limit of things held, or of what a turn may use
     ├── TurnRunningError             one turn at a time
-    ├── TurnTimeoutError             the turn took longer than its limit
     ├── ConversationUnknownError     unknown, expired, or too old to resume
     ├── NotServedError               this server does not serve it (yet)
     ├── UnavailableError             try again later; retry_after_s says when
@@ -26,7 +25,6 @@ Exception
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import grpc
 import grpc.aio
@@ -64,7 +62,7 @@ class PrecallError(Exception):
         self.message = message
         self.reason = reason
         self.code = code
-        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+        self.metadata: Mapping[str, str] = dict(metadata or {})  # picklable, unlike a proxy of it
         self.retry_after_s = retry_after_s
 
     def __repr__(self) -> str:
@@ -72,7 +70,7 @@ class PrecallError(Exception):
 
 
 class ConnectError(PrecallError):
-    """No precall server could be reached at the address, or it did not answer in time."""
+    """No precall server could be reached there, or not in time, or the client was closed."""
 
 
 class ConnectionLostError(PrecallError):
@@ -100,15 +98,14 @@ class ToolRejectedError(PrecallError):
 
 
 class LimitReachedError(PrecallError):
-    """A limit on what one client may hold was reached: tools, messages of a conversation."""
+    """A limit on what one client may hold (tools, messages) or one turn may use was reached.
+
+    The latter is not raised: it stands on the `Answer` of a turn that ended with LIMIT.
+    """
 
 
 class TurnRunningError(PrecallError):
     """A turn is running in this conversation: wait for its end, or cancel it."""
-
-
-class TurnTimeoutError(PrecallError):
-    """The turn took longer than its limit of wall time."""
 
 
 class ConversationUnknownError(PrecallError):
@@ -128,7 +125,11 @@ class OverloadedError(UnavailableError):
 
 
 class EngineUnavailableError(UnavailableError):
-    """The engine starts or starts again. The conversation is kept as it was before the turn."""
+    """The engine starts or starts again.
+
+    The conversation is kept as it was before the turn, unless tools with effects had been called:
+    then `retry_after_s` is None.
+    """
 
 
 class ToolCallError(PrecallError):
@@ -162,7 +163,7 @@ _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
     "RESUME_OUT_OF_RANGE": (ConversationUnknownError, grpc.StatusCode.OUT_OF_RANGE),
     "CANCELLED": (PrecallError, grpc.StatusCode.CANCELLED),
     "TURN_RUNNING": (TurnRunningError, grpc.StatusCode.FAILED_PRECONDITION),
-    "TURN_TIMEOUT": (TurnTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    "TURN_TIMEOUT": (LimitReachedError, grpc.StatusCode.DEADLINE_EXCEEDED),
     "TOOL_NAME_INVALID": (ToolRejectedError, grpc.StatusCode.INVALID_ARGUMENT),
     "TOOL_DUPLICATE": (ToolRejectedError, grpc.StatusCode.ALREADY_EXISTS),
     "TOOL_SCHEMA_INVALID": (ToolRejectedError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -193,6 +194,17 @@ def of_reason(
     """Returns the typed error for a reason of the contract."""
     kind, code = _BY_REASON[reason]
     return kind(message, reason=reason, code=code, metadata=metadata)
+
+
+def ended(ending: PrecallError) -> PrecallError:
+    """Returns the error of whoever uses a conversation after its end, typed as the end was."""
+    return type(ending)(
+        f"the conversation has ended, open another one: {ending.message}",
+        reason=ending.reason,
+        code=ending.code,
+        metadata=ending.metadata,
+        retry_after_s=ending.retry_after_s,
+    )
 
 
 def from_status(status: Status, *, family: type[PrecallError] | None = None) -> PrecallError:
@@ -254,3 +266,8 @@ def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
         case _:  # of a gateway, or of gRPC itself
             text = f"{address} refused the connection ({said})"
     return ConnectError(text, code=error.code())
+
+
+def client_closed() -> ConnectError:
+    """Returns the error of a call that was in flight when its client was closed."""
+    return ConnectError("the client was closed", code=grpc.StatusCode.CANCELLED)

@@ -71,7 +71,7 @@ class TurnOutcome(enum.Enum):
     ANSWERED = "answered"
     """The model gave its answer."""
     LIMIT = "limit"
-    """A limit on tokens or steps cut it; the text so far stands."""
+    """A limit on tokens, steps or wall time cut it; the text so far stands."""
     CANCELLED = "cancelled"
     """It was cancelled; the text so far stands."""
     FAILED = "failed"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import pydantic
 import pydantic_core
@@ -26,37 +26,10 @@ from precall._server import (
     TurnLimits,
 )
 from precall._tool import Tool
+from precall._turn_options import TurnOptions, check_turn
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 
 E = TypeVar("E", bound=enum.Enum)
-
-
-class TurnOptions(TypedDict, total=False):
-    """How one turn is generated and what it may use. What is not said takes the defaults."""
-
-    turn_id: str
-    """Yours, to make a retry idempotent; without one the client makes one."""
-    temperature: float
-    """0 is greedy; at most 2."""
-    top_p: float
-    """Above 0, at most 1."""
-    top_k: int
-    """At least 1; -1 takes all tokens."""
-    seed: int
-    """Makes sampling repeatable on the same server."""
-    max_tokens: int
-    """Tokens that one step may generate."""
-    stop: Sequence[str]
-    """Texts that end a step when they are generated; not part of the answer."""
-    tool_choice: str
-    """"auto", "none", "required", or the name of the tool to call first."""
-    max_steps: int
-    """Steps, that is assistant messages."""
-    max_turn_tokens: int
-    """Tokens that all steps together may generate."""
-    timeout: float
-    """Seconds from admission to the end; then TurnTimeoutError. To bound the waiting for
-    admission too, use `asyncio.timeout` around the turn: it is cancelled on the server."""
 
 
 _TOOL_CHOICES = {
@@ -91,22 +64,17 @@ def start_turn(text: str, turn_id: str, options: TurnOptions) -> turn_pb2.StartT
     """Returns the frame that starts a turn.
 
     Raises:
+        TypeError: There is no such option, or the text or an option is of another type.
         ValueError: An option is outside of what its field can hold.
     """
-    counts = {name: options.get(name) for name in ("max_tokens", "max_steps", "max_turn_tokens")}
-    for name, count in counts.items():
-        if count is not None and not 0 < count < 2**32:
-            raise ValueError(f"{name} is {count}, and must be at least 1")
-    stop = options.get("stop", ())
-    if isinstance(stop, str):
-        raise TypeError("stop is a list of texts, not one text")
+    check_turn(text, options)
     generation = turn_pb2.GenerationSettings(
         temperature=options.get("temperature"),
         top_p=options.get("top_p"),
         top_k=options.get("top_k"),
         seed=options.get("seed"),
         max_tokens=options.get("max_tokens"),
-        stop=stop,
+        stop=options.get("stop"),
     )
     choice = options.get("tool_choice")
     if choice in _TOOL_CHOICES:
@@ -154,7 +122,23 @@ def tool(declared: Tool) -> tool_pb2.Tool:
 
 
 def message(said: Message) -> agent_pb2.Message:
-    """Returns one message of a history."""
+    """Returns one message of a history.
+
+    Raises:
+        ValueError: It is none, or of a role that no history has; the message says what to do.
+    """
+    if not isinstance(said, Message):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"a history is a list of precall.Message, not of {type(said).__name__}; "
+            'write Message("user", "Hello.")'
+        )
+    if said.role not in _ROLES:
+        hint = (
+            "; instructions go into system_prompt" if said.role in {"system", "developer"} else ""
+        )
+        raise ValueError(
+            f"a message of a history is by user, assistant or tool, not {said.role!r}{hint}"
+        )
     return agent_pb2.Message(
         role=_ROLES[said.role],
         text=said.text,

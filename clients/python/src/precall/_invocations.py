@@ -116,14 +116,14 @@ class Invocations:
             {handler, run.unwanted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
         if handler.done():
-            return self._ended(handler)
+            return self._ended(tool, handler)
         context.cancel_event.set()
         handler.cancel()
         # Past the deadline the server says so too, and its word decides how the call has ended.
         await asyncio.wait({handler, run.unwanted}, timeout=self._options.cancel_grace_s)
         if run.unwanted.done():
             if handler.done() and not handler.cancelled() and handler.exception() is None:
-                return self._ended(handler)  # it was through: the truth may matter
+                return self._ended(tool, handler)  # it was through: the truth may matter
             return _cancelled()
         return _error("TimeoutError", f"the handler took longer than {timeout_s:g} s")
 
@@ -151,17 +151,22 @@ class Invocations:
             loop=asyncio.get_running_loop(),
         )
 
-    def _ended(self, handler: asyncio.Task[object]) -> invocation_pb2.InvocationResult:
-        """Returns the answer for a handler that ended by itself."""
+    def _ended(self, tool: Tool, handler: asyncio.Task[object]) -> invocation_pb2.InvocationResult:
+        """Returns the answer for a handler that ended by itself.
+
+        The model gets a failure in words. Where it comes from is for the program's log.
+        """
         if handler.cancelled():
             return _error("CancelledError", "the handler was cancelled within the client")
         error = handler.exception()
         if error is not None:
+            logger.warning("tool %s failed", tool.name, exc_info=error)
             return _error(type(error).__name__, str(error) or "the handler gave no message")
         value = handler.result()
         try:
             text = pydantic_core.to_json(value, inf_nan_mode="null")
         except (ValueError, TypeError, RecursionError) as problem:
+            logger.warning("tool %s returned what is not JSON", tool.name, exc_info=problem)
             return _error(
                 "ResultNotSerializable",
                 f"the handler returned {type(value).__name__}, which does not become JSON: "

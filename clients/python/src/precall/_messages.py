@@ -24,7 +24,7 @@ class ToolCall:
     tool_name: str
     """Name of the tool."""
     arguments_json: str
-    """The arguments: a JSON object."""
+    """The arguments: a JSON object. Empty: the call was cut before it was written."""
     outcome: ToolCallOutcome | None = None
     """How it ended; None in a history."""
     result_json: str = ""
@@ -34,8 +34,8 @@ class ToolCall:
 
     @property
     def arguments(self) -> pydantic.JsonValue:
-        """The arguments as Python values."""
-        return pydantic_core.from_json(self.arguments_json)
+        """The arguments as Python values; None where the call was cut before it was written."""
+        return pydantic_core.from_json(self.arguments_json) if self.arguments_json else None
 
     @property
     def result(self) -> pydantic.JsonValue:
@@ -74,7 +74,7 @@ class Answer:
     reasoning: str
     """The reasoning of all steps."""
     error: PrecallError | None
-    """With LIMIT: which limit."""
+    """With LIMIT: which limit, by its reason: LIMIT_REACHED, TURN_TIMEOUT, ..."""
     turn_id: str
     """The turn."""
 

@@ -47,6 +47,11 @@ def channel_options(options: ClientOptions, address: str) -> list[tuple[str, int
         ("grpc.keepalive_time_ms", int(options.keepalive_interval_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
         ("grpc.http2.max_pings_without_data", 0),  # conversations may be silent for long
+        # A server that is back is found within seconds; gRPC's own pauses grow to minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # In spite of its name, how long one attempt may take: TLS over a slow link needs seconds.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_receive_message_length", options.frame_bytes_max),
         ("grpc.max_send_message_length", -1),  # the granted limit is checked before each frame
     ]

@@ -35,8 +35,8 @@ class HandlerPool:
         Raises:
             Exception: Whatever the function raises.
 
-        On cancel: a coroutine is cancelled. A thread cannot be: it goes on, and keeps its place
-        until the function returns.
+        On cancel: a coroutine is cancelled, and a function that still waits for a thread never
+        runs. One that runs cannot be stopped: it keeps its place until it returns.
         """
         place = self._place(tool)
         call = functools.partial(_guarded, tool.function, arguments)
@@ -44,11 +44,17 @@ class HandlerPool:
             async with place:
                 return await _resolved(call())
         await place.acquire()
-        context = contextvars.copy_context()
-        thread = asyncio.get_running_loop().run_in_executor(self._threads, context.run, call)
+        run = self._threads.submit(contextvars.copy_context().run, call)
+        thread = asyncio.wrap_future(run)
         thread.add_done_callback(lambda _: place.release())
         thread.add_done_callback(look_at)
-        await asyncio.wait({thread})  # unlike awaiting the thread itself, it passes no cancel on
+        try:
+            await asyncio.wait(
+                {thread}
+            )  # unlike awaiting the thread itself, it passes no cancel on
+        except asyncio.CancelledError:
+            run.cancel()  # which spares one that runs
+            raise
         return await _resolved(thread.result())
 
     def close(self) -> None:

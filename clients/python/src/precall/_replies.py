@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TypeAlias
 
-from precall._errors import ConnectionLostError, PrecallError
+import grpc
+
+from precall._errors import PrecallError, UnavailableError
 from precall._stream import ConverseStream
 from precall.v1 import agent_pb2, tool_pb2
 
@@ -27,8 +29,9 @@ class Replies:
         """Sends a frame and returns the server's answer to it.
 
         Raises:
-            PrecallError: The server refused the frame.
-            ConnectionLostError: No answer came.
+            PrecallError: The server refused the frame, or the stream ended.
+            UnavailableError: No answer came in time, without a reason: the server may have done
+                what the frame says.
         """
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         sequence = await stream.send(frame)
@@ -37,8 +40,11 @@ class Replies:
             async with asyncio.timeout(self._timeout_s):
                 return await future
         except TimeoutError:
-            raise ConnectionLostError(
-                f"the server did not answer within {self._timeout_s:g} s"
+            raise UnavailableError(
+                f"no answer of the server was read within {self._timeout_s:g} s; it may have done "
+                "what was asked. An answer waits behind the events of a running turn: read these",
+                code=grpc.StatusCode.DEADLINE_EXCEEDED,
+                retry_after_s=0.0,
             ) from None
         finally:
             del self._waiting[sequence]

@@ -17,6 +17,12 @@ logger = logging.getLogger("precall")
 T = TypeVar("T")
 
 
+def being_cancelled() -> bool:
+    """Returns whether the current task is being cancelled, and not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class TaskScope:
     """Starts tasks, and ends those that are left when it closes.
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import docstring_parser
 import pydantic
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from precall._context import ToolContext
+from precall._docstring import read_docstring
 
 Schema = dict[str, pydantic.JsonValue]
 
@@ -49,11 +50,15 @@ class Signature:
     """JSON Schema of the arguments."""
     arguments: type[pydantic.BaseModel]
     """Checks arguments; its fields have the parameters' names as aliases."""
+    python_defaults: frozenset[str]
+    """Fields that are left out of a call that does not have them: Python knows their defaults."""
     context_parameter: str | None
     """The parameter that takes a ToolContext."""
 
     def bind(self, arguments_json: str, context: ToolContext) -> dict[str, object]:
-        """Returns the keyword arguments of one call. What is left out takes Python's default.
+        """Returns the keyword arguments of one call.
+
+        What is left out takes Python's default, or that of its `Field(default=...)`.
 
         Raises:
             ValueError: The arguments do not fit; the message has the path of each that does not.
@@ -62,9 +67,11 @@ class Signature:
             values = self.arguments.model_validate_json(arguments_json or "{}")
         except pydantic.ValidationError as error:
             raise ValueError(_explain(error)) from None
-        fields = self.arguments.model_fields
+        left_out = self.python_defaults - values.model_fields_set
         bound: dict[str, object] = {
-            fields[name].alias or name: getattr(values, name) for name in values.model_fields_set
+            field.alias or name: getattr(values, name)
+            for name, field in self.arguments.model_fields.items()
+            if name not in left_out
         }
         if self.context_parameter is not None:
             bound[self.context_parameter] = context
@@ -86,30 +93,45 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
     target = function
     while isinstance(target, functools.partial):
         target = target.func
+    documentation = read_docstring(target)
     hints = _hints(target, label)
-    documentation = docstring_parser.parse(inspect.getdoc(target) or "")
-    described = {entry.arg_name: entry.description or "" for entry in documentation.params}
     fields: dict[str, tuple[object, FieldInfo]] = {}
+    python_defaults: set[str] = set()
     context_parameter: str | None = None
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in _parameters(function, label).items():
         if parameter.kind in _UNSUPPORTED:
             raise TypeError(f"{label}: " + _UNSUPPORTED[parameter.kind].format(name))
         if name not in hints:
             hint = "; register the bound method" if name in {"self", "cls"} else ""
             raise TypeError(f"{label}: parameter {name!r} needs a type annotation{hint}")
-        if ToolContext in (hints[name], *typing.get_args(hints[name])):  # also where it may be None
+        if _is_context(hints[name]):
+            if context_parameter is not None:
+                raise TypeError(
+                    f"{label}: {context_parameter!r} and {name!r} take the same context"
+                )
             context_parameter = name
             continue
         # Field names of our own: a parameter may be called `copy` or `_x`, a field may not.
-        fields[f"p{len(fields)}"] = _field(name, hints[name], parameter, described.get(name, ""))
+        field = f"p{len(fields)}"
+        fields[field] = _field(name, hints[name], parameter, documentation.parameters.get(name, ""))
+        if _has_python_default(parameter):
+            python_defaults.add(field)
     arguments = _arguments_model(fields, label)
     return Signature(
         name=getattr(function, "__name__", ""),
-        description=(documentation.description or "").strip(),
+        description=documentation.description,
         input_schema=_input_schema(arguments, label),
         arguments=arguments,
+        python_defaults=frozenset(python_defaults),
         context_parameter=context_parameter,
     )
+
+
+def _parameters(function: Callable[..., object], label: str) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:  # of what is written in C
+        raise TypeError(f"{label}: its parameters are not known: {error}") from None
 
 
 def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
@@ -117,26 +139,50 @@ def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
     target = inspect.unwrap(function)
     if not inspect.isroutine(target):  # an object with __call__
         target = type(target).__call__
+    annotations = dict(getattr(target, "__annotations__", {}))
+    annotations.pop("return", None)  # no part of a tool, and often known to type checkers only
     try:
-        return typing.get_type_hints(target, include_extras=True)
+        return typing.get_type_hints(
+            types.SimpleNamespace(__annotations__=annotations),
+            globalns=getattr(target, "__globals__", {}),
+            include_extras=True,
+        )
     except NameError as error:
         raise TypeError(
             f"{label}: its annotations name {error.name!r}, which is not known in its module; "
             "types of a tool must be defined or imported at module level"
         ) from None
+    except Exception as error:  # an annotation is any expression
+        raise TypeError(f"{label}: its annotations cannot be read: {error!r}") from error
+
+
+def _is_context(annotation: object) -> bool:
+    """Returns whether an annotation is that of a ToolContext, also where it may be None."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        return ToolContext in typing.get_args(annotation)
+    return annotation is ToolContext
 
 
 def _field(
     name: str, annotation: object, parameter: inspect.Parameter, described: str
 ) -> tuple[object, FieldInfo]:
     """Returns the model field for one parameter. Field(description=...) beats the docstring."""
+    if isinstance(parameter.default, FieldInfo):  # `= Field(default=3, ge=1)`, as in a model
+        annotation = typing.Annotated[annotation, parameter.default]
     extras: tuple[object, ...] = getattr(annotation, "__metadata__", ())
     own = any(isinstance(extra, FieldInfo) and extra.description for extra in extras)
     if described and not own:
         annotation = typing.Annotated[annotation, pydantic.Field(description=described)]
-    if parameter.default is inspect.Parameter.empty:
-        return annotation, pydantic.Field(alias=name)
-    return annotation, pydantic.Field(default=parameter.default, alias=name)
+    if _has_python_default(parameter):
+        return annotation, pydantic.Field(default=parameter.default, alias=name)
+    return annotation, pydantic.Field(alias=name)
+
+
+def _has_python_default(parameter: inspect.Parameter) -> bool:
+    empty = parameter.default is inspect.Parameter.empty
+    return not empty and not isinstance(parameter.default, FieldInfo)
 
 
 def _arguments_model(
@@ -147,21 +193,21 @@ def _arguments_model(
         return pydantic.create_model(
             "Arguments", __config__=pydantic.ConfigDict(extra="forbid"), **definitions
         )
-    except pydantic.PydanticUserError as error:
-        raise TypeError(f"{label}: {_first_line(error)}") from None
+    except Exception as error:  # as many kinds as there are ways to write a type
+        raise TypeError(f"{label}: {_first_line(error)}") from error
 
 
 def _input_schema(arguments: type[pydantic.BaseModel], label: str) -> Schema:
     try:
         schema = arguments.model_json_schema(schema_generator=_SchemaWithoutNoise)
-    except pydantic.PydanticUserError as error:
-        raise TypeError(f"{label}: {_first_line(error)}") from None
+    except Exception as error:  # as many kinds as there are ways to write a type
+        raise TypeError(f"{label}: {_first_line(error)}") from error
     del schema["title"]
     return schema
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return next(iter(str(error).splitlines()), repr(error))
 
 
 def _explain(error: pydantic.ValidationError) -> str:

@@ -19,7 +19,7 @@ import grpc.aio
 from precall import _errors
 from precall._errors import ConnectError, ConnectionLostError, PrecallError
 from precall._options import ClientOptions
-from precall._scope import TaskScope
+from precall._scope import TaskScope, being_cancelled
 from precall.v1 import agent_pb2, common_pb2
 
 logger = logging.getLogger("precall")
@@ -44,6 +44,8 @@ class ConverseStream:
         self._processed = opened.sequence
         self._acknowledged = 0  # the highest event number that an outgoing frame has told of
         self._ended = asyncio.Event()
+        self._ending: PrecallError = ConnectionLostError("the stream to the server has ended")
+        self._loop = asyncio.get_running_loop()
 
     def start(
         self,
@@ -64,10 +66,14 @@ class ConverseStream:
 
         Raises:
             TooLargeError: The frame is over the granted limit; nothing was sent.
-            ConnectionLostError: The stream has ended, or takes nothing any more.
+            ConnectionLostError: The server takes nothing any more.
+            PrecallError: The stream has ended, and why.
+            RuntimeError: This is not the event loop that the stream was opened in.
 
         On cancel: the frame is not sent.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this conversation belongs to another event loop: open one in this")
         limit = self.opened.limits.frame_bytes_max
         if limit and (size := frame.ByteSize()) > limit:
             raise _errors.of_reason(
@@ -77,13 +83,11 @@ class ConverseStream:
             )
         try:
             async with asyncio.timeout(self._options.write_timeout_s), self._numbering:
-                if self._ended.is_set():
-                    raise ConnectionLostError("the stream to the server has ended")
+                self._check_open()
                 frame.sequence = self._sequence + 1
                 await self._outgoing.put(frame)
                 self._sequence = frame.sequence  # not before: a cancelled put leaves no gap
-                if self._ended.is_set():  # it was waiting for room, and has it because of that
-                    raise ConnectionLostError("the stream to the server has ended")
+                self._check_open()  # it may have been waiting for room, and have it because of that
                 return frame.sequence
         except TimeoutError:
             raise ConnectionLostError("the server takes no frames any more") from None
@@ -95,11 +99,15 @@ class ConverseStream:
             async with asyncio.timeout(self._options.close_timeout_s):
                 await self.send(frame)
                 await self._ended.wait()
-        except (TimeoutError, ConnectionLostError):
+        except (TimeoutError, PrecallError):
             logger.debug("the stream did not end in an orderly way")
         finally:
             self._call.cancel()
             await self._scope.close(self._options.close_timeout_s)
+
+    def _check_open(self) -> None:
+        if self._ended.is_set():
+            raise _errors.ended(self._ending) from self._ending
 
     async def _write(self) -> None:
         """Writes frames until the call ends; why it ended is the reader's to find out."""
@@ -122,21 +130,20 @@ class ConverseStream:
         on_event: Callable[[agent_pb2.ConverseResponse], Awaitable[None]],
         on_end: Callable[[PrecallError], None],
     ) -> None:
-        reason: PrecallError = ConnectionLostError("the stream to the server has ended")
         try:
             while isinstance(event := await self._call.read(), agent_pb2.ConverseResponse):
                 await on_event(event)
                 self._processed = event.sequence
                 self._acknowledge(event)
-            reason = ConnectionLostError("the server ended the conversation's stream")
+            self._ending = ConnectionLostError("the server ended the conversation's stream")
         except grpc.aio.AioRpcError as error:
-            reason = _errors.from_rpc(error)
+            self._ending = _errors.from_rpc(error)
         finally:
             # Also when this task is cancelled: whoever waits must hear that nothing will come.
             self._ended.set()
             while not self._outgoing.empty():  # lets those go on who wait for room
                 self._outgoing.get_nowait()
-            on_end(reason)
+            on_end(self._ending)
 
     def _acknowledge(self, event: agent_pb2.ConverseResponse) -> None:
         """Sends an Acknowledge where no other frame will carry the number soon.
@@ -162,15 +169,23 @@ async def open_stream(
     """Sends the handshake and returns the stream that the server opens.
 
     Raises:
-        ConnectError: No precall server could be reached there, or it did not answer in time.
+        ConnectError: No precall server could be reached there, it did not answer in time, or the
+            client was closed.
         PrecallError: The server refused, with its reason.
 
     On cancel: the call is cancelled.
     """
+    handshake = asyncio.ensure_future(_shake_hands(call, frame))
+
+    def give_up(_: object) -> None:
+        # gRPC leaves a write that waits for the connection waiting when its call is cancelled.
+        if call.cancelled():
+            handshake.cancel()
+
+    call.add_done_callback(give_up)
     try:
         async with asyncio.timeout(options.open_timeout_s):
-            await call.write(agent_pb2.ConverseRequest(sequence=1, open=frame))
-            answer = await call.read()
+            answer = await handshake
     except TimeoutError:
         call.cancel()
         raise ConnectError(
@@ -179,7 +194,16 @@ async def open_stream(
         ) from None
     except grpc.aio.AioRpcError as error:
         raise _errors.unreachable(address, error) from None
+    except asyncio.CancelledError:
+        if being_cancelled():
+            raise
+        raise _errors.client_closed() from None
     if not isinstance(answer, agent_pb2.ConverseResponse) or not answer.HasField("opened"):
         call.cancel()
         raise ConnectError(f"{address} did not answer the handshake as a precall server does")
     return ConverseStream(call, answer, options)
+
+
+async def _shake_hands(call: Call, frame: agent_pb2.OpenConversation) -> object:
+    await call.write(agent_pb2.ConverseRequest(sequence=1, open=frame))
+    return await call.read()

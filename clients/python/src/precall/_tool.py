@@ -13,6 +13,17 @@ from typing import Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 import pydantic
 
+from precall._rules import (
+    COUNT_OR_ZERO,
+    FLAG,
+    TEXT,
+    TEXTS,
+    TIME,
+    TIME_OR_ZERO,
+    Rule,
+    check,
+    one_of,
+)
 from precall._signature import Signature, read_signature
 
 Handler: TypeAlias = Callable[..., object]
@@ -23,10 +34,33 @@ F = TypeVar("F", bound=Handler)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+TOOL_RULES: Mapping[str, Rule] = {
+    "name": TEXT,
+    "description": TEXT,
+    "version": TEXT,
+    "read_only": FLAG,
+    "speculation_safe": FLAG,
+    "idempotent": FLAG,
+    "open_world": FLAG,
+    "requires_approval": FLAG,
+    "approval_may_edit": FLAG,
+    "reads": TEXTS,
+    "writes": TEXTS,
+    "cache_ttl": TIME_OR_ZERO,
+    "cache_scope": one_of("conversation", "tenant"),
+    "timeout": TIME,
+    "max_concurrency": COUNT_OR_ZERO,
+    "rate_limit": COUNT_OR_ZERO,
+    "rate_interval": TIME,
+}
+
+
 class ToolOptions(TypedDict, total=False):
     """What can be said of a tool besides its function. What is not said takes the unsafe reading.
 
-    A tool that says nothing is never run speculatively, never cached and never retried.
+    A tool that says nothing is never run speculatively, never cached and never retried. Servers do
+    not act yet on speculation_safe, idempotent, open_world, approval_may_edit, reads, writes, the
+    cache and rate_interval.
     """
 
     name: str
@@ -44,7 +78,8 @@ class ToolOptions(TypedDict, total=False):
     open_world: bool
     """It reaches things that nobody here controls: the open web, other people."""
     requires_approval: bool
-    """A person must approve every call."""
+    """A person must approve every call. A server without `Capability.APPROVALS` refuses the tool;
+    none has it yet."""
     approval_may_edit: bool
     """The person who approves may change the arguments."""
     reads: Sequence[str]
@@ -60,7 +95,7 @@ class ToolOptions(TypedDict, total=False):
     max_concurrency: int
     """Runs that may be in flight at once."""
     rate_limit: int
-    """Runs that may start in `rate_interval`."""
+    """Runs that may start in `rate_interval`. No server limits rates yet: all refuse the tool."""
     rate_interval: float
     """Seconds; one without it."""
 
@@ -104,11 +139,11 @@ class Tool:
             raise TypeError(f"a tool is a function, not {type(function).__name__}")
         name = options.get("name") or getattr(function, "__name__", "")
         label = f"tool {name or function!r}"
+        check(options, TOOL_RULES, label, bad_value=TypeError)
         if not _NAME.fullmatch(name):
             raise TypeError(
                 f"{label}: a tool's name is 1 to 64 of A-Z a-z 0-9 _ and -; say name=..."
             )
-        _check_options(options, label)
         signature = read_signature(function, label)
         return cls(
             name=name,
@@ -124,29 +159,14 @@ ToolLike: TypeAlias = Tool | Handler
 """A tool, or a function that becomes one."""
 
 
-def _check_options(options: ToolOptions, label: str) -> None:
-    """Raises TypeError for what no server would take."""
-    for key in options:
-        if key not in ToolOptions.__annotations__:
-            raise TypeError(f"{label}: there is no option {key!r}")
-    numbers = {
-        "cache_ttl": options.get("cache_ttl", 0.0),
-        "max_concurrency": options.get("max_concurrency", 0),
-        "rate_limit": options.get("rate_limit", 0),
-    }
-    for key, value in numbers.items():
-        if value < 0:
-            raise TypeError(f"{label}: {key} is {value}, and cannot be below 0")
-    times = {
-        "timeout": options.get("timeout", 1.0),
-        "rate_interval": options.get("rate_interval", 1.0),
-    }
-    for key, value in times.items():
-        if value <= 0:
-            raise TypeError(f"{label}: {key} is {value} seconds, and must be above 0")
-    for key, templates in {
-        "reads": options.get("reads", ()),
-        "writes": options.get("writes", ()),
-    }.items():
-        if isinstance(templates, str):
-            raise TypeError(f"{label}: {key} is a list of resources, not one text")
+def as_tool(function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
+    """Returns a tool for a function, or the tool itself.
+
+    Raises:
+        TypeError: Not a function that can be a tool, or options for a tool that has its own.
+    """
+    if isinstance(function, Tool):
+        if options:
+            raise TypeError(f"tool {function.name!r} has its options: {', '.join(options)}?")
+        return function
+    return Tool.from_function(function, **options)

@@ -10,7 +10,8 @@ import asyncio
 import collections
 import dataclasses
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from typing import Any
 
 from precall import _events
 from precall._errors import ConversationClosedError, PrecallError, ServerError
@@ -33,6 +34,7 @@ class TurnFeed:
         self._room = asyncio.Event()
         self._ended = asyncio.Event()
         self._abandoned = False
+        self._lossy = False
         self._answer: Answer | None = None
         self._error: PrecallError | None = None
         self._calls: dict[str, ToolCall] = {}
@@ -49,17 +51,22 @@ class TurnFeed:
         return self._abandoned
 
     async def put(self, event: Event) -> None:
-        """Takes the next event. Waits while too many wait for a reader, which slows the server."""
+        """Takes the next event. Waits while too many wait for a reader, which slows the server.
+
+        Once the reader has been let go, the oldest make room instead.
+        """
         self._remember(event)
         if isinstance(event, _events.TurnCompleted):
             if event.outcome is _events.TurnOutcome.FAILED:
                 self.end(event.error or ServerError("the turn failed and nobody said why"))
                 return
             self._answer = self._answer_of(event)
-        while len(self._events) >= self._waiting_events_max and not self._abandoned:
+        while self._is_full() and not (self._lossy or self._abandoned):
             self._room.clear()
             await self._room.wait()
         if not self._abandoned:
+            if self._is_full():
+                self._events.popleft()
             self._events.append(event)
             self._readable.set()
         if self._answer is not None:
@@ -74,6 +81,11 @@ class TurnFeed:
     def abandon(self) -> None:
         """Notes that nobody reads any more. Callable from a finaliser, so it wakes nobody."""
         self._abandoned = True
+
+    def let_go(self) -> None:
+        """Waits for the reader of the events no more, as they may have stopped reading."""
+        self._lossy = True
+        self._room.set()
 
     def discard(self) -> None:
         """Drops what waits, and lets the stream's reader go on."""
@@ -106,6 +118,9 @@ class TurnFeed:
     async def wait_ended(self) -> None:
         """Returns when the turn has ended, however it did."""
         await self._ended.wait()
+
+    def _is_full(self) -> bool:
+        return len(self._events) >= self._waiting_events_max
 
     def _end(self) -> None:
         self._ended.set()
@@ -145,9 +160,9 @@ class TurnFeed:
 class Turn:
     """One user message on its way to an answer. Made by `Conversation.send`.
 
-    Iterate over it for its events, or await `answer()`. It starts with the first of either. The
-    iteration ends with TurnCompleted, or raises the typed error of a turn that failed. Leaving it
-    early (`break`, an exception, a cancelled task, Ctrl-C) cancels the turn on the server.
+    Iterate over it for its events, or await it for its answer. It starts with the first of either.
+    The iteration ends with TurnCompleted, or raises the typed error of a turn that failed. Leaving
+    it early (`break`, an exception, a cancelled task, Ctrl-C) cancels the turn on the server.
     """
 
     def __init__(
@@ -184,8 +199,8 @@ class Turn:
         except PrecallError as error:
             feed.end(error)
             raise
-        except asyncio.CancelledError:
-            feed.end(ConversationClosedError("the turn was cancelled before it started"))
+        except BaseException:
+            feed.end(ConversationClosedError("the turn did not start"))
             raise
         try:
             while (event := await feed.next()) is not None:
@@ -195,17 +210,24 @@ class Turn:
             await self._cancel(feed)
         await feed.answer()  # raises where the turn failed
 
+    def __await__(self) -> Generator[Any, None, Answer]:
+        """Does what `answer` does."""
+        return self.answer().__await__()
+
     async def answer(self) -> Answer:
         """Returns how the turn ended, starting it where nobody has iterated over it.
 
         A turn that a limit cut or that was cancelled has an answer too: see `Answer.outcome`.
+        In the middle of an iteration, the events that find no room any more drop the oldest.
 
         Raises:
-            PrecallError: The turn was refused or failed, or the connection was lost.
+            PrecallError: The turn was refused or failed, or the conversation has ended.
 
         On cancel: the turn is cancelled on the server, if it was this call that started it.
         """
-        if not self._iterated:
+        if self._iterated:
+            self._feed.let_go()
+        else:
             async for _ in self:
                 pass
         return await self._feed.answer()
@@ -213,6 +235,9 @@ class Turn:
     async def cancel(self) -> None:
         """Ends the turn on the server; its TurnCompleted, with what there is, still comes.
 
-        A turn that has ended, or has not started, is left as it is.
+        Events that wait unread hold it up no longer: those that find no room drop the oldest. A
+        turn that has ended, or has not started, is left as it is.
         """
+        if self._feed.frame_sequence:
+            self._feed.let_go()
         await self._cancel(self._feed)

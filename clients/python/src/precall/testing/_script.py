@@ -46,6 +46,18 @@ class Parallel:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit cuts the turn while the model answers; the text so far stands, and nothing fails."""
+
+    reason: str = "LIMIT_REACHED"
+    """Which: LIMIT_REACHED (tokens or steps), TURN_TIMEOUT, CONTEXT_WINDOW_EXCEEDED."""
+    text: str = ""
+    """What it says before."""
+    message: str = "the script says so"
+    """What the error says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
     """The turn fails."""
 
@@ -71,7 +83,14 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """The stream breaks, as when the server's machine goes away."""
+    """The stream ends: without a reason it breaks, as when the server's machine goes away."""
+
+    reason: str = ""
+    """Name of a `precall.v1.ErrorReason` without its prefix, such as DRAINING."""
+    message: str = "the script broke the stream"
+    """What the error says."""
+    retry_after_s: float | None = None
+    """After which a retry may succeed, where there is a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +101,7 @@ class Hang:
     """What it says before."""
 
 
-Step: TypeAlias = Say | Call | Parallel | Fail | Refuse | Disconnect | Hang
+Step: TypeAlias = Say | Call | Parallel | Limit | Fail | Refuse | Disconnect | Hang
 """One thing that the model or the server does."""
 
 

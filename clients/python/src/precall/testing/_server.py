@@ -16,7 +16,8 @@ import grpc.aio
 
 from precall import _frames
 from precall._server import ServerLimits
-from precall.testing._script import Entry, Fail, Refuse, Say, ToolResult
+from precall.testing._checks import check_scripts, check_step
+from precall.testing._script import Entry, Fail, Refuse, ToolResult
 from precall.testing._stream import Context, FakeStream, Frame, Frames
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
@@ -64,6 +65,7 @@ class FakeServer:
         Args:
             turns: One script per turn, in the order in which turns start, whatever conversation
                 they start in. A script ends with its Say, or at its end with an empty answer.
+                When one of its functions fails, so does the turn, and the log says where.
             model: The name that it serves.
             limits: What it says it allows. It enforces none of it.
             refuse_open: Why it refuses conversations, if it does.
@@ -71,11 +73,14 @@ class FakeServer:
             tool_timeout_s: How long it waits for tools that say nothing about it.
 
         Raises:
-            ValueError: A script goes on after its Say.
+            TypeError: Something is no script, or no entry of one.
+            ValueError: A script goes on after its end, has arguments that are not JSON, or a reason
+                that the contract does not have.
         """
-        for script in turns:
-            if any(isinstance(entry, Say) for entry in script[:-1]):
-                raise ValueError("Say ends its turn; give Call(..., text=...) or another turn")
+        check_scripts(turns)
+        for refused in (refuse_open, *(refuse_tools or {}).values()):
+            if refused is not None:
+                check_step(refused, "a refusal")
         self.model = model
         self.limits = _limits(limits or _DEFAULT_LIMITS)
         self.capabilities = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,10 +12,12 @@ import grpc.aio
 
 from precall import _errors, _frames
 from precall._scope import TaskScope
+from precall.testing._calls import CallRuns
 from precall.testing._player import BrokenStreamError, TurnPlayer
 from precall.testing._script import Refuse
 from precall.testing._status import status
-from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2
+from precall.testing._tools import OfferedTools
+from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
 
 if TYPE_CHECKING:
     from google.rpc.status_pb2 import Status
@@ -26,6 +29,7 @@ Frames: TypeAlias = AsyncIterator[agent_pb2.ConverseRequest]
 Context: TypeAlias = "grpc.aio.ServicerContext[Frames, AsyncIterator[Frame]]"
 
 _OUTGOING_MAX = 256
+_ENDED_TURNS_MAX = 32
 
 
 class FakeStream:
@@ -35,14 +39,15 @@ class FakeStream:
         self._server = server
         self._id = conversation_id
         self._outgoing: asyncio.Queue[Frame | None] = asyncio.Queue(_OUTGOING_MAX)
-        self._tools: dict[str, tool_pb2.Tool] = {}
+        self._tools = OfferedTools(server.refuse_tools, server.tools)
         self._scope = TaskScope()
         self._turn: TurnPlayer | None = None
         self._turn_task: asyncio.Task[None] | None = None
+        self._ended_turns: OrderedDict[str, TurnPlayer] = OrderedDict()
         self._sequence = 0
         self._received = 0
         self._ended = False
-        self._broken = False
+        self._broken: BrokenStreamError | None = None
 
     async def serve(self, frames: Frames, context: Context) -> AsyncIterator[Frame]:
         """Yields the server's frames until the conversation is closed, or the stream broken."""
@@ -62,18 +67,23 @@ class FakeStream:
         finally:
             self._ended = True
             await self._scope.close(1.0)
-        if self._broken:
+        if self._broken is not None:
+            if self._broken.ending is not None:
+                await _abort(context, self._broken.ending)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the script broke the stream")
 
     async def _read(self, frames: Frames) -> None:
-        """Answers frame by frame; a stream that ends or is closed ends what runs on it."""
+        """Answers frame by frame. Closing ends what runs; half-closing only takes its tools."""
         try:
             async for frame in frames:
                 self._received = frame.sequence
                 self._server.frames.append(frame)
                 if frame.WhichOneof("frame") == "close":
-                    break
+                    return
                 await self._answer(frame)
+            if self._turn is not None and self._turn_task is not None:
+                self._turn.runs.hang_up()
+                await asyncio.wait({self._turn_task})
         finally:
             await self._end()
 
@@ -87,7 +97,7 @@ class FakeStream:
             case "register_tools":
                 registered = tool_pb2.ToolsRegistered(
                     frame_sequence=frame.sequence,
-                    registrations=[self._register(tool) for tool in frame.register_tools.tools],
+                    registrations=map(self._tools.register, frame.register_tools.tools),
                 )
                 await self._emit(Frame(tools_registered=registered))
             case "withdraw_tools":
@@ -102,9 +112,9 @@ class FakeStream:
             case "invocation_result":
                 await self._settle(frame)
             case "invocation_progress":
-                if self._owner_of(frame.invocation_progress.invocation_id) is not None:
-                    assert self._turn is not None
-                    await self._turn.progress(frame.invocation_progress)
+                runs = self._owner_of(frame.invocation_progress.invocation_id)
+                if runs is not None:
+                    await runs.progress(frame.invocation_progress)
             case "acknowledge":
                 pass
             case "open" | "resume":
@@ -115,11 +125,12 @@ class FakeStream:
 
     async def _start(self, frame: agent_pb2.ConverseRequest) -> None:
         start = frame.start_turn
-        if self._turn_task is not None and not self._turn_task.done():
-            await self._refuse(frame, Refuse("TURN_RUNNING", "a turn is running"))
+        if (refused := self._refused(start)) is not None:
+            await self._refuse(frame, refused)
             return
-        if not start.text:
-            await self._refuse(frame, Refuse("FIELD_INVALID", "start_turn.text is empty"))
+        if (known := self._known(start)) is not None:
+            if known.completed is not None:
+                await self._emit(Frame(turn_id=start.turn_id, turn_completed=known.completed))
             return
         entries = self._server.next_script(start)
         if entries and isinstance(refused := entries[0], Refuse):
@@ -135,45 +146,57 @@ class FakeStream:
         )
         self._turn_task = self._scope.start(self._play(self._turn), name="fake server's turn")
 
+    def _refused(self, start: turn_pb2.StartTurn) -> Refuse | None:
+        """Returns why a turn is refused, whatever the script says."""
+        if not start.turn_id:
+            return Refuse("FIELD_INVALID", "start_turn.turn_id is empty")
+        if not start.text.strip():
+            return Refuse("FIELD_INVALID", "start_turn.text is empty")
+        known = self._known(start)
+        if known is not None and _without_trace(known.start) != _without_trace(start):
+            return Refuse("TURN_ID_REUSED", f"turn id {start.turn_id!r} was used for another turn")
+        if known is None and self._turn_task is not None and not self._turn_task.done():
+            return Refuse("TURN_RUNNING", "a turn is running")
+        return None
+
+    def _known(self, start: turn_pb2.StartTurn) -> TurnPlayer | None:
+        """Returns the turn of that id that runs, or that ended a while ago and is kept."""
+        if self._turn is not None and self._turn.start.turn_id == start.turn_id:
+            return self._turn if self._turn.completed is None or self._turn.is_kept else None
+        return self._ended_turns.get(start.turn_id)
+
     async def _play(self, turn: TurnPlayer) -> None:
         try:
             await turn.play()
-        except BrokenStreamError:
-            self._broken = True
+        except BrokenStreamError as broken:
+            self._broken = broken
             await self._outgoing.put(None)
         finally:
             self._server.results.extend(turn.results)
+            if turn.is_kept:
+                self._ended_turns[turn.start.turn_id] = turn
+            if len(self._ended_turns) > _ENDED_TURNS_MAX:
+                self._ended_turns.popitem(last=False)
 
     async def _settle(self, frame: agent_pb2.ConverseRequest) -> None:
         result: invocation_pb2.InvocationResult = frame.invocation_result
-        turn = self._owner_of(result.invocation_id)
-        if turn is None:
+        runs = self._owner_of(result.invocation_id)
+        if runs is None:
             text = f"no invocation {result.invocation_id!r} waits"
             await self._refuse(frame, Refuse("INVOCATION_UNKNOWN", text))
         else:
-            turn.settle(result)
+            runs.settle(result)
 
-    def _owner_of(self, invocation_id: str) -> TurnPlayer | None:
-        turn = self._turn
-        return turn if turn is not None and turn.owns(invocation_id) else None
-
-    def _register(self, tool: tool_pb2.Tool) -> tool_pb2.ToolRegistration:
-        refused = self._server.refuse_tools.get(tool.name)
-        if refused is not None:
-            error = status(refused.reason, refused.message, refused.retry_after_s)
-            return tool_pb2.ToolRegistration(name=tool.name, error=error)
-        self._tools[tool.name] = tool
-        self._server.tools[tool.name] = tool
-        return tool_pb2.ToolRegistration(name=tool.name, version=tool.version or "1")
+    def _owner_of(self, invocation_id: str) -> CallRuns | None:
+        runs = None if self._turn is None else self._turn.runs
+        return runs if runs is not None and runs.owns(invocation_id) else None
 
     async def _withdraw(self, frame: agent_pb2.ConverseRequest) -> None:
-        names = frame.withdraw_tools.names
-        withdrawn = tool_pb2.ToolsWithdrawn(
-            frame_sequence=frame.sequence,
-            names=[name for name in names if self._tools.pop(name, None) is not None],
+        withdrawn, unknown = self._tools.withdraw(frame.withdraw_tools.names)
+        answer = tool_pb2.ToolsWithdrawn(
+            frame_sequence=frame.sequence, names=withdrawn, unknown_names=unknown
         )
-        withdrawn.unknown_names.extend(name for name in names if name not in withdrawn.names)
-        await self._emit(Frame(tools_withdrawn=withdrawn))
+        await self._emit(Frame(tools_withdrawn=answer))
 
     async def _refuse(self, frame: agent_pb2.ConverseRequest, refused: Refuse) -> None:
         error = status(refused.reason, refused.message, refused.retry_after_s)
@@ -192,7 +215,7 @@ class FakeStream:
                 model=opening.model or self._server.model,
                 capabilities=self._server.capabilities,
                 limits=self._server.limits,
-                registrations=[self._register(tool) for tool in opening.tools],
+                registrations=map(self._tools.register, opening.tools),
             )
         )
 
@@ -208,3 +231,11 @@ async def _abort(context: Context, refused: Status) -> None:
     code = next(code for code in grpc.StatusCode if code.value[0] == refused.code)
     details = ((_errors.DETAILS_KEY, refused.SerializeToString()),)
     await context.abort(code, refused.message, details)
+
+
+def _without_trace(start: turn_pb2.StartTurn) -> turn_pb2.StartTurn:
+    """Returns what makes a turn the same turn when it is sent again."""
+    same = turn_pb2.StartTurn()
+    same.CopyFrom(start)
+    same.ClearField("trace_context")
+    return same

@@ -454,7 +454,9 @@ class OpenConversation(_message.Message):
     system_prompt: _builtins.str
     """Instructions that stand before everything else. May be empty."""
     template_variables_json: _builtins.str
-    """A JSON object of variables for the model's chat template, such as {"enable_thinking": false}. Empty: none."""
+    """A JSON object of variables for the model's chat template, such as {"enable_thinking": false}. Empty: none. At
+    most 16 KiB.
+    """
     client_name: _builtins.str
     """Name and version of the client, for the server's log: "precall-python/0.1.0"."""
     agent_name: _builtins.str
@@ -626,7 +628,7 @@ class ConversationOpened(_message.Message):
 
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
-        """What this server can do."""
+        """What this server can do. Empty while the engine starts: ask GetServerInfo again."""
 
     @_builtins.property
     def limits(self) -> Global___ServerLimits:
@@ -719,7 +721,7 @@ class GetServerInfoResponse(_message.Message):
     """The engine and its version: "vllm 0.32.0"."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
-        """What this server can do."""
+        """What this server can do. Empty while the engine starts: ask again."""
 
     @_builtins.property
     def limits(self) -> Global___ServerLimits:
@@ -820,7 +822,7 @@ class ServerLimits(_message.Message):
     result_bytes_max: _builtins.int
     """One result."""
     context_tokens_max: _builtins.int
-    """Tokens of prompt and generation together."""
+    """Tokens of prompt and generation together. 0 while the engine starts: ask GetServerInfo again."""
     messages_max: _builtins.int
     """Messages that one conversation keeps."""
     @_builtins.property

@@ -60,8 +60,8 @@ class AgentServiceServicer:
     def Converse(self, request_iterator, context):
         """One conversation. The first frame is `open` or `resume`; the server answers `opened` or ends the stream. From
         then on both sides send frames at any time; every server frame has a number. Half-closing means: no more frames
-        from here; a running turn is finished unless it needs a tool of this stream. Cancelling the call cancels its turn
-        unless the server granted CAPABILITY_RESUME.
+        from here; a running turn goes on to its end without this stream's tools, whose calls end as TOOL_UNAVAILABLE.
+        Cancelling the call cancels its turn unless the server granted CAPABILITY_RESUME.
 
         Failures while the stream lives come in frames (FrameRejected, ToolsRegistered, TurnCompleted); the stream itself
         ends with a gRPC status with details as in FrameRejected.error.
@@ -71,7 +71,8 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """What this server is, serves and allows. Answers also while the engine starts.
+        """What this server is, serves and allows. Answers also while the engine starts; what only the engine knows
+        (capabilities, context_tokens_max) is not in the answer then: ask again when `engine_state` is READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,14 +23,16 @@ class AgentServiceStub:
     Converse: _aio.StreamStreamMultiCallable[_agent_pb2.ConverseRequest, _agent_pb2.ConverseResponse]
     """One conversation. The first frame is `open` or `resume`; the server answers `opened` or ends the stream. From
     then on both sides send frames at any time; every server frame has a number. Half-closing means: no more frames
-    from here; a running turn is finished unless it needs a tool of this stream. Cancelling the call cancels its turn
-    unless the server granted CAPABILITY_RESUME.
+    from here; a running turn goes on to its end without this stream's tools, whose calls end as TOOL_UNAVAILABLE.
+    Cancelling the call cancels its turn unless the server granted CAPABILITY_RESUME.
 
     Failures while the stream lives come in frames (FrameRejected, ToolsRegistered, TurnCompleted); the stream itself
     ends with a gRPC status with details as in FrameRejected.error.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetServerInfoRequest, _agent_pb2.GetServerInfoResponse]
-    """What this server is, serves and allows. Answers also while the engine starts."""
+    """What this server is, serves and allows. Answers also while the engine starts; what only the engine knows
+    (capabilities, context_tokens_max) is not in the answer then: ask again when `engine_state` is READY.
+    """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Conversations between a client and the model, with tools that run in the client's own process.
@@ -47,8 +49,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_agent_pb2.ConverseResponse]:
         """One conversation. The first frame is `open` or `resume`; the server answers `opened` or ends the stream. From
         then on both sides send frames at any time; every server frame has a number. Half-closing means: no more frames
-        from here; a running turn is finished unless it needs a tool of this stream. Cancelling the call cancels its turn
-        unless the server granted CAPABILITY_RESUME.
+        from here; a running turn goes on to its end without this stream's tools, whose calls end as TOOL_UNAVAILABLE.
+        Cancelling the call cancels its turn unless the server granted CAPABILITY_RESUME.
 
         Failures while the stream lives come in frames (FrameRejected, ToolsRegistered, TurnCompleted); the stream itself
         ends with a gRPC status with details as in FrameRejected.error.
@@ -60,6 +62,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.GetServerInfoRequest,
         context: _aio.ServicerContext[_agent_pb2.GetServerInfoRequest, _abc.Awaitable[_agent_pb2.GetServerInfoResponse]],
     ) -> _abc.Awaitable[_agent_pb2.GetServerInfoResponse]:
-        """What this server is, serves and allows. Answers also while the engine starts."""
+        """What this server is, serves and allows. Answers also while the engine starts; what only the engine knows
+        (capabilities, context_tokens_max) is not in the answer then: ask again when `engine_state` is READY.
+        """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _aio.Server) -> None: ...

@@ -37,12 +37,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 6
     """RESOURCE_EXHAUSTED. A frame, text, schema, argument or result was over its size limit. Send less."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 7
-    """RESOURCE_EXHAUSTED, retryable. A count of things that this server holds (conversations, waiting turns) is at its
-    limit. Wait for the time in RetryInfo and try again, or try another replica.
+    """RESOURCE_EXHAUSTED, retryable. A count of things that this server holds (conversations, waiting turns, waiting
+    calls of a tool) is at its limit, or a turn has waited for the longest allowed time. Wait for the time in RetryInfo
+    and try again, or try another replica.
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED. A limit on what one client may hold (tools, messages of a conversation) was reached. Give
-    something up first.
+    """RESOURCE_EXHAUSTED. A limit on what one client may hold (tools, messages of a conversation) was reached: give
+    something up first. Or, as the error of a turn that ended with LIMIT, one on its steps or tokens: the field says
+    which.
     """
     ERROR_REASON_CONVERSATION_UNKNOWN: _ErrorReason.ValueType  # 20
     """NOT_FOUND. No conversation of that id is known to this tenant. Open a new one."""
@@ -63,7 +65,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     numbers. Shorten the conversation or its tools.
     """
     ERROR_REASON_TURN_TIMEOUT: _ErrorReason.ValueType  # 27
-    """DEADLINE_EXCEEDED. The turn took longer than its limit of wall time."""
+    """DEADLINE_EXCEEDED. The turn took longer than its limit of wall time; it ended with TURN_OUTCOME_LIMIT."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 28
     """CANCELLED. The client cancelled it, or left."""
     ERROR_REASON_TOOL_NAME_INVALID: _ErrorReason.ValueType  # 40
@@ -97,8 +99,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     has been told.
     """
     ERROR_REASON_ENGINE_UNAVAILABLE: _ErrorReason.ValueType  # 60
-    """UNAVAILABLE, retryable. The engine is starting, restarting or died while the turn ran. Retry after RetryInfo: the
-    conversation is kept as it was before the turn.
+    """UNAVAILABLE, retryable. The engine is starting, restarting or died while the turn ran. Retry after RetryInfo, with
+    a new turn id where a step had started (see TurnCompleted.error for what the conversation keeps).
     """
     ERROR_REASON_ENGINE_FAILED: _ErrorReason.ValueType  # 61
     """INTERNAL. The engine refused or failed one generation for a reason that is not the client's."""
@@ -107,7 +109,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 63
     """INTERNAL. A defect of the server. It is logged there under the id in the ErrorInfo metadata."""
     ERROR_REASON_FLOW_LIMIT: _ErrorReason.ValueType  # 64
-    """RESOURCE_EXHAUSTED. This client read too slowly or sent too fast for longer than the server buffers."""
+    """RESOURCE_EXHAUSTED. This client took nothing of what was sent to it for longer than the server allows."""
     ERROR_REASON_CACHE_VERSION_MISMATCH: _ErrorReason.ValueType  # 80
     """ABORTED. A compare-and-set found another entry version."""
     ERROR_REASON_CACHE_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 81
@@ -133,12 +135,14 @@ ERROR_REASON_NOT_SERVED: ErrorReason.ValueType  # 5
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 6
 """RESOURCE_EXHAUSTED. A frame, text, schema, argument or result was over its size limit. Send less."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 7
-"""RESOURCE_EXHAUSTED, retryable. A count of things that this server holds (conversations, waiting turns) is at its
-limit. Wait for the time in RetryInfo and try again, or try another replica.
+"""RESOURCE_EXHAUSTED, retryable. A count of things that this server holds (conversations, waiting turns, waiting
+calls of a tool) is at its limit, or a turn has waited for the longest allowed time. Wait for the time in RetryInfo
+and try again, or try another replica.
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED. A limit on what one client may hold (tools, messages of a conversation) was reached. Give
-something up first.
+"""RESOURCE_EXHAUSTED. A limit on what one client may hold (tools, messages of a conversation) was reached: give
+something up first. Or, as the error of a turn that ended with LIMIT, one on its steps or tokens: the field says
+which.
 """
 ERROR_REASON_CONVERSATION_UNKNOWN: ErrorReason.ValueType  # 20
 """NOT_FOUND. No conversation of that id is known to this tenant. Open a new one."""
@@ -159,7 +163,7 @@ ERROR_REASON_CONTEXT_WINDOW_EXCEEDED: ErrorReason.ValueType  # 26
 numbers. Shorten the conversation or its tools.
 """
 ERROR_REASON_TURN_TIMEOUT: ErrorReason.ValueType  # 27
-"""DEADLINE_EXCEEDED. The turn took longer than its limit of wall time."""
+"""DEADLINE_EXCEEDED. The turn took longer than its limit of wall time; it ended with TURN_OUTCOME_LIMIT."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 28
 """CANCELLED. The client cancelled it, or left."""
 ERROR_REASON_TOOL_NAME_INVALID: ErrorReason.ValueType  # 40
@@ -193,8 +197,8 @@ ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 51
 has been told.
 """
 ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason.ValueType  # 60
-"""UNAVAILABLE, retryable. The engine is starting, restarting or died while the turn ran. Retry after RetryInfo: the
-conversation is kept as it was before the turn.
+"""UNAVAILABLE, retryable. The engine is starting, restarting or died while the turn ran. Retry after RetryInfo, with
+a new turn id where a step had started (see TurnCompleted.error for what the conversation keeps).
 """
 ERROR_REASON_ENGINE_FAILED: ErrorReason.ValueType  # 61
 """INTERNAL. The engine refused or failed one generation for a reason that is not the client's."""
@@ -203,7 +207,7 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 62
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 63
 """INTERNAL. A defect of the server. It is logged there under the id in the ErrorInfo metadata."""
 ERROR_REASON_FLOW_LIMIT: ErrorReason.ValueType  # 64
-"""RESOURCE_EXHAUSTED. This client read too slowly or sent too fast for longer than the server buffers."""
+"""RESOURCE_EXHAUSTED. This client took nothing of what was sent to it for longer than the server allows."""
 ERROR_REASON_CACHE_VERSION_MISMATCH: ErrorReason.ValueType  # 80
 """ABORTED. A compare-and-set found another entry version."""
 ERROR_REASON_CACHE_STORE_UNAVAILABLE: ErrorReason.ValueType  # 81

@@ -128,7 +128,7 @@ class Invoke(_message.Message):
     """The arguments: a JSON object, checked against the tool's input schema."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long the handler may take, from receipt of this frame."""
+        """How long the handler may take, from when the server has this frame ready to send."""
 
     @_builtins.property
     def trace_context(self) -> _common_pb2.TraceContext:
@@ -236,9 +236,11 @@ class InvocationError(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Kind of the failure, such as the exception's class name. May be empty."""
+    """Kind of the failure, such as the exception's class name. May be empty. At most 100 characters: of a longer one the
+    middle is left out.
+    """
     message: _builtins.str
-    """What went wrong, for the model and for people."""
+    """What went wrong, for the model and for people. At most 2000 characters, likewise."""
     def __init__(
         self,
         *,
@@ -284,7 +286,7 @@ class InvocationProgress(_message.Message):
     invocation_id: _builtins.str
     """The run."""
     message: _builtins.str
-    """What it is doing, for people."""
+    """What it is doing, for people. At most 1024 characters: of a longer one the middle is left out."""
     fraction: _builtins.float
     """How far it is, from 0 to 1. Unset: unknown."""
     def __init__(

@@ -67,8 +67,8 @@ class Tool(_message.Message):
     name: _builtins.str
     """1 to 64 characters of A-Z a-z 0-9 _ and -. Unique among the tools that a conversation sees."""
     version: _builtins.str
-    """The host's version of the tool. Empty: the server takes a digest of name, description and schemas. A new version
-    makes every older cached result unreachable.
+    """The host's version of the tool, at most 128 bytes. Empty: the server takes a digest of name, description and
+    schemas. A new version makes every older cached result unreachable.
     """
     description: _builtins.str
     """What the tool does and when to use it, for the model. At most the granted limit of bytes."""
@@ -147,12 +147,12 @@ class ToolEffects(_message.Message):
     """The person who approves may change the arguments."""
     @_builtins.property
     def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources that it reads: templates over the arguments, such as "file:{path}"."""
+        """Resources that it reads: templates over the arguments, such as "file:{path}". At most 64 of 256 bytes each."""
 
     @_builtins.property
     def writes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources that it writes, likewise. A tool that is not read-only and declares none writes everything in its
-        conversation.
+        """Resources that it writes, likewise at most 64 of 256 bytes each. A tool that is not read-only and declares none
+        writes everything in its conversation.
         """
 
     def __init__(
@@ -205,8 +205,10 @@ Global___ToolCachePolicy: _TypeAlias = ToolCachePolicy  # noqa: Y015
 
 @_typing.final
 class RegisterTools(_message.Message):
-    """Client to server: declares tools whose handlers run at the sender. A name that this stream has already registered
-    is updated: calls made from then on use the new declaration. Answered by one ToolsRegistered.
+    """Client to server: declares tools whose handlers run at the sender. A turn offers the model the tools that there were
+    when it started: new ones are offered from the next turn on. A name that this stream has already registered is
+    updated: the updated handler gets every later call, those of a running turn included. Answered by one
+    ToolsRegistered.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -291,8 +293,8 @@ Global___ToolRegistration: _TypeAlias = ToolRegistration  # noqa: Y015
 
 @_typing.final
 class WithdrawTools(_message.Message):
-    """Client to server: these tools are no longer offered by this stream. Invocations in flight are finished. Answered by
-    one ToolsWithdrawn.
+    """Client to server: these tools are no longer offered by this stream. Invocations in flight are finished; later calls,
+    those of a running turn included, end as TOOL_UNAVAILABLE at once. Answered by one ToolsWithdrawn.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -197,7 +197,7 @@ class _TurnOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnOutco
     TURN_OUTCOME_ANSWERED: _TurnOutcome.ValueType  # 1
     """The model gave its answer. This is a terminal state."""
     TURN_OUTCOME_LIMIT: _TurnOutcome.ValueType  # 2
-    """A limit on tokens or steps cut it; the text so far stands. This is a terminal state."""
+    """A limit on tokens, steps or wall time cut it; the text so far stands. This is a terminal state."""
     TURN_OUTCOME_CANCELLED: _TurnOutcome.ValueType  # 3
     """The client cancelled it. This is a terminal state."""
     TURN_OUTCOME_FAILED: _TurnOutcome.ValueType  # 4
@@ -211,7 +211,7 @@ TURN_OUTCOME_UNSPECIFIED: TurnOutcome.ValueType  # 0
 TURN_OUTCOME_ANSWERED: TurnOutcome.ValueType  # 1
 """The model gave its answer. This is a terminal state."""
 TURN_OUTCOME_LIMIT: TurnOutcome.ValueType  # 2
-"""A limit on tokens or steps cut it; the text so far stands. This is a terminal state."""
+"""A limit on tokens, steps or wall time cut it; the text so far stands. This is a terminal state."""
 TURN_OUTCOME_CANCELLED: TurnOutcome.ValueType  # 3
 """The client cancelled it. This is a terminal state."""
 TURN_OUTCOME_FAILED: TurnOutcome.ValueType  # 4
@@ -330,7 +330,7 @@ class TurnLimits(_message.Message):
     """Tokens that all steps together may generate."""
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Wall time from admission to the end."""
+        """Wall time from admission to the end. A turn that is not done by then ends with TURN_OUTCOME_LIMIT."""
 
     def __init__(
         self,
@@ -370,7 +370,9 @@ class StartTurn(_message.Message):
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Made by the client, 1 to 128 bytes; names the turn in this conversation. Sending the same turn again starts
-    nothing: a running turn goes on, one of the conversation's last 32 is answered by its TurnCompleted again.
+    nothing: a running turn goes on, one of the conversation's last 32 is answered by its TurnCompleted again. Only a
+    turn that FAILED before its first StepStarted is forgotten, and may be sent again as it was. After FAILED in the
+    middle, where tools may have run, use a new turn_id.
     """
     text: _builtins.str
     """What the user says. Not empty; at most the granted limit of bytes."""
@@ -636,7 +638,9 @@ class ToolCallReady(_message.Message):
     tool_name: _builtins.str
     """Name of the tool."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object as the model wrote it."""
+    """The arguments: a JSON object as the model wrote it. Above 256 KiB, unless the operator allows more, the call ends
+    with TOO_LARGE and no handler runs.
+    """
     def __init__(
         self,
         *,
@@ -664,7 +668,7 @@ class ToolCallProgress(_message.Message):
     call_id: _builtins.str
     """The call."""
     message: _builtins.str
-    """What it is doing, for people."""
+    """What it is doing, for people. At most 1024 characters: of a longer one the middle is left out."""
     fraction: _builtins.float
     """From 0 to 1. Unset: unknown."""
     def __init__(
@@ -774,7 +778,7 @@ Global___StepCompleted: _TypeAlias = StepCompleted  # noqa: Y015
 
 @_typing.final
 class TokenUsage(_message.Message):
-    """Tokens."""
+    """Tokens. Of a step that was aborted only the prompt counts, once it was computed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -822,7 +826,10 @@ class TurnCompleted(_message.Message):
     """The text of the last step: the answer."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Unless it was ANSWERED: why (see FrameRejected.error). After FAILED the conversation is as it was before the turn."""
+        """Unless it was ANSWERED: why (see FrameRejected.error). After FAILED the conversation is as it was before the turn,
+        unless tools were called that are not read_only: then its finished steps stand, `called` in the ErrorInfo metadata
+        names those tools, and there is no RetryInfo, since the same turn again might do twice what was done.
+        """
 
     @_builtins.property
     def report(self) -> Global___TurnReport:

@@ -1,0 +1,193 @@
+"""Has the client of a fake server run the calls of a turn, and says how each ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import pydantic
+import pydantic_core
+from google.protobuf.duration_pb2 import Duration
+
+from precall import _events, _frames
+from precall.testing._script import Call, ToolResult
+from precall.testing._status import status
+from precall.testing._tools import OfferedTools
+from precall.v1 import agent_pb2, invocation_pb2, turn_pb2
+
+Frame: TypeAlias = agent_pb2.ConverseResponse
+Emit: TypeAlias = Callable[[Frame], Awaitable[None]]
+
+
+class _UnavailableError(Exception):
+    """There is nobody who could run a call."""
+
+
+class CallRuns:
+    """The runs of one turn's calls."""
+
+    def __init__(
+        self,
+        start: turn_pb2.StartTurn,
+        *,
+        conversation_id: str,
+        tools: OfferedTools,
+        default_timeout: Duration,
+        emit: Emit,
+    ) -> None:
+        self._start = start
+        self._conversation_id = conversation_id
+        self._tools = tools
+        self._default_timeout = default_timeout
+        self._emit_frame = emit
+        self._waiting: dict[str, asyncio.Future[invocation_pb2.InvocationResult]] = {}
+        self._left = False
+
+    def owns(self, invocation_id: str) -> bool:
+        """Returns whether an invocation waits for its result."""
+        return invocation_id in self._waiting
+
+    def settle(self, result: invocation_pb2.InvocationResult) -> None:
+        """Takes the ending of an invocation."""
+        future = self._waiting[result.invocation_id]
+        if not future.done():
+            future.set_result(result)
+
+    def hang_up(self) -> None:
+        """The client says nothing more: the turn goes on without its tools."""
+        self._left = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(_UnavailableError("the client is gone"))
+
+    async def progress(self, said: invocation_pb2.InvocationProgress) -> None:
+        """Passes a handler's progress on."""
+        await self._emit(
+            Frame(
+                tool_call_progress=turn_pb2.ToolCallProgress(
+                    call_id=said.invocation_id.removeprefix("run-"),
+                    message=said.message,
+                    fraction=said.fraction if said.HasField("fraction") else None,
+                )
+            )
+        )
+
+    async def run(self, call_id: str, call: Call) -> ToolResult:
+        """Has the client run one call and says how it ended, also when the turn is cancelled."""
+        completed = turn_pb2.ToolCallCompleted(call_id=call_id)
+        result = invocation_pb2.InvocationResult()
+        try:
+            result = await self._invoke(call_id, call)
+            _fill(completed, result)
+        except _UnavailableError as error:
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_UNAVAILABLE
+            completed.error.CopyFrom(status("TOOL_UNAVAILABLE", str(error)))
+        except TimeoutError:
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_TIMEOUT
+            completed.error.CopyFrom(status("TOOL_TIMEOUT", "the handler did not answer in time"))
+        except asyncio.CancelledError:
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_CANCELLED
+            completed.error.CopyFrom(status("CANCELLED", "the turn was cancelled"))
+            raise
+        finally:
+            await self._emit(Frame(tool_call_completed=completed))
+        return _seen(call, completed, result)
+
+    async def _invoke(self, call_id: str, call: Call) -> invocation_pb2.InvocationResult:
+        """Returns what the client answers.
+
+        Raises:
+            _UnavailableError: The tool was withdrawn, or the client says nothing more.
+            TimeoutError: It did not answer in time, and has been told to stop.
+
+        On cancel: the client is told to stop.
+        """
+        tool = self._tools.current(call.tool_name)
+        if tool is None or self._left:
+            why = "the client is gone" if self._left else f"tool {call.tool_name!r} was withdrawn"
+            raise _UnavailableError(why)
+        invocation_id = f"run-{call_id}"
+        timeout = tool.timeout if tool.HasField("timeout") else self._default_timeout
+        future: asyncio.Future[invocation_pb2.InvocationResult]
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[invocation_id] = future
+        invoke = invocation_pb2.Invoke(
+            invocation_id=invocation_id,
+            execution_id=f"execution-{call_id}",
+            call_id=call_id,
+            turn_id=self._start.turn_id,
+            conversation_id=self._conversation_id,
+            tool_name=call.tool_name,
+            tool_version=tool.version,
+            arguments_json=arguments_json(call),
+            timeout=timeout,
+            trace_context=self._start.trace_context,
+        )
+        await self._emit(Frame(invoke=invoke))
+        try:
+            async with asyncio.timeout(_frames.seconds(timeout)):
+                return await future
+        except TimeoutError:
+            await self._call_off(invocation_id, invocation_pb2.INVOCATION_CANCEL_REASON_TIMEOUT)
+            raise
+        except asyncio.CancelledError:
+            await self._call_off(invocation_id, invocation_pb2.INVOCATION_CANCEL_REASON_TURN_ENDED)
+            raise
+        finally:
+            del self._waiting[invocation_id]
+
+    async def _call_off(
+        self, invocation_id: str, reason: invocation_pb2.InvocationCancelReason.ValueType
+    ) -> None:
+        cancel = invocation_pb2.CancelInvocation(invocation_id=invocation_id, reason=reason)
+        await self._emit_frame(Frame(cancel_invocation=cancel))
+
+    async def _emit(self, frame: Frame) -> None:
+        frame.turn_id = self._start.turn_id
+        await self._emit_frame(frame)
+
+
+def arguments_json(call: Call) -> str:
+    """Returns the arguments of a call as they are sent."""
+    return json.dumps(dict(call.arguments))
+
+
+def _fill(completed: turn_pb2.ToolCallCompleted, result: invocation_pb2.InvocationResult) -> None:
+    match result.WhichOneof("outcome"):
+        case "result_json":
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_RESULT
+            completed.result_json = result.result_json
+            completed.source = turn_pb2.RESULT_SOURCE_COMMITTED
+        case "cancelled":
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_CANCELLED
+            completed.error.CopyFrom(status("CANCELLED", "the handler was cancelled"))
+        case _:
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_ERROR
+            failure = result.error
+            completed.error.CopyFrom(
+                status("TOOL_FAILED", failure.message, handler_error_type=failure.type)
+            )
+
+
+def _seen(
+    call: Call,
+    completed: turn_pb2.ToolCallCompleted,
+    result: invocation_pb2.InvocationResult,
+) -> ToolResult:
+    """Returns an ending as scripts and tests see it."""
+    value: pydantic.JsonValue = None
+    if completed.result_json:
+        value = pydantic_core.from_json(completed.result_json)
+    failed = completed.outcome == turn_pb2.TOOL_CALL_OUTCOME_ERROR
+    return ToolResult(
+        tool_name=call.tool_name,
+        arguments=dict(call.arguments),
+        outcome=_frames.member(
+            _events.ToolCallOutcome, turn_pb2.ToolCallOutcome.DESCRIPTOR, completed.outcome
+        ),
+        value=value,
+        error_type=result.error.type if failed else "",
+        error_message=result.error.message if failed else "",
+    )

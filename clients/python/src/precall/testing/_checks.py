@@ -1,0 +1,111 @@
+"""Says what is wrong with a script, in words, before it is played."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from precall.testing._script import (
+    Call,
+    Disconnect,
+    Fail,
+    Hang,
+    Limit,
+    Parallel,
+    Refuse,
+    Say,
+    Step,
+)
+from precall.v1 import error_pb2
+
+_ENDINGS = (Say, Limit, Fail, Refuse, Disconnect, Hang)
+_REASONS = [name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()]  # noqa: SIM118  an enum of protobuf
+
+
+def check_scripts(scripts: Iterable[object]) -> None:
+    """Returns when every script can be played, as far as that shows before.
+
+    Raises:
+        TypeError: Something is no script, or no entry of one.
+        ValueError: An entry holds what cannot be sent, or stands where it is never played.
+    """
+    for number, script in enumerate(scripts, start=1):
+        if isinstance(script, str) or not isinstance(script, Sequence):
+            raise TypeError(
+                f"turn {number} is {script!r}, and must be a list of entries, as in "
+                'FakeServer([Say("Hello.")])'
+            )
+        entries = cast(Sequence[object], script)
+        for position, entry in enumerate(entries, start=1):
+            where = f"entry {position} of turn {number}"
+            if callable(entry) and not isinstance(entry, type):
+                if inspect.iscoroutinefunction(entry):
+                    raise TypeError(f"{where} is a coroutine function, and must be a plain one")
+                continue
+            check_step(entry, where)
+            if isinstance(entry, _ENDINGS) and position < len(entries):
+                raise ValueError(
+                    f"{where}: {type(entry).__name__} ends its turn, and more follows; "
+                    "give Call(..., text=...) or another turn"
+                )
+
+
+def check_step(step: object, where: str) -> Step:
+    """Returns a step that can be played.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It holds what cannot be sent.
+    """
+    match step:
+        case Say(text) | Hang(text):
+            _check_text(text, where)
+        case Call():
+            _check_call(step, where)
+        case Parallel(calls):
+            for call in calls:
+                if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise TypeError(f"{where}: Parallel holds {call!r}, and must hold Calls")
+                _check_call(call, where)
+        case Limit(reason) | Fail(reason) | Refuse(reason):
+            check_reason(reason, where)
+        case Disconnect(reason):
+            if reason:
+                check_reason(reason, where)
+        case _:
+            raise TypeError(
+                f"{where} is {step!r}, and must be a Say, Call, Parallel, Limit, Fail, Refuse, "
+                "Disconnect or Hang, or a function that returns one"
+            )
+    return step
+
+
+def check_reason(reason: str, where: str) -> None:
+    """Returns when the contract has a reason.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if reason not in _REASONS:
+        nearest = difflib.get_close_matches(str(reason), _REASONS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{where}: the contract has no reason {reason!r}{hint}")
+
+
+def _check_call(call: Call, where: str) -> None:
+    _check_text(call.tool_name, where)
+    _check_text(call.text, where)
+    if not isinstance(call.arguments, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{where}: the arguments of {call.tool_name!r} are no dict")
+    try:
+        json.dumps(dict(call.arguments), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: the arguments of {call.tool_name!r}: {error}") from None
+
+
+def _check_text(text: object, where: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{where}: {text!r} must be a text")

@@ -1,0 +1,99 @@
+"""Synchronous handlers: the threads that they run in, and what cannot be done to them there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+from precall import Client, ClientOptions, Tool, ToolCallOutcome, ToolContext
+from precall._pool import HandlerPool
+from precall.testing import Call, FakeServer, Parallel, Say
+from tests.clients.helpers import FAST
+
+
+async def test_threads_that_hang_are_not_the_event_loops() -> None:
+    release = threading.Event()
+
+    def hangs() -> None:
+        release.wait(10)
+
+    script = [Parallel([Call("hangs")] * 40), Say("x")]
+    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
+        client.add_tool(hangs, timeout=0.2, max_concurrency=40)
+        async with client.conversation() as conversation:
+            await conversation.ask("go")
+            assert await asyncio.wait_for(asyncio.to_thread(len, "abc"), 5) == 3
+            release.set()
+
+
+async def test_a_thread_keeps_its_place_until_it_returns() -> None:
+    release = threading.Event()
+    seen: list[ToolContext] = []
+
+    def blocks(context: ToolContext) -> str:
+        seen.append(context)
+        release.wait(10)
+        return "late"
+
+    script = [Call("blocks"), Call("blocks"), Say("x")]
+    async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
+        client.add_tool(blocks, timeout=0.2, max_concurrency=1)
+        async with client.conversation() as conversation:
+            answer = await conversation.ask("go")
+            assert [call.outcome for call in answer.tool_calls] == [ToolCallOutcome.TIMEOUT] * 2
+            assert len(seen) == 1  # the second call never had a thread
+            assert seen[0].cancelled
+            release.set()
+            await asyncio.sleep(0.05)
+
+
+async def test_what_is_cancelled_before_it_has_a_thread_never_runs() -> None:
+    pool = HandlerPool(ClientOptions(threads_max=1))
+    started, release = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def blocks() -> None:
+        started.set()
+        release.wait(10)
+
+    def runs(name: str) -> None:
+        ran.append(name)
+
+    tool = Tool.from_function(runs, max_concurrency=1)
+    blocking = asyncio.ensure_future(pool.run(Tool.from_function(blocks), {}))
+    await asyncio.to_thread(started.wait, 5)
+    queued = asyncio.ensure_future(pool.run(tool, {"name": "unwanted"}))
+    await asyncio.sleep(0)
+    queued.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await queued
+    release.set()
+    await blocking
+    await asyncio.wait_for(pool.run(tool, {"name": "next"}), 5)  # in the place that was given back
+    assert ran == ["next"]
+    pool.close()
+
+
+async def test_of_progress_that_nobody_has_time_for_the_latest_counts() -> None:
+    said: list[str] = []
+    room = asyncio.Event()
+    told = asyncio.Semaphore(0)
+
+    async def on_progress(message: str, fraction: float | None) -> None:
+        await room.wait()
+        said.append(message)
+        told.release()
+
+    context = ToolContext(on_progress=on_progress, loop=asyncio.get_running_loop())
+
+    def works() -> None:
+        for percent in range(100):
+            context.progress_from_thread(f"{percent} %")
+
+    await asyncio.to_thread(works)
+    await asyncio.to_thread(works)
+    room.set()
+    while not said or said[-1] != "99 %":
+        await asyncio.wait_for(told.acquire(), 5)
+    assert len(said) <= 2
