@@ -5,13 +5,15 @@ Owns: every knob of the service, with its default and its unit. Inside, frozen v
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -30,6 +32,10 @@ Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=1e6)]
 
+VARIABLE_PREFIX: Final = "PRECALL_"
+OTHER_VARIABLES: Final = frozenset({"PRECALL_ADDRESS", "PRECALL_CACHE_DIR", "PRECALL_LOG_LEVEL"})
+"""Variables of precall that are no settings of the service."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +51,8 @@ class ServerSection(_Section):
     keepalive_timeout_s: Seconds = 10.0
     handshake_s: Seconds = 30.0
     """How long a client may take to send its first frame."""
+    unread_s: Seconds = 60.0
+    """How long a client may take nothing of what is sent to it."""
     drain_s: SecondsOrZero = 30.0
     """How long running turns may take when the server is told to stop."""
 
@@ -58,6 +66,7 @@ class ServerSection(_Section):
             keepalive_s=self.keepalive_s,
             keepalive_timeout_s=self.keepalive_timeout_s,
             handshake_s=self.handshake_s,
+            unread_s=self.unread_s,
         )
 
 
@@ -67,13 +76,15 @@ class EngineSection(_Section):
     model: str | None = None
     """None: the embedded default model. Else a local folder or the name of a model on a hub."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    tool_parser: str | None = None
+    tool_call_parser: str | None = None
     """One of vLLM's tool parsers. None: chosen from the model; "none": no tool calls."""
     reasoning_parser: str | None = None
     """One of vLLM's reasoning parsers. None: chosen from the model; "none": not told apart."""
     chat_template: Path | None = None
     structured_calls: bool = True
     kv_cache_bytes: PositiveInt | None = None
+    share_prefix_cache: bool = False
+    """Whether tenants may find each other's prompts in the KV cache, and tell by how fast."""
     offline: bool = False
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """From which level on vLLM's own log is shown."""
@@ -98,6 +109,7 @@ class AdmissionSection(_Section):
     waiting_max: Count = 1024
     waiting_per_tenant_max: Count = 256
     hold_s: SecondsOrZero = 5.0
+    wait_max_s: Seconds = 600.0
 
     def limits(self) -> AdmissionLimits:
         """For the admission."""
@@ -105,6 +117,7 @@ class AdmissionSection(_Section):
             waiting_max=self.waiting_max,
             waiting_per_tenant_max=self.waiting_per_tenant_max,
             hold_s=self.hold_s,
+            wait_max_s=self.wait_max_s,
         )
 
 
@@ -162,6 +175,31 @@ class TracingSection(_Section):
     """An OTLP/gRPC collector, such as http://localhost:4317. None: no spans are recorded."""
 
 
+class _Variables(EnvSettingsSource):
+    """Settings from variables, with the misspelled ones, for validation to refuse as any knob."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The values by section, and the misspelled variables by their own names."""
+        known = {f"{VARIABLE_PREFIX}{section.upper()}" for section in Settings.model_fields}
+        misspelled = {
+            name: value
+            for name, value in os.environ.items()
+            if name.upper().startswith(VARIABLE_PREFIX)
+            and name.upper() not in OTHER_VARIABLES
+            and name.upper().partition("__")[0] not in known
+            and not _is_of_kubernetes(name)
+        }
+        return super().__call__() | misspelled
+
+
+def _is_of_kubernetes(name: str) -> bool:
+    """Whether a pod has the variable because of a Service, which may well be named precall."""
+    services = (
+        host.removesuffix("_SERVICE_HOST") for host in os.environ if host.endswith("_SERVICE_HOST")
+    )
+    return any(name.startswith((f"{each}_SERVICE_", f"{each}_PORT")) for each in services)
+
+
 class Settings(BaseSettings):
     """Everything that can be set.
 
@@ -169,7 +207,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PRECALL_", env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix=VARIABLE_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
     server: ServerSection = ServerSection()
@@ -184,12 +222,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over variables over the file."""
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        return (init_settings, _Variables(settings_cls), TomlConfigSettingsSource(settings_cls))
 
 
 def load_settings(file: Path | None, flags: Mapping[str, JsonValue]) -> Settings:

@@ -103,13 +103,15 @@ class Chat:
                 await self.open()
                 self._console.print("(a new conversation)", style="dim")
             case unknown:
-                self._console.print(f"there is no {unknown}; /help lists what there is")
+                told = f"there is no {unknown}; /help lists what there is"
+                self._console.print(told, markup=False)
         return True
 
     def greet(self) -> None:
         """Says who answers."""
         names = ", ".join(tool.name for tool in self._conversation.tools) or "none"
-        self._console.print(f"[bold]{self._conversation.model}[/] at {self._client.address}")
+        model, address = escape(self._conversation.model), escape(self._client.address)
+        self._console.print(f"[bold]{model}[/] at {address}")
         self._console.print(f"[dim]tools: {names}. /help for help, Ctrl-D to quit[/]\n")
 
     def _new(self) -> precall.Conversation:

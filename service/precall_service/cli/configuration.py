@@ -16,7 +16,12 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from precall_service.cli.errors import CommandError
-from precall_service.settings import Settings, load_settings
+from precall_service.settings import (
+    OTHER_VARIABLES,
+    VARIABLE_PREFIX,
+    Settings,
+    load_settings,
+)
 
 Knob: TypeAlias = tuple[str, str]
 """Section and name."""
@@ -30,7 +35,7 @@ FLAGS: Final[Mapping[Knob, str]] = {
     ("server", "drain_s"): "--drain",
     ("engine", "model"): "--model",
     ("engine", "device"): "--device",
-    ("engine", "tool_parser"): "--tool-call-parser",
+    ("engine", "tool_call_parser"): "--tool-call-parser",
     ("engine", "reasoning_parser"): "--reasoning-parser",
     ("engine", "chat_template"): "--chat-template",
     ("engine", "structured_calls"): "--no-structured-calls",
@@ -87,6 +92,8 @@ def _fault(detail: ErrorDetails, file: Path | None, given: Given) -> str:
     path = [str(part) for part in detail["loc"]]
     if not path:
         return f"{cause or detail['msg']} (a variable PRECALL_... holds text that is not JSON?)"
+    if path[0].upper().startswith(VARIABLE_PREFIX):
+        return f"the variable {path[0]} sets nothing{_nearest_variable(path[0])}"
     place = _place(path, file, given)
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {'.'.join(path)} ({place}){_nearest(path)}"
@@ -104,11 +111,26 @@ def _place(path: list[str], file: Path | None, given: Given) -> str:
     knob = (path[0], path[1]) if len(path) > 1 else None
     if knob in FLAGS and given.get(knob) is not None:
         return f"from {FLAGS[knob]}"
-    wanted = {"PRECALL_" + "__".join(path[:depth]).upper() for depth in range(1, len(path) + 1)}
+    wanted = {
+        VARIABLE_PREFIX + "__".join(path[:depth]).upper() for depth in range(1, len(path) + 1)
+    }
     for name in sorted(os.environ, key=len, reverse=True):
         if name.upper() in wanted:
             return f"from the variable {name}"
     return f"from {file}" if file is not None else "from the settings"
+
+
+def _nearest_variable(name: str) -> str:
+    known = {
+        VARIABLE_PREFIX + "__".join((section, knob)).upper()
+        for section, field in Settings.model_fields.items()
+        for knob in cast("type[BaseModel]", field.annotation).model_fields
+    }
+    # A knob without its section is meant more often than the word that is spelled most like it.
+    *_, last = name.upper().removeprefix(VARIABLE_PREFIX).split("__")
+    of_that_knob = sorted(each for each in known if each.endswith(f"__{last}"))
+    near = of_that_knob or difflib.get_close_matches(name.upper(), known | OTHER_VARIABLES, n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def _nearest(path: list[str]) -> str:

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stderr_alone, stdout
-from precall_service.cli.errors import EXIT_INTERRUPTED, CommandError, reported
+from precall_service.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, reported
 from precall_service.cli.helptext import help_text
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def demo(
 ) -> None:
     """Runs the command that HELP describes."""
     with reported():
+        if address is not None and (model, device) != (None, None):
+            raise CommandError(
+                "the service at --address has a model already: leave --model and --device out",
+                exit_code=EXIT_USAGE,
+            )
         configure_logging(log_level)
         if exit_code := asyncio.run(_demo(model, device, address, log_level)):
             raise typer.Exit(exit_code)
@@ -119,7 +124,8 @@ async def _turn(address: str, console: Console) -> float:
         for tool in functions.tools():
             client.add_tool(tool, read_only=True)
         info = await client.server_info()
-        console.print(f"\n[bold]{escape(info.model)}[/] on {info.engine}, at {address}\n")
+        where = escape(f"on {info.engine}, at {address}")
+        console.print(f"\n[bold]{escape(info.model)}[/] {where}\n")
         async with client.conversation(agent_name="precall demo") as conversation:
             timeline.sent(QUESTION)
             turn = conversation.send(

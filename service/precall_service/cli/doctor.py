@@ -14,7 +14,8 @@ from precall_service.cli.helptext import help_text
 HELP = help_text(
     "Check the machine, the packages, the GPU, the port and the model; say what to do about each.",
     """Nothing is started, built or fetched. The exit code is 1 where something stands in the way of
-    precall serve with the same options.""",
+    precall serve. The options are those of serve that can be checked without vLLM's own
+    parser.""",
     examples={
         "precall doctor": "for the embedded model and the default port",
         "precall doctor --model ./Qwen3-8B --device gpu": "and which parsers fit the model",
@@ -32,10 +33,14 @@ def doctor(
     device: options.Device = None,
     host: options.Host = None,
     port: options.Port = None,
+    tool_call_parser: options.ToolCallParser = None,
+    reasoning_parser: options.ReasoningParser = None,
+    chat_template: options.ChatTemplate = None,
+    log_level: options.LogLevelOption = "error",
 ) -> None:
     """Runs the command that HELP describes."""
     with reported():
-        configure_logging("error")
+        configure_logging(log_level)
         from precall_service.cli.configuration import load
 
         settings = load(
@@ -43,6 +48,10 @@ def doctor(
             {
                 ("engine", "model"): model,
                 ("engine", "device"): device,
+                ("engine", "tool_call_parser"): tool_call_parser,
+                ("engine", "reasoning_parser"): reasoning_parser,
+                ("engine", "chat_template"): None if chat_template is None else str(chat_template),
+                ("engine", "log_level"): log_level.upper(),
                 ("server", "host"): host,
                 ("server", "port"): port,
             },
@@ -54,7 +63,8 @@ def doctor(
             _show(console, check.verdict.value, check.name, check.finding, check.remedy)
         faults = sum(check.verdict is Verdict.BAD for check in found)
         if faults:
-            console.print(f"\n{faults} of {len(found)} checks found what `precall serve` needs")
+            stand = "check found what stands" if faults == 1 else "checks found what stands"
+            console.print(f"\n{faults} {stand} in the way of `precall serve`")
             raise typer.Exit(EXIT_FAILED)
         console.print("\nnothing stands in the way of `precall serve`")
 

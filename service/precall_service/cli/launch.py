@@ -13,6 +13,7 @@ from precall_service.app import Service, serve
 from precall_service.cli.errors import CommandError
 from precall_service.cli.machine import installed_engine
 from precall_service.engine.base import Progress
+from precall_service.engine.install import INSTALL_ENGINE, install_command
 from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
@@ -52,15 +53,12 @@ def _check_engine(device: str) -> None:
     """Refuses at once what importing vLLM would refuse after ten seconds."""
     engine = installed_engine()
     if engine is None:
-        raise CommandError(
-            "vLLM, which runs the model, is not installed: pip install 'precall-service[cpu]', "
-            "or 'precall-service[gpu]' for an NVIDIA GPU"
-        )
+        raise CommandError(f"vLLM, which runs the model, is not installed: run {INSTALL_ENGINE}")
     if device not in {"auto", engine.device}:
         raise CommandError(
             f"--device {device} was asked for, and the vLLM that is installed "
-            f"({engine.distribution}) runs on a {engine.device.upper()}: pip install "
-            f"'precall-service[{device}]', or leave --device out"
+            f"({engine.distribution}) runs on a {engine.device.upper()}: run "
+            f"`{install_command(device)}`, or leave --device out"
         )
 
 
@@ -77,11 +75,12 @@ def engine_config(
         model=model.path_or_name,
         model_name=model.display_name,
         chat_template=None if engine.chat_template is None else _template(engine.chat_template),
-        tool_parser=engine.tool_parser or model.tool_parser,
+        tool_call_parser=engine.tool_call_parser or model.tool_parser,
         reasoning_parser=engine.reasoning_parser or model.reasoning_parser,
         structured_calls=engine.structured_calls,
         device=Device(engine.device),
         kv_cache_bytes=engine.kv_cache_bytes,
+        share_prefix_cache=engine.share_prefix_cache,
         offline=engine.offline,
         log_level=engine.log_level,
         start_timeout_s=engine.start_timeout_s,

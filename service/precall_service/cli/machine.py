@@ -45,12 +45,18 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
+def installed_engines() -> tuple[InstalledEngine, ...]:
+    """Every vLLM that is installed. More than one is a fault: they share their files."""
+    return tuple(
+        InstalledEngine(distribution=distribution, version=version, device=device)
+        for distribution, device in _ENGINES
+        if (version := package_version(distribution))
+    )
+
+
 def installed_engine() -> InstalledEngine | None:
     """The vLLM that is installed, if one is."""
-    for distribution, device in _ENGINES:
-        if version := package_version(distribution):
-            return InstalledEngine(distribution=distribution, version=version, device=device)
-    return None
+    return next(iter(installed_engines()), None)
 
 
 def gpus() -> tuple[Gpu, ...]:

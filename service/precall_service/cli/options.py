@@ -1,4 +1,4 @@
-"""Options that several commands share, and how examples stand in their help."""
+"""The options of the commands, most of which several share."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Drain: TypeAlias = Annotated[
         rich_help_panel=_SERVER,
     ),
 ]
-ToolParser: TypeAlias = Annotated[
+ToolCallParser: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--tool-call-parser",

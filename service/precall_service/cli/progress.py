@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
@@ -24,7 +25,7 @@ class StartProgress:
         self._bar: TaskID | None = None
         self._live = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             console=console,
@@ -72,5 +73,5 @@ class StartProgress:
             self._live.remove_task(self._bar)
             self._bar = None
             took_s = time.monotonic() - self._stage_at
-            self._live.console.print(f"{mark} {self._stage} [dim]{took_s:.1f} s[/]")
+            self._live.console.print(f"{mark} {escape(self._stage)} [dim]{took_s:.1f} s[/]")
         self._stage = ""

