@@ -1,8 +1,9 @@
 # One verb, one target; each is a thin call. `make` lists them.
 #
-#   BACKEND=cpu|gpu   the engine to install (default: gpu where nvidia-smi answers, else cpu)
-#   PYTHON=...        the interpreter to make .venv with (3.11 to 3.13)
-#   ARGS="..."        passed on by demo, serve, bench and test
+#   BACKEND=cpu|gpu   the engine to install (default: the one that .venv has, else gpu where
+#                     nvidia-smi answers, else cpu)
+#   PYTHON=...        the interpreter to make .venv with (3.11 to 3.13), where there is none yet
+#   ARGS="..."        passed on by demo, serve, test, bench and lock
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -1,6 +1,7 @@
 """The benches by name: `python -m bench stream --quick`.
 
-Every bench has sizes for a CPU, most for a GPU, and some for a quick look; flags go before them.
+Every bench has sizes for a CPU, some have others for a GPU and for a quick look; flags go before
+them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported
@@ -17,9 +20,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported
 from bench import machine
 from bench.process import ChildFailedError
 from bench.report import Report
+from precall_service.domain.json import JsonObject
+from precall_service.engine.models import is_embedded
 
 BENCHES = ("stream", "idle", "throughput", "continuation", "pressure", "block", "demo")
-_NO_SETTINGS = {"module", "bench", "keep", "resume", "rounds"}
+_NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 
 
 def main() -> int:
@@ -30,16 +35,10 @@ def main() -> int:
         parser.print_help()
         return 0
     bench: ModuleType = options.module
-    for name, value in bench.SIZES[options.sizes].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    settings = {
-        name: value if isinstance(value, int | float | str | bool) else str(value)
-        for name, value in vars(options).items()
-        if name not in _NO_SETTINGS and value is not None
-    }
-    quick = options.sizes == "quick"
-    report = Report(bench=options.bench, settings=settings)
+    settings = _settings(options)
+    plain = _settings(parser.parse_args([options.bench, "--sizes", options.sizes]))
+    own = [f"{name} {value}" for name, value in settings.items() if plain.get(name) != value]
+    report = Report(bench=options.bench, settings=settings, name=_kept_as(options, own))
     if options.resume:
         try:
             report.resume()
@@ -53,10 +52,40 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped; rounds that had ended are kept, where anything is", file=sys.stderr)
         return 130
-    report.finish(judge=not quick, keep=options.keep and not quick)
+    report.finish(judge=options.sizes != "quick")
     return 0
+
+
+def _settings(options: argparse.Namespace) -> JsonObject:
+    """What was asked for, with what was not said filled in there and here. Rounds are none."""
+    for name, value in options.module.SIZES[options.sizes].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return {
+        name: value if isinstance(value, int | float | str | bool) else str(value)
+        for name, value in vars(options).items()
+        if name not in _NO_SETTINGS and value is not None
+    }
+
+
+def _kept_as(options: argparse.Namespace, own: Sequence[str]) -> str | None:
+    """The name of the result: of another one than that of other sizes or another model."""
+    if options.no_keep or options.sizes == "quick":
+        return None
+    model: str | None = getattr(options, "model", None)
+    own = [each for each in own if each != f"model {model}"]
+    if own and options.keep is None:
+        print(f"not kept, since it has sizes of its own: {', '.join(own)}. --keep NAME keeps it")
+        return None
+    parts = (
+        options.bench,
+        None if options.sizes == "cpu" else options.sizes,
+        None if is_embedded(model) else Path(str(model)).resolve().name,
+        options.keep,
+    )
+    return "-".join(part for part in parts if part)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,15 +103,19 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--sizes", choices=tuple(module.SIZES), default="cpu", help="what is not said below"
         )
+        if "quick" in module.SIZES:
+            one.add_argument(
+                "--quick",
+                dest="sizes",
+                action="store_const",
+                const="quick",
+                help="as --sizes quick: nothing is judged or kept",
+            )
+        one.add_argument("--no-keep", action="store_true", help="print the result only")
         one.add_argument(
-            "--quick",
-            dest="sizes",
-            action="store_const",
-            const="quick",
-            help="as --sizes quick: nothing is judged or kept",
-        )
-        one.add_argument(
-            "--no-keep", dest="keep", action="store_false", help="print the result only"
+            "--keep",
+            metavar="NAME",
+            help="keep a result of other sizes too, beside those of the sizes that have a name",
         )
         one.add_argument(
             "--resume",

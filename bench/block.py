@@ -31,7 +31,6 @@ SIZES = {
         "tokens": 48,
         "max_num_seqs": 16,
         "max_model_len": 4096,
-        "block_size": DEFAULT,
     },
     "quick": {
         "blocks": "32,128",
@@ -42,7 +41,6 @@ SIZES = {
         "tokens": 8,
         "max_num_seqs": 16,
         "max_model_len": 2048,
-        "block_size": DEFAULT,
     },
 }
 
@@ -61,15 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Measures."""
     sizes = sorted({int(text) for text in options.blocks.split(",")} | {DEFAULT})
-    for number in range(options.rounds):
+    done = report.count(_name(QUANTITIES[0], DEFAULT))
+    for number in range(done, done + options.rounds):
         for size in sizes:
-            options.block_size = size
-            async with served.served(options).precall() as server:
+            async with served.served(options, block_size=size).precall() as server:
                 await _round(server, size, number, options, report)
-    for size in sizes:
-        for quantity in QUANTITIES if size != DEFAULT else ():
-            names = (_name(quantity, at) for at in (size, DEFAULT))
-            report.ratio(f"{quantity}: blocks of {size} / of {DEFAULT}", *names)
+        for size in sizes:
+            for quantity in QUANTITIES if size != DEFAULT else ():
+                names = (_name(quantity, at) for at in (size, DEFAULT))
+                report.ratio(f"{quantity}: blocks of {size} / of {DEFAULT}", *names)
+        report.round_ended()
 
 
 async def _round(
@@ -79,10 +78,13 @@ async def _round(
     prompts = [_tokens(source, options.prompt) for _ in range(AT_ONCE)]
     await server.ask("generate", prompts=prompts, tokens=2)
     firsts: list[float] = []
+    cached = 0
     for _ in range(options.trials):
         asked = [prompts[0] + _tokens(source, options.appended)]
         answer = await server.ask("generate", prompts=asked, tokens=1)
         firsts.append(1e3 * cast(list[float], answer["first_token_s"])[0])
+        cached = cast(list[int], answer["cached_tokens"])[0]
+    report.add(_name("cached of the prompt", size), cached, unit="tokens")
     report.add(_name("first token", size), statistics.median(firsts), unit="ms")
     for count in (1, AT_ONCE):
         asked = [prompt + _tokens(source, options.appended) for prompt in prompts[:count]]

@@ -18,7 +18,7 @@ import precall
 from bench import served
 from bench.agents import Plan, Workload, plans, run_openai, run_precall
 from bench.process import Child
-from bench.report import Report
+from bench.report import AtMost, Report
 from bench.stats import summary
 
 CALLS = 1
@@ -58,6 +58,7 @@ SIZES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of this bench."""
     served.add_arguments(parser)
+    served.add_block_size(parser)
     parser.add_argument("--trials", type=int, help="in each round")
     parser.add_argument("--rounds", type=int, help="starts of each server")
     parser.add_argument("--prompt-words", type=int)
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Measures."""
-    arms = served.served(options)
+    arms = served.served(options, block_size=options.block_size)
     done = report.count("bare request") // options.trials
     for number in range(done, done + options.rounds):
         trials = _trials(options, number)
@@ -74,14 +75,19 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             await _precall_round(server, trials, report)
         async with arms.openai() as server:
             await _openai_round(server, arms.model.display_name, trials, report)
+        _compare(report)
+
+
+def _compare(report: Report) -> None:
     name = "result to next token: precall / bare request"
     report.ratio(name, "precall, in the server", "bare request")
-    report.judge(name, most=1.10)
+    report.judge(name, AtMost(1.10))
     report.ratio(
         "result to next token, seen by the client: precall / today's loop",
         "precall, seen by the client",
         "today's loop, seen by the client",
     )
+    report.round_ended()
 
 
 def _trials(options: argparse.Namespace, number: int) -> list[Plan]:

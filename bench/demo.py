@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.process import ChildFailedError
+from bench.process import ChildFailedError, neutral_environ
 from bench.report import Report
 
 TIMEOUT_S = 1800.0
@@ -61,21 +61,27 @@ async def _round(folder: Path, report: Report) -> None:
         packages=folder / "packages", models=folder / "models", engine=folder / "engine"
     )
     clone = folder / "clone"
-    for name in (
-        "fresh clone, nothing cached",
-        "fresh clone, packages cached",
-        "fresh clone, packages and model cached",
-        "the same clone again",
-    ):
-        if "clone," in name:
-            shutil.rmtree(clone, ignore_errors=True)
-            await _ran(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], folder, {})
-        if name == "fresh clone, packages cached":
-            shutil.rmtree(caches.models)
+
+    async def measured(name: str) -> None:
         print(f"{name}:", flush=True)
         began = time.perf_counter()
         await _ran(["make", "demo"], clone, caches.environ())
         report.add(name, time.perf_counter() - began, unit="s")
+
+    await _clone_afresh(clone)
+    await measured("fresh clone, nothing cached")
+    await _clone_afresh(clone)
+    shutil.rmtree(caches.models)
+    await measured("fresh clone, packages cached")
+    await _clone_afresh(clone)
+    await measured("fresh clone, packages and model cached")
+    await measured("the same clone again")
+    report.round_ended()
+
+
+async def _clone_afresh(clone: Path) -> None:
+    shutil.rmtree(clone, ignore_errors=True)
+    await _ran(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], clone.parent, {})
 
 
 async def _ran(command: list[str], folder: Path, environ: dict[str, str]) -> None:
@@ -86,7 +92,7 @@ async def _ran(command: list[str], folder: Path, environ: dict[str, str]) -> Non
     On cancel: it and all that it started are killed.
     """
     # `make bench` hands its own variables on; ARGS would name this bench to the demo.
-    ours = {name: value for name, value in os.environ.items() if name not in _OF_MAKE}
+    ours = {name: value for name, value in neutral_environ().items() if name not in _OF_MAKE}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=ours | environ, start_new_session=True
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grpc.aio
 
 from bench.process import Child, started
-from bench.report import Report
+from bench.report import AtMost, Report
 from bench.stats import slope
 from precall.v1 import agent_pb2, agent_pb2_grpc, tool_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
@@ -85,8 +85,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 kib = await _cost_kib(module, setting)
                 report.add(f"{arm}, {setting.name}", kib, unit="KiB a conversation")
                 print(f"round {number + 1}: {arm}, {setting.name}: {kib:.1f} KiB a conversation")
-    for setting in (shared, apart):
-        report.judge(f"precall, {setting.name}", most=TARGET_KIB)
+        for setting in (shared, apart):
+            report.judge(f"precall, {setting.name}", AtMost(TARGET_KIB))
+        report.round_ended()
 
 
 async def _cost_kib(module: str, setting: Setting) -> float:

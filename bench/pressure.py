@@ -23,7 +23,7 @@ import precall
 from bench import served
 from bench.agents import Plan, Run, Workload, plans, run_openai, run_precall
 from bench.process import Child
-from bench.report import Report
+from bench.report import AtMost, Report
 from bench.stats import percentile
 
 WARM_UPS = 6
@@ -75,6 +75,7 @@ SIZES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of this bench."""
     served.add_arguments(parser)
+    served.add_block_size(parser)
     parser.add_argument("--agents", type=int)
     parser.add_argument("--rounds", type=int, help="of each arm")
     parser.add_argument("--steps", type=int)
@@ -95,7 +96,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     if not report.count("KV cache"):
         report.add("KV cache", await _share_of_the_need(options), unit="tokens")
     kv_tokens = int(report.samples("KV cache")[0])
-    arms = served.served(options, kv_tokens=kv_tokens)
+    arms = served.served(options, block_size=options.block_size, kv_tokens=kv_tokens)
     calls = options.steps - 1
     done = report.count("precall: mean turn")
     for number in range(done, done + options.rounds):
@@ -106,6 +107,10 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         async with arms.openai() as server:
             runs, notes = await _openai_round(server, arms.model.display_name, warm_ups, agents)
             _tell("today's loop", runs, notes, report)
+        _compare(report)
+
+
+def _compare(report: Report) -> None:
     for quantity, most in (
         ("gap, median", 0.2),
         ("gap, p95", None),
@@ -115,7 +120,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         ratio = f"{quantity}: precall / today's loop"
         report.ratio(ratio, *(f"{arm}: {quantity}" for arm in ARMS))
         if most is not None:
-            report.judge(ratio, most=most)
+            report.judge(ratio, AtMost(most))
+    report.round_ended()
 
 
 def _plans(options: argparse.Namespace, number: int) -> tuple[list[Plan], list[Plan]]:
@@ -135,8 +141,9 @@ def _plans(options: argparse.Namespace, number: int) -> tuple[list[Plan], list[P
 async def _share_of_the_need(options: argparse.Namespace) -> int:
     """The share of the KV cache that all agents need, as one of them is seen to need it."""
     _, agents = _plans(options, 0)
+    arms = served.served(options, block_size=options.block_size)
     async with (
-        served.served(options).precall(forced_calls=options.steps - 1) as server,
+        arms.precall(forced_calls=options.steps - 1) as server,
         precall.Client(str(server.ready["address"])) as client,
     ):
         await run_precall(client, agents[0])

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import IO, cast
 
 import psutil
 
@@ -32,7 +32,7 @@ SHOWN_BYTES = 8 << 10
 
 
 class ChildFailedError(Exception):
-    """The child ended, or answered with an error."""
+    """The child ended or answered with an error, or what was asked of it failed."""
 
 
 class Child:
@@ -48,16 +48,23 @@ class Child:
         """The child's answer to a command.
 
         Raises:
-            ChildFailedError: it ended, or the command failed.
+            ChildFailedError: it ended, takes too long, or the command failed.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
         return await self.answer(timeout_s)
 
     async def answer(self, timeout_s: float) -> JsonObject:
-        """The child's next line."""
+        """The child's next line.
+
+        Raises:
+            ChildFailedError: it ended, takes too long, or the line is an error.
+        """
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
+        except TimeoutError:
+            raise ChildFailedError(f"{self._module} takes more than {timeout_s:g} s") from None
         if not line:
             raise ChildFailedError(f"{self._module} ended; what it said is above")
         answer = cast(JsonObject, json.loads(line))
@@ -100,7 +107,7 @@ async def started(
     """A ready child, `python -m module`, on one core if that is wanted.
 
     Raises:
-        ChildFailedError: it did not become ready.
+        ChildFailedError: it did not become ready, or the block failed. What it said is shown.
     """
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
@@ -112,7 +119,7 @@ async def started(
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
             limit=LINE_BYTES_MAX,
-            env=os.environ | dict(environ or {}),
+            env=neutral_environ() | dict(environ or {}),
             start_new_session=True,  # a Ctrl-C is for the bench, which then ends its children
         )
         child = Child(process, module)
@@ -120,11 +127,32 @@ async def started(
             child.ready = await child.answer(START_TIMEOUT_S)
             yield child
         except ChildFailedError:
-            said.seek(-min(SHOWN_BYTES, said.seek(0, os.SEEK_END)), os.SEEK_END)
-            print(said.read().decode(errors="replace"), file=sys.stderr)
+            _show(module, said)
             raise
+        except Exception as error:  # what clients raise is the child's doing more often than not
+            _show(module, said)
+            told = f"measuring {module} failed: {type(error).__name__}: {error}"
+            raise ChildFailedError(told) from error
         finally:
             await child.close()
+
+
+def neutral_environ() -> dict[str, str]:
+    """Our environment without precall's settings, which one arm would follow and another not.
+
+    Where the embedded model lies is none of them.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("PRECALL_") or name == "PRECALL_CACHE_DIR"
+    }
+
+
+def _show(module: str, said: IO[bytes]) -> None:
+    said.seek(-min(SHOWN_BYTES, said.seek(0, os.SEEK_END)), os.SEEK_END)
+    if text := said.read().decode(errors="replace"):
+        print(f"{module} said:\n{text}", file=sys.stderr)
 
 
 def run_child(main: Callable[[JsonObject, Link], Awaitable[None]]) -> None:

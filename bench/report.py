@@ -15,35 +15,51 @@ from precall_service.domain.json import JsonObject
 RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What a quantity should come to."""
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A target: what a quantity should reach."""
 
-    quantity: str
     bound: float
-    at_least: bool
 
     def met_by(self, value: float) -> bool:
         """Whether this value is good enough."""
-        return value >= self.bound if self.at_least else value <= self.bound
+        return value >= self.bound
 
     def __str__(self) -> str:
-        return f"{'at least' if self.at_least else 'at most'} {number(self.bound)}"
+        return f"at least {number(self.bound)}"
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A target: what a quantity should stay within."""
+
+    bound: float
+
+    def met_by(self, value: float) -> bool:
+        """Whether this value is good enough."""
+        return value <= self.bound
+
+    def __str__(self) -> str:
+        return f"at most {number(self.bound)}"
 
 
 @dataclass(slots=True)
 class _Quantity:
     unit: str
     samples: list[float]
-    target: Target | None = None
+    target: AtLeast | AtMost | None = None
 
 
 @dataclass(slots=True)
 class Report:
-    """Collects samples by quantity. `settings` is what the run was asked for."""
+    """Collects samples by quantity.
+
+    `settings` is what the run was asked for, `name` that of the file that keeps it; None: none.
+    """
 
     bench: str
     settings: JsonObject
+    name: str | None = None
     loads_before: list[float] = field(default_factory=lambda: [machine.load()])
     """The machine's load before each piece of the run."""
     _quantities: dict[str, _Quantity] = field(default_factory=dict[str, _Quantity])
@@ -67,10 +83,8 @@ class Report:
         ratios = paired_ratios(self.samples(over), self.samples(under))
         self._quantities[quantity] = _Quantity("", ratios)
 
-    def judge(self, quantity: str, *, at_least: float | None = None, most: float = 0.0) -> None:
+    def judge(self, quantity: str, target: AtLeast | AtMost) -> None:
         """The median of this quantity has a target."""
-        bound = most if at_least is None else at_least
-        target = Target(quantity=quantity, bound=bound, at_least=at_least is not None)
         self._quantities[quantity].target = target
 
     def resume(self) -> None:
@@ -79,20 +93,27 @@ class Report:
         Raises:
             ValueError: none is kept, or it is of other settings or another machine.
         """
-        if not self._path.exists():
-            raise ValueError(f"there is no {self._path} to go on from")
-        kept = cast(dict[str, Any], json.loads(self._path.read_text(encoding="utf-8")))
+        path = self.path
+        if path is None or not path.exists():
+            raise ValueError(f"there is no {path or 'kept result'} to go on from")
+        kept = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
         for name, value in (("settings", self.settings), ("machine", machine.facts())):
             if kept[name] != value:
-                raise ValueError(f"{self._path} is of other {name}: {kept[name]}, not {value}")
+                raise ValueError(f"{path} is of other {name}: {kept[name]}, not {value}")
         self.loads_before = kept["loads_before"] + self.loads_before
         for name, entry in cast(dict[str, dict[str, Any]], kept["quantities"]).items():
             self._quantities[name] = _Quantity(entry["unit"], entry["samples"])
 
-    def finish(self, *, judge: bool, keep: bool) -> None:
-        """Prints everything, judges it, and keeps it where later runs can be compared with it."""
-        result = self._result()
-        print(f"\n{self.bench}: load before {self.loads_before}, {result['settings']}")
+    def round_ended(self) -> None:
+        """Keeps what there is so far: a run that is interrupted later loses one round at most."""
+        if self.path is not None:
+            RESULTS.mkdir(exist_ok=True)
+            text = json.dumps(self._result(), indent=1) + "\n"
+            self.path.write_text(text, encoding="utf-8")
+
+    def finish(self, *, judge: bool) -> None:
+        """Prints everything, and judges it."""
+        print(f"\n{self.bench}: load before {self.loads_before}, {self.settings}")
         for name, entry in self._quantities.items():
             found = summary(entry.samples)
             line = f"  {name:<52} {found!s:<40} {entry.unit}"
@@ -100,14 +121,13 @@ class Report:
                 met = entry.target.met_by(found.median)
                 line += f"  [{entry.target}: {'met' if met else 'MISSED'}]"
             print(line)
-        if keep:
-            RESULTS.mkdir(exist_ok=True)
-            self._path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(f"  kept in {self._path}")
+        if self.path is not None:
+            print(f"  kept in {self.path}")
 
     @property
-    def _path(self) -> Path:
-        return RESULTS / f"{self.bench}.json"
+    def path(self) -> Path | None:
+        """The file that keeps it, if one does."""
+        return None if self.name is None else RESULTS / f"{self.name}.json"
 
     def _result(self) -> JsonObject:
         return {

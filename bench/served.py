@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 from bench.process import Child, started
 from precall_service.domain.json import JsonObject, JsonValue
-from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
+from precall_service.engine.models import (
+    ModelError,
+    ResolvedModel,
+    default_cache_dir,
+    is_embedded,
+    resolve_model,
+)
 
 _CPU_KV_BYTES = 1 << 30
 
@@ -44,8 +50,8 @@ class Served:
         """Today's server."""
         arguments = ["--model", self.model.path_or_name]
         arguments += ["--served-model-name", self.model.display_name]
-        arguments += ["--enable-auto-tool-choice", "--tool-call-parser"]
-        arguments.append(self.model.tool_parser or "hermes")
+        assert self.model.tool_parser is not None  # else the flag was refused
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", self.model.tool_parser]
         if self.model.reasoning_parser:
             arguments += ["--reasoning-parser", self.model.reasoning_parser]
         arguments += ["--uvicorn-log-level", "warning"]
@@ -60,31 +66,57 @@ class Served:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of every bench that needs an engine."""
-    parser.add_argument("--model", help="a folder or a name on a hub; the embedded one without")
+    parser.add_argument("--model", type=_model, help="a folder; the embedded model without")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--max-num-seqs", type=int)
     parser.add_argument("--max-model-len", type=int)
+
+
+def add_block_size(parser: argparse.ArgumentParser) -> None:
+    """The flag of those that have one engine for all."""
     parser.add_argument("--block-size", type=int, help="tokens in a block of the KV cache")
 
 
-def served(options: argparse.Namespace, *, kv_tokens: int | None = None) -> Served:
-    """What the flags ask for, with a KV cache of about so many tokens."""
+def served(options: argparse.Namespace, *, block_size: int, kv_tokens: int | None = None) -> Served:
+    """What the flags ask for, with a KV cache of such blocks and about so many tokens."""
     on_cpu = options.sizes != "gpu"
     vllm: dict[str, JsonValue] = {
         "max_num_seqs": options.max_num_seqs,
         "max_model_len": options.max_model_len,
         "max_num_batched_tokens": max(2048, options.max_num_seqs),
-        "block_size": options.block_size,
+        "block_size": block_size,
     }
     if on_cpu:
         vllm |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_KV_BYTES}
     if kv_tokens is not None:
-        vllm["num_gpu_blocks_override"] = kv_tokens // options.block_size
+        vllm["num_gpu_blocks_override"] = kv_tokens // block_size
     return Served(
         model=resolve_model(options.model, cache_dir=default_cache_dir()),
         device=options.device,
         vllm=vllm,
     )
+
+
+def _model(text: str) -> str:
+    """A model whose parsers are known here, so that every arm has the same.
+
+    Of a name on a hub the service learns them from what the engine has fetched, and today's server
+    not at all.
+    """
+    if is_embedded(text):
+        return text
+    try:
+        model = resolve_model(text, cache_dir=default_cache_dir())
+    except ModelError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not model.local:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no folder here. Fetch it first: "
+            f"hf download {text} --local-dir {model.display_name}"
+        )
+    if model.tool_parser is None:
+        raise argparse.ArgumentTypeError(f"{text} makes no tool calls: {model.parser_reason}")
+    return text
 
 
 def _flag(name: str, value: JsonValue) -> list[str]:

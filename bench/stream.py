@@ -22,7 +22,7 @@ from typing import Self
 
 from bench.h2 import Reader
 from bench.process import Child, started
-from bench.report import Report
+from bench.report import AtLeast, Report
 from precall.v1 import agent_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
 
@@ -151,12 +151,6 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 await _profile(arms["precall"], options.profile)
     finally:
         os.sched_setaffinity(0, set(cores))
-    for name in ("precall", "precall, by steps"):
-        ratio = f"messages/s: {name} / bare"
-        report.ratio(ratio, name, "bare")
-        report.judge(ratio, at_least=0.7)
-        own, bare = f"{name}, CPU per message", "bare, CPU per message"
-        report.ratio(f"CPU per message: bare / {name}", bare, own)
 
 
 async def _rounds(arms: dict[str, Arm], rounds: int, report: Report) -> None:
@@ -170,6 +164,18 @@ async def _rounds(arms: dict[str, Arm], rounds: int, report: Report) -> None:
             report.add(f"{name}, server's share of its core", one.server_share)
             report.add(f"{name}, reader's share of its core", one.reader_share)
             print(f"round {number}: {name} {one.rate:,.0f} messages/s, {one.cpu_us:.1f} us each")
+        if number:
+            _compare(report)
+
+
+def _compare(report: Report) -> None:
+    for name in ("precall", "precall, by steps"):
+        ratio = f"messages/s: {name} / bare"
+        report.ratio(ratio, name, "bare")
+        report.judge(ratio, AtLeast(0.7))
+        own, bare = f"{name}, CPU per message", "bare, CPU per message"
+        report.ratio(f"CPU per message: bare / {name}", bare, own)
+    report.round_ended()
 
 
 async def _profile(arm: Arm, path: Path) -> None:

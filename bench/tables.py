@@ -1,27 +1,59 @@
-"""The kept results as Markdown, for docs/benchmarks.md: `python -m bench.tables [BENCH...]`."""
+"""The kept results as Markdown: `python -m bench.tables` writes them into docs/benchmarks.md.
+
+There each stands between two comments, `<!-- table: NAME -->` and `<!-- end -->`, where NAME is
+that of the file in bench/results.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
+import re
+from pathlib import Path
 from typing import Any, cast
 
 from bench.report import RESULTS
 from bench.stats import number
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+_TABLE = re.compile(r"(?<=<!-- table: )([\w.-]+) -->\n.*?(?=<!-- end -->)", re.S)
+
 
 def main() -> None:
-    """Prints a table for each bench that is named, or for all."""
-    names = sys.argv[1:] or sorted(path.stem for path in RESULTS.glob("*.json"))
-    for name in names:
-        kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        print("\n".join(table(cast(dict[str, Any], kept))), end="\n\n")
+    """Writes every kept result into its place in the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(refreshed(text), encoding="utf-8")
+    for name in unplaced(text):
+        print(f"{name} is kept and has no place in {DOCUMENT.name}")
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """The lines of one bench's table, what is judged in bold."""
+def refreshed(text: str) -> str:
+    """The document with its tables as the kept results say."""
+    kept = _kept()
+
+    def of(place: re.Match[str]) -> str:
+        name = place[1]
+        return f"{name} -->\n{table(kept[name])}\n" if name in kept else place[0]
+
+    return _TABLE.sub(of, text)
+
+
+def unplaced(text: str) -> list[str]:
+    """Kept results that the document has no place for."""
+    placed = {place[1] for place in _TABLE.finditer(text)}
+    return sorted(_kept().keys() - placed)
+
+
+def _kept() -> dict[str, dict[str, Any]]:
+    return {
+        path.stem: cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        for path in RESULTS.glob("*.json")
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """One result: when it was taken, and its quantities, what is judged in bold."""
     lines = [
-        f"{result['bench']}, {result['at']}, load before {result['loads_before']}",
+        f"Run of {result['at']}, load before {result['loads_before']}.",
         "",
         "| | median | least to greatest | n | target |",
         "|---|---|---|---|---|",
@@ -32,7 +64,7 @@ def table(result: dict[str, Any]) -> list[str]:
         target = f"{found['target']}: {'met' if found['met'] else 'missed'}" if bold else ""
         median = f"{bold}{number(found['median'])}{bold} {found['unit']}".rstrip()
         lines.append(f"| {name} | {median} | {spread} | {found['n']} | {target} |")
-    return lines
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

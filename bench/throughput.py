@@ -15,7 +15,7 @@ from typing import Any, cast
 import precall
 from bench import served
 from bench.process import Child
-from bench.report import Report
+from bench.report import AtLeast, Report
 
 _TOPICS = (
     "the sea", "a long winter", "an old bridge", "two brothers", "a lighthouse", "the night train",
@@ -53,6 +53,7 @@ SIZES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of this bench."""
     served.add_arguments(parser)
+    served.add_block_size(parser)
     parser.add_argument("--tokens", type=int, help="generated per conversation and round")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--conversations", help="how many at once, one count after the other")
@@ -62,7 +63,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     """Measures."""
     counts = [int(text) for text in options.conversations.split(",")]
     async with (
-        served.served(options).precall() as server,
+        served.served(options, block_size=options.block_size).precall() as server,
         precall.Client(str(server.ready["address"])) as client,
     ):
         for count in counts:
@@ -90,9 +91,10 @@ async def _rounds(
         report.add(service, await _service_round(client, count, options.tokens), unit="tokens/s")
         found = [report.samples(name)[-1] for name in (raw, service)]
         print(f"{count} at once, round {number + 1}: raw {found[0]:.1f}, precall {found[1]:.1f}")
-    ratio = f"tokens/s, {count} at once: precall / raw"
-    report.ratio(ratio, service, raw)
-    report.judge(ratio, at_least=0.98)
+        ratio = f"tokens/s, {count} at once: precall / raw"
+        report.ratio(ratio, service, raw)
+        report.judge(ratio, AtLeast(0.98))
+        report.round_ended()
 
 
 async def _service_round(client: precall.Client, count: int, tokens: int) -> float:

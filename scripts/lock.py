@@ -77,9 +77,14 @@ def main() -> int:
     # The GPU build of vLLM pins more, so it goes first and the CPU set follows it where it can.
     gpu = write("gpu", pins("gpu", *GPU))
     cpu = write("cpu", pins("cpu", *CPU, seed=gpu))
-    tools = blocks(pins("dev", *DEV, "--constraint", str(cpu)))
-    # dev.txt is installed on top of either set, so it holds only what both of them lack.
-    shared = blocks(cpu.read_text()).keys() & blocks(gpu.read_text()).keys()
+    on_gpu, on_cpu = blocks(gpu.read_text()), blocks(cpu.read_text())
+    with tempfile.TemporaryDirectory() as scratch:
+        # Where the sets differ, in setuptools, dev.txt has to take what is there.
+        either = Path(scratch) / "either.txt"
+        either.write_text("".join((on_gpu | on_cpu).values()))
+        tools = blocks(pins("dev", *DEV, "--constraint", str(either)))
+    # dev.txt is installed on top of either set, so it leaves out what both of them have.
+    shared = on_cpu.keys() & on_gpu.keys()
     write("dev", "".join(entry for name, entry in tools.items() if name not in shared))
     return 0
 

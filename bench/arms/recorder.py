@@ -25,7 +25,6 @@ class Generation:
     params: Any
     asked_at: float
     first_at: float = 0.0
-    ended_at: float = 0.0
     prompt_token_ids: list[int] = field(default_factory=list[int])
     token_ids: list[int] = field(default_factory=list[int])
     cached_tokens: int = 0
@@ -36,7 +35,6 @@ class Generation:
             "request_id": self.request_id,
             "asked_at": self.asked_at,
             "first_at": self.first_at,
-            "ended_at": self.ended_at,
             "prompt_tokens": len(self.prompt_token_ids),
             "output_tokens": len(self.token_ids),
             "cached_tokens": self.cached_tokens,
@@ -78,6 +76,5 @@ class Recorder:
                 note.token_ids += output.outputs[0].token_ids
                 note.cached_tokens = max(note.cached_tokens, output.num_cached_tokens or 0)
                 if output.finished:
-                    note.ended_at = time.monotonic()
                     self._ended.append(note)
                 yield output

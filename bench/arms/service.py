@@ -226,14 +226,7 @@ async def main(config: JsonObject, link: Link) -> None:
             "generate": bare[0].generate,
             "gaps": gaps.take,
         }
-        info = service.engine
-        ready: JsonObject = {
-            "address": service.address,
-            "kv_tokens": info.kv_tokens,
-            "block_tokens": info.kv_block_tokens,
-            "sequences_max": info.sequences_max,
-        }
-        await link.answer(ready, commands)
+        await link.answer({"address": service.address}, commands)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import report as module
-from bench.report import Report
+from bench.report import AtLeast, Report
 from precall_service.domain.json import JsonObject
 
 SETTINGS: JsonObject = {"deltas": 50}
@@ -21,9 +22,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def report_with(*samples: float, settings: JsonObject = SETTINGS) -> Report:
-    report = Report(bench="stream", settings=settings)
+    report = Report(bench="stream", settings=settings, name="stream")
     report.add("ratio", *samples)
-    report.judge("ratio", at_least=0.7)
+    report.judge("ratio", AtLeast(0.7))
     return report
 
 
@@ -31,14 +32,16 @@ def report_with(*samples: float, settings: JsonObject = SETTINGS) -> Report:
 def test_a_target_is_judged_by_the_median(
     capsys: pytest.CaptureFixture[str], samples: list[float], verdict: str
 ) -> None:
-    report_with(*samples).finish(judge=True, keep=False)
+    report_with(*samples).finish(judge=True)
     assert f"[at least 0.700: {verdict}]" in capsys.readouterr().out
 
 
 def test_a_quick_look_is_neither_judged_nor_kept(
     capsys: pytest.CaptureFixture[str], results: Path
 ) -> None:
-    report_with(0.1).finish(judge=False, keep=False)
+    report = replace(report_with(0.1), name=None)
+    report.round_ended()
+    report.finish(judge=False)
     assert "MISSED" not in capsys.readouterr().out
     assert not results.exists()
 
@@ -53,8 +56,8 @@ def test_a_ratio_is_taken_sample_by_sample_and_again_when_there_are_more() -> No
 
 
 def test_a_kept_result_is_gone_on_from() -> None:
-    report_with(0.8).finish(judge=True, keep=True)
-    more = Report(bench="stream", settings=SETTINGS)
+    report_with(0.8).round_ended()
+    more = Report(bench="stream", settings=SETTINGS, name="stream")
     more.resume()
     more.add("ratio", 0.9)
     assert more.samples("ratio") == [0.8, 0.9]
@@ -62,11 +65,12 @@ def test_a_kept_result_is_gone_on_from() -> None:
 
 
 def test_a_result_of_other_settings_is_not_gone_on_from() -> None:
-    report_with(0.8).finish(judge=True, keep=True)
+    report_with(0.8).round_ended()
     with pytest.raises(ValueError, match="of other settings"):
-        Report(bench="stream", settings={"deltas": 500}).resume()
+        Report(bench="stream", settings={"deltas": 500}, name="stream").resume()
 
 
 def test_there_must_be_a_result_to_go_on_from() -> None:
-    with pytest.raises(ValueError, match="to go on from"):
-        Report(bench="stream", settings=SETTINGS).resume()
+    for name in (None, "stream"):
+        with pytest.raises(ValueError, match="to go on from"):
+            Report(bench="stream", settings=SETTINGS, name=name).resume()
