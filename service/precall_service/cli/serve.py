@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperCommand
 
 from precall_service import __version__
@@ -182,9 +183,9 @@ def _tell_draining(console: Console, service: Service, drain_s: float) -> None:
 def _warn_if_open(console: Console, host: str) -> None:
     if not _is_loopback(host):
         console.print(
-            f"[yellow]warning:[/] --host {host} lets everyone who reaches this machine in: precall "
-            "authenticates nobody yet, and takes the tenant from the caller's own metadata. Put a "
-            "proxy in front that authenticates and sets precall-tenant.",
+            f"[yellow]warning:[/] host {escape(host)} lets everyone who reaches this machine in: "
+            "precall authenticates nobody yet, and takes the tenant from the caller's own metadata. "
+            "Put a proxy in front that authenticates and sets precall-tenant.",
         )
 
 

@@ -74,11 +74,11 @@ class ConverseStream:
         ) as conversation:
             registrations = conversation.register(opening.proposals, path="open.tools")
             log.info("%s opened by %r", conversation.conversation_id, opening.client_name)
-            opened = self._opened(conversation, registrations)
+            del opening  # or it lives as long as the stream
             async with asyncio.TaskGroup() as group:
                 group.create_task(conversation.run())
                 reader = group.create_task(self._read(conversation))
-                await self._write(conversation, opened)
+                await self._write(conversation, registrations)
                 reader.cancel()
         if conversation.error is not None:
             raise conversation.error
@@ -127,19 +127,24 @@ class ConverseStream:
             sequence=conversation.outbox.take_number(), acknowledged=self._processed, opened=opened
         )
 
-    async def _write(self, conversation: Conversation, opened: agent_pb2.ConverseResponse) -> None:
-        """Sends events until the conversation's run has ended and everything is sent.
+    async def _write(
+        self, conversation: Conversation, registrations: tuple[Registration, ...]
+    ) -> None:
+        """Answers the handshake, then sends events until the conversation's run has ended.
 
         A client that takes nothing is let go: its turn sits on a share of the engine.
         """
         outbox, context = conversation.outbox, self._context
         try:
             async with WriteWatch(self._info.clock, self._unread_s) as watch:
-                await watch.write(context.write(opened))
+                watch.begin()
+                await context.write(self._opened(conversation, registrations))
+                watch.end()
                 while numbered := await outbox.take():
                     for event in numbered:
-                        frame = frames_out.converse_response(event, self._processed)
-                        await watch.write(context.write(frame))
+                        watch.begin()
+                        await context.write(frames_out.converse_response(event, self._processed))
+                    watch.end()
         except TimeoutError:
             unread = _unread(self._unread_s)
             conversation.end(unread, TurnOutcome.CANCELLED, status=unread)
@@ -148,36 +153,32 @@ class ConverseStream:
 
     async def _read(self, conversation: Conversation) -> None:
         """Processes frames until the client has no more, or closes."""
-        while await self._read_one(conversation):
-            pass
-
-    async def _read_one(self, conversation: Conversation) -> bool:
-        """Processes a frame; False once there are no more."""
-        conversation.renew()
-        try:
-            frame = await self._next_frame()
-        except ServiceError as error:  # its number cannot be read: it can only be the next
-            self._processed = min(self._processed + 1, _SEQUENCE_MAX)
-            await conversation.outbox.put(FrameRejected(0, error))
-            return True
-        if frame is None:
-            conversation.hang_up()
-            return False
-        if frame.WhichOneof("frame") == "close":
-            closed = ServiceError(Reason.CANCELLED, "the client closed the conversation")
-            conversation.end(closed, TurnOutcome.CANCELLED)
-            return False
-        try:
-            self._check_frame(frame)
-            await self._process(conversation, frame)
-        except ServiceError as error:
-            await conversation.outbox.put(FrameRejected(frame.sequence, error))
-        except Exception:  # a defect of ours must not take the conversation with it
-            log.exception("%s: a frame failed", conversation.conversation_id)
-            rejected = FrameRejected(frame.sequence, defect("a frame"))
-            await conversation.outbox.put(rejected)
-        self._processed = max(self._processed, frame.sequence)
-        return True
+        while True:
+            conversation.renew()
+            try:
+                frame = await self._next_frame()
+            except ServiceError as error:  # its number cannot be read: it can only be the next
+                self._processed = min(self._processed + 1, _SEQUENCE_MAX)
+                await conversation.outbox.put(FrameRejected(0, error))
+                continue
+            if frame is None:
+                conversation.hang_up()
+                return
+            if frame.WhichOneof("frame") == "close":
+                closed = ServiceError(Reason.CANCELLED, "the client closed the conversation")
+                conversation.end(closed, TurnOutcome.CANCELLED)
+                return
+            try:
+                self._check_frame(frame)
+                await self._process(conversation, frame)
+            except ServiceError as error:
+                await conversation.outbox.put(FrameRejected(frame.sequence, error))
+            except Exception:  # a defect of ours must not take the conversation with it
+                log.exception("%s: a frame failed", conversation.conversation_id)
+                rejected = FrameRejected(frame.sequence, defect("a frame"))
+                await conversation.outbox.put(rejected)
+            self._processed = max(self._processed, frame.sequence)
+            del frame  # or it lives until the next one comes
 
     async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
         """The client's next frame; None once it has half-closed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from types import TracebackType
 from typing import Self
 
 from precall_service.domain.clock import Clock, Timer
@@ -16,6 +16,8 @@ class WriteWatch:
     nothing is written.
     """
 
+    __slots__ = ("_began_at", "_clock", "_limit_s", "_scope", "_timer")
+
     def __init__(self, clock: Clock, limit_s: float) -> None:
         self._clock = clock
         self._limit_s = limit_s
@@ -27,17 +29,24 @@ class WriteWatch:
         await self._scope.__aenter__()
         return self
 
-    async def __aexit__(self, *failure: object) -> bool | None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
         if self._timer is not None:
             self._timer.cancel()
-        return await self._scope.__aexit__(*failure)  # pyright: ignore[reportArgumentType]
+        return await self._scope.__aexit__(kind, error, traceback)
 
-    async def write(self, writing: Awaitable[None]) -> None:
-        """Waits for a write. On cancel: it may or may not have been sent."""
+    def begin(self) -> None:
+        """A write begins; the one before it has ended."""
         self._began_at = self._clock.now()
         if self._timer is None:
             self._timer = self._clock.call_later(self._limit_s, self._look)
-        await writing
+
+    def end(self) -> None:
+        """The last write has ended."""
         self._began_at = None
 
     def _look(self) -> None:

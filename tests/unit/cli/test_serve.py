@@ -208,10 +208,11 @@ def test_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--port" in result.stderr
 
 
-def test_open_host_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--model", "./nothing"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "[/]"])  # the other one is markup, if let
+def test_open_host_is_warned_of(host: str) -> None:
+    result = CliRunner().invoke(app, ["serve", "--host", host, "--model", "./nothing"])
     assert result.exit_code == 1
-    assert "warning: --host 0.0.0.0 lets everyone who reaches this machine in" in result.stderr
+    assert f"warning: host {host} lets everyone who reaches this machine in" in result.stderr
     assert "--model ./nothing: there is no such folder" in result.stderr
 
 
