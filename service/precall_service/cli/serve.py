@@ -184,7 +184,7 @@ def _warn_if_open(console: Console, host: str) -> None:
     if not _is_loopback(host):
         console.print(
             f"[yellow]warning:[/] host {escape(host)} lets everyone who reaches this machine in: "
-            "precall authenticates nobody yet, and takes the tenant from the caller's own metadata. "
+            "precall authenticates nobody yet, and takes the tenant from the caller's metadata. "
             "Put a proxy in front that authenticates and sets precall-tenant.",
         )
 
