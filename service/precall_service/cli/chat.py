@@ -66,7 +66,7 @@ def chat(
     once: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Take one turn, print it and exit.")
     ] = None,
-    log_level: options.LogLevelOption = "warning",
+    log_level: options.LogLevelOption = "error",  # a tool that fails is drawn as one
 ) -> None:
     """Runs the command that HELP describes."""
     with reported():

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from precall_service.app import Service, serve
 from precall_service.cli.errors import CommandError
 from precall_service.cli.machine import installed_engine
 from precall_service.engine.base import Progress
+from precall_service.engine.hub import reachable
 from precall_service.engine.install import INSTALL_ENGINE, install_command
 from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
 from precall_service.engine.vllm.config import Device, VllmConfig
@@ -42,7 +44,14 @@ async def launched(
     model = await in_daemon_thread(
         lambda: resolve_model(settings.engine.model, cache_dir=cache_dir, on_progress=on_progress)
     )
-    factory = VllmEngineFactory(engine_config(settings, model, engine_arguments))
+    config = engine_config(settings, model, engine_arguments)
+    if not (model.local or config.offline):
+        on_progress("asking the hub for the model", None)
+        # What it asks is asked again by vLLM, for minutes, should the hub not answer.
+        config = replace(
+            config, offline=not await in_daemon_thread(lambda: reachable(config.model))
+        )
+    factory = VllmEngineFactory(config)
     async with serve(
         settings, factory, model=model.display_name, on_progress=on_progress
     ) as service:
