@@ -17,6 +17,12 @@ from precall_service.engine.models import ModelError
 NAME = "somebody/something"
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tests before these have told the library."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @contextmanager
 def hub(status: int, error_code: str = "", body: bytes = b"{}") -> Generator[str]:
     """A hub that always answers the same."""

@@ -41,9 +41,9 @@ def prepare(config: VllmConfig) -> None:
     _prepare(config.log_level)
     if config.offline or config.local:
         os.environ.update(_OFFLINE)
-        hub: Any = sys.modules.get("huggingface_hub.constants")
-        if hub is not None:  # it has read the environment already
-            hub.HF_HUB_OFFLINE = True
+    hub: Any = sys.modules.get("huggingface_hub.constants")
+    if config.offline and hub is not None:  # it was asked, and has read the environment already
+        hub.HF_HUB_OFFLINE = True
     if config.device is Device.CPU:
         os.environ["VLLM_TARGET_DEVICE"] = "cpu"
     os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(int(config.start_timeout_s))
