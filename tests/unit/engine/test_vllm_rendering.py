@@ -173,6 +173,7 @@ class TestHistoryThatIsRewritten:
 async def test_a_template_without_an_end_token_is_rendered_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    prompt_renderer.cache_clear()  # one that has warned warns no more
     end = ended(Finish.STOP, token_ids("It rains.<|endoftext|>"), "It rains.")
     said = AssistantMessage(text="It rains.")
     with caplog.at_level(logging.WARNING, logger="precall_service"):
