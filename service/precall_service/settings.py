@@ -143,7 +143,7 @@ class ConversationSection(_Section):
             events_max=self.events_max,
             turn=TurnLimits(
                 max_steps=self.turn_steps_max,
-                max_tokens=self.turn_tokens_max,
+                max_turn_tokens=self.turn_tokens_max,
                 max_duration_s=self.turn_duration_max_s,
             ),
         )

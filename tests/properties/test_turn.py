@@ -21,7 +21,7 @@ from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripts import Item, Piece, StepWriter, calls, says, thinks
 from tests.support.told import text_of
 
-LIMITS = TurnLimits(max_steps=20, max_tokens=100_000, max_duration_s=60.0)
+LIMITS = TurnLimits(max_steps=20, max_turn_tokens=100_000, max_duration_s=60.0)
 TEXT = st.text("ab é\n{}<", max_size=6)
 
 
@@ -153,7 +153,7 @@ def test_prompts_are_exact_to_the_token(
                 await client.send(
                     asked.text,
                     turn_id=f"turn-{number}",
-                    generation=GenerationSettings(max_tokens=asked.max_tokens),
+                    generation=GenerationSettings(max_step_tokens=asked.max_tokens),
                     limits=LIMITS,
                 )
                 answered = await _answer_all(client, order, answered)

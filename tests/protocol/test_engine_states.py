@@ -281,7 +281,7 @@ async def test_every_limit_that_is_granted_is_the_operators() -> None:
         assert limits.text_bytes_max == 5002
         assert limits.messages_max == 3
         assert limits.turn_limits_max.max_steps == 4
-        assert limits.turn_limits_max.max_tokens == 5
+        assert limits.turn_limits_max.max_turn_tokens == 5
         assert seconds(limits.turn_limits_max.max_duration) == 6.5
         assert limits.tools_max == 7
         assert limits.schema_bytes_max == 5003

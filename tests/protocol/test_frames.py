@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
 from tests.support.scripts import Pause, always, in_turn, says
 from tests.support.stream import StreamDriver, running_server
+from tests.support.wire import said
 
 HELLO = always(says("Hello."))
 UNKNOWN_FIELD = b"\xf2\x0f\x03abc"  # field 254, three bytes
@@ -39,7 +40,7 @@ async def test_the_highest_number_of_all_leaves_none_for_the_next_frame() -> Non
         stream, other = await server.opened(), await server.opened()
         await stream.send("acknowledge", common_pb2.Acknowledge(), sequence=2**64 - 1)
         await stream.refused(2**64 - 1)
-        turn = turn_pb2.StartTurn(turn_id="t1", text="Hi.")
+        turn = turn_pb2.StartTurn(turn_id="t1", content=said("Hi."))
         await stream.send("start_turn", turn, sequence=2)
         assert (await stream.refused(2)).field == "sequence"
         await stream.send_raw(b"\x0f")

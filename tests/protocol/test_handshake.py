@@ -10,7 +10,7 @@ from precall.v1 import agent_pb2, common_pb2, invocation_pb2, prediction_pb2, to
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import says
 from tests.support.stream import MODEL, WEATHER, Section, eventually, running_server
-from tests.support.wire import Failure, failure, seconds
+from tests.support.wire import Failure, failure, said, seconds
 
 OpenConversation = agent_pb2.OpenConversation
 ConverseRequest = agent_pb2.ConverseRequest
@@ -18,7 +18,7 @@ ConverseRequest = agent_pb2.ConverseRequest
 NO_HANDSHAKES: dict[str, Message] = {
     "register_tools": tool_pb2.RegisterTools(tools=[WEATHER]),
     "withdraw_tools": tool_pb2.WithdrawTools(names=["weather"]),
-    "start_turn": turn_pb2.StartTurn(turn_id="t1", text="Hi."),
+    "start_turn": turn_pb2.StartTurn(turn_id="t1", content=said("Hi.")),
     "cancel_turn": turn_pb2.CancelTurn(),
     "cancel_tool_call": turn_pb2.CancelToolCall(turn_id="t1", call_id="c"),
     "invocation_result": invocation_pb2.InvocationResult(invocation_id="i", result_json="1"),
@@ -172,7 +172,7 @@ def message(
     *calls: agent_pb2.ToolCall,
     answers: str = "",
 ) -> agent_pb2.Message:
-    return agent_pb2.Message(role=role, text=text, tool_calls=calls, tool_call_id=answers)
+    return agent_pb2.Message(role=role, content=said(text), tool_calls=calls, tool_call_id=answers)
 
 
 def call(call_id: str, arguments_json: str = "{}") -> agent_pb2.ToolCall:
@@ -264,7 +264,7 @@ async def test_template_variables_are_a_json_object(text: str) -> None:
 
 TOO_LARGE = {
     "open.system_prompt": OpenConversation(system_prompt="é" * 513),
-    "open.history[0].text": OpenConversation(history=[message(USER, "x" * 1025)]),
+    "open.history[0].content": OpenConversation(history=[message(USER, "x" * 1025)]),
     "open.history": OpenConversation(history=[message(USER, "x")] * 4),
     "open.history[0].tool_calls": OpenConversation(
         history=[message(ASSISTANT, "", *[call("a")] * 129)]
@@ -315,6 +315,15 @@ async def test_the_history_and_the_system_prompt_reach_the_model() -> None:
         places = [prompt.index(part) for part in parts]
         assert places == sorted(places)
         await stream.close()
+
+
+async def test_shared_tools_are_not_served_yet() -> None:
+    error = await refused(
+        OpenConversation(shared_tools=tool_pb2.SharedToolSelection(names=["search"]))
+    )
+    assert error.reason == "NOT_SERVED"
+    assert error.metadata["method"] == "open.shared_tools"
+    assert error.metadata["capability"] == "CAPABILITY_TOOL_HOSTS"
 
 
 async def test_tools_of_the_handshake_are_accepted_each_on_its_own() -> None:

@@ -6,9 +6,11 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from precall.v1 import turn_pb2
+from precall.v1 import content_pb2, turn_pb2
+from precall.v1.content_pb2 import ContentPart
 from tests.support.scripts import always, says
 from tests.support.stream import WEATHER, running_server
+from tests.support.wire import said
 
 HELLO = always(says("Hello."))
 
@@ -27,10 +29,13 @@ SECTIONS = {
 
 def turn(**fields: object) -> turn_pb2.StartTurn:
     """A turn that is right but for these fields."""
-    right = StartTurn(turn_id="t1", text="Hi.")
+    right = StartTurn(turn_id="t1", content=said("Hi."))
     for name, value in fields.items():
         if isinstance(value, str | int):
             setattr(right, name, value)
+        elif isinstance(value, list):
+            right.ClearField(name)
+            getattr(right, name).extend(value)
         else:
             getattr(right, name).CopyFrom(value)
     return right
@@ -40,15 +45,24 @@ def required(mode: turn_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generat
     return Generation(tool_choice=Choice(mode=mode, tool_name=name))
 
 
+PICTURE = ContentPart(image=content_pb2.MediaPart(media_type="image/png", data=b"\x89PNG"))
+ANY_ANSWER = turn_pb2.AnswerFormat(json_schema="{}")
+ONE_ALLOWED = Generation(tool_choice=Choice(allowed_tool_names=["weather"]))
+ONE_CALL = Generation(tool_choice=Choice(max_parallel_calls=1))
 LATER_MODE = turn_pb2.ToolChoiceMode.ValueType(99)
 
 BAD_FIELDS = [
     ("turn_id", turn(turn_id="")),
     ("turn_id", turn(turn_id="x" * 129)),
     ("turn_id", turn(turn_id="é" * 65)),
-    ("text", turn(text="")),
-    ("text", turn(text=" \n\t ")),
-    ("text", turn(text="\u2003\u00a0")),
+    ("content", turn(content=[])),
+    ("content", turn(content=said(""))),
+    ("content", turn(content=said(" \n", "\t "))),
+    ("content", turn(content=said("\u2003\u00a0"))),
+    ("content[1]", turn(content=[*said("Hi."), ContentPart()])),
+    *[(f"generation.{penalty}", turn(generation=Generation(**{penalty: value})))
+      for penalty in ("presence_penalty", "frequency_penalty")
+      for value in (-2.1, 2.1, float("nan"))],
     *[("generation.temperature", turn(generation=Generation(temperature=value)))
       for value in (-0.1, 2.1, float("nan"), float("inf"), float("-inf"))],
     *[("generation.top_p", turn(generation=Generation(top_p=value)))
@@ -56,12 +70,13 @@ BAD_FIELDS = [
     *[("generation.top_k", turn(generation=Generation(top_k=value)))
       for value in (0, -2, -(2**31))],
     *[("generation.seed", turn(generation=Generation(seed=value))) for value in (-1, -(2**63))],
-    *[("generation.max_tokens", turn(generation=Generation(max_tokens=value)))
+    *[("generation.max_step_tokens", turn(generation=Generation(max_step_tokens=value)))
       for value in (0, 1001, 2**32 - 1)],
     ("generation.stop[1]", turn(generation=Generation(stop=["a", ""]))),
     ("generation.stop[0]", turn(generation=Generation(stop=["é" * 129]))),
     *[("limits.max_steps", turn(limits=Limits(max_steps=value))) for value in (0, 5, 2**32 - 1)],
-    *[("limits.max_tokens", turn(limits=Limits(max_tokens=value))) for value in (0, 1001)],
+    *[("limits.max_turn_tokens", turn(limits=Limits(max_turn_tokens=value)))
+      for value in (0, 1001)],
     *[("limits.max_duration", turn(limits=Limits(max_duration=value)))
       for value in (
           Duration(),
@@ -93,7 +108,8 @@ async def test_a_field_out_of_range_is_refused_by_name(field: str, bad: StartTur
 
 
 TOO_LARGE = [
-    ("text", turn(text="é" * 513), "1024"),
+    ("content", turn(content=said("é" * 512, "e")), "1024"),
+    ("content", turn(content=said(*["e"] * 257)), "256"),
     ("generation.stop", turn(generation=Generation(stop=["a"] * 17)), "16"),
 ]
 
@@ -112,14 +128,14 @@ async def test_too_much_is_refused_with_the_limit(field: str, bad: StartTurn, li
 
 
 GOOD_FIELDS = [
-    turn(turn_id="é" * 64, text="é" * 512),
-    turn(generation=Generation(temperature=0, top_p=1, top_k=1, seed=0, max_tokens=1000)),
+    turn(turn_id="é" * 64, content=said("é" * 512)),
+    turn(generation=Generation(temperature=0, top_p=1, top_k=1, seed=0, max_step_tokens=1000)),
     turn(generation=Generation(temperature=2, top_p=5e-324, top_k=-1, seed=2**63 - 1)),
     turn(generation=Generation(stop=["é" * 128] * 16)),
     turn(generation=Generation(tool_choice=Choice(mode=turn_pb2.TOOL_CHOICE_MODE_NONE))),
     turn(generation=Generation(tool_choice=Choice())),
-    turn(limits=Limits(max_steps=4, max_tokens=1000, max_duration=Duration(seconds=60))),
-    turn(limits=Limits(max_steps=1, max_tokens=7, max_duration=Duration(nanos=1))),
+    turn(limits=Limits(max_steps=4, max_turn_tokens=1000, max_duration=Duration(seconds=60))),
+    turn(limits=Limits(max_steps=1, max_turn_tokens=7, max_duration=Duration(nanos=1))),
     turn(while_running=turn_pb2.WHILE_RUNNING_REJECT),
 ]
 
@@ -130,6 +146,33 @@ async def test_what_the_contract_allows_is_taken(good: StartTurn) -> None:
         stream = await server.opened(WEATHER)
         await stream.send("start_turn", good)
         assert (await stream.completed(good.turn_id)).text == "Hello."
+        await stream.close()
+
+
+@pytest.mark.parametrize(
+    ("capability", "path", "bad"),
+    [
+        ("MEDIA", "content[1].image", turn(content=[*said("See:"), PICTURE])),
+        ("ANSWER_FORMAT", "answer_format", turn(generation=Generation(answer_format=ANY_ANSWER))),
+        (
+            "LOG_PROBABILITIES",
+            "log_probabilities",
+            turn(generation=Generation(log_probabilities=0)),
+        ),
+        ("TOOL_SELECTION", "allowed_tool_names", turn(generation=ONE_ALLOWED)),
+        ("TOOL_SELECTION", "max_parallel_calls", turn(generation=ONE_CALL)),
+    ],
+)
+async def test_what_a_turn_asks_for_beyond_what_is_served_is_refused_by_name(
+    capability: str, path: str, bad: StartTurn
+) -> None:
+    async with running_server(HELLO) as server:
+        stream = await server.opened()
+        error = await stream.refused(await stream.send("start_turn", bad))
+        assert error.reason == "NOT_SERVED"
+        assert error.metadata["method"].endswith(path)
+        assert error.metadata["capability"] == f"CAPABILITY_{capability}"
+        assert (await stream.ask()).text == "Hello."
         await stream.close()
 
 

@@ -15,7 +15,7 @@ from tests.support.scripted_engine import INFO
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Pause, always, calls, in_turn, says, thinks
 from tests.support.stream import WEATHER, StreamDriver, running_server
-from tests.support.wire import Failure, failure, seconds
+from tests.support.wire import Failure, failure, said, seconds
 
 HELLO = always(says("Hello."))
 CALL = calls(("weather", '{"city":"Rome"}'))
@@ -105,7 +105,7 @@ async def test_a_repetition_may_come_in_another_trace() -> None:
     async with running_server(in_turn(says("One."))) as server:
         stream = await server.opened()
         first = await stream.ask()
-        again = StartTurn(turn_id="t1", text="Hi.")
+        again = StartTurn(turn_id="t1", content=said("Hi."))
         again.trace_context.traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
         await stream.send("start_turn", again)
         assert await stream.completed() == first
@@ -115,10 +115,12 @@ async def test_a_repetition_may_come_in_another_trace() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        StartTurn(turn_id="t1", text="Else."),
-        StartTurn(turn_id="t1", text="Hi.", generation=Generation(seed=1)),
-        StartTurn(turn_id="t1", text="Hi.", limits=Limits(max_steps=1)),
-        StartTurn(turn_id="t1", text="Hi.", generation=required(turn_pb2.TOOL_CHOICE_MODE_NONE)),
+        StartTurn(turn_id="t1", content=said("Else.")),
+        StartTurn(turn_id="t1", content=said("Hi."), generation=Generation(seed=1)),
+        StartTurn(turn_id="t1", content=said("Hi."), limits=Limits(max_steps=1)),
+        StartTurn(
+            turn_id="t1", content=said("Hi."), generation=required(turn_pb2.TOOL_CHOICE_MODE_NONE)
+        ),
     ],
     ids=["text", "generation", "limits", "tool choice"],
 )
@@ -143,7 +145,7 @@ async def test_a_broken_trace_context_harms_nothing() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         for number, parent in enumerate(("nonsense", "00-zz-zz-zz", "\x00", "é" * 5000)):
-            bad = StartTurn(turn_id=f"t{number}", text="Hi.")
+            bad = StartTurn(turn_id=f"t{number}", content=said("Hi."))
             bad.trace_context.traceparent = parent
             bad.trace_context.tracestate = parent
             await stream.send("start_turn", bad)
@@ -179,10 +181,10 @@ async def test_a_prompt_beyond_the_context_window_is_refused_with_the_numbers() 
 async def test_a_limit_on_tokens_cuts_the_answer_and_keeps_what_there_is() -> None:
     async with running_server(always(says(*["word "] * 10))) as server:
         stream = await server.opened()
-        by_step = await stream.ask(generation=Generation(max_tokens=12))
-        assert limit(by_step, "generation.max_tokens").metadata["limit"] == "12"
+        by_step = await stream.ask(generation=Generation(max_step_tokens=12))
+        assert limit(by_step, "generation.max_step_tokens").metadata["limit"] == "12"
         assert by_step.text == "word word wo"
-        by_turn = await stream.ask(turn_id="t2", limits=Limits(max_tokens=7))
+        by_turn = await stream.ask(turn_id="t2", limits=Limits(max_turn_tokens=7))
         assert by_turn.outcome == turn_pb2.TURN_OUTCOME_LIMIT
         assert by_turn.text == "word wo"
         assert (await stream.ask(turn_id="t3")).outcome == turn_pb2.TURN_OUTCOME_ANSWERED

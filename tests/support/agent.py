@@ -32,7 +32,7 @@ from tests.support.tools import CITY_SCHEMA, tool_limits
 
 T = TypeVar("T")
 
-LIMITS = TurnLimits(max_steps=8, max_tokens=2000, max_duration_s=60.0)
+LIMITS = TurnLimits(max_steps=8, max_turn_tokens=2000, max_duration_s=60.0)
 HOLD_S = 5.0
 WEATHER = ToolProposal(name="weather", input_schema_json=CITY_SCHEMA, timeout_s=20.0)
 TIME = ToolProposal(name="time", timeout_s=20.0)

@@ -32,6 +32,8 @@ def values(field: FieldDescriptor) -> st.SearchStrategy[object]:
     """Any value of one field."""
     if field.message_type is not None:
         return messages(field.message_type)
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return st.binary(max_size=40)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             return TEXTS

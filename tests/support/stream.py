@@ -32,7 +32,7 @@ from tests.support.scripted_engine import INFO, ScriptedEngine
 from tests.support.scripts import Script, Step, in_turn
 from tests.support.steps import until_idle
 from tests.support.tools import CITY_SCHEMA
-from tests.support.wire import Failure, Rules, failure
+from tests.support.wire import Failure, Rules, failure, said
 
 WAIT_S = 5.0
 """How long a test waits for what must happen. Never spent when it does."""
@@ -114,7 +114,9 @@ class StreamDriver:
     ) -> int:
         """Starts a turn; returns the number of the frame. What came before is not expected now."""
         self._unread.clear()
-        turn = turn_pb2.StartTurn(turn_id=turn_id, text=text, generation=generation, limits=limits)
+        turn = turn_pb2.StartTurn(
+            turn_id=turn_id, content=said(text), generation=generation, limits=limits
+        )
         return await self.send("start_turn", turn)
 
     async def ask(

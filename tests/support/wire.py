@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from precall.v1 import agent_pb2, error_pb2, turn_pb2
+from precall.v1 import agent_pb2, content_pb2, error_pb2, turn_pb2
 from precall_service.domain.errors import Reason
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -18,6 +18,11 @@ _DETAILS = {f"google.rpc.{kind.__name__}": kind for kind in (ErrorInfo, BadReque
 _PREFIX = "ERROR_REASON_"
 _OURS = ("Traceback", 'File "', ".py", "precall_service", "site-packages", " object at 0x")
 """What only our own insides would say."""
+
+
+def said(*texts: str) -> list[content_pb2.ContentPart]:
+    """Content of these texts, one part each."""
+    return [content_pb2.ContentPart(text=text) for text in texts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,8 @@ def too_many_tokens(limit: int) -> ServiceError:
     """The turn has used its tokens up."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the turn has generated {limit} tokens, its limit: raise limits.max_tokens",
-        field="start_turn.limits.max_tokens",
+        f"the turn has generated {limit} tokens, its limit: raise limits.max_turn_tokens",
+        field="start_turn.limits.max_turn_tokens",
         metadata={"limit": str(limit)},
     )
 
@@ -55,9 +55,9 @@ def step_cut(limit: int) -> ServiceError:
     """A step's message did not fit."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the step was cut after {limit} tokens: raise generation.max_tokens or "
-        "limits.max_tokens, or shorten the conversation",
-        field="start_turn.generation.max_tokens",
+        f"the step was cut after {limit} tokens: raise generation.max_step_tokens or "
+        "limits.max_turn_tokens, or shorten the conversation",
+        field="start_turn.generation.max_step_tokens",
         metadata={"limit": str(limit)},
     )
 

@@ -90,7 +90,7 @@ class Turn:
         self._declarations = tuple(tool.declaration for tool in context.tools)
         self._record = TurnRecord(context.transcript, context.tail, spec.text)
         self._watch = Stopwatch(services.clock)
-        self._tokens_left = spec.limits.max_tokens
+        self._tokens_left = spec.limits.max_turn_tokens
         self._held = 0
         """Tokens of KV that the turn has come to hold."""
         self._step = 0
@@ -169,7 +169,7 @@ class Turn:
             raise _too_long(engine, prompt)
         tenant, tool_set = self._context.tenant, _tool_set(self._context.tools)
         # Results may take as much again as what is generated: a first value on the safe side.
-        safe = min(2 * limits.max_tokens, engine.info.context_tokens_max - len(prompt))
+        safe = min(2 * limits.max_turn_tokens, engine.info.context_tokens_max - len(prompt))
         expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
             wait_max_s = services.admission.limits.wait_max_s
@@ -219,7 +219,7 @@ class Turn:
                 self._set(TurnOutcome.LIMIT, refusals.too_many_steps(limits.max_steps))
                 return
             if self._tokens_left <= 0:
-                self._set(TurnOutcome.LIMIT, refusals.too_many_tokens(limits.max_tokens))
+                self._set(TurnOutcome.LIMIT, refusals.too_many_tokens(limits.max_turn_tokens))
                 return
             await self._answer(step.message.tool_calls, share)
             engine = self._services.engines.engine()
@@ -355,7 +355,7 @@ class Turn:
 
     def _step_tokens(self, engine: Engine, prompt: Prompt) -> int:
         room = engine.info.context_tokens_max - len(prompt)
-        wanted = self.spec.generation.max_tokens
+        wanted = self.spec.generation.max_step_tokens
         return min(room, self._tokens_left, self._tokens_left if wanted is None else wanted)
 
 

@@ -35,7 +35,9 @@ class GenerationSettings:
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
-    max_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_step_tokens: int | None = None
     stop: tuple[str, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
 
@@ -45,7 +47,7 @@ class TurnLimits:
     """How much one turn may use: steps, generated tokens over all steps, wall time."""
 
     max_steps: int
-    max_tokens: int
+    max_turn_tokens: int
     max_duration_s: float
 
 
@@ -79,6 +81,7 @@ class TurnOutcome(enum.Enum):
     LIMIT = 2
     CANCELLED = 3
     FAILED = 4
+    INTERJECTED = 5
 
 
 class StepFinish(enum.Enum):

@@ -21,6 +21,7 @@ from precall_service.domain.messages import (
 from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.text import shorten
+from precall_service.transport.content_in import content_text
 from precall_service.transport.fields import (
     check_count,
     check_text,
@@ -28,6 +29,7 @@ from precall_service.transport.fields import (
     json_object,
     seconds,
 )
+from precall_service.transport.statuses import not_served
 
 NAME_CHARS_MAX = 80
 """Above what a tool's name may have."""
@@ -80,6 +82,8 @@ def opening(
             f"{frame.model[:200]!r} is not served here; this server has {model!r}: leave the "
             "field empty, or connect to the server that has the model",
         )
+    if frame.shared_tools.all or frame.shared_tools.names:
+        raise not_served("open.shared_tools", "CAPABILITY_TOOL_HOSTS")
     check_text("open.system_prompt", frame.system_prompt, limits.text_bytes_max)
     check_count("open.history", len(frame.history), limits.messages_max, "messages")
     return Opening(
@@ -150,7 +154,7 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
     open_calls: dict[str, str] = {}
     for index, message in enumerate(frame.history):
         path = f"open.history[{index}]"
-        check_text(f"{path}.text", message.text, limits.text_bytes_max)
+        text = content_text(f"{path}.content", message.content, limits.text_bytes_max)
         if message.role == agent_pb2.MESSAGE_ROLE_TOOL:
             name = open_calls.pop(message.tool_call_id, None)
             if name is None:
@@ -158,18 +162,16 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
                     f"{path}.tool_call_id",
                     f"{message.tool_call_id[:80]!r} answers no open call before it",
                 )
-            messages.append(
-                ToolMessage(call_id=message.tool_call_id, tool_name=name, text=message.text)
-            )
+            messages.append(ToolMessage(call_id=message.tool_call_id, tool_name=name, text=text))
             continue
         _check_answered(path, open_calls)
         if message.role == agent_pb2.MESSAGE_ROLE_USER:
-            messages.append(UserMessage(text=message.text))
+            messages.append(UserMessage(text=text))
         elif message.role == agent_pb2.MESSAGE_ROLE_ASSISTANT:
             calls = _history_calls(path, message)
             open_calls = {call.call_id: call.tool_name for call in calls}
             messages.append(
-                AssistantMessage(text=message.text, reasoning=message.reasoning, tool_calls=calls)
+                AssistantMessage(text=text, reasoning=message.reasoning, tool_calls=calls)
             )
         else:
             raise invalid(f"{path}.role", "it is none of USER, ASSISTANT and TOOL")

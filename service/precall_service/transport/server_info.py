@@ -63,10 +63,11 @@ class ServerInfo:
             messages_max=self.agent_limits.messages_max,
             turn_limits_max=turn_pb2.TurnLimits(
                 max_steps=turn.max_steps,
-                max_tokens=turn.max_tokens,
+                max_turn_tokens=turn.max_turn_tokens,
                 max_duration=duration(turn.max_duration_s),
             ),
             tool_timeout_max=duration(tools.timeout_max_s),
+            arguments_bytes_max=tools.arguments_bytes_max,
         )
 
     async def response(self) -> agent_pb2.GetServerInfoResponse:

@@ -65,6 +65,16 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         async with status_boundary(context, "GetServerInfo"):
             return await self._info.response()
 
+    async def GetTranscript(  # noqa: N802
+        self,
+        request: agent_pb2.GetTranscriptRequest,
+        context: grpc.aio.ServicerContext[
+            agent_pb2.GetTranscriptRequest, Awaitable[agent_pb2.GetTranscriptResponse]
+        ],
+    ) -> agent_pb2.GetTranscriptResponse:
+        """Refused by name: not served yet."""
+        await abort(context, not_served("AgentService.GetTranscript", "CAPABILITY_TRANSCRIPT"))
+
 
 class NotServed(grpc.GenericRpcHandler):
     """Answers every method of a service with UNIMPLEMENTED and the method's name."""

@@ -189,7 +189,7 @@ async def test_progress_of_a_handler_is_passed_on() -> None:
 
 
 async def test_a_turn_asks_for_its_settings() -> None:
-    generation = GenerationSettings(temperature=0.5, seed=7, max_tokens=50, stop=("x",))
+    generation = GenerationSettings(temperature=0.5, seed=7, max_step_tokens=50, stop=("x",))
     async with agent(calls(ROME), says("Sunny.")) as there:
         client = there.open(WEATHER, TIME, handler=lambda invocation: HandlerResult("1"))
         await client.ask(generation=generation)

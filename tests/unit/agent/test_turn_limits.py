@@ -84,7 +84,7 @@ async def test_tokens_count_over_all_steps() -> None:
     first = tokens_of(calls(ROME)) + 1
     async with agent(calls(ROME), says("x" * 100)) as there:
         client = there.open(WEATHER, handler=answering())
-        ending = await client.ask(limits=replace(LIMITS, max_tokens=first + 10))
+        ending = await client.ask(limits=replace(LIMITS, max_turn_tokens=first + 10))
         cut(ending)
         assert ending.text == "x" * 10
         assert [spec.max_tokens for spec in there.engine.specs] == [first + 10, 10]
@@ -95,7 +95,7 @@ async def test_no_step_is_begun_without_a_token_left() -> None:
     first = tokens_of(calls(ROME)) + 1
     async with agent(calls(ROME), says("Next.")) as there:
         client = there.open(WEATHER, handler=answering())
-        ending = await client.ask(limits=replace(LIMITS, max_tokens=first))
+        ending = await client.ask(limits=replace(LIMITS, max_turn_tokens=first))
         assert str(first) in cut(ending).message
         assert len(there.engine.specs) == 1
         assert (await client.ask("next")).text == "Next."
@@ -108,7 +108,7 @@ async def test_no_step_is_begun_without_a_token_left() -> None:
 async def test_a_step_has_a_limit_of_its_own() -> None:
     async with agent(says("x" * 100), says("Next.")) as there:
         client = there.open()
-        ending = await client.ask(generation=GenerationSettings(max_tokens=10))
+        ending = await client.ask(generation=GenerationSettings(max_step_tokens=10))
         assert "10 tokens" in cut(ending).message
         assert ending.text == "x" * 10
         assert finishes(client.events) == [StepFinish.LENGTH]
@@ -126,7 +126,7 @@ async def test_a_step_cut_anywhere_in_or_after_its_call(max_tokens: int) -> None
     whole = max_tokens == tokens_of(step) + 1
     async with agent(step, says("Next."), says("Next.")) as there:
         client = there.open(WEATHER, handler=answering())
-        ending = await client.ask(generation=GenerationSettings(max_tokens=max_tokens))
+        ending = await client.ask(generation=GenerationSettings(max_step_tokens=max_tokens))
         if whole:
             assert ending.text == "Next."
             return
@@ -149,7 +149,9 @@ async def test_a_step_cut_after_a_complete_call_makes_none() -> None:
     step = calls(ROME, OSLO)
     async with agent(step) as there:
         client = there.open(WEATHER)
-        ending = await client.ask(generation=GenerationSettings(max_tokens=tokens_of(step) - 3))
+        ending = await client.ask(
+            generation=GenerationSettings(max_step_tokens=tokens_of(step) - 3)
+        )
         cut(ending)
         assert len(client.of(ToolCallReady)) >= 1
         assert client.of(Invocation) == []
@@ -159,7 +161,7 @@ async def test_a_step_cut_after_a_complete_call_makes_none() -> None:
 async def test_a_step_cut_in_its_reasoning_says_nothing() -> None:
     async with agent(thinks("x" * 100)) as there:
         client = there.open()
-        ending = await client.ask(generation=GenerationSettings(max_tokens=20))
+        ending = await client.ask(generation=GenerationSettings(max_step_tokens=20))
         cut(ending)
         assert ending.text == ""
         assert set(reasoning_of(client.events)) == {"x"}
@@ -169,7 +171,9 @@ async def test_reasoning_before_a_call_that_was_cut_is_no_answer() -> None:
     step = thinks("secret") + says("See: ") + calls(ROME)
     async with agent(step) as there:
         client = there.open(WEATHER)
-        ending = await client.ask(generation=GenerationSettings(max_tokens=tokens_of(step) - 3))
+        ending = await client.ask(
+            generation=GenerationSettings(max_step_tokens=tokens_of(step) - 3)
+        )
         assert ending.text == "See: "
 
 

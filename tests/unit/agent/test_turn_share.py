@@ -225,7 +225,7 @@ async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:
         large, other = there.open(WEATHER), there.open(tenant="bob")
         await large.send()
         await large.answer(result_json="1" * 500)
-        await other.send(limits=replace(LIMITS, max_tokens=100))
+        await other.send(limits=replace(LIMITS, max_turn_tokens=100))
         assert other.of(TurnQueued) == [TurnQueued(0)]
         hold.set()
         await settle()
@@ -240,7 +240,7 @@ async def test_what_a_step_generated_beyond_its_share_keeps_others_out() -> None
             there.growth.observe("ann", "anything", 1)
         large, other = there.open(WEATHER), there.open(tenant="bob")
         await large.send()
-        await other.send(limits=replace(LIMITS, max_tokens=100))
+        await other.send(limits=replace(LIMITS, max_turn_tokens=100))
         assert other.of(TurnQueued) == [TurnQueued(0)], "its tools run, and it holds its share"
         await large.answer()
         assert other.ending().text == "Other."

@@ -24,12 +24,12 @@ from precall_service.transport.statuses import to_status
 from tests.support.any_frames import TEXTS, frames
 from tests.support.links import RecordingLink
 from tests.support.tools import tool_limits
-from tests.support.wire import failure
+from tests.support.wire import failure, said
 
 LIMITS = AgentLimits(
     messages_max=5,
     text_bytes_max=1024,
-    turn=TurnLimits(max_steps=4, max_tokens=1000, max_duration_s=60.0),
+    turn=TurnLimits(max_steps=4, max_turn_tokens=1000, max_duration_s=60.0),
 )
 
 
@@ -37,20 +37,20 @@ def test_a_turn_says_what_the_frame_says() -> None:
     spec = frames_in.turn_spec(
         turn_pb2.StartTurn(
             turn_id="t",
-            text=" Hi. ",
+            content=said(" Hi. "),
             generation=turn_pb2.GenerationSettings(
                 temperature=0,
                 top_p=0.5,
                 top_k=-1,
                 seed=7,
-                max_tokens=10,
+                max_step_tokens=10,
                 stop=["a", "b"],
                 tool_choice=turn_pb2.ToolChoice(
                     mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="weather"
                 ),
             ),
             limits=turn_pb2.TurnLimits(
-                max_steps=2, max_tokens=20, max_duration=Duration(seconds=1, nanos=500_000_000)
+                max_steps=2, max_turn_tokens=20, max_duration=Duration(seconds=1, nanos=500_000_000)
             ),
             trace_context=common_pb2.TraceContext(traceparent="p", tracestate="s"),
         ),
@@ -62,16 +62,16 @@ def test_a_turn_says_what_the_frame_says() -> None:
         top_p=0.5,
         top_k=-1,
         seed=7,
-        max_tokens=10,
+        max_step_tokens=10,
         stop=("a", "b"),
         tool_choice=ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="weather"),
     )
-    assert spec.limits == TurnLimits(max_steps=2, max_tokens=20, max_duration_s=1.5)
+    assert spec.limits == TurnLimits(max_steps=2, max_turn_tokens=20, max_duration_s=1.5)
     assert spec.trace_context == TraceContext(traceparent="p", tracestate="s")
 
 
 def test_what_a_turn_leaves_unset_is_the_models_and_the_servers() -> None:
-    spec = frames_in.turn_spec(turn_pb2.StartTurn(turn_id="t", text="Hi."), LIMITS)
+    spec = frames_in.turn_spec(turn_pb2.StartTurn(turn_id="t", content=said("Hi.")), LIMITS)
     assert spec.generation == GenerationSettings()
     assert spec.limits == LIMITS.turn
 
@@ -170,7 +170,7 @@ def test_any_turn_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     else:
         assert spec.text.strip()
         assert 1 <= spec.limits.max_steps <= LIMITS.turn.max_steps
-        assert 1 <= spec.limits.max_tokens <= LIMITS.turn.max_tokens
+        assert 1 <= spec.limits.max_turn_tokens <= LIMITS.turn.max_turn_tokens
         assert 0 < spec.limits.max_duration_s <= LIMITS.turn.max_duration_s
 
 

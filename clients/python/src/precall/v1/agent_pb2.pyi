@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from precall.v1 import common_pb2 as _common_pb2
+from precall.v1 import content_pb2 as _content_pb2
 from precall.v1 import invocation_pb2 as _invocation_pb2
 from precall.v1 import prediction_pb2 as _prediction_pb2
 from precall.v1 import tool_pb2 as _tool_pb2
@@ -113,6 +114,16 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Predictions that run early."""
     CAPABILITY_DRAFTS: _Capability.ValueType  # 10
     """Predicted calls verified in the engine."""
+    CAPABILITY_ANSWER_FORMAT: _Capability.ValueType  # 11
+    """Answers held to a form."""
+    CAPABILITY_TOOL_SELECTION: _Capability.ValueType  # 12
+    """A subset of the tools, and a limit on parallel calls, for one turn."""
+    CAPABILITY_LOG_PROBABILITIES: _Capability.ValueType  # 13
+    """Log probabilities of the answer's tokens."""
+    CAPABILITY_TRANSCRIPT: _Capability.ValueType  # 14
+    """Reading a conversation as the model saw it."""
+    CAPABILITY_MEDIA: _Capability.ValueType  # 15
+    """Content other than text."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """Something that a server may or may not be able to do."""
@@ -139,6 +150,16 @@ CAPABILITY_SPECULATION: Capability.ValueType  # 9
 """Predictions that run early."""
 CAPABILITY_DRAFTS: Capability.ValueType  # 10
 """Predicted calls verified in the engine."""
+CAPABILITY_ANSWER_FORMAT: Capability.ValueType  # 11
+"""Answers held to a form."""
+CAPABILITY_TOOL_SELECTION: Capability.ValueType  # 12
+"""A subset of the tools, and a limit on parallel calls, for one turn."""
+CAPABILITY_LOG_PROBABILITIES: Capability.ValueType  # 13
+"""Log probabilities of the answer's tokens."""
+CAPABILITY_TRANSCRIPT: Capability.ValueType  # 14
+"""Reading a conversation as the model saw it."""
+CAPABILITY_MEDIA: Capability.ValueType  # 15
+"""Content other than text."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final
@@ -277,6 +298,9 @@ class ConverseResponse(_message.Message):
     PREDICTION_DISCARDED_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    TURN_DEFERRED_FIELD_NUMBER: _builtins.int
+    INVOCATION_COMMITTED_FIELD_NUMBER: _builtins.int
+    SHARED_TOOLS_CHANGED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this event: 1 for the first, one more for each that follows, also across streams."""
     acknowledged: _builtins.int
@@ -391,6 +415,18 @@ class ConverseResponse(_message.Message):
     def go_away(self) -> _common_pb2.GoAway:
         """The stream will close soon."""
 
+    @_builtins.property
+    def turn_deferred(self) -> _turn_pb2.TurnDeferred:
+        """The turn waits behind the running one."""
+
+    @_builtins.property
+    def invocation_committed(self) -> _invocation_pb2.InvocationCommitted:
+        """A speculative run of this client's tool now answers a call."""
+
+    @_builtins.property
+    def shared_tools_changed(self) -> _tool_pb2.SharedToolsChanged:
+        """The shared tools that the conversation sees have changed."""
+
     def __init__(
         self,
         *,
@@ -424,12 +460,15 @@ class ConverseResponse(_message.Message):
         prediction_discarded: _prediction_pb2.PredictionDiscarded | None = ...,
         acknowledge: _common_pb2.Acknowledge | None = ...,
         go_away: _common_pb2.GoAway | None = ...,
+        turn_deferred: _turn_pb2.TurnDeferred | None = ...,
+        invocation_committed: _invocation_pb2.InvocationCommitted | None = ...,
+        shared_tools_changed: _tool_pb2.SharedToolsChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invoke", b"invoke", "opened", b"opened", "prediction_confirmed", b"prediction_confirmed", "prediction_discarded", b"prediction_discarded", "prediction_launched", b"prediction_launched", "prediction_proposed", b"prediction_proposed", "prediction_ready", b"prediction_ready", "reasoning_delta", b"reasoning_delta", "step_completed", b"step_completed", "step_started", b"step_started", "text_delta", b"text_delta", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_ready", b"tool_call_ready", "tool_call_started", b"tool_call_started", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn", "turn_completed", b"turn_completed", "turn_queued", b"turn_queued", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invocation_committed", b"invocation_committed", "invoke", b"invoke", "opened", b"opened", "prediction_confirmed", b"prediction_confirmed", "prediction_discarded", b"prediction_discarded", "prediction_launched", b"prediction_launched", "prediction_proposed", b"prediction_proposed", "prediction_ready", b"prediction_ready", "reasoning_delta", b"reasoning_delta", "shared_tools_changed", b"shared_tools_changed", "step_completed", b"step_completed", "step_started", b"step_started", "text_delta", b"text_delta", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_ready", b"tool_call_ready", "tool_call_started", b"tool_call_started", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn", "turn_completed", b"turn_completed", "turn_deferred", b"turn_deferred", "turn_queued", b"turn_queued", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "acknowledged", b"acknowledged", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invoke", b"invoke", "opened", b"opened", "prediction_confirmed", b"prediction_confirmed", "prediction_discarded", b"prediction_discarded", "prediction_launched", b"prediction_launched", "prediction_proposed", b"prediction_proposed", "prediction_ready", b"prediction_ready", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "step_completed", b"step_completed", "step_started", b"step_started", "text_delta", b"text_delta", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_ready", b"tool_call_ready", "tool_call_started", b"tool_call_started", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn", "turn_completed", b"turn_completed", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "acknowledged", b"acknowledged", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invocation_committed", b"invocation_committed", "invoke", b"invoke", "opened", b"opened", "prediction_confirmed", b"prediction_confirmed", "prediction_discarded", b"prediction_discarded", "prediction_launched", b"prediction_launched", "prediction_proposed", b"prediction_proposed", "prediction_ready", b"prediction_ready", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "shared_tools_changed", b"shared_tools_changed", "step_completed", b"step_completed", "step_started", b"step_started", "text_delta", b"text_delta", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_ready", b"tool_call_ready", "tool_call_started", b"tool_call_started", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn", "turn_completed", b"turn_completed", "turn_deferred", b"turn_deferred", "turn_id", b"turn_id", "turn_queued", b"turn_queued", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "frame_rejected", "tools_registered", "tools_withdrawn", "turn_queued", "turn_started", "step_started", "text_delta", "reasoning_delta", "tool_call_started", "tool_call_arguments_delta", "tool_call_ready", "tool_call_progress", "tool_call_completed", "step_completed", "turn_completed", "invoke", "cancel_invocation", "approval_requested", "approval_resolved", "prediction_proposed", "prediction_launched", "prediction_ready", "prediction_confirmed", "prediction_discarded", "acknowledge", "go_away"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "frame_rejected", "tools_registered", "tools_withdrawn", "turn_queued", "turn_started", "step_started", "text_delta", "reasoning_delta", "tool_call_started", "tool_call_arguments_delta", "tool_call_ready", "tool_call_progress", "tool_call_completed", "step_completed", "turn_completed", "invoke", "cancel_invocation", "approval_requested", "approval_resolved", "prediction_proposed", "prediction_launched", "prediction_ready", "prediction_confirmed", "prediction_discarded", "acknowledge", "go_away", "turn_deferred", "invocation_committed", "shared_tools_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -449,6 +488,7 @@ class OpenConversation(_message.Message):
     SPECULATION_FIELD_NUMBER: _builtins.int
     CLIENT_NAME_FIELD_NUMBER: _builtins.int
     AGENT_NAME_FIELD_NUMBER: _builtins.int
+    SHARED_TOOLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model to talk to. Empty: the one that is served."""
     system_prompt: _builtins.str
@@ -475,6 +515,12 @@ class OpenConversation(_message.Message):
     def speculation(self) -> _prediction_pb2.SpeculationSettings:
         """What the client wants of speculation. The grant stands in ConversationOpened."""
 
+    @_builtins.property
+    def shared_tools(self) -> _tool_pb2.SharedToolSelection:
+        """The tools of the tenant's hosts that the conversation sees. Unset: none. Served where CAPABILITY_TOOL_HOSTS is
+        granted.
+        """
+
     def __init__(
         self,
         *,
@@ -486,10 +532,11 @@ class OpenConversation(_message.Message):
         speculation: _prediction_pb2.SpeculationSettings | None = ...,
         client_name: _builtins.str = ...,
         agent_name: _builtins.str = ...,
+        shared_tools: _tool_pb2.SharedToolSelection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["speculation", b"speculation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shared_tools", b"shared_tools", "speculation", b"speculation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "client_name", b"client_name", "history", b"history", "model", b"model", "speculation", b"speculation", "system_prompt", b"system_prompt", "template_variables_json", b"template_variables_json", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "client_name", b"client_name", "history", b"history", "model", b"model", "shared_tools", b"shared_tools", "speculation", b"speculation", "system_prompt", b"system_prompt", "template_variables_json", b"template_variables_json", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -536,18 +583,20 @@ class Message(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLE_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     role: Global___MessageRole.ValueType
     """Who said it."""
-    text: _builtins.str
-    """The text, or for a tool the result that the model sees."""
     tool_call_id: _builtins.str
     """The call that a tool message answers."""
     reasoning: _builtins.str
     """The reasoning of an assistant message. May be empty."""
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
+        """What was said; for a tool, the result that the model sees."""
+
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """Calls that an assistant message made."""
@@ -556,14 +605,14 @@ class Message(_message.Message):
         self,
         *,
         role: Global___MessageRole.ValueType = ...,
-        text: _builtins.str = ...,
+        content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
         reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning", "role", b"role", "text", b"text", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,6 +663,8 @@ class ConversationOpened(_message.Message):
     SPECULATION_FIELD_NUMBER: _builtins.int
     REGISTRATIONS_FIELD_NUMBER: _builtins.int
     LAST_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AWAITED_INVOCATION_IDS_FIELD_NUMBER: _builtins.int
+    SHARED_TOOLS_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Made by the server; names the conversation."""
     resume_token: _builtins.str
@@ -642,6 +693,14 @@ class ConversationOpened(_message.Message):
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.ToolRegistration]:
         """Outcomes for the tools of the handshake, in their order."""
 
+    @_builtins.property
+    def awaited_invocation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """After a resume: the invocations of this client's tools that the server still waits for. Every other one has ended."""
+
+    @_builtins.property
+    def shared_tools(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.SharedTool]:
+        """The shared tools that the conversation sees."""
+
     def __init__(
         self,
         *,
@@ -654,10 +713,12 @@ class ConversationOpened(_message.Message):
         speculation: _prediction_pb2.SpeculationSettings | None = ...,
         registrations: _abc.Iterable[_tool_pb2.ToolRegistration] | None = ...,
         last_client_sequence: _builtins.int = ...,
+        awaited_invocation_ids: _abc.Iterable[_builtins.str] | None = ...,
+        shared_tools: _abc.Iterable[_tool_pb2.SharedTool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_after", b"expires_after", "limits", b"limits", "speculation", b"speculation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "conversation_id", b"conversation_id", "expires_after", b"expires_after", "last_client_sequence", b"last_client_sequence", "limits", b"limits", "model", b"model", "registrations", b"registrations", "resume_token", b"resume_token", "speculation", b"speculation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_invocation_ids", b"awaited_invocation_ids", "capabilities", b"capabilities", "conversation_id", b"conversation_id", "expires_after", b"expires_after", "last_client_sequence", b"last_client_sequence", "limits", b"limits", "model", b"model", "registrations", b"registrations", "resume_token", b"resume_token", "shared_tools", b"shared_tools", "speculation", b"speculation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,6 +740,64 @@ class CloseConversation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CloseConversation: _TypeAlias = CloseConversation  # noqa: Y015
+
+@_typing.final
+class GetTranscriptRequest(_message.Message):
+    """Which conversation to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    resume_token: _builtins.str
+    """The proof, from ConversationOpened, that the caller is the client that opened it."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTranscriptRequest: _TypeAlias = GetTranscriptRequest  # noqa: Y015
+
+@_typing.final
+class GetTranscriptResponse(_message.Message):
+    """A conversation as the model saw it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    RENDERED_TEXT_FIELD_NUMBER: _builtins.int
+    system_prompt: _builtins.str
+    """Instructions that stand before everything else."""
+    rendered_text: _builtins.str
+    """The text of the tokens that the model was last given and answered with, special tokens included."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
+        """Its messages, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        system_prompt: _builtins.str = ...,
+        messages: _abc.Iterable[Global___Message] | None = ...,
+        rendered_text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "rendered_text", b"rendered_text", "system_prompt", b"system_prompt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTranscriptResponse: _TypeAlias = GetTranscriptResponse  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
@@ -771,7 +890,7 @@ class EngineLoad(_message.Message):
     waiting_sequences: _builtins.int
     """Sequences that it holds waiting."""
     kv_cache_usage: _builtins.float
-    """Share of the KV cache in use, 0 to 1."""
+    """Fraction of the KV cache in use, 0 to 1."""
     admitted_turns: _builtins.int
     """Turns admitted now."""
     waiting_turns: _builtins.int
@@ -809,6 +928,7 @@ class ServerLimits(_message.Message):
     MESSAGES_MAX_FIELD_NUMBER: _builtins.int
     TURN_LIMITS_MAX_FIELD_NUMBER: _builtins.int
     TOOL_TIMEOUT_MAX_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_BYTES_MAX_FIELD_NUMBER: _builtins.int
     frame_bytes_max: _builtins.int
     """One frame on the wire."""
     text_bytes_max: _builtins.int
@@ -825,13 +945,15 @@ class ServerLimits(_message.Message):
     """Tokens of prompt and generation together. 0 while the engine starts: ask GetServerInfo again."""
     messages_max: _builtins.int
     """Messages that one conversation keeps."""
+    arguments_bytes_max: _builtins.int
+    """The arguments of one call. A call with larger ones ends as TOO_LARGE, and no handler runs."""
     @_builtins.property
     def turn_limits_max(self) -> _turn_pb2.TurnLimits:
         """The most, and the default, that a turn may use."""
 
     @_builtins.property
     def tool_timeout_max(self) -> _duration_pb2.Duration:
-        """How long a turn may wait for a tool."""
+        """The longest timeout that a tool may declare."""
 
     def __init__(
         self,
@@ -846,10 +968,11 @@ class ServerLimits(_message.Message):
         messages_max: _builtins.int = ...,
         turn_limits_max: _turn_pb2.TurnLimits | None = ...,
         tool_timeout_max: _duration_pb2.Duration | None = ...,
+        arguments_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tool_timeout_max", b"tool_timeout_max", "turn_limits_max", b"turn_limits_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "description_bytes_max", b"description_bytes_max", "frame_bytes_max", b"frame_bytes_max", "messages_max", b"messages_max", "result_bytes_max", b"result_bytes_max", "schema_bytes_max", b"schema_bytes_max", "text_bytes_max", b"text_bytes_max", "tool_timeout_max", b"tool_timeout_max", "tools_max", b"tools_max", "turn_limits_max", b"turn_limits_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_bytes_max", b"arguments_bytes_max", "context_tokens_max", b"context_tokens_max", "description_bytes_max", b"description_bytes_max", "frame_bytes_max", b"frame_bytes_max", "messages_max", b"messages_max", "result_bytes_max", b"result_bytes_max", "schema_bytes_max", b"schema_bytes_max", "text_bytes_max", b"text_bytes_max", "tool_timeout_max", b"tool_timeout_max", "tools_max", b"tools_max", "turn_limits_max", b"turn_limits_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

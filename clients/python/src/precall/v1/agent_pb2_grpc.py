@@ -48,6 +48,11 @@ class AgentServiceStub:
                 request_serializer=precall_dot_v1_dot_agent__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_agent__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.GetTranscript = channel.unary_unary(
+                '/precall.v1.AgentService/GetTranscript',
+                request_serializer=precall_dot_v1_dot_agent__pb2.GetTranscriptRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_agent__pb2.GetTranscriptResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -78,6 +83,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTranscript(self, request, context):
+        """A conversation as the model saw it. Served where CAPABILITY_TRANSCRIPT is granted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -90,6 +102,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=precall_dot_v1_dot_agent__pb2.GetServerInfoRequest.FromString,
                     response_serializer=precall_dot_v1_dot_agent__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'GetTranscript': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTranscript,
+                    request_deserializer=precall_dot_v1_dot_agent__pb2.GetTranscriptRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_agent__pb2.GetTranscriptResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -150,6 +167,33 @@ class AgentService:
             '/precall.v1.AgentService/GetServerInfo',
             precall_dot_v1_dot_agent__pb2.GetServerInfoRequest.SerializeToString,
             precall_dot_v1_dot_agent__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTranscript(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.AgentService/GetTranscript',
+            precall_dot_v1_dot_agent__pb2.GetTranscriptRequest.SerializeToString,
+            precall_dot_v1_dot_agent__pb2.GetTranscriptResponse.FromString,
             options,
             channel_credentials,
             insecure,

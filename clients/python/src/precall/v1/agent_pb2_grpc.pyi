@@ -33,6 +33,8 @@ class AgentServiceStub:
     """What this server is, serves and allows. Answers also while the engine starts; what only the engine knows
     (capabilities, context_tokens_max) is not in the answer then: ask again when `engine_state` is READY.
     """
+    GetTranscript: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetTranscriptRequest, _agent_pb2.GetTranscriptResponse]
+    """A conversation as the model saw it. Served where CAPABILITY_TRANSCRIPT is granted."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Conversations between a client and the model, with tools that run in the client's own process.
@@ -65,5 +67,13 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """What this server is, serves and allows. Answers also while the engine starts; what only the engine knows
         (capabilities, context_tokens_max) is not in the answer then: ask again when `engine_state` is READY.
         """
+
+    @_abc_1.abstractmethod
+    def GetTranscript(
+        self,
+        request: _agent_pb2.GetTranscriptRequest,
+        context: _aio.ServicerContext[_agent_pb2.GetTranscriptRequest, _abc.Awaitable[_agent_pb2.GetTranscriptResponse]],
+    ) -> _abc.Awaitable[_agent_pb2.GetTranscriptResponse]:
+        """A conversation as the model saw it. Served where CAPABILITY_TRANSCRIPT is granted."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _aio.Server) -> None: ...

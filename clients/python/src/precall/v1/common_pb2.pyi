@@ -20,8 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TraceContext(_message.Message):
-    """The W3C trace context of whoever sent the frame (https://www.w3.org/TR/trace-context/).
-    It travels in frames because one stream outlives many traces.
+    """The W3C trace context of the sender of a frame (https://www.w3.org/TR/trace-context/). It travels in frames because
+    one stream outlives many traces.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -77,9 +77,9 @@ class FrameRejected(_message.Message):
     """`sequence` of the refused frame; 0 where it had none."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """What was wrong, where, the limit, and what to do. Holds exactly one `google.rpc.ErrorInfo` whose reason is the
-        whole name of an `ErrorReason` value ("ERROR_REASON_TURN_RUNNING") and whose domain is "precall"; `google.rpc.BadRequest` names the field; retryable
-        refusals carry `google.rpc.RetryInfo`.
+        """What was wrong, where, the limit, and what to do. Its details hold exactly one `google.rpc.ErrorInfo`: the reason
+        is the full name of an `ErrorReason` value ("ERROR_REASON_TURN_RUNNING") and the domain is "precall".
+        `google.rpc.BadRequest` names the field. Refusals that may be retried carry `google.rpc.RetryInfo`.
         """
 
     def __init__(

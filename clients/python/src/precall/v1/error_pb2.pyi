@@ -46,6 +46,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something up first. Or, as the error of a turn that ended with LIMIT, one on its steps or tokens: the field says
     which.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 9
+    """UNAUTHENTICATED. The call carries no valid credentials. Send a token or certificate that this server accepts."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 10
+    """PERMISSION_DENIED. The caller is known and may not do this. The message names the role that may."""
     ERROR_REASON_CONVERSATION_UNKNOWN: _ErrorReason.ValueType  # 20
     """NOT_FOUND. No conversation of that id is known to this tenant. Open a new one."""
     ERROR_REASON_CONVERSATION_EXPIRED: _ErrorReason.ValueType  # 21
@@ -68,6 +72,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. The turn took longer than its limit of wall time; it ended with TURN_OUTCOME_LIMIT."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 28
     """CANCELLED. The client cancelled it, or left."""
+    ERROR_REASON_TEMPLATE_REFUSED: _ErrorReason.ValueType  # 29
+    """INVALID_ARGUMENT. The model's chat template refuses the conversation's messages, tools or template variables. The
+    message holds the template's own words. Change what it refuses; the same turn would be refused again.
+    """
     ERROR_REASON_TOOL_NAME_INVALID: _ErrorReason.ValueType  # 40
     """INVALID_ARGUMENT. The tool's name breaks the rule (1 to 64 of A-Z a-z 0-9 _ -)."""
     ERROR_REASON_TOOL_DUPLICATE: _ErrorReason.ValueType  # 41
@@ -111,9 +119,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_FLOW_LIMIT: _ErrorReason.ValueType  # 64
     """RESOURCE_EXHAUSTED. This client took nothing of what was sent to it for longer than the server allows."""
     ERROR_REASON_CACHE_VERSION_MISMATCH: _ErrorReason.ValueType  # 80
-    """ABORTED. A compare-and-set found another entry version."""
+    """ABORTED. A compare-and-set found another entry version. Get the entry and decide again."""
     ERROR_REASON_CACHE_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 81
     """UNAVAILABLE, retryable. The cache store cannot be reached."""
+    ERROR_REASON_CACHE_RESOURCE_CHANGED: _ErrorReason.ValueType  # 82
+    """ABORTED. A resource that the value depends on has changed since the versions named in the Put were read. Read the
+    versions, compute the value and Put it again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why something failed. The value's name stands in `google.rpc.ErrorInfo.reason`, with the domain "precall".
@@ -144,6 +156,10 @@ ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 8
 something up first. Or, as the error of a turn that ended with LIMIT, one on its steps or tokens: the field says
 which.
 """
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 9
+"""UNAUTHENTICATED. The call carries no valid credentials. Send a token or certificate that this server accepts."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 10
+"""PERMISSION_DENIED. The caller is known and may not do this. The message names the role that may."""
 ERROR_REASON_CONVERSATION_UNKNOWN: ErrorReason.ValueType  # 20
 """NOT_FOUND. No conversation of that id is known to this tenant. Open a new one."""
 ERROR_REASON_CONVERSATION_EXPIRED: ErrorReason.ValueType  # 21
@@ -166,6 +182,10 @@ ERROR_REASON_TURN_TIMEOUT: ErrorReason.ValueType  # 27
 """DEADLINE_EXCEEDED. The turn took longer than its limit of wall time; it ended with TURN_OUTCOME_LIMIT."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 28
 """CANCELLED. The client cancelled it, or left."""
+ERROR_REASON_TEMPLATE_REFUSED: ErrorReason.ValueType  # 29
+"""INVALID_ARGUMENT. The model's chat template refuses the conversation's messages, tools or template variables. The
+message holds the template's own words. Change what it refuses; the same turn would be refused again.
+"""
 ERROR_REASON_TOOL_NAME_INVALID: ErrorReason.ValueType  # 40
 """INVALID_ARGUMENT. The tool's name breaks the rule (1 to 64 of A-Z a-z 0-9 _ -)."""
 ERROR_REASON_TOOL_DUPLICATE: ErrorReason.ValueType  # 41
@@ -209,7 +229,11 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 63
 ERROR_REASON_FLOW_LIMIT: ErrorReason.ValueType  # 64
 """RESOURCE_EXHAUSTED. This client took nothing of what was sent to it for longer than the server allows."""
 ERROR_REASON_CACHE_VERSION_MISMATCH: ErrorReason.ValueType  # 80
-"""ABORTED. A compare-and-set found another entry version."""
+"""ABORTED. A compare-and-set found another entry version. Get the entry and decide again."""
 ERROR_REASON_CACHE_STORE_UNAVAILABLE: ErrorReason.ValueType  # 81
 """UNAVAILABLE, retryable. The cache store cannot be reached."""
+ERROR_REASON_CACHE_RESOURCE_CHANGED: ErrorReason.ValueType  # 82
+"""ABORTED. A resource that the value depends on has changed since the versions named in the Put were read. Read the
+versions, compute the value and Put it again.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

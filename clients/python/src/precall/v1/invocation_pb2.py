@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from precall.v1 import common_pb2 as precall_dot_v1_dot_common__pb2
+from precall.v1 import content_pb2 as precall_dot_v1_dot_content__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprecall/v1/invocation.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17precall/v1/common.proto\"\xa5\x02\n\x06Invoke\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x15\n\rprediction_id\x18\x04 \x01(\t\x12\x0f\n\x07turn_id\x18\x05 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x06 \x01(\t\x12\x11\n\ttool_name\x18\x07 \x01(\t\x12\x14\n\x0ctool_version\x18\x08 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\t \x01(\t\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\rtrace_context\x18\x0b \x01(\x0b\x32\x18.precall.v1.TraceContext\"]\n\x10\x43\x61ncelInvocation\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x32\n\x06reason\x18\x02 \x01(\x0e\x32\".precall.v1.InvocationCancelReason\"\xaf\x01\n\x10InvocationResult\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x15\n\x0bresult_json\x18\x02 \x01(\tH\x00\x12,\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.precall.v1.InvocationErrorH\x00\x12\x34\n\tcancelled\x18\x04 \x01(\x0b\x32\x1f.precall.v1.InvocationCancelledH\x00\x42\t\n\x07outcome\"0\n\x0fInvocationError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x15\n\x13InvocationCancelled\"`\n\x12InvocationProgress\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\x08\x66raction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_fraction\"\xe3\x01\n\x11\x41pprovalRequested\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x15\n\rprediction_id\x18\x04 \x01(\t\x12\x11\n\ttool_name\x18\x05 \x01(\t\x12\x14\n\x0ctool_version\x18\x06 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x07 \x01(\t\x12\x10\n\x08may_edit\x18\x08 \x01(\x08\x12-\n\nexpires_in\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x01\n\x10\x41pprovalDecision\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12.\n\x07granted\x18\x02 \x01(\x0b\x32\x1b.precall.v1.ApprovalGrantedH\x00\x12,\n\x06\x64\x65nied\x18\x03 \x01(\x0b\x32\x1a.precall.v1.ApprovalDeniedH\x00\x42\n\n\x08\x64\x65\x63ision\")\n\x0f\x41pprovalGranted\x12\x16\n\x0e\x61rguments_json\x18\x01 \x01(\t\"!\n\x0e\x41pprovalDenied\x12\x0f\n\x07message\x18\x01 \x01(\t\"U\n\x10\x41pprovalResolved\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.precall.v1.ApprovalOutcome*\x98\x02\n\x16InvocationCancelReason\x12(\n$INVOCATION_CANCEL_REASON_UNSPECIFIED\x10\x00\x12$\n INVOCATION_CANCEL_REASON_TIMEOUT\x10\x01\x12\'\n#INVOCATION_CANCEL_REASON_TURN_ENDED\x10\x02\x12+\n\'INVOCATION_CANCEL_REASON_CALL_CANCELLED\x10\x03\x12\x31\n-INVOCATION_CANCEL_REASON_PREDICTION_DISCARDED\x10\x04\x12%\n!INVOCATION_CANCEL_REASON_DRAINING\x10\x05*\xac\x01\n\x0f\x41pprovalOutcome\x12 \n\x1c\x41PPROVAL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41PPROVAL_OUTCOME_GRANTED\x10\x01\x12\x1b\n\x17\x41PPROVAL_OUTCOME_DENIED\x10\x02\x12\x1c\n\x18\x41PPROVAL_OUTCOME_EXPIRED\x10\x03\x12\x1e\n\x1a\x41PPROVAL_OUTCOME_WITHDRAWN\x10\x04\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprecall/v1/invocation.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17precall/v1/common.proto\x1a\x18precall/v1/content.proto\"\xa5\x02\n\x06Invoke\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x15\n\rprediction_id\x18\x04 \x01(\t\x12\x0f\n\x07turn_id\x18\x05 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x06 \x01(\t\x12\x11\n\ttool_name\x18\x07 \x01(\t\x12\x14\n\x0ctool_version\x18\x08 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\t \x01(\t\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\rtrace_context\x18\x0b \x01(\x0b\x32\x18.precall.v1.TraceContext\"=\n\x13InvocationCommitted\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\"]\n\x10\x43\x61ncelInvocation\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x32\n\x06reason\x18\x02 \x01(\x0e\x32\".precall.v1.InvocationCancelReason\"\xd9\x01\n\x10InvocationResult\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x15\n\x0bresult_json\x18\x02 \x01(\tH\x00\x12,\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.precall.v1.InvocationErrorH\x00\x12\x34\n\tcancelled\x18\x04 \x01(\x0b\x32\x1f.precall.v1.InvocationCancelledH\x00\x12(\n\x07\x63ontent\x18\x05 \x03(\x0b\x32\x17.precall.v1.ContentPartB\t\n\x07outcome\"0\n\x0fInvocationError\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x15\n\x13InvocationCancelled\"`\n\x12InvocationProgress\x12\x15\n\rinvocation_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\x08\x66raction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_fraction\"\x83\x02\n\x11\x41pprovalRequested\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x15\n\rprediction_id\x18\x04 \x01(\t\x12\x11\n\ttool_name\x18\x05 \x01(\t\x12\x14\n\x0ctool_version\x18\x06 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x07 \x01(\t\x12\x10\n\x08may_edit\x18\x08 \x01(\x08\x12-\n\nexpires_in\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1e\n\x16may_grant_conversation\x18\n \x01(\x08\"\xa5\x01\n\x10\x41pprovalDecision\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12.\n\x07granted\x18\x02 \x01(\x0b\x32\x1b.precall.v1.ApprovalGrantedH\x00\x12,\n\x06\x64\x65nied\x18\x03 \x01(\x0b\x32\x1a.precall.v1.ApprovalDeniedH\x00\x12\x12\n\ndecided_by\x18\x04 \x01(\tB\n\n\x08\x64\x65\x63ision\"S\n\x0f\x41pprovalGranted\x12\x16\n\x0e\x61rguments_json\x18\x01 \x01(\t\x12(\n\x05scope\x18\x02 \x01(\x0e\x32\x19.precall.v1.ApprovalScope\"!\n\x0e\x41pprovalDenied\x12\x0f\n\x07message\x18\x01 \x01(\t\"\xab\x01\n\x10\x41pprovalResolved\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.precall.v1.ApprovalOutcome\x12\x12\n\ndecided_by\x18\x03 \x01(\t\x12(\n\x05scope\x18\x04 \x01(\x0e\x32\x19.precall.v1.ApprovalScope\x12\x16\n\x0e\x61rguments_json\x18\x05 \x01(\t*\x98\x02\n\x16InvocationCancelReason\x12(\n$INVOCATION_CANCEL_REASON_UNSPECIFIED\x10\x00\x12$\n INVOCATION_CANCEL_REASON_TIMEOUT\x10\x01\x12\'\n#INVOCATION_CANCEL_REASON_TURN_ENDED\x10\x02\x12+\n\'INVOCATION_CANCEL_REASON_CALL_CANCELLED\x10\x03\x12\x31\n-INVOCATION_CANCEL_REASON_PREDICTION_DISCARDED\x10\x04\x12%\n!INVOCATION_CANCEL_REASON_DRAINING\x10\x05*i\n\rApprovalScope\x12\x1e\n\x1a\x41PPROVAL_SCOPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PPROVAL_SCOPE_CALL\x10\x01\x12\x1f\n\x1b\x41PPROVAL_SCOPE_CONVERSATION\x10\x02*\xac\x01\n\x0f\x41pprovalOutcome\x12 \n\x1c\x41PPROVAL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41PPROVAL_OUTCOME_GRANTED\x10\x01\x12\x1b\n\x17\x41PPROVAL_OUTCOME_DENIED\x10\x02\x12\x1c\n\x18\x41PPROVAL_OUTCOME_EXPIRED\x10\x03\x12\x1e\n\x1a\x41PPROVAL_OUTCOME_WITHDRAWN\x10\x04\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +35,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'precall.v1.invocation_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z9github.com/precall/precall/clients/go/precallv1;precallv1'
-  _globals['_INVOCATIONCANCELREASON']._serialized_start=1384
-  _globals['_INVOCATIONCANCELREASON']._serialized_end=1664
-  _globals['_APPROVALOUTCOME']._serialized_start=1667
-  _globals['_APPROVALOUTCOME']._serialized_end=1839
-  _globals['_INVOKE']._serialized_start=101
-  _globals['_INVOKE']._serialized_end=394
-  _globals['_CANCELINVOCATION']._serialized_start=396
-  _globals['_CANCELINVOCATION']._serialized_end=489
-  _globals['_INVOCATIONRESULT']._serialized_start=492
-  _globals['_INVOCATIONRESULT']._serialized_end=667
-  _globals['_INVOCATIONERROR']._serialized_start=669
-  _globals['_INVOCATIONERROR']._serialized_end=717
-  _globals['_INVOCATIONCANCELLED']._serialized_start=719
-  _globals['_INVOCATIONCANCELLED']._serialized_end=740
-  _globals['_INVOCATIONPROGRESS']._serialized_start=742
-  _globals['_INVOCATIONPROGRESS']._serialized_end=838
-  _globals['_APPROVALREQUESTED']._serialized_start=841
-  _globals['_APPROVALREQUESTED']._serialized_end=1068
-  _globals['_APPROVALDECISION']._serialized_start=1071
-  _globals['_APPROVALDECISION']._serialized_end=1216
-  _globals['_APPROVALGRANTED']._serialized_start=1218
-  _globals['_APPROVALGRANTED']._serialized_end=1259
-  _globals['_APPROVALDENIED']._serialized_start=1261
-  _globals['_APPROVALDENIED']._serialized_end=1294
-  _globals['_APPROVALRESOLVED']._serialized_start=1296
-  _globals['_APPROVALRESOLVED']._serialized_end=1381
+  _globals['_INVOCATIONCANCELREASON']._serialized_start=1696
+  _globals['_INVOCATIONCANCELREASON']._serialized_end=1976
+  _globals['_APPROVALSCOPE']._serialized_start=1978
+  _globals['_APPROVALSCOPE']._serialized_end=2083
+  _globals['_APPROVALOUTCOME']._serialized_start=2086
+  _globals['_APPROVALOUTCOME']._serialized_end=2258
+  _globals['_INVOKE']._serialized_start=127
+  _globals['_INVOKE']._serialized_end=420
+  _globals['_INVOCATIONCOMMITTED']._serialized_start=422
+  _globals['_INVOCATIONCOMMITTED']._serialized_end=483
+  _globals['_CANCELINVOCATION']._serialized_start=485
+  _globals['_CANCELINVOCATION']._serialized_end=578
+  _globals['_INVOCATIONRESULT']._serialized_start=581
+  _globals['_INVOCATIONRESULT']._serialized_end=798
+  _globals['_INVOCATIONERROR']._serialized_start=800
+  _globals['_INVOCATIONERROR']._serialized_end=848
+  _globals['_INVOCATIONCANCELLED']._serialized_start=850
+  _globals['_INVOCATIONCANCELLED']._serialized_end=871
+  _globals['_INVOCATIONPROGRESS']._serialized_start=873
+  _globals['_INVOCATIONPROGRESS']._serialized_end=969
+  _globals['_APPROVALREQUESTED']._serialized_start=972
+  _globals['_APPROVALREQUESTED']._serialized_end=1231
+  _globals['_APPROVALDECISION']._serialized_start=1234
+  _globals['_APPROVALDECISION']._serialized_end=1399
+  _globals['_APPROVALGRANTED']._serialized_start=1401
+  _globals['_APPROVALGRANTED']._serialized_end=1484
+  _globals['_APPROVALDENIED']._serialized_start=1486
+  _globals['_APPROVALDENIED']._serialized_end=1519
+  _globals['_APPROVALRESOLVED']._serialized_start=1522
+  _globals['_APPROVALRESOLVED']._serialized_end=1693
 # @@protoc_insertion_point(module_scope)

@@ -5,11 +5,14 @@ One run of a handler, between the server and the process that holds the handler.
 tools on Converse and shared tools on Host.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from precall.v1 import common_pb2 as _common_pb2
+from precall.v1 import content_pb2 as _content_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -57,6 +60,30 @@ INVOCATION_CANCEL_REASON_DRAINING: InvocationCancelReason.ValueType  # 5
 """The server shuts down."""
 Global___InvocationCancelReason: _TypeAlias = InvocationCancelReason  # noqa: Y015
 
+class _ApprovalScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApprovalScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPROVAL_SCOPE_UNSPECIFIED: _ApprovalScope.ValueType  # 0
+    """Taken as CALL."""
+    APPROVAL_SCOPE_CALL: _ApprovalScope.ValueType  # 1
+    """Exactly this call in this turn."""
+    APPROVAL_SCOPE_CONVERSATION: _ApprovalScope.ValueType  # 2
+    """Every later call of this tool in this conversation, where ApprovalRequested.may_grant_conversation allows it."""
+
+class ApprovalScope(_ApprovalScope, metaclass=_ApprovalScopeEnumTypeWrapper):
+    """For how much a granted approval holds."""
+
+APPROVAL_SCOPE_UNSPECIFIED: ApprovalScope.ValueType  # 0
+"""Taken as CALL."""
+APPROVAL_SCOPE_CALL: ApprovalScope.ValueType  # 1
+"""Exactly this call in this turn."""
+APPROVAL_SCOPE_CONVERSATION: ApprovalScope.ValueType  # 2
+"""Every later call of this tool in this conversation, where ApprovalRequested.may_grant_conversation allows it."""
+Global___ApprovalScope: _TypeAlias = ApprovalScope  # noqa: Y015
+
 class _ApprovalOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -70,7 +97,7 @@ class _ApprovalOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Appro
     APPROVAL_OUTCOME_DENIED: _ApprovalOutcome.ValueType  # 2
     """Denied. This is a terminal state."""
     APPROVAL_OUTCOME_EXPIRED: _ApprovalOutcome.ValueType  # 3
-    """Nobody decided in time. This is a terminal state."""
+    """The time to decide ran out. This is a terminal state."""
     APPROVAL_OUTCOME_WITHDRAWN: _ApprovalOutcome.ValueType  # 4
     """The turn ended first. This is a terminal state."""
 
@@ -84,7 +111,7 @@ APPROVAL_OUTCOME_GRANTED: ApprovalOutcome.ValueType  # 1
 APPROVAL_OUTCOME_DENIED: ApprovalOutcome.ValueType  # 2
 """Denied. This is a terminal state."""
 APPROVAL_OUTCOME_EXPIRED: ApprovalOutcome.ValueType  # 3
-"""Nobody decided in time. This is a terminal state."""
+"""The time to decide ran out. This is a terminal state."""
 APPROVAL_OUTCOME_WITHDRAWN: ApprovalOutcome.ValueType  # 4
 """The turn ended first. This is a terminal state."""
 Global___ApprovalOutcome: _TypeAlias = ApprovalOutcome  # noqa: Y015
@@ -113,9 +140,11 @@ class Invoke(_message.Message):
     execution id.
     """
     call_id: _builtins.str
-    """The tool call of the model that is answered. Empty when the run is speculative."""
+    """The tool call of the model that is answered. Empty while the run is speculative; InvocationCommitted then names it
+    if the model makes the call.
+    """
     prediction_id: _builtins.str
-    """The prediction that is run early. Empty when the run is committed."""
+    """The prediction that is run early. Empty when the run was started for a call."""
     turn_id: _builtins.str
     """The turn that it serves."""
     conversation_id: _builtins.str
@@ -158,6 +187,34 @@ class Invoke(_message.Message):
 Global___Invoke: _TypeAlias = Invoke  # noqa: Y015
 
 @_typing.final
+class InvocationCommitted(_message.Message):
+    """Server to handler: the model has made the call that this speculative run predicted. From now on the run is a
+    committed one, and its result answers the call: a handler that puts costly work off until then may go on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOCATION_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    invocation_id: _builtins.str
+    """The run."""
+    call_id: _builtins.str
+    """The model's call."""
+    def __init__(
+        self,
+        *,
+        invocation_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "invocation_id", b"invocation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvocationCommitted: _TypeAlias = InvocationCommitted  # noqa: Y015
+
+@_typing.final
 class CancelInvocation(_message.Message):
     """Server to handler: stop this run if you can. The InvocationResult is still owed, best with `cancelled`. The frame
     carries no turn id: the invocation id says all.
@@ -197,6 +254,7 @@ class InvocationResult(_message.Message):
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     invocation_id: _builtins.str
     """The run that ended."""
     result_json: _builtins.str
@@ -209,6 +267,12 @@ class InvocationResult(_message.Message):
     def cancelled(self) -> Global___InvocationCancelled:
         """The handler stopped because it was told to."""
 
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
+        """With `result_json` only: what the model sees in place of the JSON text, such as a page of text or a picture.
+        Empty: the model sees the JSON text. It counts towards the limit on a result.
+        """
+
     def __init__(
         self,
         *,
@@ -216,10 +280,11 @@ class InvocationResult(_message.Message):
         result_json: _builtins.str = ...,
         error: Global___InvocationError | None = ...,
         cancelled: Global___InvocationCancelled | None = ...,
+        content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "error", b"error", "outcome", b"outcome", "result_json", b"result_json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "error", b"error", "invocation_id", b"invocation_id", "outcome", b"outcome", "result_json", b"result_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "content", b"content", "error", b"error", "invocation_id", b"invocation_id", "outcome", b"outcome", "result_json", b"result_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result_json", "error", "cancelled"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -236,11 +301,11 @@ class InvocationError(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Kind of the failure, such as the exception's class name. May be empty. At most 100 characters: of a longer one the
-    middle is left out.
+    """Kind of the failure, such as the exception's class name. May be empty. Longer kinds are shortened in the middle to
+    100 characters.
     """
     message: _builtins.str
-    """What went wrong, for the model and for people. At most 2000 characters, likewise."""
+    """What went wrong, for the model and for people. Longer messages are shortened in the middle to 2000 characters."""
     def __init__(
         self,
         *,
@@ -286,7 +351,7 @@ class InvocationProgress(_message.Message):
     invocation_id: _builtins.str
     """The run."""
     message: _builtins.str
-    """What it is doing, for people. At most 1024 characters: of a longer one the middle is left out."""
+    """What it is doing, for people. Longer messages are shortened in the middle to 1024 characters."""
     fraction: _builtins.float
     """How far it is, from 0 to 1. Unset: unknown."""
     def __init__(
@@ -321,6 +386,7 @@ class ApprovalRequested(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     MAY_EDIT_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    MAY_GRANT_CONVERSATION_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """Made by the server. Names this approval."""
     turn_id: _builtins.str
@@ -337,6 +403,8 @@ class ApprovalRequested(_message.Message):
     """The arguments of the call: a JSON object."""
     may_edit: _builtins.bool
     """Whether the decision may change the arguments."""
+    may_grant_conversation: _builtins.bool
+    """Whether the decision may hold for the rest of the conversation."""
     @_builtins.property
     def expires_in(self) -> _duration_pb2.Duration:
         """How long the server waits before it takes the call as denied."""
@@ -353,10 +421,11 @@ class ApprovalRequested(_message.Message):
         arguments_json: _builtins.str = ...,
         may_edit: _builtins.bool = ...,
         expires_in: _duration_pb2.Duration | None = ...,
+        may_grant_conversation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_in", b"expires_in"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_json", b"arguments_json", "call_id", b"call_id", "expires_in", b"expires_in", "may_edit", b"may_edit", "prediction_id", b"prediction_id", "tool_name", b"tool_name", "tool_version", b"tool_version", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_json", b"arguments_json", "call_id", b"call_id", "expires_in", b"expires_in", "may_edit", b"may_edit", "may_grant_conversation", b"may_grant_conversation", "prediction_id", b"prediction_id", "tool_name", b"tool_name", "tool_version", b"tool_version", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,15 +433,20 @@ Global___ApprovalRequested: _TypeAlias = ApprovalRequested  # noqa: Y015
 
 @_typing.final
 class ApprovalDecision(_message.Message):
-    """Client to server: a person's decision. Valid for exactly that call and turn."""
+    """Client to server: a person's decision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
     DENIED_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval that it answers."""
+    decided_by: _builtins.str
+    """Who decided, as the client knows them: a name or an address, at most 256 bytes. Recorded, and told to everyone who
+    was asked. May be empty.
+    """
     @_builtins.property
     def granted(self) -> Global___ApprovalGranted:
         """Run it."""
@@ -387,10 +461,11 @@ class ApprovalDecision(_message.Message):
         approval_id: _builtins.str = ...,
         granted: Global___ApprovalGranted | None = ...,
         denied: Global___ApprovalDenied | None = ...,
+        decided_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "denied", b"denied", "granted", b"granted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "decision", b"decision", "denied", b"denied", "granted", b"granted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "decided_by", b"decided_by", "decision", b"decision", "denied", b"denied", "granted", b"granted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_decision: _TypeAlias = _typing.Literal["granted", "denied"]  # noqa: Y015
     _WhichOneofArgType_decision: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
@@ -405,16 +480,20 @@ class ApprovalGranted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     arguments_json: _builtins.str
     """Arguments to run it with instead, where the tool allows it. Empty: as the model wrote them."""
+    scope: Global___ApprovalScope.ValueType
+    """For how much the approval holds."""
     def __init__(
         self,
         *,
         arguments_json: _builtins.str = ...,
+        scope: Global___ApprovalScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -444,25 +523,37 @@ Global___ApprovalDenied: _TypeAlias = ApprovalDenied  # noqa: Y015
 
 @_typing.final
 class ApprovalResolved(_message.Message):
-    """Server to everyone who was asked: no decision is wanted any more."""
+    """Server to every client and host that was asked: the approval has ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
     outcome: Global___ApprovalOutcome.ValueType
     """How it ended."""
+    decided_by: _builtins.str
+    """With GRANTED and DENIED: who decided, as in ApprovalDecision. May be empty."""
+    scope: Global___ApprovalScope.ValueType
+    """With GRANTED: for how much the approval holds."""
+    arguments_json: _builtins.str
+    """With GRANTED: the arguments that the call runs with, where they were changed. Empty: as the model wrote them."""
     def __init__(
         self,
         *,
         approval_id: _builtins.str = ...,
         outcome: Global___ApprovalOutcome.ValueType = ...,
+        decided_by: _builtins.str = ...,
+        scope: Global___ApprovalScope.ValueType = ...,
+        arguments_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_json", b"arguments_json", "decided_by", b"decided_by", "outcome", b"outcome", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprecall/v1/prediction.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\"\xac\x01\n\x13SpeculationSettings\x12)\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.precall.v1.SpeculationMode\x12)\n\npredictors\x18\x02 \x03(\x0e\x32\x15.precall.v1.Predictor\x12\x11\n\tmax_depth\x18\x03 \x01(\r\x12\x1a\n\rverify_drafts\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x10\n\x0e_verify_drafts\"\xb9\x01\n\x12PredictionProposed\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12\x14\n\x0ctool_version\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12(\n\tpredictor\x18\x05 \x01(\x0e\x32\x15.precall.v1.Predictor\x12\x12\n\nconfidence\x18\x06 \x01(\x01\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\r\"B\n\x12PredictionLaunched\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x15\n\rinvocation_id\x18\x02 \x01(\t\"U\n\x0fPredictionReady\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12+\n\x08run_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x13PredictionConfirmed\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12-\n\ntime_saved\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tlead_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x01\n\x13PredictionDiscarded\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.precall.v1.DiscardReason\x12.\n\x0btime_wasted\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\x9f\x01\n\tPredictor\x12\x19\n\x15PREDICTOR_UNSPECIFIED\x10\x00\x12\x13\n\x0fPREDICTOR_CACHE\x10\x01\x12\x1c\n\x18PREDICTOR_EARLY_DISPATCH\x10\x02\x12\x15\n\x11PREDICTOR_HISTORY\x10\x03\x12\x12\n\x0ePREDICTOR_FORK\x10\x04\x12\x19\n\x15PREDICTOR_DRAFT_MODEL\x10\x05*\x86\x01\n\x0fSpeculationMode\x12 \n\x1cSPECULATION_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14SPECULATION_MODE_OFF\x10\x01\x12\x1b\n\x17SPECULATION_MODE_SHADOW\x10\x02\x12\x1a\n\x16SPECULATION_MODE_ISSUE\x10\x03*\xfd\x03\n\rDiscardReason\x12\x1e\n\x1a\x44ISCARD_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44ISCARD_REASON_NOT_ELIGIBLE\x10\x01\x12\x19\n\x15\x44ISCARD_REASON_BUDGET\x10\x02\x12\x17\n\x13\x44ISCARD_REASON_LOAD\x10\x03\x12\x1c\n\x18\x44ISCARD_REASON_LOW_VALUE\x10\x04\x12\x1c\n\x18\x44ISCARD_REASON_DUPLICATE\x10\x05\x12\x1f\n\x1b\x44ISCARD_REASON_BREAKER_OPEN\x10\x06\x12\x1b\n\x17\x44ISCARD_REASON_MISMATCH\x10\x07\x12\x1d\n\x19\x44ISCARD_REASON_SUPERSEDED\x10\x08\x12!\n\x1d\x44ISCARD_REASON_STALE_RESOURCE\x10\t\x12\x1a\n\x16\x44ISCARD_REASON_EXPIRED\x10\n\x12 \n\x1c\x44ISCARD_REASON_HANDLER_ERROR\x10\x0b\x12\"\n\x1e\x44ISCARD_REASON_HANDLER_TIMEOUT\x10\x0c\x12\x1c\n\x18\x44ISCARD_REASON_HOST_LOST\x10\r\x12\x1d\n\x19\x44ISCARD_REASON_TURN_ENDED\x10\x0e\x12\x1c\n\x18\x44ISCARD_REASON_CANCELLED\x10\x0f\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprecall/v1/prediction.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc1\x01\n\x13SpeculationSettings\x12)\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.precall.v1.SpeculationMode\x12)\n\npredictors\x18\x02 \x03(\x0e\x32\x15.precall.v1.Predictor\x12\x11\n\tmax_depth\x18\x03 \x01(\r\x12\x1a\n\rverify_drafts\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0bsend_events\x18\x05 \x01(\x08\x42\x10\n\x0e_verify_drafts\"\xb9\x01\n\x12PredictionProposed\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12\x14\n\x0ctool_version\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12(\n\tpredictor\x18\x05 \x01(\x0e\x32\x15.precall.v1.Predictor\x12\x12\n\nconfidence\x18\x06 \x01(\x01\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\r\"B\n\x12PredictionLaunched\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x15\n\rinvocation_id\x18\x02 \x01(\t\"U\n\x0fPredictionReady\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12+\n\x08run_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x13PredictionConfirmed\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12,\n\tlead_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x01\n\x13PredictionDiscarded\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.precall.v1.DiscardReason\x12.\n\x0btime_wasted\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\x9f\x01\n\tPredictor\x12\x19\n\x15PREDICTOR_UNSPECIFIED\x10\x00\x12\x13\n\x0fPREDICTOR_CACHE\x10\x01\x12\x1c\n\x18PREDICTOR_EARLY_DISPATCH\x10\x02\x12\x15\n\x11PREDICTOR_HISTORY\x10\x03\x12\x12\n\x0ePREDICTOR_FORK\x10\x04\x12\x19\n\x15PREDICTOR_DRAFT_MODEL\x10\x05*\x86\x01\n\x0fSpeculationMode\x12 \n\x1cSPECULATION_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14SPECULATION_MODE_OFF\x10\x01\x12\x1b\n\x17SPECULATION_MODE_SHADOW\x10\x02\x12\x1a\n\x16SPECULATION_MODE_ISSUE\x10\x03*\xfd\x03\n\rDiscardReason\x12\x1e\n\x1a\x44ISCARD_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44ISCARD_REASON_NOT_ELIGIBLE\x10\x01\x12\x19\n\x15\x44ISCARD_REASON_BUDGET\x10\x02\x12\x17\n\x13\x44ISCARD_REASON_LOAD\x10\x03\x12\x1c\n\x18\x44ISCARD_REASON_LOW_VALUE\x10\x04\x12\x1c\n\x18\x44ISCARD_REASON_DUPLICATE\x10\x05\x12\x1f\n\x1b\x44ISCARD_REASON_BREAKER_OPEN\x10\x06\x12\x1b\n\x17\x44ISCARD_REASON_MISMATCH\x10\x07\x12\x1d\n\x19\x44ISCARD_REASON_SUPERSEDED\x10\x08\x12!\n\x1d\x44ISCARD_REASON_STALE_RESOURCE\x10\t\x12\x1a\n\x16\x44ISCARD_REASON_EXPIRED\x10\n\x12 \n\x1c\x44ISCARD_REASON_HANDLER_ERROR\x10\x0b\x12\"\n\x1e\x44ISCARD_REASON_HANDLER_TIMEOUT\x10\x0c\x12\x1c\n\x18\x44ISCARD_REASON_HOST_LOST\x10\r\x12\x1d\n\x19\x44ISCARD_REASON_TURN_ENDED\x10\x0e\x12\x1c\n\x18\x44ISCARD_REASON_CANCELLED\x10\x0f\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +33,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'precall.v1.prediction_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z9github.com/precall/precall/clients/go/precallv1;precallv1'
-  _globals['_PREDICTOR']._serialized_start=889
-  _globals['_PREDICTOR']._serialized_end=1048
-  _globals['_SPECULATIONMODE']._serialized_start=1051
-  _globals['_SPECULATIONMODE']._serialized_end=1185
-  _globals['_DISCARDREASON']._serialized_start=1188
-  _globals['_DISCARDREASON']._serialized_end=1697
+  _globals['_PREDICTOR']._serialized_start=862
+  _globals['_PREDICTOR']._serialized_end=1021
+  _globals['_SPECULATIONMODE']._serialized_start=1024
+  _globals['_SPECULATIONMODE']._serialized_end=1158
+  _globals['_DISCARDREASON']._serialized_start=1161
+  _globals['_DISCARDREASON']._serialized_end=1670
   _globals['_SPECULATIONSETTINGS']._serialized_start=76
-  _globals['_SPECULATIONSETTINGS']._serialized_end=248
-  _globals['_PREDICTIONPROPOSED']._serialized_start=251
-  _globals['_PREDICTIONPROPOSED']._serialized_end=436
-  _globals['_PREDICTIONLAUNCHED']._serialized_start=438
-  _globals['_PREDICTIONLAUNCHED']._serialized_end=504
-  _globals['_PREDICTIONREADY']._serialized_start=506
-  _globals['_PREDICTIONREADY']._serialized_end=591
-  _globals['_PREDICTIONCONFIRMED']._serialized_start=594
-  _globals['_PREDICTIONCONFIRMED']._serialized_end=748
-  _globals['_PREDICTIONDISCARDED']._serialized_start=751
-  _globals['_PREDICTIONDISCARDED']._serialized_end=886
+  _globals['_SPECULATIONSETTINGS']._serialized_end=269
+  _globals['_PREDICTIONPROPOSED']._serialized_start=272
+  _globals['_PREDICTIONPROPOSED']._serialized_end=457
+  _globals['_PREDICTIONLAUNCHED']._serialized_start=459
+  _globals['_PREDICTIONLAUNCHED']._serialized_end=525
+  _globals['_PREDICTIONREADY']._serialized_start=527
+  _globals['_PREDICTIONREADY']._serialized_end=612
+  _globals['_PREDICTIONCONFIRMED']._serialized_start=614
+  _globals['_PREDICTIONCONFIRMED']._serialized_end=721
+  _globals['_PREDICTIONDISCARDED']._serialized_start=724
+  _globals['_PREDICTIONDISCARDED']._serialized_end=859
 # @@protoc_insertion_point(module_scope)

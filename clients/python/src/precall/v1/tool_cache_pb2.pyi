@@ -12,6 +12,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from precall.v1 import content_pb2 as _content_pb2
 from precall.v1 import tool_pb2 as _tool_pb2
 import builtins as _builtins
 import sys
@@ -92,16 +93,25 @@ Global___CacheKey: _TypeAlias = CacheKey  # noqa: Y015
 
 @_typing.final
 class ResourceVersion(_message.Message):
-    """The version of a resource that a result depends on."""
+    """A resource and its version at one moment.
+
+    Names of resources are paths: a scheme, a colon, and segments separated by "/", as in "file:/a/b". A name that ends in
+    "/*" stands for everything below it: "file:/a/*" covers "file:/a/b" and "file:/a/b/c", but not "file:/a". A write to a
+    name makes stale every result that has read that name, a name that the written one covers, or a name that covers it.
+    So a result that depends on "file:/a/*" is stale after a write to "file:/a/b", and the reverse.
+
+    Every conversation is a resource too, "conversation:" and its id. A tool that is not read_only and declares no writes
+    writes it, and every result of CONVERSATION scope depends on it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
-    """The resource: "file:/a/b"."""
+    """The resource."""
     version: _builtins.int
-    """Its version when it was read."""
+    """Grows with every write that makes stale what has read the resource. Comparable for equality alone."""
     def __init__(
         self,
         *,
@@ -131,6 +141,7 @@ class CacheEntry(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     RECOMPUTE_COST_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     result_json: _builtins.str
     """The result: JSON text."""
     entry_version: _builtins.int
@@ -159,6 +170,10 @@ class CacheEntry(_message.Message):
     def recompute_cost(self) -> _duration_pb2.Duration:
         """What making it again would cost."""
 
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
+        """What the model sees in place of the JSON text (see InvocationResult.content). Empty: the JSON text."""
+
     def __init__(
         self,
         *,
@@ -171,10 +186,11 @@ class CacheEntry(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         recompute_cost: _duration_pb2.Duration | None = ...,
+        content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "key", b"key", "recompute_cost", b"recompute_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "entry_version", b"entry_version", "execution_id", b"execution_id", "expire_time", b"expire_time", "key", b"key", "origin", b"origin", "recompute_cost", b"recompute_cost", "resource_versions", b"resource_versions", "result_json", b"result_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "entry_version", b"entry_version", "execution_id", b"execution_id", "expire_time", b"expire_time", "key", b"key", "origin", b"origin", "recompute_cost", b"recompute_cost", "resource_versions", b"resource_versions", "result_json", b"result_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +245,54 @@ class ToolCacheServiceGetResponse(_message.Message):
 Global___ToolCacheServiceGetResponse: _TypeAlias = ToolCacheServiceGetResponse  # noqa: Y015
 
 @_typing.final
+class GetResourceVersionsRequest(_message.Message):
+    """Which resources to look up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their names. A name that ends in "/*" is answered by the version of the whole."""
+
+    def __init__(
+        self,
+        *,
+        resources: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetResourceVersionsRequest: _TypeAlias = GetResourceVersionsRequest  # noqa: Y015
+
+@_typing.final
+class GetResourceVersionsResponse(_message.Message):
+    """Their versions now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
+        """One entry per name, in the order of the request. A resource that was never written has a version too."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___ResourceVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetResourceVersionsResponse: _TypeAlias = GetResourceVersionsResponse  # noqa: Y015
+
+@_typing.final
 class ToolCacheServicePutRequest(_message.Message):
     """What to store."""
 
@@ -237,9 +301,10 @@ class ToolCacheServicePutRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
-    RESOURCES_FIELD_NUMBER: _builtins.int
+    OBSERVED_VERSIONS_FIELD_NUMBER: _builtins.int
     EXPECTED_ENTRY_VERSION_FIELD_NUMBER: _builtins.int
     RECOMPUTE_COST_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     result_json: _builtins.str
     """The result: JSON text."""
     expected_entry_version: _builtins.int
@@ -253,12 +318,18 @@ class ToolCacheServicePutRequest(_message.Message):
         """How long it may be used. Required."""
 
     @_builtins.property
-    def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources that it depends on; their versions are taken now."""
+    def observed_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
+        """The resources that it depends on, each with the version that GetResourceVersions gave before the value was
+        computed.
+        """
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
         """What making it again would cost."""
+
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
+        """What the model sees in place of the JSON text (see InvocationResult.content). Empty: the JSON text."""
 
     def __init__(
         self,
@@ -266,13 +337,14 @@ class ToolCacheServicePutRequest(_message.Message):
         key: Global___CacheKey | None = ...,
         result_json: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
-        resources: _abc.Iterable[_builtins.str] | None = ...,
+        observed_versions: _abc.Iterable[Global___ResourceVersion] | None = ...,
         expected_entry_version: _builtins.int | None = ...,
         recompute_cost: _duration_pb2.Duration | None = ...,
+        content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "expected_entry_version", b"expected_entry_version", "key", b"key", "recompute_cost", b"recompute_cost", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "expected_entry_version", b"expected_entry_version", "key", b"key", "recompute_cost", b"recompute_cost", "resources", b"resources", "result_json", b"result_json", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "content", b"content", "expected_entry_version", b"expected_entry_version", "key", b"key", "observed_versions", b"observed_versions", "recompute_cost", b"recompute_cost", "result_json", b"result_json", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_entry_version: _TypeAlias = _typing.Literal["expected_entry_version"]  # noqa: Y015
     _WhichOneofArgType__expected_entry_version: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version"]  # noqa: Y015
@@ -303,8 +375,8 @@ class ToolCacheServicePutResponse(_message.Message):
 Global___ToolCacheServicePutResponse: _TypeAlias = ToolCacheServicePutResponse  # noqa: Y015
 
 @_typing.final
-class ToolCacheServiceInvalidateRequest(_message.Message):
-    """What to make unreachable."""
+class InvalidationTarget(_message.Message):
+    """Entries that are made unreachable together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -317,7 +389,7 @@ class ToolCacheServiceInvalidateRequest(_message.Message):
     tool_name: _builtins.str
     """All entries of a tool."""
     resource: _builtins.str
-    """All entries that depend on a resource, by bumping its version; a trailing "*" covers everything below."""
+    """All entries that a write to this resource makes stale (see ResourceVersion)."""
     conversation_id: _builtins.str
     """All entries of a conversation."""
     @_builtins.property
@@ -349,6 +421,30 @@ class ToolCacheServiceInvalidateRequest(_message.Message):
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["key", "tool_name", "tool_version", "resource", "conversation_id", "all"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___InvalidationTarget: _TypeAlias = InvalidationTarget  # noqa: Y015
+
+@_typing.final
+class ToolCacheServiceInvalidateRequest(_message.Message):
+    """What to make unreachable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> Global___InvalidationTarget:
+        """Which entries."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___InvalidationTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolCacheServiceInvalidateRequest: _TypeAlias = ToolCacheServiceInvalidateRequest  # noqa: Y015
 
@@ -453,7 +549,7 @@ class ToolCacheServiceWatchResponse(_message.Message):
     INVALIDATED_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Its place in the order of all changes of the tenant."""
+    """Its position in the order of all changes of the tenant."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -524,14 +620,16 @@ class CacheEntriesInvalidated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
-    target: _builtins.str
-    """As in ToolCacheServiceInvalidateRequest, in words: "resource file:/a/*"."""
+    @_builtins.property
+    def target(self) -> Global___InvalidationTarget:
+        """Which entries."""
+
     def __init__(
         self,
         *,
-        target: _builtins.str = ...,
+        target: Global___InvalidationTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -598,7 +696,7 @@ class ToolCacheServiceStatsResponse(_message.Message):
     stale: _builtins.int
     """Misses for which an entry was there, but stale."""
     evictions: _builtins.int
-    """Entries given up for room."""
+    """Entries dropped to make room."""
     store_available: _builtins.bool
     """Whether the store answers."""
     @_builtins.property

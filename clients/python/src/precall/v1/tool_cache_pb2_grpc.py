@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class ToolCacheServiceStub:
     """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+
+    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
+    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
     """
 
     def __init__(self, channel):
@@ -39,6 +42,11 @@ class ToolCacheServiceStub:
                 '/precall.v1.ToolCacheService/Get',
                 request_serializer=precall_dot_v1_dot_tool__cache__pb2.ToolCacheServiceGetRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_tool__cache__pb2.ToolCacheServiceGetResponse.FromString,
+                _registered_method=True)
+        self.GetResourceVersions = channel.unary_unary(
+                '/precall.v1.ToolCacheService/GetResourceVersions',
+                request_serializer=precall_dot_v1_dot_tool__cache__pb2.GetResourceVersionsRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_tool__cache__pb2.GetResourceVersionsResponse.FromString,
                 _registered_method=True)
         self.Put = channel.unary_unary(
                 '/precall.v1.ToolCacheService/Put',
@@ -64,6 +72,9 @@ class ToolCacheServiceStub:
 
 class ToolCacheServiceServicer:
     """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+
+    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
+    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
     """
 
     def Get(self, request, context):
@@ -73,9 +84,17 @@ class ToolCacheServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetResourceVersions(self, request, context):
+        """The versions of resources now, to be read before a value is computed that will be Put.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Put(self, request, context):
-        """Stores a result. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
-        CACHE_VERSION_MISMATCH.
+        """Stores a result. ABORTED with CACHE_RESOURCE_CHANGED when a resource in `observed_versions` has another version by
+        now. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
+        CACHE_VERSION_MISMATCH. Nothing is stored then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +129,11 @@ def add_ToolCacheServiceServicer_to_server(servicer, server):
                     request_deserializer=precall_dot_v1_dot_tool__cache__pb2.ToolCacheServiceGetRequest.FromString,
                     response_serializer=precall_dot_v1_dot_tool__cache__pb2.ToolCacheServiceGetResponse.SerializeToString,
             ),
+            'GetResourceVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetResourceVersions,
+                    request_deserializer=precall_dot_v1_dot_tool__cache__pb2.GetResourceVersionsRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_tool__cache__pb2.GetResourceVersionsResponse.SerializeToString,
+            ),
             'Put': grpc.unary_unary_rpc_method_handler(
                     servicer.Put,
                     request_deserializer=precall_dot_v1_dot_tool__cache__pb2.ToolCacheServicePutRequest.FromString,
@@ -140,6 +164,9 @@ def add_ToolCacheServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ToolCacheService:
     """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+
+    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
+    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
     """
 
     @staticmethod
@@ -159,6 +186,33 @@ class ToolCacheService:
             '/precall.v1.ToolCacheService/Get',
             precall_dot_v1_dot_tool__cache__pb2.ToolCacheServiceGetRequest.SerializeToString,
             precall_dot_v1_dot_tool__cache__pb2.ToolCacheServiceGetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetResourceVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.ToolCacheService/GetResourceVersions',
+            precall_dot_v1_dot_tool__cache__pb2.GetResourceVersionsRequest.SerializeToString,
+            precall_dot_v1_dot_tool__cache__pb2.GetResourceVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

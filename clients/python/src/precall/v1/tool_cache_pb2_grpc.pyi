@@ -15,14 +15,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ToolCacheServiceStub:
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed."""
+    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+
+    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
+    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceGetRequest, _tool_cache_pb2.ToolCacheServiceGetResponse]
     """The usable entry for a call. NOT_FOUND when there is none, whatever the reason."""
+    GetResourceVersions: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.GetResourceVersionsRequest, _tool_cache_pb2.GetResourceVersionsResponse]
+    """The versions of resources now, to be read before a value is computed that will be Put."""
     Put: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServicePutRequest, _tool_cache_pb2.ToolCacheServicePutResponse]
-    """Stores a result. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
-    CACHE_VERSION_MISMATCH.
+    """Stores a result. ABORTED with CACHE_RESOURCE_CHANGED when a resource in `observed_versions` has another version by
+    now. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
+    CACHE_VERSION_MISMATCH. Nothing is stored then.
     """
     Invalidate: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceInvalidateRequest, _tool_cache_pb2.ToolCacheServiceInvalidateResponse]
     """Makes entries unreachable at once."""
@@ -32,7 +39,11 @@ class ToolCacheServiceStub:
     """What the cache holds and how it does."""
 
 class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed."""
+    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+
+    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
+    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    """
 
     @_abc_1.abstractmethod
     def Get(
@@ -43,13 +54,22 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         """The usable entry for a call. NOT_FOUND when there is none, whatever the reason."""
 
     @_abc_1.abstractmethod
+    def GetResourceVersions(
+        self,
+        request: _tool_cache_pb2.GetResourceVersionsRequest,
+        context: _aio.ServicerContext[_tool_cache_pb2.GetResourceVersionsRequest, _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]],
+    ) -> _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]:
+        """The versions of resources now, to be read before a value is computed that will be Put."""
+
+    @_abc_1.abstractmethod
     def Put(
         self,
         request: _tool_cache_pb2.ToolCacheServicePutRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServicePutRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]:
-        """Stores a result. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
-        CACHE_VERSION_MISMATCH.
+        """Stores a result. ABORTED with CACHE_RESOURCE_CHANGED when a resource in `observed_versions` has another version by
+        now. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
+        CACHE_VERSION_MISMATCH. Nothing is stored then.
         """
 
     @_abc_1.abstractmethod

@@ -123,6 +123,7 @@ class HostResponse(_message.Message):
     DRAINED_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    INVOCATION_COMMITTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this frame: 1 for the first, one more for each that follows, also across streams."""
     acknowledged: _builtins.int
@@ -171,6 +172,10 @@ class HostResponse(_message.Message):
     def go_away(self) -> _common_pb2.GoAway:
         """The stream will close soon."""
 
+    @_builtins.property
+    def invocation_committed(self) -> _invocation_pb2.InvocationCommitted:
+        """A speculative run now answers a call."""
+
     def __init__(
         self,
         *,
@@ -187,12 +192,13 @@ class HostResponse(_message.Message):
         drained: Global___HostDrained | None = ...,
         acknowledge: _common_pb2.Acknowledge | None = ...,
         go_away: _common_pb2.GoAway | None = ...,
+        invocation_committed: _invocation_pb2.InvocationCommitted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "drained", b"drained", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invoke", b"invoke", "opened", b"opened", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "drained", b"drained", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invocation_committed", b"invocation_committed", "invoke", b"invoke", "opened", b"opened", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "acknowledged", b"acknowledged", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "drained", b"drained", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invoke", b"invoke", "opened", b"opened", "sequence", b"sequence", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "acknowledged", b"acknowledged", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "cancel_invocation", b"cancel_invocation", "drained", b"drained", "event", b"event", "frame_rejected", b"frame_rejected", "go_away", b"go_away", "invocation_committed", b"invocation_committed", "invoke", b"invoke", "opened", b"opened", "sequence", b"sequence", "tools_registered", b"tools_registered", "tools_withdrawn", b"tools_withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "frame_rejected", "tools_registered", "tools_withdrawn", "invoke", "cancel_invocation", "approval_requested", "approval_resolved", "drained", "acknowledge", "go_away"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "frame_rejected", "tools_registered", "tools_withdrawn", "invoke", "cancel_invocation", "approval_requested", "approval_resolved", "drained", "acknowledge", "go_away", "invocation_committed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -210,6 +216,7 @@ class OpenHost(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     WATCH_APPROVALS_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    HOST_TOKEN_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Made by the host and kept over its reconnects, 1 to 128 bytes. Results of a run that outlived its stream are
     accepted from the same host id.
@@ -222,6 +229,10 @@ class OpenHost(_message.Message):
     """It wants to decide approvals of its tenant, where the operator allows that."""
     last_sequence: _builtins.int
     """The highest server frame number that it has processed, when it reconnects."""
+    host_token: _builtins.str
+    """The proof, from HostOpened, that this is the host that first used the id. Empty for a new id; required when it
+    reconnects.
+    """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.Tool]:
         """Tools to register at once."""
@@ -235,10 +246,11 @@ class OpenHost(_message.Message):
         capacity: _builtins.int = ...,
         watch_approvals: _builtins.bool = ...,
         last_sequence: _builtins.int = ...,
+        host_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "client_name", b"client_name", "host_id", b"host_id", "last_sequence", b"last_sequence", "tools", b"tools", "watch_approvals", b"watch_approvals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "client_name", b"client_name", "host_id", b"host_id", "host_token", b"host_token", "last_sequence", b"last_sequence", "tools", b"tools", "watch_approvals", b"watch_approvals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,10 +266,15 @@ class HostOpened(_message.Message):
     WATCHES_APPROVALS_FIELD_NUMBER: _builtins.int
     RETURN_WITHIN_FIELD_NUMBER: _builtins.int
     LAST_HOST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    HOST_TOKEN_FIELD_NUMBER: _builtins.int
+    AWAITED_INVOCATION_IDS_FIELD_NUMBER: _builtins.int
     watches_approvals: _builtins.bool
     """Whether approvals will be sent to it."""
     last_host_sequence: _builtins.int
     """The highest host frame number that the server has processed, when it reconnects."""
+    host_token: _builtins.str
+    """Needed to reconnect under the same host id: no other process can take the id over without it."""
     @_builtins.property
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.ToolRegistration]:
         """Outcomes for the tools of the handshake, in their order."""
@@ -266,6 +283,14 @@ class HostOpened(_message.Message):
     def return_within(self) -> _duration_pb2.Duration:
         """How long runs of this host wait for its return when its stream is lost."""
 
+    @_builtins.property
+    def limits(self) -> Global___HostLimits:
+        """What this host may use."""
+
+    @_builtins.property
+    def awaited_invocation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """After a reconnect: the runs that the server still waits for. Every other run of this host has ended."""
+
     def __init__(
         self,
         *,
@@ -273,14 +298,65 @@ class HostOpened(_message.Message):
         watches_approvals: _builtins.bool = ...,
         return_within: _duration_pb2.Duration | None = ...,
         last_host_sequence: _builtins.int = ...,
+        limits: Global___HostLimits | None = ...,
+        host_token: _builtins.str = ...,
+        awaited_invocation_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["return_within", b"return_within"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "return_within", b"return_within"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_host_sequence", b"last_host_sequence", "registrations", b"registrations", "return_within", b"return_within", "watches_approvals", b"watches_approvals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_invocation_ids", b"awaited_invocation_ids", "host_token", b"host_token", "last_host_sequence", b"last_host_sequence", "limits", b"limits", "registrations", b"registrations", "return_within", b"return_within", "watches_approvals", b"watches_approvals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostOpened: _TypeAlias = HostOpened  # noqa: Y015
+
+@_typing.final
+class HostLimits(_message.Message):
+    """What one host may use. Sizes in bytes of UTF-8."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    TOOLS_MAX_FIELD_NUMBER: _builtins.int
+    SCHEMA_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    RESULT_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    TOOL_TIMEOUT_MAX_FIELD_NUMBER: _builtins.int
+    CAPACITY_MAX_FIELD_NUMBER: _builtins.int
+    frame_bytes_max: _builtins.int
+    """One frame on the wire."""
+    tools_max: _builtins.int
+    """Tools that it may register."""
+    schema_bytes_max: _builtins.int
+    """One tool's schema."""
+    description_bytes_max: _builtins.int
+    """One tool's description."""
+    result_bytes_max: _builtins.int
+    """One result."""
+    capacity_max: _builtins.int
+    """Runs in flight at once over all of its tools."""
+    @_builtins.property
+    def tool_timeout_max(self) -> _duration_pb2.Duration:
+        """The longest timeout that a tool may declare."""
+
+    def __init__(
+        self,
+        *,
+        frame_bytes_max: _builtins.int = ...,
+        tools_max: _builtins.int = ...,
+        schema_bytes_max: _builtins.int = ...,
+        description_bytes_max: _builtins.int = ...,
+        result_bytes_max: _builtins.int = ...,
+        tool_timeout_max: _duration_pb2.Duration | None = ...,
+        capacity_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tool_timeout_max", b"tool_timeout_max"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_max", b"capacity_max", "description_bytes_max", b"description_bytes_max", "frame_bytes_max", b"frame_bytes_max", "result_bytes_max", b"result_bytes_max", "schema_bytes_max", b"schema_bytes_max", "tool_timeout_max", b"tool_timeout_max", "tools_max", b"tools_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostLimits: _TypeAlias = HostLimits  # noqa: Y015
 
 @_typing.final
 class ReportCapacity(_message.Message):

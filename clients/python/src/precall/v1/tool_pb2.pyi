@@ -136,7 +136,7 @@ class ToolEffects(_message.Message):
     read_only: _builtins.bool
     """The handler changes nothing that anyone could notice."""
     speculation_safe: _builtins.bool
-    """Running it for a call that the model never makes harms nobody: it costs, discloses and triggers nothing."""
+    """Running it for a call that the model never makes does no harm: it costs, discloses and triggers nothing."""
     idempotent: _builtins.bool
     """Running it twice with the same arguments is the same as running it once."""
     open_world: _builtins.bool
@@ -147,7 +147,9 @@ class ToolEffects(_message.Message):
     """The person who approves may change the arguments."""
     @_builtins.property
     def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources that it reads: templates over the arguments, such as "file:{path}". At most 64 of 256 bytes each."""
+        """Resources that it reads: templates over the arguments, such as "file:{path}". At most 64 of 256 bytes each. How
+        names of resources cover each other is said at ResourceVersion.
+        """
 
     @_builtins.property
     def writes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -350,3 +352,89 @@ class ToolsWithdrawn(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolsWithdrawn: _TypeAlias = ToolsWithdrawn  # noqa: Y015
+
+@_typing.final
+class SharedToolSelection(_message.Message):
+    """Which shared tools, registered by hosts of the tenant, a conversation sees beside its inline tools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """All of them, as they come and go. Takes the place of `names`."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tools of these names. A name that no host has registered yet is offered once one does."""
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedToolSelection: _TypeAlias = SharedToolSelection  # noqa: Y015
+
+@_typing.final
+class SharedTool(_message.Message):
+    """A shared tool that a conversation sees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.str
+    """The version that calls go to."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Set where the conversation does not see it after all, as an inline tool has the same name (see
+        FrameRejected.error).
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedTool: _TypeAlias = SharedTool  # noqa: Y015
+
+@_typing.final
+class SharedToolsChanged(_message.Message):
+    """Server to client: the shared tools that the conversation sees have changed. Holds from the next turn on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___SharedTool]:
+        """All that it sees now."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___SharedTool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedToolsChanged: _TypeAlias = SharedToolsChanged  # noqa: Y015

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from precall.v1 import common_pb2 as _common_pb2
+from precall.v1 import content_pb2 as _content_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -65,11 +66,16 @@ class _WhileRunningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhileRun
     WHILE_RUNNING_REJECT: _WhileRunning.ValueType  # 1
     """Refuse it with TURN_RUNNING."""
     WHILE_RUNNING_QUEUE: _WhileRunning.ValueType  # 2
-    """Start it when the running turn has ended."""
+    """Start it when the running turn has ended. It is answered by TurnDeferred at once, and enters the queue for
+    admission (TurnQueued) once the running turn has ended.
+    """
     WHILE_RUNNING_INTERJECT: _WhileRunning.ValueType  # 3
-    """Put it before the next step of the running turn."""
+    """Put the message before the next step of the running turn. It is answered by TurnDeferred at once. At that step it
+    ends with TURN_OUTCOME_INTERJECTED, and the running turn answers both messages. Where the running turn ends before
+    another step, the message becomes a turn of its own, as with QUEUE.
+    """
     WHILE_RUNNING_INTERRUPT: _WhileRunning.ValueType  # 4
-    """Cancel the running turn and start this one."""
+    """Cancel the running turn and start this one. It is answered by TurnDeferred at once, and goes on as with QUEUE."""
 
 class WhileRunning(_WhileRunning, metaclass=_WhileRunningEnumTypeWrapper):
     """What happens to a new user message while a turn runs."""
@@ -79,11 +85,16 @@ WHILE_RUNNING_UNSPECIFIED: WhileRunning.ValueType  # 0
 WHILE_RUNNING_REJECT: WhileRunning.ValueType  # 1
 """Refuse it with TURN_RUNNING."""
 WHILE_RUNNING_QUEUE: WhileRunning.ValueType  # 2
-"""Start it when the running turn has ended."""
+"""Start it when the running turn has ended. It is answered by TurnDeferred at once, and enters the queue for
+admission (TurnQueued) once the running turn has ended.
+"""
 WHILE_RUNNING_INTERJECT: WhileRunning.ValueType  # 3
-"""Put it before the next step of the running turn."""
+"""Put the message before the next step of the running turn. It is answered by TurnDeferred at once. At that step it
+ends with TURN_OUTCOME_INTERJECTED, and the running turn answers both messages. Where the running turn ends before
+another step, the message becomes a turn of its own, as with QUEUE.
+"""
 WHILE_RUNNING_INTERRUPT: WhileRunning.ValueType  # 4
-"""Cancel the running turn and start this one."""
+"""Cancel the running turn and start this one. It is answered by TurnDeferred at once, and goes on as with QUEUE."""
 Global___WhileRunning: _TypeAlias = WhileRunning  # noqa: Y015
 
 class _ToolCallOutcome:
@@ -202,6 +213,10 @@ class _TurnOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnOutco
     """The client cancelled it. This is a terminal state."""
     TURN_OUTCOME_FAILED: _TurnOutcome.ValueType  # 4
     """It failed; `error` says why. This is a terminal state."""
+    TURN_OUTCOME_INTERJECTED: _TurnOutcome.ValueType  # 5
+    """Its message became part of the turn that was running, `merged_into_turn_id`, which answers it. This is a terminal
+    state.
+    """
 
 class TurnOutcome(_TurnOutcome, metaclass=_TurnOutcomeEnumTypeWrapper):
     """How a turn ended."""
@@ -216,33 +231,54 @@ TURN_OUTCOME_CANCELLED: TurnOutcome.ValueType  # 3
 """The client cancelled it. This is a terminal state."""
 TURN_OUTCOME_FAILED: TurnOutcome.ValueType  # 4
 """It failed; `error` says why. This is a terminal state."""
+TURN_OUTCOME_INTERJECTED: TurnOutcome.ValueType  # 5
+"""Its message became part of the turn that was running, `merged_into_turn_id`, which answers it. This is a terminal
+state.
+"""
 Global___TurnOutcome: _TypeAlias = TurnOutcome  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
-    """Which tools the model may or must call. It holds for the first step of a turn; once the model has called, later
-    steps decide freely (AUTO), so that REQUIRED and NAMED cannot loop. NONE holds for the whole turn.
+    """Which tools the model may or must call. The mode holds for the first step of a turn; once the model has called, later
+    steps decide freely (AUTO), so that REQUIRED and NAMED cannot loop. NONE and the other fields hold for the whole
+    turn.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODE_FIELD_NUMBER: _builtins.int
     TOOL_NAME_FIELD_NUMBER: _builtins.int
+    ALLOWED_TOOL_NAMES_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_CALLS_FIELD_NUMBER: _builtins.int
     mode: Global___ToolChoiceMode.ValueType
     """How the model may choose."""
     tool_name: _builtins.str
     """The tool to call, with NAMED only."""
+    max_parallel_calls: _builtins.int
+    """How many calls one step may make, at least 1. Unset: as many as the model's format allows. Served where
+    CAPABILITY_TOOL_SELECTION is granted.
+    """
+    @_builtins.property
+    def allowed_tool_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tools that this turn may call. Empty: every tool that the conversation sees. Served where
+        CAPABILITY_TOOL_SELECTION is granted.
+        """
+
     def __init__(
         self,
         *,
         mode: Global___ToolChoiceMode.ValueType = ...,
         tool_name: _builtins.str = ...,
+        allowed_tool_names: _abc.Iterable[_builtins.str] | None = ...,
+        max_parallel_calls: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_parallel_calls", b"_max_parallel_calls", "max_parallel_calls", b"max_parallel_calls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "tool_name", b"tool_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_parallel_calls", b"_max_parallel_calls", "allowed_tool_names", b"allowed_tool_names", "max_parallel_calls", b"max_parallel_calls", "mode", b"mode", "tool_name", b"tool_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_parallel_calls: _TypeAlias = _typing.Literal["max_parallel_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_parallel_calls: _TypeAlias = _typing.Literal["_max_parallel_calls", b"_max_parallel_calls"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parallel_calls) -> _WhichOneofReturnType__max_parallel_calls | None: ...
 
 Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
@@ -256,9 +292,13 @@ class GenerationSettings(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_STEP_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 is greedy; at most 2."""
     top_p: _builtins.float
@@ -267,8 +307,16 @@ class GenerationSettings(_message.Message):
     """At least 1; -1 takes all tokens."""
     seed: _builtins.int
     """Makes sampling repeatable on the same server. Not negative."""
-    max_tokens: _builtins.int
-    """Tokens that one step may generate. At most the granted limit."""
+    max_step_tokens: _builtins.int
+    """Tokens that each step may generate. At most the granted limit on the tokens of a turn."""
+    presence_penalty: _builtins.float
+    """Makes tokens that have occurred less likely: -2 to 2, 0 changes nothing."""
+    frequency_penalty: _builtins.float
+    """Makes tokens less likely the more often they have occurred: -2 to 2, 0 changes nothing."""
+    log_probabilities: _builtins.int
+    """For each token of the answer, how many of the likeliest alternatives to tell with their log probabilities. 0 tells
+    that of the token itself; unset tells none. Served where CAPABILITY_LOG_PROBABILITIES is granted.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts that end a step when they are generated; they are not part of the answer. At most 16 of 256 bytes each."""
@@ -277,6 +325,10 @@ class GenerationSettings(_message.Message):
     def tool_choice(self) -> Global___ToolChoice:
         """Which tools may or must be called."""
 
+    @_builtins.property
+    def answer_format(self) -> Global___AnswerFormat:
+        """The form that the turn's answer is held to. Served where CAPABILITY_ANSWER_FORMAT is granted."""
+
     def __init__(
         self,
         *,
@@ -284,16 +336,26 @@ class GenerationSettings(_message.Message):
         top_p: _builtins.float | None = ...,
         top_k: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
-        max_tokens: _builtins.int | None = ...,
+        max_step_tokens: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         tool_choice: Global___ToolChoice | None = ...,
+        presence_penalty: _builtins.float | None = ...,
+        frequency_penalty: _builtins.float | None = ...,
+        answer_format: Global___AnswerFormat | None = ...,
+        log_probabilities: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_log_probabilities", b"_log_probabilities", "_max_step_tokens", b"_max_step_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "answer_format", b"answer_format", "frequency_penalty", b"frequency_penalty", "log_probabilities", b"log_probabilities", "max_step_tokens", b"max_step_tokens", "presence_penalty", b"presence_penalty", "seed", b"seed", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_log_probabilities", b"_log_probabilities", "_max_step_tokens", b"_max_step_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "answer_format", b"answer_format", "frequency_penalty", b"frequency_penalty", "log_probabilities", b"log_probabilities", "max_step_tokens", b"max_step_tokens", "presence_penalty", b"presence_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
-    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
+    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
+    _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
+    _WhichOneofReturnType__max_step_tokens: _TypeAlias = _typing.Literal["max_step_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_step_tokens: _TypeAlias = _typing.Literal["_max_step_tokens", b"_max_step_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
+    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
@@ -303,7 +365,13 @@ class GenerationSettings(_message.Message):
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_probabilities) -> _WhichOneofReturnType__log_probabilities | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_step_tokens) -> _WhichOneofReturnType__max_step_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -316,18 +384,42 @@ class GenerationSettings(_message.Message):
 Global___GenerationSettings: _TypeAlias = GenerationSettings  # noqa: Y015
 
 @_typing.final
+class AnswerFormat(_message.Message):
+    """The form that the text of a turn's answer is held to while it is generated. Steps that make calls are not held to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    """JSON Schema (2020-12), as JSON text: the answer is a JSON text that fits it."""
+    def __init__(
+        self,
+        *,
+        json_schema: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "json_schema", b"json_schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "json_schema", b"json_schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["json_schema"]  # noqa: Y015
+    _WhichOneofArgType_format: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_format) -> _WhichOneofReturnType_format | None: ...
+
+Global___AnswerFormat: _TypeAlias = AnswerFormat  # noqa: Y015
+
+@_typing.final
 class TurnLimits(_message.Message):
     """How much a turn may use. Unset fields take the server's defaults, values above the granted limits are refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_STEPS_FIELD_NUMBER: _builtins.int
-    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TURN_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     max_steps: _builtins.int
     """Steps, that is assistant messages."""
-    max_tokens: _builtins.int
-    """Tokens that all steps together may generate."""
+    max_turn_tokens: _builtins.int
+    """Tokens that all steps of the turn together may generate."""
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
         """Wall time from admission to the end. A turn that is not done by then ends with TURN_OUTCOME_LIMIT."""
@@ -336,21 +428,21 @@ class TurnLimits(_message.Message):
         self,
         *,
         max_steps: _builtins.int | None = ...,
-        max_tokens: _builtins.int | None = ...,
+        max_turn_tokens: _builtins.int | None = ...,
         max_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps", "_max_tokens", b"_max_tokens", "max_duration", b"max_duration", "max_steps", b"max_steps", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps", "_max_turn_tokens", b"_max_turn_tokens", "max_duration", b"max_duration", "max_steps", b"max_steps", "max_turn_tokens", b"max_turn_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps", "_max_tokens", b"_max_tokens", "max_duration", b"max_duration", "max_steps", b"max_steps", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps", "_max_turn_tokens", b"_max_turn_tokens", "max_duration", b"max_duration", "max_steps", b"max_steps", "max_turn_tokens", b"max_turn_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_steps: _TypeAlias = _typing.Literal["max_steps"]  # noqa: Y015
     _WhichOneofArgType__max_steps: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps"]  # noqa: Y015
-    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
-    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_turn_tokens: _TypeAlias = _typing.Literal["max_turn_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_turn_tokens: _TypeAlias = _typing.Literal["_max_turn_tokens", b"_max_turn_tokens"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_steps) -> _WhichOneofReturnType__max_steps | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_turn_tokens) -> _WhichOneofReturnType__max_turn_tokens | None: ...
 
 Global___TurnLimits: _TypeAlias = TurnLimits  # noqa: Y015
 
@@ -363,7 +455,7 @@ class StartTurn(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_ID_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     WHILE_RUNNING_FIELD_NUMBER: _builtins.int
@@ -374,10 +466,12 @@ class StartTurn(_message.Message):
     turn that FAILED before its first StepStarted is forgotten, and may be sent again as it was. After FAILED in the
     middle, where tools may have run, use a new turn_id.
     """
-    text: _builtins.str
-    """What the user says. Not empty; at most the granted limit of bytes."""
     while_running: Global___WhileRunning.ValueType
     """What happens if a turn is already running."""
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
+        """What the user says. Holds some text; all parts together have at most the granted limit of bytes."""
+
     @_builtins.property
     def generation(self) -> Global___GenerationSettings:
         """How tokens are chosen."""
@@ -394,7 +488,7 @@ class StartTurn(_message.Message):
         self,
         *,
         turn_id: _builtins.str = ...,
-        text: _builtins.str = ...,
+        content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
         generation: Global___GenerationSettings | None = ...,
         limits: Global___TurnLimits | None = ...,
         while_running: Global___WhileRunning.ValueType = ...,
@@ -402,7 +496,7 @@ class StartTurn(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits", "trace_context", b"trace_context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "limits", b"limits", "text", b"text", "trace_context", b"trace_context", "turn_id", b"turn_id", "while_running", b"while_running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "generation", b"generation", "limits", b"limits", "trace_context", b"trace_context", "turn_id", b"turn_id", "while_running", b"while_running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,13 +504,15 @@ Global___StartTurn: _TypeAlias = StartTurn  # noqa: Y015
 
 @_typing.final
 class CancelTurn(_message.Message):
-    """Client to server: end the running turn. It ends with TURN_OUTCOME_CANCELLED; its handlers get CancelInvocation."""
+    """Client to server: end a turn that runs or waits. It ends with TURN_OUTCOME_CANCELLED; its handlers get
+    CancelInvocation.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_ID_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
-    """The running turn. Empty: whichever runs."""
+    """The turn. Empty: the one that runs."""
     def __init__(
         self,
         *,
@@ -457,8 +553,32 @@ class CancelToolCall(_message.Message):
 Global___CancelToolCall: _TypeAlias = CancelToolCall  # noqa: Y015
 
 @_typing.final
+class TurnDeferred(_message.Message):
+    """The turn waits behind a turn of the same conversation that is still running; it has not entered the queue for
+    admission.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_TURN_ID_FIELD_NUMBER: _builtins.int
+    running_turn_id: _builtins.str
+    """The running turn."""
+    def __init__(
+        self,
+        *,
+        running_turn_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["running_turn_id", b"running_turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnDeferred: _TypeAlias = TurnDeferred  # noqa: Y015
+
+@_typing.final
 class TurnQueued(_message.Message):
-    """The turn waits for its admission. Sent again when its place changes; a client that is slow to read may miss some."""
+    """The turn waits for its admission. Sent again when its position changes; a client that is slow to read may miss some."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -638,9 +758,7 @@ class ToolCallReady(_message.Message):
     tool_name: _builtins.str
     """Name of the tool."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object as the model wrote it. Above 256 KiB, unless the operator allows more, the call ends
-    with TOO_LARGE and no handler runs.
-    """
+    """The arguments: a JSON object as the model wrote it."""
     def __init__(
         self,
         *,
@@ -668,7 +786,7 @@ class ToolCallProgress(_message.Message):
     call_id: _builtins.str
     """The call."""
     message: _builtins.str
-    """What it is doing, for people. At most 1024 characters: of a longer one the middle is left out."""
+    """What it is doing, for people. Longer messages are shortened in the middle to 1024 characters."""
     fraction: _builtins.float
     """From 0 to 1. Unset: unknown."""
     def __init__(
@@ -702,6 +820,9 @@ class ToolCallCompleted(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     CACHE_ENTRY_VERSION_FIELD_NUMBER: _builtins.int
     CACHE_AGE_FIELD_NUMBER: _builtins.int
+    PREDICTION_ID_FIELD_NUMBER: _builtins.int
+    TIME_SAVED_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """The call."""
     outcome: Global___ToolCallOutcome.ValueType
@@ -712,6 +833,8 @@ class ToolCallCompleted(_message.Message):
     """Where the result came from."""
     cache_entry_version: _builtins.int
     """With CACHE: the entry version that was served."""
+    prediction_id: _builtins.str
+    """With SPECULATIVE: the prediction that was confirmed."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """What went wrong, with every other outcome (see FrameRejected.error)."""
@@ -724,6 +847,14 @@ class ToolCallCompleted(_message.Message):
     def cache_age(self) -> _duration_pb2.Duration:
         """With CACHE: how old the result is."""
 
+    @_builtins.property
+    def time_saved(self) -> _duration_pb2.Duration:
+        """With SPECULATIVE: how much longer the turn would have waited for a run that started when the call was ready."""
+
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
+        """With RESULT: what the model saw in place of the JSON text (see InvocationResult.content). Empty: the JSON text."""
+
     def __init__(
         self,
         *,
@@ -735,10 +866,13 @@ class ToolCallCompleted(_message.Message):
         source: Global___ResultSource.ValueType = ...,
         cache_entry_version: _builtins.int = ...,
         cache_age: _duration_pb2.Duration | None = ...,
+        prediction_id: _builtins.str = ...,
+        time_saved: _duration_pb2.Duration | None = ...,
+        content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_age", b"cache_age", "error", b"error", "wait_time", b"wait_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_age", b"cache_age", "error", b"error", "time_saved", b"time_saved", "wait_time", b"wait_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_age", b"cache_age", "cache_entry_version", b"cache_entry_version", "call_id", b"call_id", "error", b"error", "outcome", b"outcome", "result_json", b"result_json", "source", b"source", "wait_time", b"wait_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_age", b"cache_age", "cache_entry_version", b"cache_entry_version", "call_id", b"call_id", "content", b"content", "error", b"error", "outcome", b"outcome", "prediction_id", b"prediction_id", "result_json", b"result_json", "source", b"source", "time_saved", b"time_saved", "wait_time", b"wait_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -753,6 +887,7 @@ class StepCompleted(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """The step."""
     finish_reason: Global___StepFinishReason.ValueType
@@ -761,20 +896,57 @@ class StepCompleted(_message.Message):
     def usage(self) -> Global___TokenUsage:
         """What it used."""
 
+    @_builtins.property
+    def log_probabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
+        """The tokens of the step's text with their log probabilities, where the turn asked for them."""
+
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         finish_reason: Global___StepFinishReason.ValueType = ...,
         usage: Global___TokenUsage | None = ...,
+        log_probabilities: _abc.Iterable[Global___TokenLogProbability] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "log_probabilities", b"log_probabilities", "step", b"step", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepCompleted: _TypeAlias = StepCompleted  # noqa: Y015
+
+@_typing.final
+class TokenLogProbability(_message.Message):
+    """A sampled token with its log probability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token's text. A token that is part of a character has none."""
+    log_probability: _builtins.float
+    """The natural logarithm of its probability."""
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
+        """The likeliest tokens at this position, most likely first, without alternatives of their own."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        log_probability: _builtins.float = ...,
+        alternatives: _abc.Iterable[Global___TokenLogProbability] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "log_probability", b"log_probability", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogProbability: _TypeAlias = TokenLogProbability  # noqa: Y015
 
 @_typing.final
 class TokenUsage(_message.Message):
@@ -820,15 +992,19 @@ class TurnCompleted(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    MERGED_INTO_TURN_ID_FIELD_NUMBER: _builtins.int
     outcome: Global___TurnOutcome.ValueType
     """How it ended."""
     text: _builtins.str
     """The text of the last step: the answer."""
+    merged_into_turn_id: _builtins.str
+    """With INTERJECTED: the turn that answers the message."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Unless it was ANSWERED: why (see FrameRejected.error). After FAILED the conversation is as it was before the turn,
-        unless tools were called that are not read_only: then its finished steps stand, `called` in the ErrorInfo metadata
-        names those tools, and there is no RetryInfo, since the same turn again might do twice what was done.
+        """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED the conversation is as it was before
+        the turn, unless handlers ran of tools that are not read_only: then its finished steps stand, `called` in the
+        ErrorInfo metadata names those tools, and there is no RetryInfo, since the same turn again might do twice what was
+        done.
         """
 
     @_builtins.property
@@ -842,10 +1018,11 @@ class TurnCompleted(_message.Message):
         text: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
         report: Global___TurnReport | None = ...,
+        merged_into_turn_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "report", b"report", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "merged_into_turn_id", b"merged_into_turn_id", "outcome", b"outcome", "report", b"report", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -877,9 +1054,9 @@ class TurnReport(_message.Message):
     DRAFT_TOKENS_PROPOSED_FIELD_NUMBER: _builtins.int
     DRAFT_TOKENS_ACCEPTED_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
-    """Steps."""
+    """Steps that began."""
     tool_calls: _builtins.int
-    """Tool calls that the model made."""
+    """Tool calls that the model made, whether or not they were run."""
     cache_hits: _builtins.int
     """Calls served from the tool cache."""
     predictions: _builtins.int
@@ -900,15 +1077,15 @@ class TurnReport(_message.Message):
 
     @_builtins.property
     def time_to_first_token(self) -> _duration_pb2.Duration:
-        """From the receipt of StartTurn to the first piece of text, reasoning or call."""
+        """From the receipt of StartTurn to the first piece of text, reasoning or call. Unset: there was none."""
 
     @_builtins.property
     def generation_time(self) -> _duration_pb2.Duration:
-        """In which the model generated."""
+        """Time in which the model generated."""
 
     @_builtins.property
     def tool_time_exposed(self) -> _duration_pb2.Duration:
-        """In which the turn had nothing to do but wait for tools."""
+        """Time in which the turn had nothing to do but wait for tools."""
 
     @_builtins.property
     def tool_time_hidden(self) -> _duration_pb2.Duration:
@@ -920,15 +1097,15 @@ class TurnReport(_message.Message):
 
     @_builtins.property
     def saved_by_overlap(self) -> _duration_pb2.Duration:
-        """Saved by results that were there before the model asked (S1)."""
+        """Time saved by tools that ran while the model still generated: the sum of ToolCallCompleted.time_saved."""
 
     @_builtins.property
     def saved_by_drafts(self) -> _duration_pb2.Duration:
-        """Saved by verified drafts (S2)."""
+        """Time saved by predicted calls that the engine verified in place of decoding them token by token."""
 
     @_builtins.property
     def saved_by_continuation(self) -> _duration_pb2.Duration:
-        """Saved by continuing beside the engine (S3): the prefill of tokens that the KV cache still held."""
+        """Time saved by steps that went on from tokens which the KV cache still held: their prefill."""
 
     @_builtins.property
     def wasted_time(self) -> _duration_pb2.Duration:
@@ -961,10 +1138,12 @@ class TurnReport(_message.Message):
         draft_tokens_proposed: _builtins.int = ...,
         draft_tokens_accepted: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["continuation_time", b"continuation_time", "generation_time", b"generation_time", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "time_to_first_token", b"time_to_first_token", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token", "continuation_time", b"continuation_time", "generation_time", b"generation_time", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "time_to_first_token", b"time_to_first_token", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hits", b"cache_hits", "continuation_time", b"continuation_time", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "generation_time", b"generation_time", "predictions", b"predictions", "predictions_confirmed", b"predictions_confirmed", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "steps", b"steps", "time_to_first_token", b"time_to_first_token", "tool_calls", b"tool_calls", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token", "cache_hits", b"cache_hits", "continuation_time", b"continuation_time", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "generation_time", b"generation_time", "predictions", b"predictions", "predictions_confirmed", b"predictions_confirmed", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "steps", b"steps", "time_to_first_token", b"time_to_first_token", "tool_calls", b"tool_calls", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__time_to_first_token: _TypeAlias = _typing.Literal["time_to_first_token"]  # noqa: Y015
+    _WhichOneofArgType__time_to_first_token: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_to_first_token) -> _WhichOneofReturnType__time_to_first_token | None: ...
 
 Global___TurnReport: _TypeAlias = TurnReport  # noqa: Y015

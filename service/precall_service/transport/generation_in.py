@@ -1,0 +1,104 @@
+"""How a client wants the tokens of a turn to be chosen, as values: each field is range-checked."""
+
+from __future__ import annotations
+
+from precall.v1 import turn_pb2
+from precall_service.agent.limits import AgentLimits
+from precall_service.domain.tools import TOOL_NAME
+from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
+from precall_service.tools.text import shorten
+from precall_service.transport.fields import check_count, invalid
+from precall_service.transport.statuses import not_served
+
+STOP_TEXTS_MAX = 16
+STOP_BYTES_MAX = 256
+SEED_MAX = 2**63 - 1
+
+_PATH = "start_turn.generation"
+
+
+def generation_settings(
+    frame: turn_pb2.GenerationSettings, limits: AgentLimits
+) -> GenerationSettings:
+    """The settings; None for what the client leaves to the model.
+
+    Raises:
+        ServiceError: FIELD_INVALID, TOO_LARGE or NOT_SERVED, naming the field.
+    """
+    if frame.HasField("answer_format"):
+        raise not_served(f"{_PATH}.answer_format", "CAPABILITY_ANSWER_FORMAT")
+    if frame.HasField("log_probabilities"):
+        raise not_served(f"{_PATH}.log_probabilities", "CAPABILITY_LOG_PROBABILITIES")
+    top_p = frame.top_p if frame.HasField("top_p") else None
+    top_k = frame.top_k if frame.HasField("top_k") else None
+    seed = frame.seed if frame.HasField("seed") else None
+    max_step_tokens = frame.max_step_tokens if frame.HasField("max_step_tokens") else None
+    most = limits.turn.max_turn_tokens
+    if top_p is not None and not 0 < top_p <= 1:
+        raise invalid(f"{_PATH}.top_p", f"{top_p:g} is not above 0 and at most 1")
+    if top_k is not None and top_k != -1 and top_k < 1:
+        raise invalid(f"{_PATH}.top_k", f"{top_k} is neither -1 (all tokens) nor at least 1")
+    if seed is not None and not 0 <= seed <= SEED_MAX:
+        raise invalid(f"{_PATH}.seed", f"{seed} is not from 0 to {SEED_MAX}")
+    if max_step_tokens is not None and not 1 <= max_step_tokens <= most:
+        raise invalid(f"{_PATH}.max_step_tokens", f"{max_step_tokens} is not from 1 to {most}")
+    return GenerationSettings(
+        temperature=_number(frame, "temperature", 0, 2),
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        presence_penalty=_number(frame, "presence_penalty", -2, 2),
+        frequency_penalty=_number(frame, "frequency_penalty", -2, 2),
+        max_step_tokens=max_step_tokens,
+        stop=_stop_texts(frame),
+        tool_choice=_tool_choice(frame.tool_choice),
+    )
+
+
+def _number(
+    frame: turn_pb2.GenerationSettings, field: str, least: float, most: float
+) -> float | None:
+    if not frame.HasField(field):  # pyright: ignore[reportArgumentType] - named by its caller
+        return None
+    value: float = getattr(frame, field)
+    if not least <= value <= most:  # also where it is not a number
+        raise invalid(f"{_PATH}.{field}", f"{value:g} is not from {least:g} to {most:g}")
+    return value
+
+
+def _stop_texts(frame: turn_pb2.GenerationSettings) -> tuple[str, ...]:
+    stop = tuple(frame.stop)
+    check_count(f"{_PATH}.stop", len(stop), STOP_TEXTS_MAX, "texts")
+    for index, text in enumerate(stop):
+        size = len(text.encode())
+        if not 1 <= size <= STOP_BYTES_MAX:
+            raise invalid(
+                f"{_PATH}.stop[{index}]", f"it has {size} bytes, 1 to {STOP_BYTES_MAX} are needed"
+            )
+    return stop
+
+
+_MODES = {
+    turn_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.AUTO,
+    turn_pb2.TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.AUTO,
+    turn_pb2.TOOL_CHOICE_MODE_NONE: ToolChoiceMode.NONE,
+    turn_pb2.TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.REQUIRED,
+    turn_pb2.TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.NAMED,
+}
+
+
+def _tool_choice(frame: turn_pb2.ToolChoice) -> ToolChoice:
+    path = f"{_PATH}.tool_choice"
+    if frame.allowed_tool_names:
+        raise not_served(f"{path}.allowed_tool_names", "CAPABILITY_TOOL_SELECTION")
+    if frame.HasField("max_parallel_calls"):
+        raise not_served(f"{path}.max_parallel_calls", "CAPABILITY_TOOL_SELECTION")
+    mode = _MODES.get(frame.mode)
+    if mode is None:
+        raise invalid(f"{path}.mode", f"{frame.mode} is not known to this server")
+    if (mode is ToolChoiceMode.NAMED) != bool(frame.tool_name):
+        raise invalid(f"{path}.tool_name", "it goes with NAMED, and with NAMED alone")
+    if frame.tool_name and not TOOL_NAME.fullmatch(frame.tool_name):
+        name = shorten(frame.tool_name, 80)
+        raise invalid(f"{path}.tool_name", f"{name!r} is not a tool's name")
+    return ToolChoice(mode=mode, tool_name=frame.tool_name)
