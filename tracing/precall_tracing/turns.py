@@ -70,7 +70,12 @@ class OpenSpan:
     ) -> None:
         if isinstance(error, Exception):
             self.fail(type(error).__name__)
-        self._span.end()
+        self.end()
+
+    def end(self) -> None:
+        """What the span covers is over. Idempotent."""
+        if self._span.is_recording():
+            self._span.end()
 
     @property
     def carrier(self) -> Mapping[str, str]:

@@ -1,44 +1,165 @@
-"""The tool calls of a step that the client was told of, until it is told how each one ended."""
+"""The path of a call: from what the model wrote to its one ending.
+
+    validate ─▶ dispatch ─▶ record
+
+Each call of a step takes the path on its own, side by side with the others. What may answer a call
+without a new run, or keep it from running, belongs between validating and dispatching: a person's
+approval, the cache, the claim of a predicted run.
+
+Owns: which calls the client still waits for, and which tools may have had effects.
+Never: generates, or runs handlers; the dispatcher does.
+Concurrency: `answer` is one coroutine with one task a call; the others are called when it is over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from precall_service.agent import refusals
+from precall_service.agent.account import CallTaken, TurnAccount
+from precall_service.agent.context import TurnContext
+from precall_service.agent.transcript import TurnTranscript
 from precall_service.domain.clock import Clock
-from precall_service.domain.events import ToolCallCompleted
-from precall_service.tools.endings import InvocationEnding
+from precall_service.domain.endings import InvocationEnding, model_text
+from precall_service.domain.errors import ServiceError
+from precall_service.domain.events import ToolCallCompleted, ToolCallProgress, TurnEvent
+from precall_service.domain.messages import ToolCall
+from precall_service.domain.turn import TraceContext
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.link import CancelReason
+from precall_service.tools.run import InvocationContext
+from precall_service.tools.toolset import RegisteredTool
+
+Emit = Callable[[TurnEvent], Awaitable[None]]
+Offer = Callable[[TurnEvent], None]
 
 
 @dataclass(slots=True)
 class _OpenCall:
     ready_at: float
-    ending: InvocationEnding | None = None
+    completed: ToolCallCompleted | None = None
+    """The ending, from when it is known to when it is told."""
 
 
-class OpenCalls:
-    """Tells one ending of each call, whatever cuts the telling short."""
+class TurnCalls:
+    """The calls of one turn, step after step."""
 
-    def __init__(self, emit: Callable[[ToolCallCompleted], Awaitable[None]], clock: Clock) -> None:
-        self._emit = emit
+    def __init__(
+        self,
+        turn_id: str,
+        context: TurnContext,
+        *,
+        transcript: TurnTranscript,
+        account: TurnAccount,
+        trace_context: Callable[[str], TraceContext],
+        dispatcher: Dispatcher,
+        clock: Clock,
+        emit: Emit,
+        offer: Offer,
+    ) -> None:
+        self._turn_id = turn_id
+        self._conversation_id = context.conversation_id
+        self._tools = {tool.name: tool for tool in context.tools}
+        self._transcript = transcript
+        self._account = account
+        self._trace_context = trace_context
+        self._dispatcher = dispatcher
         self._clock = clock
-        self._calls: dict[str, _OpenCall] = {}
+        self._emit = emit
+        self._offer = offer
+        self._open: dict[str, _OpenCall] = {}
+        self._in_doubt: set[str] = set()
+        """Calls whose handler was sent for and may have had effects."""
+        self._effects: dict[str, None] = {}
 
     @property
-    def ids(self) -> list[str]:
-        """The calls whose ending has not been told, in the order of their beginning."""
-        return list(self._calls)
+    def effects(self) -> tuple[str, ...]:
+        """Tools that are not read-only and whose handler was sent for, in the order of that."""
+        return tuple(self._effects)
 
-    def open(self, calls: Mapping[str, float]) -> None:
-        """The calls of a step, each with when it was ready."""
-        self._calls = {call_id: _OpenCall(ready_at) for call_id, ready_at in calls.items()}
+    def open(self, told: Mapping[str, float]) -> None:
+        """A step is over, in which the client was told of these calls, with when each was ready."""
+        self._open = {call_id: _OpenCall(ready_at) for call_id, ready_at in told.items()}
 
-    async def end(self, call_id: str, ending: InvocationEnding) -> None:
-        """Tells a call's ending: the first one, should a cancel have cut the telling short."""
-        call = self._calls[call_id]
-        call.ending = ending = call.ending or ending
-        wait_s = self._clock.now() - call.ready_at
-        await self._emit(
-            ToolCallCompleted(call_id, ending.outcome, ending.result_json, ending.error, wait_s)
+    async def end_unmade(self, made: Iterable[ToolCall]) -> None:
+        """Ends those calls that a limit cut before they were part of a message."""
+        made_ids = {call.call_id for call in made}
+        for call_id in [call_id for call_id in self._open if call_id not in made_ids]:
+            await self._end(call_id, refusals.call_not_made())
+
+    async def answer(self, calls: Sequence[ToolCall]) -> None:
+        """Returns once each call has its ending, in the transcript and told to the client.
+
+        On cancel: the runs are discarded, and their processes told; `end_all` is still to be
+        called.
+        """
+        async with asyncio.TaskGroup() as group:
+            for call in calls:
+                group.create_task(self._answer(call))
+
+    async def end_all(self, why: ServiceError | None) -> None:
+        """Ends every call that is still open: the turn ends first, for this reason."""
+        unanswered = {call.call_id: call for call in self._transcript.unanswered}
+        for call_id, call in unanswered.items():
+            self._transcript.keep_answer(call, model_text(self._outlived(call_id, why)))
+        for call_id in tuple(self._open):
+            await self._end(call_id, self._outlived(call_id, why))
+
+    async def _answer(self, call: ToolCall) -> None:
+        ending = await self._ending(call)
+        self._transcript.keep_answer(call, model_text(ending))
+        await self._end(call.call_id, ending)
+
+    async def _ending(self, call: ToolCall) -> InvocationEnding:
+        tool = self._tools.get(call.tool_name)
+        if tool is None:
+            return refusals.call_of_unknown_tool(call.tool_name, self._tools)
+        self._account.note(CallTaken(call.call_id, call.tool_name))
+        try:
+            current = self._dispatcher.current(tool)
+            self._dispatcher.check_arguments(current, call.arguments_json)
+        except ServiceError as error:
+            return InvocationEnding.of_error(error)
+        return await self._run(current, call)
+
+    async def _run(self, tool: RegisteredTool, call: ToolCall) -> InvocationEnding:
+        run = self._dispatcher.launch(
+            tool=tool,
+            arguments_json=call.arguments_json,
+            context=InvocationContext(
+                turn_id=self._turn_id,
+                conversation_id=self._conversation_id,
+                trace_context=self._trace_context(call.call_id),
+            ),
+            call_id=call.call_id,
         )
-        del self._calls[call_id]
+        run.on_progress(
+            lambda message, fraction: self._offer(ToolCallProgress(call.call_id, message, fraction))
+        )
+        try:
+            return await run.ending()
+        except asyncio.CancelledError:
+            run.discard(CancelReason.TURN_ENDED)
+            await run.closed()
+            raise
+        finally:
+            if run.sent and not run.tool.declaration.effects.read_only:
+                self._in_doubt.add(call.call_id)
+                self._effects[tool.name] = None
+
+    async def _end(self, call_id: str, ending: InvocationEnding) -> None:
+        """Tells a call's ending: the first one, should a cancel have cut the telling short."""
+        call = self._open[call_id]
+        if call.completed is None:
+            wait_s = self._clock.now() - call.ready_at
+            call.completed = ToolCallCompleted(
+                call_id, ending.outcome, ending.result_json, ending.error, wait_s
+            )
+            self._account.note(call.completed)
+        await self._emit(call.completed)
+        del self._open[call_id]
+
+    def _outlived(self, call_id: str, why: ServiceError | None) -> InvocationEnding:
+        return refusals.call_outlived(why, in_doubt=call_id in self._in_doubt)

@@ -1,86 +1,94 @@
-"""Where the time of a turn goes."""
+"""Sums the account of a turn up into its report: where time and tokens went."""
 
 from __future__ import annotations
 
-from precall_service.domain.clock import Clock
-from precall_service.domain.turn import TokenUsage, TurnReport
+from precall_service.agent.account import Happening, Sampled, StepBegan
+from precall_service.domain.events import (
+    StepCompleted,
+    ToolCallCompleted,
+    ToolCallReady,
+    TurnStarted,
+)
+from precall_service.domain.turn import StepFinish, TokenUsage, TurnReport
 
 
-class Stopwatch:
-    """Takes the times of one turn, as it happens, and sums them up into its report."""
+class TurnReporter:
+    """Observes one turn. Times are in seconds."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._received_at = clock.now()
+    def __init__(self, received_at: float) -> None:
+        self._received_at = received_at
         self._queue_s = 0.0
-        self._first_token_at: float | None = None
+        self._first_piece_at: float | None = None
         self._generation_s = 0.0
         self._tool_s = 0.0
         self._continuation_s = 0.0
         self._step_began_at: float | None = None
-        self._tools_began_at: float | None = None
-        self._results_at: float | None = None
+        self._calls_ready_at: float | None = None
+        """When the step ended whose calls are being answered."""
+        self._answered_at: float | None = None
+        """When the latest of these calls ended."""
         self._steps = 0
-        self._tool_calls = 0
+        self._calls_in_step = 0
+        self._calls = 0
         self._usage = TokenUsage()
 
-    def admitted(self) -> float:
-        """The turn may start; returns how long it waited, in seconds."""
-        self._queue_s = self._clock.now() - self._received_at
-        return self._queue_s
+    def observe(self, at: float, happening: Happening) -> None:
+        """See `TurnObserver`."""
+        if type(happening) is Sampled:  # first, and without `match`: the hot path
+            if happening.pieces:
+                self._take_pieces(at, happening)
+            return
+        match happening:
+            case TurnStarted(waited_s):
+                self._queue_s = waited_s
+            case StepBegan():
+                self._end_tools()
+                self._steps += 1
+                self._calls_in_step = 0
+                self._step_began_at = at
+            case StepCompleted(_, finish, usage):
+                self._end_step(at, finish, usage)
+            case ToolCallCompleted():
+                self._answered_at = at
+            case _:
+                pass
 
-    def step_began(self) -> None:
-        """A generation starts."""
-        self._steps += 1
-        self._step_began_at = self._clock.now()
-
-    def first_piece(self) -> None:
-        """The step's first text, reasoning or call has come."""
-        now = self._clock.now()
-        if self._first_token_at is None:
-            self._first_token_at = now
-        if self._results_at is not None:
-            self._continuation_s += now - self._results_at
-            self._results_at = None
-
-    def step_ended(self, usage: TokenUsage) -> None:
-        """The generation is over."""
-        self._usage += usage
-        self._end_generation()
-
-    def tools_began(self, calls: int) -> None:
-        """The turn waits for its tools."""
-        self._tool_calls += calls
-        self._tools_began_at = self._clock.now()
-
-    def tools_ended(self) -> None:
-        """Every result is there."""
+    def report(self, ended_at: float) -> TurnReport:
+        """The report of a turn that ends now."""
         self._end_tools()
-        self._results_at = self._clock.now()
-
-    def report(self) -> TurnReport:
-        """The report of the turn, which ends now."""
-        self._end_generation()
-        self._end_tools()
-        first = self._first_token_at
+        first = self._first_piece_at
         return TurnReport(
-            wall_s=self._clock.now() - self._received_at,
+            wall_s=ended_at - self._received_at,
             queue_s=self._queue_s,
             time_to_first_token_s=None if first is None else first - self._received_at,
             generation_s=self._generation_s,
             tool_exposed_s=self._tool_s,
             continuation_s=self._continuation_s,
             steps=self._steps,
-            tool_calls=self._tool_calls,
+            tool_calls=self._calls,
             usage=self._usage,
         )
 
-    def _end_generation(self) -> None:
+    def _take_pieces(self, at: float, sampled: Sampled) -> None:
+        if self._first_piece_at is None:
+            self._first_piece_at = at
+        if self._answered_at is not None:
+            self._continuation_s += at - self._answered_at
+            self._answered_at = None
+        for piece in sampled.pieces:
+            if type(piece) is ToolCallReady:
+                self._calls_in_step += 1
+
+    def _end_step(self, at: float, finish: StepFinish, usage: TokenUsage) -> None:
+        self._usage += usage
         if self._step_began_at is not None:
-            self._generation_s += self._clock.now() - self._step_began_at
+            self._generation_s += at - self._step_began_at
             self._step_began_at = None
+        if finish is StepFinish.TOOL_CALLS:
+            self._calls += self._calls_in_step
+            self._calls_ready_at, self._answered_at = at, None
 
     def _end_tools(self) -> None:
-        if self._tools_began_at is not None:
-            self._tool_s += self._clock.now() - self._tools_began_at
-            self._tools_began_at = None
+        if self._calls_ready_at is not None and self._answered_at is not None:
+            self._tool_s += self._answered_at - self._calls_ready_at
+        self._calls_ready_at = None

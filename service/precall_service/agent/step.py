@@ -1,4 +1,4 @@
-"""Reads one generation: pieces become events at once, and at its end the assistant message."""
+"""Reads one generation: its pieces are told at once, and at its end it is a message."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from precall_service.agent.account import Piece, Sampled, TurnAccount
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import (
     ReasoningDelta,
@@ -18,16 +19,9 @@ from precall_service.domain.events import (
     TurnEvent,
 )
 from precall_service.domain.messages import AssistantMessage, ToolCall
-from precall_service.engine.base import (
-    CallBegun,
-    CallPiece,
-    CallWritten,
-    Delta,
-    Finish,
-    ReasoningPiece,
-    StepEnd,
-    TextPiece,
-)
+from precall_service.domain.turn import StepFinish, TokenUsage
+from precall_service.engine import base
+from precall_service.engine.base import Chunk, Finish, Prompt, StepEnd
 
 Emit = Callable[[TurnEvent], Awaitable[None]]
 
@@ -46,92 +40,122 @@ class Step:
     message: AssistantMessage
     end: StepEnd
 
+    @property
+    def finish(self) -> StepFinish:
+        """Why it ended."""
+        if self.message.tool_calls:
+            return StepFinish.TOOL_CALLS
+        return StepFinish.LENGTH if self.end.finish is Finish.LENGTH else StepFinish.STOP
+
+    def usage(self, prompt: Prompt) -> TokenUsage:
+        """The tokens that it took, from its prompt on."""
+        return TokenUsage(
+            input_tokens=len(prompt),
+            cached_tokens=self.end.cached_tokens,
+            output_tokens=len(self.end.token_ids),
+            reasoning_tokens=self.end.reasoning_tokens,
+        )
+
 
 @dataclass(slots=True)
 class _Call:
     call_id: str
     tool_name: str
-    pieces: list[str] = field(default_factory=list[str])
+    fragments: list[str] = field(default_factory=list[str])
     ready_at: float | None = None
 
-    def finished(self) -> ToolCall:
+    def written(self) -> ToolCall:
         return ToolCall(
-            call_id=self.call_id, tool_name=self.tool_name, arguments_json="".join(self.pieces)
+            call_id=self.call_id, tool_name=self.tool_name, arguments_json="".join(self.fragments)
         )
 
 
 class StepReader:
-    """What the client was told of a step so far; also what stood when it was cut off.
+    """What the client was told of a step so far, also of one that was cut off.
 
-    A piece counts once it is told: a cut may catch it on its way, and then it never was.
+    A piece counts once it is told: one that a cut catches on its way never was.
     """
 
-    def __init__(self, emit: Emit, clock: Clock, on_first_piece: Callable[[], None]) -> None:
+    def __init__(self, account: TurnAccount, emit: Emit, clock: Clock) -> None:
+        self._account = account
         self._emit = emit
         self._clock = clock
-        self._on_first_piece = on_first_piece
         self.begun = False
-        """Whether anything was generated: the prompt was computed."""
+        """Whether anything was sampled: the prompt was computed."""
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
+        self._calls_told: set[str] = set()
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text that was told so far."""
         return "".join(self._text)
 
     @property
     def calls_told(self) -> dict[str, float]:
-        """The calls that the client was told of, with when they were ready (now: never yet)."""
+        """The calls that were told, each with when it was ready (now, if it is not)."""
         now = self._clock.now()
-        calls = self._calls.values()
-        return {call.call_id: now if call.ready_at is None else call.ready_at for call in calls}
+        return {
+            call.call_id: now if call.ready_at is None else call.ready_at
+            for call in self._calls.values()
+            if call.call_id in self._calls_told
+        }
 
-    async def read(self, deltas: AsyncGenerator[Delta, None]) -> Step:
+    async def read(self, chunks: AsyncGenerator[Chunk | StepEnd, None]) -> Step:
         """Reads the generation to its end.
 
         A step that a limit cut made no calls, nor did one that ended inside its only call: its
         raw text stands in the message instead, so that the transcript says what the tokens say.
 
         Raises:
-            EngineDiedError, GenerationRefusedError: from the engine.
-        On cancel: the generation is aborted; what was read so far can still be asked for.
+            Whatever the engine's `generate` raises.
+        On cancel: the generation is aborted; what was told so far can still be asked for.
         """
-        async with aclosing(deltas) as pieces:
-            async for delta in pieces:
-                if type(delta) is StepEnd:
-                    return self._finished(delta)
-                if not self.begun:
-                    self._on_first_piece()
-                    self.begun = True
-                if type(delta) is TextPiece:  # first, and without `match`: the hot path
-                    await self._emit(TextDelta(delta.text))
-                    self._text.append(delta.text)
-                else:
-                    await self._read_other(delta)
+        async with aclosing(chunks) as reading:
+            async for chunk in reading:
+                if type(chunk) is StepEnd:
+                    return self._finished(chunk)
+                self.begun = True
+                pieces = tuple(map(self._piece, chunk.pieces))
+                self._account.note(Sampled(chunk.token_ids, pieces))
+                for piece in pieces:
+                    await self._emit(piece)
+                    self._told(piece)
         raise AssertionError("the engine ended a generation without a StepEnd")
 
-    async def _read_other(self, delta: Delta) -> None:
-        match delta:
-            case ReasoningPiece(text):
-                await self._emit(ReasoningDelta(text))
-                self._reasoning.append(text)
-            case CallBegun(index, tool_name):
-                call = _Call(_new_call_id(), tool_name)
-                await self._emit(ToolCallStarted(call.call_id, tool_name))
-                self._calls[index] = call
-            case CallPiece(index, fragment):
+    def _piece(self, piece: base.Piece) -> Piece:
+        """What the client is told of a piece."""
+        if type(piece) is base.TextPiece:  # first, and without `match`: the hot path
+            return TextDelta(piece.text)
+        match piece:
+            case base.ReasoningPiece(text):
+                return ReasoningDelta(text)
+            case base.CallBegun(index, tool_name):
+                call = self._calls[index] = _Call(_new_call_id(), tool_name)
+                return ToolCallStarted(call.call_id, tool_name)
+            case base.CallPiece(index, fragment):
                 call = self._calls[index]
-                call.pieces.append(fragment)
-                await self._emit(ToolCallArgumentsDelta(call.call_id, fragment))
-            case CallWritten(index):
+                call.fragments.append(fragment)
+                return ToolCallArgumentsDelta(call.call_id, fragment)
+            case base.CallWritten(index):
                 call = self._calls[index]
                 call.ready_at = self._clock.now()
-                done = call.finished()
-                await self._emit(ToolCallReady(done.call_id, done.tool_name, done.arguments_json))
-            case TextPiece() | StepEnd():
-                raise AssertionError("read by the caller")
+                written = call.written()
+                return ToolCallReady(call.call_id, call.tool_name, written.arguments_json)
+            case base.TextPiece():
+                raise AssertionError("handled above")
+
+    def _told(self, piece: Piece) -> None:
+        match piece:
+            case TextDelta(text):
+                self._text.append(text)
+            case ReasoningDelta(text):
+                self._reasoning.append(text)
+            case ToolCallStarted(call_id):
+                self._calls_told.add(call_id)
+            case ToolCallArgumentsDelta() | ToolCallReady():
+                pass
 
     def _finished(self, end: StepEnd) -> Step:
         calls = [call for call in self._calls.values() if call.ready_at is not None]
@@ -142,7 +166,7 @@ class StepReader:
             message=AssistantMessage(
                 text=self.text,
                 reasoning="".join(self._reasoning),
-                tool_calls=tuple(call.finished() for call in calls),
+                tool_calls=tuple(call.written() for call in calls),
             ),
             end=end,
         )

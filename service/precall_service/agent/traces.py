@@ -1,17 +1,120 @@
-"""What the spans of a turn say: our values in the words of the tracing package."""
+"""Turns the account of a turn into its spans, in the words of the tracing package."""
 
 from __future__ import annotations
 
-from precall_service.domain.events import TurnCompleted
-from precall_service.domain.turn import StepFinish, TokenUsage, TurnOutcome
+from types import TracebackType
+from typing import Self
+
+from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
+from precall_service.agent.context import TurnContext
+from precall_service.domain.events import StepCompleted, ToolCallCompleted, TurnCompleted
+from precall_service.domain.turn import (
+    CallOutcome,
+    StepFinish,
+    TokenUsage,
+    TraceContext,
+    TurnOutcome,
+    TurnSpec,
+)
 from precall_service.engine.base import StepSpec
-from precall_service.tools.endings import InvocationEnding
 from precall_tracing import names
-from precall_tracing.turns import OpenSpan, StepSettings, TurnTrace, Usage
+from precall_tracing.turns import OpenSpan, StepSettings, Tracer, TurnTrace, Usage
 
 
-def step_settings(spec: StepSpec) -> StepSettings:
-    """The settings that a step's span shows."""
+class TurnSpans:
+    """Observes one turn. Leaving its context ends every span that is still open."""
+
+    def __init__(self, tracer: Tracer, spec: TurnSpec, context: TurnContext) -> None:
+        self._turn = TurnTrace(
+            tracer,
+            parent=spec.trace_context.carrier(),
+            conversation_id=context.conversation_id,
+            tenant=context.tenant,
+            turn_id=spec.turn_id,
+            agent_name=context.agent_name,
+            model=context.model,
+        )
+        self._step: OpenSpan | None = None
+        self._calls: dict[str, OpenSpan] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end_step()
+        for span in self._calls.values():
+            span.end()
+        self._turn.__exit__(kind, error, traceback)
+
+    def call_context(self, call_id: str) -> TraceContext:
+        """The trace context for the handler of a call that is on its way."""
+        return TraceContext(**self._calls[call_id].carrier)
+
+    def observe(self, at: float, happening: Happening) -> None:
+        """See `TurnObserver`."""
+        match happening:
+            case Sampled():
+                pass
+            case StepBegan(_, _, spec):
+                self._step = self._turn.step(_settings(spec))
+            case StepCompleted(_, finish, usage):
+                self._complete_step(finish, usage)
+            case CallTaken(call_id, tool_name):
+                self._calls[call_id] = self._turn.tool(tool_name, call_id)
+            case ToolCallCompleted():
+                self._complete_call(happening)
+            case TurnCompleted():
+                self._complete_turn(happening)
+            case _:
+                pass
+
+    def _complete_step(self, finish: StepFinish, usage: TokenUsage) -> None:
+        if self._step is None:
+            return
+        self._step.use(_used(usage))
+        self._step.set({names.RESPONSE_FINISH_REASONS: [finish.name.lower()]})
+        if finish is not StepFinish.ABORTED:  # else the turn's ending says why
+            self._end_step()
+
+    def _complete_call(self, completed: ToolCallCompleted) -> None:
+        span = self._calls.pop(completed.call_id, None)
+        if span is None:  # it was never on its way
+            return
+        span.set({names.TOOL_OUTCOME: completed.outcome.name.lower()})
+        if completed.error is not None and completed.outcome is not CallOutcome.CANCELLED:
+            span.fail(completed.error.reason.name)
+        span.end()
+
+    def _complete_turn(self, completed: TurnCompleted) -> None:
+        """Limits and cancels are outcomes, not errors."""
+        report = completed.report
+        self._turn.use(_used(report.usage))
+        self._turn.set(
+            {
+                names.TURN_OUTCOME: completed.outcome.name.lower(),
+                names.TURN_QUEUE_TIME: report.queue_s,
+                names.TURN_STEPS: report.steps,
+                names.TURN_TOOL_CALLS: report.tool_calls,
+            }
+        )
+        if completed.outcome is TurnOutcome.FAILED and completed.error is not None:
+            self._turn.fail(completed.error.reason.name)
+            if self._step is not None:
+                self._step.fail(completed.error.reason.name)
+        self._end_step()
+
+    def _end_step(self) -> None:
+        if self._step is not None:
+            self._step.end()
+            self._step = None
+
+
+def _settings(spec: StepSpec) -> StepSettings:
     chosen = spec.generation
     return StepSettings(
         max_tokens=spec.max_tokens,
@@ -19,35 +122,6 @@ def step_settings(spec: StepSpec) -> StepSettings:
         top_p=chosen.top_p,
         seed=chosen.seed,
     )
-
-
-def trace_step_ending(span: OpenSpan, usage: TokenUsage, finish: StepFinish) -> None:
-    """A step ended by itself."""
-    span.use(_used(usage))
-    span.set({names.RESPONSE_FINISH_REASONS: [finish.name.lower()]})
-
-
-def trace_call_ending(span: OpenSpan, ending: InvocationEnding) -> None:
-    """A call has its answer."""
-    span.set({names.TOOL_OUTCOME: ending.outcome.name.lower()})
-    if ending.error is not None:
-        span.fail(ending.error.reason.name)
-
-
-def trace_ending(trace: TurnTrace, completed: TurnCompleted) -> None:
-    """The turn ended. Limits and cancels are outcomes, not errors."""
-    report = completed.report
-    trace.use(_used(report.usage))
-    trace.set(
-        {
-            names.TURN_OUTCOME: completed.outcome.name.lower(),
-            names.TURN_QUEUE_TIME: report.queue_s,
-            names.TURN_STEPS: report.steps,
-            names.TURN_TOOL_CALLS: report.tool_calls,
-        }
-    )
-    if completed.outcome is TurnOutcome.FAILED and completed.error is not None:
-        trace.fail(completed.error.reason.name)
 
 
 def _used(usage: TokenUsage) -> Usage:

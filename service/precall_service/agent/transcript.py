@@ -1,4 +1,4 @@
-"""What a turn has said so far: its messages, its exact tokens, and what is kept of it."""
+"""The transcript of a conversation while a turn adds to it: messages, and their exact tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tail:
     end: StepEnd
 
 
-class TurnRecord:
+class TurnTranscript:
     """The transcript of a conversation while a turn adds to it."""
 
     def __init__(self, before: Transcript, tail: Tail | None, text: str) -> None:

@@ -1,0 +1,111 @@
+"""The steps of one turn: each is one generation, from its prompt to a message in the transcript.
+
+Owns: the number of the step, the tokens that the turn may still generate, the end of each step.
+Never: admission, or what follows a step.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+
+from precall_service.agent.account import StepBegan, TurnAccount
+from precall_service.agent.calls import TurnCalls
+from precall_service.agent.context import TurnContext
+from precall_service.agent.step import Step, StepReader
+from precall_service.agent.transcript import TurnTranscript
+from precall_service.domain.clock import Clock
+from precall_service.domain.errors import ServiceError
+from precall_service.domain.events import StepCompleted, StepStarted, TurnEvent
+from precall_service.domain.turn import StepFinish, TokenUsage, ToolChoice, TurnSpec
+from precall_service.engine.base import Engine, Priority, Prompt, StepSpec
+
+Emit = Callable[[TurnEvent], Awaitable[None]]
+
+
+class TurnSteps:
+    """Generates one step after another."""
+
+    def __init__(
+        self,
+        spec: TurnSpec,
+        context: TurnContext,
+        *,
+        transcript: TurnTranscript,
+        account: TurnAccount,
+        calls: TurnCalls,
+        clock: Clock,
+        emit: Emit,
+    ) -> None:
+        self._spec = spec
+        self._context = context
+        self._transcript = transcript
+        self._account = account
+        self._calls = calls
+        self._clock = clock
+        self._emit = emit
+        self._reader: StepReader | None = None
+        """Of the step that is being generated."""
+        self._prompt_tokens = 0
+        self._untold: StepCompleted | None = None
+        """The ending of a step that the client has not been told."""
+        self.number = 0
+        """Steps that have ended by themselves."""
+        self.tokens_left = spec.limits.max_turn_tokens
+
+    async def generate(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> Step:
+        """The next step, in the transcript and told to the client.
+
+        Raises:
+            Whatever the engine's `generate` raises.
+        On cancel, as after an exception: the generation is aborted; `end_all` is still to be called.
+        """
+        self._prompt_tokens = len(prompt)
+        await self._emit(StepStarted(self.number, len(prompt)))
+        spec = self._step_spec(engine, prompt, choice)
+        self._account.note(StepBegan(self.number, prompt, spec))
+        self._reader = reader = StepReader(self._account, self._emit, self._clock)
+        step = await reader.read(engine.generate(prompt, spec))
+        self._reader = None
+        self.tokens_left -= len(step.end.token_ids)
+        self._transcript.keep_step(prompt, step)
+        self._note_end(step.finish, step.usage(prompt))
+        self._calls.open(reader.calls_told)
+        await self._calls.end_unmade(step.message.tool_calls)
+        await self._tell_end()
+        self.number += 1
+        return step
+
+    async def end_all(self, why: ServiceError | None) -> None:
+        """Ends a step that was cut off, and every call that is open; `why` the turn ends first."""
+        if self._reader is not None:
+            # Of the tokens that it sampled none is counted; its prompt was computed.
+            usage = TokenUsage(input_tokens=self._prompt_tokens if self._reader.begun else 0)
+            self._transcript.keep_cut_step(self._reader.text)
+            self._note_end(StepFinish.ABORTED, usage)
+            self._calls.open(self._reader.calls_told)
+        await self._calls.end_all(why)
+        await self._tell_end()
+
+    def _step_spec(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> StepSpec:
+        room = engine.info.context_tokens_max - len(prompt)
+        wanted = self._spec.generation.max_step_tokens
+        return StepSpec(
+            step_id=f"{self._context.conversation_id}-{secrets.token_hex(6)}",
+            max_tokens=min(room, self.tokens_left, room if wanted is None else wanted),
+            generation=self._spec.generation,
+            tools=self._context.transcript.tools,
+            tool_choice=choice,
+            priority=Priority.CONTINUES_TURN if self.number else Priority.STARTS_TURN,
+            tenant=self._context.tenant,
+            template_variables=self._context.transcript.template_variables,
+        )
+
+    def _note_end(self, finish: StepFinish, usage: TokenUsage) -> None:
+        self._untold = StepCompleted(self.number, finish, usage)
+        self._account.note(self._untold)
+
+    async def _tell_end(self) -> None:
+        if self._untold is not None:
+            await self._emit(self._untold)
+            self._untold = None
