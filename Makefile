@@ -17,9 +17,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
-DESCRIPTORS := .build/precall.binpb
 BASELINE := proto/baseline.binpb
-BUF_CONFIG := --config proto/buf.yaml
 
 .PHONY: help demo serve test setup lint fmt gen baseline lock bench clean runtime
 
@@ -47,9 +45,8 @@ lint: setup ## style, types, import rules, the wire contract, fresh stubs
 	$(BIN)/basedpyright --warnings
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/gen.py --check
-	$(BIN)/python scripts/gen.py --descriptors $(DESCRIPTORS)
-	$(BIN)/buf lint $(DESCRIPTORS) $(BUF_CONFIG)
-	$(BIN)/buf breaking $(DESCRIPTORS) --against $(BASELINE) $(BUF_CONFIG)
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against $(BASELINE)
 	$(BIN)/buf format --diff --exit-code proto
 
 fmt: setup ## format Python and proto files, fix what can be fixed
@@ -61,7 +58,7 @@ gen: setup ## generate the Python stubs from proto/
 	@$(BIN)/python scripts/gen.py
 
 baseline: setup ## at a release: the wire contract that later ones must stay compatible with
-	@$(BIN)/python scripts/gen.py --baseline $(BASELINE)
+	@$(BIN)/buf build proto --path proto/precall --exclude-source-info --output $(BASELINE)
 
 lock: setup ## compile pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
 	@.uv/bin/python scripts/lock.py --uv .uv/bin/uv $(ARGS)
@@ -70,5 +67,5 @@ bench: setup ## measure precall against vLLM alone (docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what make installed and built; the next target installs it again
-	rm -rf .venv .uv .build .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	rm -rf .venv .uv .hypothesis .import_linter_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,7 @@
-"""Generates the Python stubs of proto/precall/v1, and the descriptor sets that buf checks.
+"""Generates the Python stubs of proto/precall/v1.
 
-    scripts/gen.py                    rewrite the stubs in clients/python/src/precall/v1
-    scripts/gen.py --check            exit 1 if they are not what the .proto files give
-    scripts/gen.py --descriptors F    write the descriptor set with comments, for `buf lint`
-    scripts/gen.py --baseline F       write it without, as the release to stay compatible with
+    scripts/gen.py            rewrite the stubs in clients/python/src/precall/v1
+    scripts/gen.py --check    exit 1 if the stubs differ from what the .proto files give
 
 The same files give the same bytes, so a difference is always a change of the contract or a tool.
 """
@@ -12,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import filecmp
-import importlib.resources
 import subprocess
 import sys
 import tempfile
@@ -20,17 +17,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
+THIRD_PARTY = PROTO / "third_party"
 STUBS = ROOT / "clients/python/src/precall/v1"
 INIT = '"""Generated from proto/precall/v1 by `make gen`. Do not edit."""\n'
 
 
 def protoc(*arguments: str) -> None:
-    """Runs protoc over every file of the contract; google/rpc comes from its own package."""
-    googleapis = importlib.resources.files("google.rpc") / "../.."
+    """Runs protoc over every file of the contract; exits with a message if protoc fails."""
     files = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("precall/v1/*.proto"))
     if not files:
         sys.exit(f"gen: no .proto file in {PROTO / 'precall/v1'}")
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{googleapis}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{THIRD_PARTY}"]
     if subprocess.run([*command, *arguments, *files], cwd=ROOT, check=False).returncode:
         sys.exit("gen: protoc failed; the lines above say where")
 
@@ -63,19 +60,9 @@ def differences(fresh: Path, committed: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Generate the Python stubs and descriptor sets.")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="compare, write nothing")
-    mode.add_argument("--descriptors", type=Path, metavar="F", help="write for `buf lint`")
-    mode.add_argument("--baseline", type=Path, metavar="F", help="write for `buf breaking`")
+    parser = argparse.ArgumentParser(description="Generate the Python stubs.")
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
     options = parser.parse_args()
-
-    if options.descriptors or options.baseline:
-        output: Path = options.descriptors or options.baseline
-        output.parent.mkdir(parents=True, exist_ok=True)
-        comments = ["--include_source_info"] if options.descriptors else []
-        protoc("--include_imports", *comments, f"--descriptor_set_out={output}")
-        return
 
     with tempfile.TemporaryDirectory() as scratch:
         fresh = generate(Path(scratch))

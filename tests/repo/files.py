@@ -32,3 +32,13 @@ def written(*suffixes: str) -> list[str]:
 
 def text(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
+
+
+def copy(folder: str, target: Path) -> Path:
+    """Copies the tracked files of `folder` to `target`, as in a fresh clone; returns the copy."""
+    for path in tracked():
+        if path.startswith(f"{folder}/"):
+            destination = target / path
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.write_bytes((ROOT / path).read_bytes())
+    return target / folder
