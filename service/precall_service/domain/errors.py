@@ -1,12 +1,8 @@
-"""The one error that the service raises on purpose, by reason.
+"""The error that the service raises on purpose, and the reasons for it.
 
-```
-Exception
-└── ServiceError          refuses or ends something; `reason` says what, `code` follows from it
-```
-
-Reasons mirror `precall.v1.ErrorReason`; its comments hold cause and remedy. Only messages written
-for the user go into a ServiceError: what it holds reaches the wire.
+A ServiceError refuses or ends something. Its `reason` says why, and the gRPC code follows from the
+reason. Reasons mirror `precall.v1.ErrorReason`, whose comments state cause and remedy. Everything
+in a ServiceError reaches the wire, so it holds only what was written for the user.
 """
 
 from __future__ import annotations
@@ -37,7 +33,7 @@ class Code(enum.Enum):
 
 
 class Reason(enum.Enum):
-    """Why something failed. The value is the code that the failure has on the wire."""
+    """Why something failed: the number on the wire and the gRPC code that goes with it."""
 
     HANDSHAKE_REQUIRED = (1, Code.INVALID_ARGUMENT)
     HANDSHAKE_REPEATED = (2, Code.INVALID_ARGUMENT)
@@ -86,7 +82,7 @@ class Reason(enum.Enum):
 
     @property
     def number(self) -> int:
-        """The number of the value in `precall.v1.ErrorReason`."""
+        """The number of this reason in `precall.v1.ErrorReason`."""
         return self.value[0]
 
     @property
@@ -96,14 +92,14 @@ class Reason(enum.Enum):
 
 
 class ServiceError(Exception):
-    """Something was refused or ended, for a reason that the user can act on.
+    """Something was refused or ended for a reason that the user can act on.
 
     Attributes:
         reason: Why; the gRPC code follows from it.
-        message: What was wrong, where, the limit, and what to do, for the user.
-        field: Path of the offending field in the frame, such as `start_turn.text`; may be empty.
-        retry_after_s: Seconds after which the same may succeed; None: retrying does not help.
-        metadata: The variables of the message, for programs.
+        message: For the user: what was wrong, where, the limit, and what to do.
+        field: The path of the offending field, such as `start_turn.text`; may be empty.
+        retry_after_s: Seconds after which a retry may succeed; None if a retry does not help.
+        metadata: The values in the message, for programs.
     """
 
     def __init__(
