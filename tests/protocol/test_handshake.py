@@ -262,6 +262,21 @@ async def test_template_variables_are_a_json_object(text: str) -> None:
     assert error.reason == "FIELD_INVALID"
 
 
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ('{"self": 1}', "'self'"),
+        ('{"raise_exception": 1}', "'raise_exception'"),
+        ('{"documents": [1]}', "'documents'"),
+        ('{"documents": "x"}', "'documents'"),
+    ],
+)
+async def test_an_unusable_template_variable_is_named(variables: str, name: str) -> None:
+    error = await refused(OpenConversation(template_variables_json=variables))
+    assert (error.field, error.reason) == ("open.template_variables_json", "FIELD_INVALID")
+    assert name in error.message
+
+
 TOO_LARGE = {
     "open.system_prompt": OpenConversation(system_prompt="é" * 513),
     "open.history[0].content": OpenConversation(history=[message(USER, "x" * 1025)]),

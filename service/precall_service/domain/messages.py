@@ -16,13 +16,22 @@ RESERVED_VARIABLES: Final = frozenset(
         "chat_template",
         "continue_final_message",
         "conversation",
+        "cycler",
+        "dict",
+        "joiner",
+        "lipsum",
         "max_length",
         "messages",
         "model_config",
+        "namespace",
         "padding",
+        "raise_exception",
+        "range",
         "return_assistant_tokens_mask",
         "return_dict",
         "return_tensors",
+        "self",
+        "strftime_now",
         "tokenize",
         "tokenizer",
         "tokenizer_kwargs",
@@ -30,8 +39,9 @@ RESERVED_VARIABLES: Final = frozenset(
         "truncation",
     }
 )
-"""What no template variable may be called: whatever renders templates takes these as its own
-arguments. `chat_template` would be executed."""
+"""Names that no template variable may have. The functions that render templates take most of them
+as their own arguments, and would execute a `chat_template`. The others are functions that templates
+call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from precall.v1 import agent_pb2, tool_pb2
 from precall_service.agent.limits import AgentLimits
-from precall_service.domain.json import JsonObject
+from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.domain.messages import (
     RESERVED_VARIABLES,
     AssistantMessage,
@@ -207,5 +207,16 @@ def _template_variables(text: str) -> JsonObject:
     check_text(path, text, TEMPLATE_VARIABLES_BYTES_MAX)
     variables: JsonObject = json_object(path, text) if text else {}
     if reserved := sorted(variables.keys() & RESERVED_VARIABLES):
-        raise invalid(path, f"{reserved[0]!r} is no variable of a template: leave it out")
+        raise invalid(path, f"{reserved[0]!r} cannot be a template variable: leave it out")
+    documents = variables.get("documents")
+    if documents is not None and not _are_objects(documents):
+        raise invalid(
+            path,
+            "the variable 'documents' must be a list of objects, each with the strings 'title' "
+            "and 'text'",
+        )
     return variables
+
+
+def _are_objects(value: JsonValue) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
