@@ -1,4 +1,4 @@
-"""Whatever turns do in whatever order: admission lets in whom the rules say, and nobody starves."""
+"""Admission follows its rules whatever turns do in whatever order, and no turn starves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHICH = st.integers(0, 11)
 
 @dataclass(eq=False)
 class Turn:
-    """A turn at the door. `told` is the last place that it was told."""
+    """A turn. `told` is the last queue position that it was told."""
 
     share: Share
     tenant: str
@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass
 class PlainList:
-    """Who holds a share and who waits, worked out anew from the rules of admission."""
+    """A model of admission: the rules, applied to plain lists."""
 
     slots: int = 0
     kv_tokens: int = 0
@@ -44,7 +44,7 @@ class PlainList:
     returning: list[Turn] = field(default_factory=list[Turn])
     arrived: list[Turn] = field(default_factory=list[Turn])
     served: list[str] = field(default_factory=list[str])
-    """Tenants that have turns waiting, the one that was served or came longest ago first."""
+    """Tenants with waiting turns; the least recently served or arrived one comes first."""
 
     def new_turns_in_order(self) -> list[Turn]:
         queues = [[t for t in self.arrived if t.tenant == tenant] for tenant in self.served]
@@ -79,7 +79,7 @@ class PlainList:
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """Compares an Admission to the plain list after each step."""
+    """Compares an Admission with the model after each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             len(model.arrived) + len(model.returning) >= LIMITS.waiting_max
         )
         if full:
-            with pytest.raises(ServiceError, match="turns waiting, the limit"):
+            with pytest.raises(ServiceError, match="turns waiting, which is the limit"):
                 self.admission.enter(tenant, tokens)
             return
         turn = Turn(self.admission.enter(tenant, tokens), tenant, tokens)
@@ -191,21 +191,22 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert self.clock.pending == sum(turn.paused_at is not None for turn in self.all)
 
     @invariant()
-    def who_is_back_knows_it(self) -> None:
+    def resume_returns_once_the_turn_is_admitted(self) -> None:
         self.runner.run(asyncio.sleep(0))
         for turn in self.all:
             if turn.coming_back is not None and not turn.parked:
                 assert turn.coming_back.done() == (turn not in self.model.returning)
 
     @invariant()
-    def every_new_place_is_told(self) -> None:
+    def every_new_queue_position_is_told(self) -> None:
         order = self.model.new_turns_in_order()
-        for place, turn in enumerate(order, start=len(self.model.returning)):
-            assert self.runner.run(self._told(turn)) == (None if place == turn.told else place)
-            turn.told = place
+        for position, turn in enumerate(order, start=len(self.model.returning)):
+            new = None if position == turn.told else position
+            assert self.runner.run(self._told(turn)) == new
+            turn.told = position
 
     async def _told(self, turn: Turn) -> int | None:
-        reading = asyncio.ensure_future(turn.share.place())
+        reading = asyncio.ensure_future(turn.share.queue_position())
         await asyncio.sleep(0)
         if reading.done():
             return reading.result()
@@ -214,14 +215,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         return None
 
     def teardown(self) -> None:
-        """With turns that end, everybody is let in, and nothing is left."""
+        """Ends all turns one by one; each is admitted in the end, and nothing is left."""
         if not self.model.slots:
             self.resize(slots=1, kv_tokens=10)
         while self.all:
             while self.stepped_aside:
                 self.resume(0)
             self.the_same_turns_hold_a_share()
-            assert self.model.holding, "everybody waits for nobody"
+            assert self.model.holding, "turns wait although none holds a share"
             self.release(self.all.index(self.model.holding[0]), times=1)
         assert (self.admission.admitted, self.admission.waiting) == (0, 0)
         assert self.clock.pending == 0

@@ -1,4 +1,4 @@
-"""The door to an engine: an admission, and turns that come to it."""
+"""An admission with turns that enter it and leave it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HOLD_S = 5.0
 
 
 class Door:
-    """An admission on a clock of its own."""
+    """An admission with its own clock."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Door:
             self.admission.release(share)
 
     async def park(self, share: Share) -> None:
-        """The share's turn waits for its tools until it has given its share up."""
+        """Lets the share's turn wait for its tools until it has lost its share."""
         share.pause()
         self.clock.advance(HOLD_S)
         await settle()
@@ -50,7 +50,7 @@ class Door:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Turns that hold a share, and turns that wait."""
+        """The number of turns that hold a share, and of turns that wait."""
         return self.admission.admitted, self.admission.waiting
 
 
@@ -60,15 +60,15 @@ def admitted(*shares: Share) -> bool:
 
 
 async def told(share: Share) -> list[int]:
-    """The places that the share was not told of yet, as far as they are known."""
-    places: list[int] = []
+    """The queue positions that `queue_position` returns without waiting."""
+    positions: list[int] = []
     while True:
-        reading = asyncio.ensure_future(share.place())
+        reading = asyncio.ensure_future(share.queue_position())
         await settle()
         if not reading.done():
             reading.cancel()
             await asyncio.wait([reading])
-            return places
-        if (place := reading.result()) is None:
-            return places
-        places.append(place)
+            return positions
+        if (position := reading.result()) is None:
+            return positions
+        positions.append(position)

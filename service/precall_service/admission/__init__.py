@@ -1,8 +1,8 @@
-"""Which turn may run: turns, not their steps, are admitted to the engine.
+"""Decides which turns may run: turns, not their steps, are admitted to the engine.
 
-A turn is let in while a slot of the engine's batch and the KV cache that the turn is expected to
-grow to are there. Once in, none of its steps queues behind a stranger, and nothing evicts its
-prefix while its tools run.
+A turn is admitted once the engine has a free slot and enough free KV cache for the size that the
+turn is expected to reach. Afterwards its steps never queue behind other turns, and its prefix is
+not evicted while its tools run.
 """
 
 from __future__ import annotations

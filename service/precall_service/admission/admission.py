@@ -1,12 +1,14 @@
-"""Lets turns in while a slot and their KV are there, and tells the others their place.
+"""Admits turns while the engine has a slot and KV for them, and tells the others where they stand.
 
-Owns: the shares of admitted turns, the queue of waiting ones, and what of the capacity is free.
+A turn's share is one slot of the engine and the tokens of KV that the turn is expected to hold.
+
+Owns: the shares of admitted turns, the queue of waiting turns, and the free capacity.
 Never: generates, or knows what a turn does.
-Concurrency: one event loop; every method but `place` and `resume` is synchronous.
+Concurrency: one event loop; all methods but `queue_position` and `resume` are synchronous.
 
-Order of admission: turns that come back after giving their share up, first; then new turns, round
-robin over tenants and in order of arrival within one. The head of that order is never skipped for
-a smaller turn behind it, so that a large one cannot starve.
+Order of admission: first the turns that return after they gave up their share, then new turns,
+round robin over tenants and in order of arrival within one tenant. The head of that order is never
+skipped for a smaller turn behind it, so that a large turn cannot starve.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from precall_service.domain.errors import Reason, ServiceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What the engine holds: sequences at once, and tokens of KV cache."""
+    """The engine's capacity: sequences at once, and tokens of KV cache."""
 
     slots: int
     kv_tokens: int
@@ -36,9 +38,10 @@ class Capacity:
 class AdmissionLimits:
     """How long the queue may grow, and how long a turn keeps its share while its tools run.
 
-    `hold_s`: most tools answer within a second or two (86 to 95 % in published coding traces);
-    beyond it a held share costs others more than the re-prefill costs this turn. `wait_max_s`: how
-    long a turn may wait for its first admission.
+    Attributes:
+        hold_s: Most tools answer within a second or two (86 to 95 % in published coding traces).
+            After this time a held share costs other turns more than the re-prefill costs this one.
+        wait_max_s: How long a turn may wait for its first admission.
     """
 
     waiting_max: int = 1024
@@ -53,13 +56,13 @@ class _State(enum.Enum):
     ADMITTED = "holds its share"
     PARKED = "gave its share up while its tools run"
     RETURNING = "waits to get its share back"
-    RELEASED = "gone"
+    RELEASED = "has ended"
 
 
 class Share:
-    """One turn's place in the engine: waited for, held, given up while tools are slow, returned.
+    """One turn's share of the engine: awaited, held, given up while tools are slow, returned.
 
-    A context manager: leaving it gives everything back, whatever the state.
+    A context manager: leaving it gives the share back in any state.
     """
 
     def __init__(self, admission: Admission, tenant: str, tokens: int) -> None:
@@ -67,7 +70,7 @@ class Share:
         self._state = _State.WAITING
         self._hold: Timer | None = None
         self._changed = asyncio.Event()
-        self._place: int | None = None
+        self._queue_position: int | None = None
         self._told: int | None = None
         self.tenant = tenant
         self.tokens = tokens
@@ -85,29 +88,29 @@ class Share:
 
     @property
     def state(self) -> _State:
-        """Where the share stands."""
+        """The state of the share."""
         return self._state
 
-    async def place(self) -> int | None:
-        """The next place in the queue that was not told yet, None once the turn is admitted.
+    async def queue_position(self) -> int | None:
+        """Waits for a queue position that this method has not returned last; None once admitted.
 
-        On cancel: the turn keeps its place; leaving the context gives it up.
+        On cancel: the turn keeps its queue position; leaving the context gives it up.
         """
         while True:
             if self._state is _State.ADMITTED:
                 return None
-            if self._place is not None and self._place != self._told:
-                self._told = self._place
-                return self._place
+            if self._queue_position is not None and self._queue_position != self._told:
+                self._told = self._queue_position
+                return self._queue_position
             self._changed.clear()
             await self._changed.wait()
 
     def grow(self, tokens: int) -> None:
-        """The turn has come to hold `tokens` of KV: more than expected makes its share larger."""
+        """Tells that the turn now holds `tokens` of KV; more than expected enlarges its share."""
         self._admission.grow(self, tokens)
 
     def pause(self) -> None:
-        """The turn waits for tools from now on; after the hold time its share is given up."""
+        """Tells that the turn waits for tools; it loses its share after the hold time."""
         if self._state is _State.ADMITTED and self._hold is None:
             admission = self._admission
             self._hold = admission.clock.call_later(
@@ -115,9 +118,9 @@ class Share:
             )
 
     async def resume(self) -> None:
-        """Returns once the turn may generate again: at once within the hold time.
+        """Returns once the turn may generate again, which is at once within the hold time.
 
-        On cancel: the turn stays where it is; leaving the context gives everything back.
+        On cancel: the turn keeps its state; leaving the context gives the share back.
         """
         self.unhold()
         if self._state is _State.PARKED:
@@ -127,25 +130,25 @@ class Share:
             await self._changed.wait()
 
     def unhold(self) -> None:
-        """No longer counts down to giving the share up."""
+        """Stops the countdown to the loss of the share."""
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
 
     def become(self, state: _State) -> None:
-        """Only the admission calls this: changes the state and wakes the turn."""
+        """Changes the state and wakes the turn. Only the admission calls this."""
         self._state = state
         self._changed.set()
 
-    def move_to(self, place: int) -> None:
-        """Only the admission calls this: the place in the queue, which wakes the turn if new."""
-        if place != self._place:
-            self._place = place
+    def move_to(self, queue_position: int) -> None:
+        """Sets the queue position; a new one wakes the turn. Only the admission calls this."""
+        if queue_position != self._queue_position:
+            self._queue_position = queue_position
             self._changed.set()
 
 
 class Admission:
-    """Decides when a turn may start, and when one that stepped aside may go on."""
+    """Decides when a turn may start, and when a turn that lost its share may go on."""
 
     def __init__(self, clock: Clock, limits: AdmissionLimits) -> None:
         self.clock = clock
@@ -155,7 +158,7 @@ class Admission:
         self._tokens_held = 0
         self._returning: deque[Share] = deque()
         self._waiting: OrderedDict[str, deque[Share]] = OrderedDict()
-        """Tenants in the order of their next turn: the first one is served, then goes last."""
+        """Tenants in the order of their next turn: the first is served next, then goes last."""
 
     @property
     def admitted(self) -> int:
@@ -168,16 +171,16 @@ class Admission:
         return len(self._returning) + sum(map(len, self._waiting.values()))
 
     def resize(self, capacity: Capacity) -> None:
-        """The engine holds this much from now on. Nobody admitted is put out."""
+        """Sets the engine's capacity. Turns already admitted keep their shares."""
         self._capacity = capacity
         self._admit()
 
     def suspend(self) -> None:
-        """There is no engine: nobody is let in until `resize` says what the next one holds."""
+        """Stops admitting turns until `resize` is called with the next engine's capacity."""
         self._capacity = Capacity(slots=0, kv_tokens=0)
 
     def enter(self, tenant: str, tokens: int) -> Share:
-        """A share of `tokens` of KV for a turn of this tenant, admitted or waiting.
+        """Returns a share with `tokens` of KV for a turn of this tenant, admitted or waiting.
 
         Raises:
             ServiceError: OVERLOADED, the queue is full.
@@ -186,21 +189,21 @@ class Admission:
         if len(queue) >= self.limits.waiting_per_tenant_max:
             raise self._overloaded(f"tenant {tenant!r} has", len(queue), "per tenant")
         if self.waiting >= self.limits.waiting_max:
-            raise self._overloaded("this server has", self.waiting, "in all")
+            raise self._overloaded("this server has", self.waiting, "for all tenants")
         share = Share(self, tenant, tokens)
         self._waiting.setdefault(tenant, deque()).append(share)
         self._admit()
         return share
 
     def grow(self, share: Share, tokens: int) -> None:
-        """See Share.grow."""
+        """Enlarges a share, as `Share.grow` says."""
         if tokens > share.tokens:
             if share in self._admitted:
                 self._tokens_held += tokens - share.tokens
             share.tokens = tokens
 
     def park(self, share: Share) -> None:
-        """Takes the share back from a turn that waits for its tools."""
+        """Takes the share from a turn that waits for its tools."""
         share.unhold()
         if share.state is _State.ADMITTED:
             self._give_back(share)
@@ -208,13 +211,13 @@ class Admission:
             self._admit()
 
     def enqueue_returning(self, share: Share) -> None:
-        """The tools of a parked turn have answered: it waits ahead of every new turn."""
+        """Queues a parked turn whose tools have answered, ahead of all new turns."""
         share.become(_State.RETURNING)
         self._returning.append(share)
         self._admit()
 
     def release(self, share: Share) -> None:
-        """The turn has ended, in whatever state. Idempotent."""
+        """Takes the share of a turn that has ended, in any state. Idempotent."""
         share.unhold()
         match share.state:
             case _State.ADMITTED:
@@ -240,8 +243,8 @@ class Admission:
             self._admitted.add(share)
             self._tokens_held += share.tokens
             share.become(_State.ADMITTED)
-        for place, share in enumerate(self._in_order(), start=len(self._returning)):
-            share.move_to(place)
+        for position, share in enumerate(self._in_order(), start=len(self._returning)):
+            share.move_to(position)
 
     def _next(self) -> Share | None:
         if self._returning:
@@ -249,7 +252,7 @@ class Admission:
         return next(iter(self._waiting.values()))[0] if self._waiting else None
 
     def _fits(self, share: Share) -> bool:
-        """Whether there is room; an idle engine takes any turn, or it would wait for ever."""
+        """Whether there is room. An idle engine takes any turn, or a large one would never run."""
         if self._capacity.slots == 0:
             return False
         if not self._admitted:
@@ -269,8 +272,8 @@ class Admission:
 
     def _in_order(self) -> Iterator[Share]:
         """New turns in the order in which they would start."""
-        for one_of_each_tenant in itertools.zip_longest(*self._waiting.values()):
-            yield from (share for share in one_of_each_tenant if share is not None)
+        for one_per_tenant in itertools.zip_longest(*self._waiting.values()):
+            yield from (share for share in one_per_tenant if share is not None)
 
     def _give_back(self, share: Share) -> None:
         self._admitted.discard(share)
@@ -279,7 +282,7 @@ class Admission:
     def _overloaded(self, who: str, count: int, scope: str) -> ServiceError:
         return ServiceError(
             Reason.OVERLOADED,
-            f"{who} {count} turns waiting, the limit {scope}: try again in "
+            f"{who} {count} turns waiting, which is the limit {scope}: try again in "
             f"{self.limits.retry_after_s:g} s, or on another replica",
             retry_after_s=self.limits.retry_after_s,
             metadata={"waiting": str(count)},

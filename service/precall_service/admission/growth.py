@@ -1,7 +1,9 @@
-"""How much turns grow: the running record behind the KV share that a new turn is given.
+"""Records how much turns grow, and so decides how much KV the share of a new turn has.
 
-Owns: growth in tokens (last prompt plus last step, less the first prompt) of ended turns, by tenant
-    and tool set. A tenant's record is never consulted for another.
+Growth is counted in tokens: the last prompt plus the last step, less the first prompt.
+
+Owns: the growth of turns that the model has answered, by tenant and tool set. The record of one
+    tenant is never consulted for another.
 Never: waits, or reads a clock.
 """
 
@@ -11,30 +13,29 @@ import math
 from collections import OrderedDict, deque
 
 WINDOW = 64
-"""Turns that are remembered per key: enough for a quantile, and quick to follow a change."""
+"""Turns remembered per key: enough for a quantile, and few enough to follow a change."""
 
 TURNS_BEFORE_TRUST = 4
-"""Turns of a key before its record replaces the safe first value."""
+"""Turns that a key needs before its record replaces the safe first value."""
 
 QUANTILE = 0.9
-"""Share of turns that should stay within what is expected. The rest costs a re-prefill at worst."""
+"""The fraction of turns that should stay within the expectation. The rest may cost a re-prefill."""
 
 KEYS_MAX = 4096
-"""Keys that are remembered; the one used longest ago is forgotten."""
+"""Keys that are remembered; the least recently observed one is forgotten."""
 
 
 class GrowthRecord:
-    """What turns like this one have grown by."""
+    """The growth of earlier turns."""
 
     def __init__(self) -> None:
         self._grown: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
 
     def expected(self, tenant: str, tool_set: str, *, safe: int) -> int:
-        """Tokens by which such a turn is expected to grow.
+        """The tokens by which such a turn is expected to grow, at most `safe`.
 
-        The tenant's turns with the same tools decide, then all its turns, and before there are
-        enough of either, `safe`. Never more than `safe`, which is what the limits of the turn
-        allow.
+        The expectation comes from the tenant's turns with the same tools, else from all turns of
+        the tenant, else it is `safe`: what the limits of the turn allow.
         """
         for key in ((tenant, tool_set), (tenant, "")):
             grown = self._grown.get(key)
@@ -44,9 +45,10 @@ class GrowthRecord:
         return safe
 
     def observe(self, tenant: str, tool_set: str, tokens: int) -> None:
-        """Remembers that a turn ended by itself after growing by `tokens`.
+        """Remembers that a turn was answered after it had grown by `tokens`.
 
-        One that was cut is not to be remembered: it says nothing of where it would have ended.
+        The caller leaves out turns that failed or were cut by a limit or a cancel: their growth
+        does not tell where they would have ended.
         """
         for key in {(tenant, tool_set), (tenant, "")}:
             grown = self._grown.setdefault(key, deque(maxlen=WINDOW))

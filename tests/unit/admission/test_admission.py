@@ -1,4 +1,4 @@
-"""Which turn is let in, in which order, and what it is told of its place."""
+"""Which turns are admitted, in which order, and which queue positions they are told."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def refused(door: Door, tenant: str = "ann") -> ServiceError:
     return caught.value
 
 
-# What fits.
+# Capacity.
 
 
-async def test_a_turn_is_let_in_at_once_while_there_is_room() -> None:
+async def test_a_turn_is_admitted_at_once_while_there_is_room() -> None:
     door = Door()
     share = door.enter()
     assert admitted(share)
-    assert await share.place() is None
+    assert await share.queue_position() is None
 
 
 def test_no_more_turns_than_slots() -> None:
@@ -103,7 +103,7 @@ def test_several_turns_may_outgrow_the_cache_together() -> None:
     assert admitted(*(door.enter(500) for _ in range(2)))
 
 
-def test_nobody_enters_an_engine_that_is_not_there() -> None:
+def test_turns_wait_while_there_is_no_engine() -> None:
     door = Door(slots=0)
     share = door.enter()
     assert not admitted(share)
@@ -111,7 +111,7 @@ def test_nobody_enters_an_engine_that_is_not_there() -> None:
     assert admitted(share)
 
 
-def test_nobody_is_put_out_of_an_engine_that_shrinks() -> None:
+def test_admitted_turns_keep_their_shares_if_the_engine_shrinks() -> None:
     door = Door(slots=3)
     shares = [door.enter() for _ in range(3)]
     door.resize(slots=1)
@@ -123,7 +123,7 @@ def test_nobody_is_put_out_of_an_engine_that_shrinks() -> None:
     assert admitted(waiting)
 
 
-def test_an_engine_that_grows_lets_more_in() -> None:
+def test_a_larger_engine_admits_more_turns() -> None:
     door = Door(slots=1)
     first, second, third = (door.enter() for _ in range(3))
     door.resize(slots=2)
@@ -134,7 +134,7 @@ def test_an_engine_that_grows_lets_more_in() -> None:
 # The order.
 
 
-def test_turns_of_one_tenant_come_in_order() -> None:
+def test_turns_of_one_tenant_are_admitted_in_order() -> None:
     door = Door(slots=1)
     running, *rest = (door.enter() for _ in range(4))
     for share in rest:
@@ -160,7 +160,7 @@ def test_tenants_take_turns() -> None:
     assert order == ["ann0", "bob0", "cid0", "ann1", "cid1", "ann2"]
 
 
-def test_a_tenant_that_comes_again_queues_behind_those_that_wait() -> None:
+def test_the_next_turn_of_a_tenant_queues_behind_waiting_tenants() -> None:
     door = Door(slots=1)
     running = door.enter(tenant="ann")
     bob, cid = door.enter(tenant="bob"), door.enter(tenant="cid")
@@ -171,10 +171,10 @@ def test_a_tenant_that_comes_again_queues_behind_those_that_wait() -> None:
         running = expected
 
 
-# The place in the queue.
+# Queue positions.
 
 
-async def test_each_place_is_told_once() -> None:
+async def test_each_queue_position_is_told_once() -> None:
     door = Door(slots=1)
     running = door.enter()
     first, second, third = (door.enter() for _ in range(3))
@@ -182,10 +182,10 @@ async def test_each_place_is_told_once() -> None:
     assert [await told(share) for share in (first, second, third)] == [[], [], []]
     door.release(running)
     assert [await told(share) for share in (second, third)] == [[0], [1]]
-    assert await first.place() is None
+    assert await first.queue_position() is None
 
 
-async def test_a_place_that_came_back_before_it_was_read_is_not_told_again() -> None:
+async def test_a_queue_position_that_changed_back_unread_is_not_told_again() -> None:
     door = Door(slots=1)
     door.enter()
     share = door.enter(tenant="bob")
@@ -197,7 +197,7 @@ async def test_a_place_that_came_back_before_it_was_read_is_not_told_again() -> 
     assert await told(share) == []
 
 
-async def test_places_count_tenants_in_turn() -> None:
+async def test_queue_positions_alternate_between_tenants() -> None:
     door = Door(slots=1)
     door.enter(tenant="zoe")
     shares = [door.enter(tenant=tenant) for tenant in ("ann", "ann", "ann", "bob")]
@@ -218,7 +218,7 @@ async def test_a_returning_turn_moves_the_others_back() -> None:
     await asyncio.wait([coming_back])
 
 
-async def test_who_leaves_the_queue_moves_the_others_up() -> None:
+async def test_a_turn_that_leaves_the_queue_moves_the_others_up() -> None:
     door = Door(slots=1)
     door.enter()
     first, second = door.enter(), door.enter(tenant="bob")
@@ -228,11 +228,11 @@ async def test_who_leaves_the_queue_moves_the_others_up() -> None:
     assert await told(second) == [0]
 
 
-async def test_admission_wakes_who_waits_for_its_place() -> None:
+async def test_admission_wakes_a_turn_that_waits_for_its_queue_position() -> None:
     door = Door(slots=1)
     running, waiting = door.enter(), door.enter()
     await told(waiting)
-    reading = asyncio.ensure_future(waiting.place())
+    reading = asyncio.ensure_future(waiting.queue_position())
     await settle()
     assert not reading.done()
     door.release(running)

@@ -1,4 +1,4 @@
-"""What turns are expected to grow by: from a safe first value to the record of turns like them."""
+"""The expected growth of turns: first a safe value, then the record of similar turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def observed(record: GrowthRecord, *grown: int, tenant: str = "ann", tools: str 
         record.observe(tenant, tools, tokens)
 
 
-def test_the_safe_value_until_there_are_enough_turns() -> None:
+def test_the_expectation_is_the_safe_value_until_there_are_enough_turns() -> None:
     record = GrowthRecord()
     for _ in range(TURNS_BEFORE_TRUST):
         assert record.expected("ann", "search", safe=SAFE) == SAFE
@@ -23,13 +23,13 @@ def test_the_safe_value_until_there_are_enough_turns() -> None:
     assert record.expected("ann", "search", safe=SAFE) == 100
 
 
-def test_never_more_than_what_the_limits_allow() -> None:
+def test_the_expectation_is_never_above_the_safe_value() -> None:
     record = GrowthRecord()
     observed(record, *[500] * TURNS_BEFORE_TRUST)
     assert record.expected("ann", "search", safe=200) == 200
 
 
-def test_nine_in_ten_turns_stay_within_it() -> None:
+def test_nine_in_ten_turns_stay_within_the_expectation() -> None:
     record = GrowthRecord()
     observed(record, *range(60, 0, -1))
     expected = record.expected("ann", "search", safe=SAFE)
@@ -37,13 +37,13 @@ def test_nine_in_ten_turns_stay_within_it() -> None:
     assert sum(grown <= expected for grown in range(1, 61)) == 54
 
 
-def test_few_turns_count_by_the_largest() -> None:
+def test_the_largest_of_few_turns_decides() -> None:
     record = GrowthRecord()
     observed(record, 10, 400, 20, 30)
     assert record.expected("ann", "search", safe=SAFE) == 400
 
 
-def test_other_tools_of_the_tenant_stand_in() -> None:
+def test_a_new_tool_set_takes_the_record_of_the_whole_tenant() -> None:
     record = GrowthRecord()
     observed(record, *[100] * TURNS_BEFORE_TRUST, tools="search")
     assert record.expected("ann", "mail", safe=SAFE) == 100
@@ -52,28 +52,28 @@ def test_other_tools_of_the_tenant_stand_in() -> None:
     assert record.expected("ann", "search", safe=SAFE) == 100
 
 
-def test_turns_of_several_tool_sets_add_up_for_the_tenant() -> None:
+def test_turns_of_all_tool_sets_count_for_the_tenant() -> None:
     record = GrowthRecord()
     for number in range(TURNS_BEFORE_TRUST):
         observed(record, 100 + number, tools=f"tools-{number}")
     assert record.expected("ann", "new", safe=SAFE) == 103
 
 
-def test_one_tenant_never_speaks_for_another() -> None:
+def test_the_record_of_one_tenant_is_never_used_for_another() -> None:
     record = GrowthRecord()
     observed(record, *[1] * WINDOW, tenant="ann")
     assert record.expected("bob", "search", safe=SAFE) == SAFE
     assert record.expected("", "search", safe=SAFE) == SAFE
 
 
-def test_turns_of_long_ago_are_forgotten() -> None:
+def test_old_turns_are_forgotten() -> None:
     record = GrowthRecord()
     observed(record, *[9_000] * WINDOW)
     observed(record, *[10] * WINDOW)
     assert record.expected("ann", "search", safe=SAFE) == 10
 
 
-def test_the_keys_used_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_observed_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "KEYS_MAX", 4)
     record = GrowthRecord()
     for tenant in ("ann", "bob"):

@@ -1,4 +1,4 @@
-"""A share: given up while tools are slow, taken back, and returned in the end."""
+"""A share: given up while tools are slow, taken back, and returned at the end of the turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_tools_that_answer_in_time_cost_nothing() -> None:
         assert admitted(share)
         assert door.clock.pending == 0
     door.clock.advance(10 * HOLD_S)
-    assert admitted(share), "no hold time runs while the turn generates"
+    assert admitted(share), "the hold time does not run while the turn generates"
     assert not admitted(waiting)
 
 
@@ -51,7 +51,7 @@ async def test_pausing_again_does_not_prolong_the_hold_time() -> None:
     assert door.clock.pending == 0
 
 
-async def test_a_parked_turn_comes_back_at_once_where_there_is_room() -> None:
+async def test_a_parked_turn_returns_at_once_if_there_is_room() -> None:
     door = Door(slots=1)
     share = door.enter()
     await door.park(share)
@@ -60,7 +60,7 @@ async def test_a_parked_turn_comes_back_at_once_where_there_is_room() -> None:
     assert door.counts == (1, 0)
 
 
-async def test_a_parked_turn_comes_back_ahead_of_new_ones() -> None:
+async def test_a_parked_turn_returns_ahead_of_new_ones() -> None:
     door = Door(slots=1)
     slow = door.enter()
     await door.park(slow)
@@ -74,7 +74,7 @@ async def test_a_parked_turn_comes_back_ahead_of_new_ones() -> None:
     assert not admitted(new)
 
 
-async def test_parked_turns_come_back_in_the_order_of_their_results() -> None:
+async def test_parked_turns_return_in_the_order_of_their_results() -> None:
     door = Door(slots=1)
     first = door.enter()
     await door.park(first)
@@ -91,7 +91,7 @@ async def test_parked_turns_come_back_in_the_order_of_their_results() -> None:
     assert admitted(first)
 
 
-async def test_a_share_that_grew_while_parked_comes_back_at_its_size() -> None:
+async def test_a_share_that_grew_while_parked_returns_with_its_size() -> None:
     door = Door(slots=10, kv_tokens=1000)
     slow = door.enter(100)
     await door.park(slow)
@@ -141,13 +141,13 @@ async def test_release_from_every_state(times: int) -> None:
     await asyncio.wait([coming_back])
 
 
-async def test_cancelled_while_it_waits_nothing_is_left() -> None:
+async def test_a_turn_cancelled_while_it_waits_leaves_nothing() -> None:
     door = Door(slots=1)
     running = door.enter()
 
     async def turn() -> None:
         with door.enter(tenant="bob") as share:
-            while await share.place() is not None:
+            while await share.queue_position() is not None:
                 pass
 
     waiting = asyncio.create_task(turn())
@@ -160,13 +160,13 @@ async def test_cancelled_while_it_waits_nothing_is_left() -> None:
     assert door.counts == (0, 0)
 
 
-async def test_cancelled_as_it_is_let_in_nothing_is_left() -> None:
+async def test_a_turn_cancelled_as_it_is_admitted_leaves_nothing() -> None:
     door = Door(slots=1)
     running = door.enter()
 
     async def turn() -> None:
         with door.enter() as share:
-            while await share.place() is not None:
+            while await share.queue_position() is not None:
                 pass
 
     waiting = asyncio.create_task(turn())
@@ -178,7 +178,7 @@ async def test_cancelled_as_it_is_let_in_nothing_is_left() -> None:
     assert door.counts == (0, 0)
 
 
-async def test_cancelled_while_it_comes_back_nothing_is_left() -> None:
+async def test_a_turn_cancelled_while_it_returns_leaves_nothing() -> None:
     door = Door(slots=1)
 
     async def turn(share: Share) -> None:
@@ -197,7 +197,7 @@ async def test_cancelled_while_it_comes_back_nothing_is_left() -> None:
     door.release(running)
 
 
-def test_who_leaves_at_the_head_lets_the_next_one_in() -> None:
+def test_a_turn_that_leaves_the_head_of_the_queue_admits_the_next_one() -> None:
     door = Door(slots=3, kv_tokens=1000)
     door.enter(500)
     large, small = door.enter(5000), door.enter(10, tenant="bob")
