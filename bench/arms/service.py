@@ -10,7 +10,7 @@ import contextlib
 import gc
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
-    Delta,
     Engine,
     EngineInfo,
     EngineLoad,
@@ -31,6 +30,7 @@ from precall_service.engine.base import (
     Prompt,
     StepEnd,
     StepSpec,
+    StepStream,
 )
 from precall_service.engine.models import default_cache_dir, resolve_model
 from precall_service.engine.vllm.factory import VllmEngineFactory
@@ -62,7 +62,7 @@ class ForcedCalls:
     ) -> Prompt:
         return await self._engine.append(prompt, end, transcript, following)
 
-    def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         conversation_id = spec.step_id.rpartition("-")[0]
         made = self._made.get(conversation_id, 0)
         if made < self._calls and spec.tools:
@@ -78,6 +78,9 @@ class ForcedCalls:
 
     async def wait_dead(self) -> None:
         await self._engine.wait_dead()
+
+    async def cause_of_death(self) -> str:
+        return await self._engine.cause_of_death()
 
     async def close(self) -> None:
         await self._engine.close()

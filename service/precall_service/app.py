@@ -72,6 +72,7 @@ async def _serve(
     clock = LoopClock()
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
     admission = Admission(clock, settings.admission.limits())
+    follow_engine(admission, engines)
     tool_limits = settings.tools.limits()
     agent_limits = settings.conversations.limits()
     services = TurnServices(
@@ -98,7 +99,7 @@ async def _serve(
     address = await server.start()
     try:
         engine = await engines.start(on_progress)
-        background = asyncio.create_task(_keep_going(engines, server, admission))
+        background = asyncio.create_task(_keep_going(engines, server))
         try:
             server.set_ready(ready=True)
             yield Service(
@@ -119,8 +120,7 @@ async def _serve(
         await engines.close()
 
 
-async def _keep_going(engines: EngineSupervisor, server: GrpcServer, admission: Admission) -> None:
+async def _keep_going(engines: EngineSupervisor, server: GrpcServer) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(engines.run())
         group.create_task(server.follow(engines))
-        group.create_task(follow_engine(admission, engines))

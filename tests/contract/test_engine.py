@@ -1,9 +1,10 @@
-"""What holds of every engine. A subclass of the contract gives the engine that it is run on."""
+"""The contract of every engine. A subclass provides the engine on which it runs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import jsonschema
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from precall_service.domain.messages import ToolMessage, UserMessage
 from precall_service.engine.base import (
     CallBegun,
+    Chunk,
     Engine,
     EngineDiedError,
     Finish,
     GenerationRefusedError,
     Prompt,
+    StepStream,
     TextPiece,
 )
 from tests.support.scripted_engine import ScriptedEngine
@@ -26,6 +29,7 @@ from tests.support.steps import (
     after,
     asked,
     declared,
+    first_chunk,
     heard,
     named,
     step_spec,
@@ -36,14 +40,14 @@ WEATHER = declared("get_weather")
 TIME = declared("get_time")
 QUESTION = asked("What is the weather in Paris?", WEATHER, TIME, system_prompt="Call tools.")
 LONG = 64
-"""Tokens enough that a generation does not end while a test looks at it."""
+"""Enough tokens that a generation does not end while a test looks at it."""
 
 SHORT = 8
-"""So few that one of LONG, begun before, has not ended with a generation of these."""
+"""So few tokens that a generation of LONG, begun before, runs longer than one of these."""
 
 
 async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
-    """What this engine, left alone, answers with LONG tokens."""
+    """A prompt that this engine answers with LONG tokens."""
     prompt = await engine.render(asked("Tell me a story"))
     said = await heard(engine.generate(prompt, step_spec(max_tokens=LONG)))
     assert len(said.end.token_ids) == LONG
@@ -51,9 +55,9 @@ async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
 
 
 async def idle_before_it_could_end(engine: Engine) -> None:
-    """Holds if a generation of LONG tokens that has hardly begun was aborted.
+    """Checks that a generation of LONG tokens that had hardly begun was aborted.
 
-    Time is counted in the engine's own steps: it has taken SHORT of them.
+    Time is counted in the engine's own steps: it takes SHORT of them.
     """
     prompt = await engine.render(asked("Hello"))
     await heard(engine.generate(prompt, step_spec(max_tokens=SHORT)))
@@ -61,10 +65,18 @@ async def idle_before_it_could_end(engine: Engine) -> None:
     assert (load.running, load.waiting) == (0, 0)
 
 
-class EngineContract:
-    """Every engine, while it lives."""
+async def text_of(generation: StepStream) -> str:
+    """The rest of a generation's text."""
+    pieces = [
+        piece async for chunk in generation if isinstance(chunk, Chunk) for piece in chunk.pieces
+    ]
+    return "".join(piece.text for piece in pieces if isinstance(piece, TextPiece))
 
-    async def test_says_what_it_is(self, engine: Engine) -> None:
+
+class EngineContract:
+    """The contract of a living engine."""
+
+    async def test_info_is_complete(self, engine: Engine) -> None:
         info = engine.info
         assert info.name
         assert info.model
@@ -76,7 +88,7 @@ class EngineContract:
         assert await engine.render(QUESTION) == await engine.render(QUESTION)
         assert await engine.render(asked("Hello")) != await engine.render(asked("Goodbye"))
 
-    async def test_text_is_the_raw_text_in_pieces(self, engine: Engine) -> None:
+    async def test_the_pieces_of_text_are_the_raw_text(self, engine: Engine) -> None:
         said = await heard(
             engine.generate(await engine.render(asked("Hello")), step_spec(max_tokens=24))
         )
@@ -122,7 +134,23 @@ class EngineContract:
                 step_spec(max_tokens=32, tools=QUESTION.tools, tool_choice=NONE),
             )
         )
-        assert not any(isinstance(delta, CallBegun) for delta in said.deltas)
+        assert not any(isinstance(piece, CallBegun) for piece in said.pieces)
+
+    async def test_chunks_have_the_tokens_sampled_so_far(self, engine: Engine) -> None:
+        """So that a reader may branch off in mid-step: its tokens continue as the step did."""
+        prompt = await engine.render(QUESTION)
+        spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
+        whole = await heard(engine.generate(prompt, spec))
+        assert all(chunk.token_ids for chunk in whole.chunks)
+        sampled: tuple[int, ...] = ()
+        async with aclosing(engine.generate(prompt, spec)) as generation:
+            async for chunk in generation:
+                assert isinstance(chunk, Chunk), "a call is begun before the end"
+                sampled += chunk.token_ids
+                if any(isinstance(piece, CallBegun) for piece in chunk.pieces):
+                    break
+        assert sampled == whole.end.token_ids[: len(sampled)]
+        assert len(sampled) < len(whole.end.token_ids)
 
     async def test_a_call_cut_by_a_limit_is_begun_and_never_written(self, engine: Engine) -> None:
         prompt = await engine.render(QUESTION)
@@ -180,22 +208,22 @@ class EngineContract:
     async def test_closing_a_generation_early_aborts_it(self, engine: Engine) -> None:
         prompt = await prompt_of_a_long_answer(engine)
         generation = engine.generate(prompt, step_spec(max_tokens=LONG))
-        assert isinstance(await anext(generation), TextPiece)
+        await first_chunk(generation)
         assert (await engine.load()).running == 1
         await generation.aclose()
         await idle_before_it_could_end(engine)
 
-    async def test_cancelling_who_reads_a_generation_aborts_it(self, engine: Engine) -> None:
+    async def test_cancelling_the_reader_of_a_generation_aborts_it(self, engine: Engine) -> None:
         prompt = await prompt_of_a_long_answer(engine)
-        first_delta = asyncio.Event()
+        begun = asyncio.Event()
 
         async def read() -> None:
             async for _ in engine.generate(prompt, step_spec(max_tokens=LONG)):
-                first_delta.set()
+                begun.set()
 
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(read())
-            await first_delta.wait()
+            await begun.wait()
             reader.cancel()
         await idle_before_it_could_end(engine)
 
@@ -203,10 +231,10 @@ class EngineContract:
         prompt = await prompt_of_a_long_answer(engine)
         generations = [engine.generate(prompt, step_spec(max_tokens=LONG)) for _ in range(3)]
         for generation in generations:
-            assert isinstance(await anext(generation), TextPiece)
+            await first_chunk(generation)
         assert (await engine.load()).running == 3
-        together = await asyncio.gather(*map(heard, generations))
-        assert all(said.text for said in together)
+        texts = await asyncio.gather(*map(text_of, generations))
+        assert all(texts)
         await until_idle(engine)
 
     async def test_a_prompt_beyond_the_context_is_refused(self, engine: Engine) -> None:
@@ -216,13 +244,13 @@ class EngineContract:
             await heard(engine.generate(prompt, step_spec()))
         await until_idle(engine)
 
-    async def test_an_idle_engine_holds_nothing(self, engine: Engine) -> None:
+    async def test_an_idle_engine_has_no_load(self, engine: Engine) -> None:
         load = await engine.load()
         assert (load.running, load.waiting, load.kv_usage) == (0, 0, 0.0)
 
 
 class EngineDeathContract:
-    """Every engine, when its process dies. `kill` kills that of the fixture `doomed_engine`."""
+    """The contract of an engine that dies. `kill` kills the one of the fixture `doomed_engine`."""
 
     async def test_death_ends_everything(
         self, doomed_engine: Engine, kill: Callable[[], Awaitable[None]]
@@ -230,12 +258,13 @@ class EngineDeathContract:
         engine = doomed_engine
         prompt = await engine.render(asked("Tell me a story"))
         generation = engine.generate(prompt, step_spec(max_tokens=10 * LONG))
-        assert isinstance(await anext(generation), TextPiece)
+        await first_chunk(generation)
         await kill()
         with pytest.raises(EngineDiedError):
-            await heard(generation)
+            await text_of(generation)
         async with asyncio.timeout(30):
             await engine.wait_dead()
+            assert await engine.cause_of_death()
         with pytest.raises(EngineDiedError):
             await engine.load()
         with pytest.raises(EngineDiedError):

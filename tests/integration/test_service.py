@@ -13,13 +13,13 @@ import precall
 from precall_service.app import Service, serve
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
-    Delta,
     Engine,
     EngineFactory,
     EngineState,
     Progress,
     Prompt,
     StepSpec,
+    StepStream,
 )
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
@@ -40,7 +40,7 @@ class ToldEngine(LentEngine):
         self._choices = list(choices)
         self.prompts: list[Prompt] = []
 
-    def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         self.prompts.append(prompt)
         if self._choices and (name := self._choices.pop(0)):
             choice = ToolChoice(mode=ToolChoiceMode.NAMED, tool_name=name)

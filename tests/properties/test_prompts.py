@@ -1,4 +1,4 @@
-"""Whatever is said: appending to a prompt gives the tokens of rendering it all."""
+"""Appending to a prompt gives the tokens of a rendering of the whole, whatever the texts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.steps import after, asked, declared
 
 MARKS = [text for stops in STOP_TOKENS.values() for text in stops] + ["<tool_call>", "\n", "  "]
 TEXTS = st.lists(st.text() | st.sampled_from(MARKS), max_size=4).map("".join)
-CITIES = st.text()  # no end tokens: a model that samples one has ended its message
+CITIES = st.text()  # without end tokens: a model that samples one has ended its message
 STEPS = st.lists(st.lists(st.tuples(CITIES, TEXTS), min_size=1, max_size=3), min_size=1, max_size=3)
-"""The steps of a turn: each makes some calls, with what is asked and what is answered."""
+"""The steps of a turn: each makes some calls, with an argument and an answer for each."""
 
 
 @pytest.mark.parametrize("name", ["embedded", "thinking_chatml", "turns", "roles"])

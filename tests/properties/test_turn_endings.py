@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import TurnCompleted
 from precall_service.domain.turn import GenerationSettings, TurnOutcome, TurnSpec
-from precall_service.engine.base import CallBegun, GenerationRefusedError, Prompt, StepSpec
+from precall_service.engine.base import (
+    CallBegun,
+    EngineDiedError,
+    GenerationFailedError,
+    GenerationRefusedError,
+    Prompt,
+    StepSpec,
+)
 from precall_service.tools.link import HandlerError, HandlerResult, Invocation
 from tests.support.agent import (
     LIMITS,
@@ -32,7 +39,8 @@ from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripts import TICK, Item, Pause, calls, says, thinks
 
 CLIENTS = 3
-DEATHS_MAX = 3
+ENGINES = 64
+"""More than the steps and acts of one example can end."""
 
 STEPS: dict[str, list[Item]] = {
     "answer": [*says("It ", "is "), TICK, *says("so.")],
@@ -42,6 +50,8 @@ STEPS: dict[str, list[Item]] = {
     "bad calls": calls(("rain", "{}"), ("weather", "[]")),
     "half a call": [CallBegun(0, "weather")],
     "refusal": [*says("I "), GenerationRefusedError("no")],
+    "failure": [*says("I "), GenerationFailedError("no")],
+    "false death": [*says("I "), EngineDiedError("but it lives")],
     "nothing": [],
 }
 ACTS = st.tuples(
@@ -64,9 +74,9 @@ class Play:
         self._gate.set()
         self._gone: set[Client] = set()
         self._answered: set[str] = set()
-        self._deaths = 0
+        self._shrunk = False
         self.sent: list[tuple[Client, str]] = []
-        self.engines = [ScriptedEngine(self._next_step) for _ in range(DEATHS_MAX + 1)]
+        self.engines = [ScriptedEngine(self._next_step) for _ in range(ENGINES)]
 
     def _next_step(self, prompt: Prompt, spec: StepSpec) -> list[Item]:
         items = STEPS[next(self._steps, "answer")]
@@ -84,12 +94,12 @@ class Play:
                 self._gate.set()
             case "shrink":
                 there.resize(slots=number % 2, kv_tokens=5000)
+                self._shrunk = True
             case "grow":
                 there.resize()
             case "die":
-                if self._deaths < DEATHS_MAX and there.supervisor.running is not None:
-                    self._deaths += 1
-                    self.engines[self._deaths - 1].die()
+                if isinstance(there.supervisor.running, ScriptedEngine):
+                    there.supervisor.running.die()
             case _:
                 if client not in self._gone:
                     with suppress(ServiceError):  # the conversation refuses it
@@ -136,9 +146,13 @@ class Play:
                 return
 
     async def finish(self, there: Agent) -> None:
-        """Nothing holds anything up any more; after that every turn has ended, once."""
+        """Lets everything go on, and checks that every turn has one ending.
+
+        A capacity that no act has changed is left to the agent to restore.
+        """
         self._gate.set()
-        there.resize()
+        if self._shrunk:
+            there.resize()
         for client in there.clients:
             client.reading.set()
         for _ in range(5):

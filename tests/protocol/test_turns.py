@@ -228,7 +228,7 @@ async def test_a_refusal_of_the_engine_ends_the_turn_in_its_words() -> None:
         ended = await stream.ask()
         assert ended.outcome == turn_pb2.TURN_OUTCOME_FAILED
         error = failure(ended.error)
-        assert error.reason == "ENGINE_FAILED"
+        assert error.reason == "FIELD_INVALID"
         assert "beam search" in error.message
         assert (await stream.ask(turn_id="t2")).text == "Hello."
         await stream.close()

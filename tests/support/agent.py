@@ -186,6 +186,7 @@ class Agent:
             ScriptedFactory(lambda: next(rest)), self.clock, RestartPolicy()
         )
         self.admission = Admission(self.clock, AdmissionLimits(hold_s=HOLD_S))
+        follow_engine(self.admission, self.supervisor)
         self.growth = GrowthRecord()
         self.dispatcher = Dispatcher(self.clock, tool_limits())
         services = TurnServices(
@@ -277,18 +278,14 @@ async def agent_on(
     """An agent on these engines, one after another; nothing is left of it after the block."""
     there = Agent(engines, limits or agent_limits())
     await there.supervisor.start(lambda _stage, _fraction: None)
-    background = [
-        asyncio.create_task(there.supervisor.run()),
-        asyncio.create_task(follow_engine(there.admission, there.supervisor)),
-    ]
+    running = asyncio.create_task(there.supervisor.run())
     await settle()
     try:
         yield there
         await there.close()
     finally:
-        for watching in background:
-            watching.cancel()
-        await asyncio.wait(background)
+        running.cancel()
+        await asyncio.wait([running])
         await there.supervisor.close()
     assert there.clock.pending == 0
 

@@ -1,4 +1,4 @@
-"""Compares appended prompts with the template's own rendering of the whole."""
+"""Compares appended prompts with the template's own rendering of the whole transcript."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.steps import after
 
 
 def call(name: str, number: int, city: str = "Paris") -> ToolCall:
-    """A call with an id that every template takes."""
+    """A call with an id that every template accepts."""
     return ToolCall(
         call_id=f"abcdefgh{number}", tool_name=name, arguments_json=dump({"city": city})
     )
@@ -34,15 +34,15 @@ def calling(*calls: ToolCall, text: str = "", reasoning: str = "") -> AssistantM
 
 
 async def sampled(name: str, transcript: Transcript, message: AssistantMessage) -> StepEnd:
-    """What a model samples that writes the message as its template would, and then stops."""
+    """The tokens of a model that writes the message as its template does, and then stops."""
     renderer = prompt_renderer(name)
     prompt = await renderer.render(transcript)
     answers = [answer(made) for made in message.tool_calls] or [UserMessage(text="x")]
     whole = await renderer.render(after(transcript, message, *answers))
-    assert whole.token_ids[: len(prompt)] == prompt.token_ids, "the test's own premise"
+    assert whole.token_ids[: len(prompt)] == prompt.token_ids, "the test relies on it"
     written = whole.token_ids[len(prompt) :]
     stops = {token_ids(text)[0] for text in STOP_TOKENS[name]}
-    length = next(place for place, token in enumerate(written) if token in stops) + 1
+    length = next(index for index, token in enumerate(written) if token in stops) + 1
     return ended(Finish.STOP, written[:length])
 
 
@@ -57,7 +57,7 @@ async def check(
     following: Sequence[Message],
     end: StepEnd | None = None,
 ) -> tuple[Prompt, Prompt]:
-    """Appends, and compares with rendering all of it. Returns the prompts before and after."""
+    """Appends, and compares with a rendering of the whole. Returns both prompts."""
     renderer = prompt_renderer(name)
     prompt = await renderer.render(transcript)
     end = end or await sampled(name, transcript, message)

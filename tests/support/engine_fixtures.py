@@ -1,4 +1,4 @@
-"""Fixtures of the one real engine, for the folders whose tests share it."""
+"""Fixtures of the one real engine that the tests of a folder share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from precall_service.engine.base import Engine, EngineFactory
 from tests.support.engine_keeper import EngineKeeper
 
 _TIMEOUT_S = 300
-"""The first test waits for the start as well."""
+"""The first test also waits for the start of the engine."""
 
 
 def share_engine(items: list[pytest.Item], folder: Path) -> None:
-    """Puts the folder's tests on one event loop; those that kill the engine run last of all."""
+    """Puts the folder's tests on one event loop; tests that kill the engine run last."""
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.engine)
@@ -28,7 +28,7 @@ def share_engine(items: list[pytest.Item], folder: Path) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine_keeper() -> AsyncGenerator[EngineKeeper]:
-    """Who starts the engine and ends it."""
+    """The keeper that starts the engine and ends it."""
     keeper = EngineKeeper()
     yield keeper
     await keeper.close()
@@ -42,11 +42,11 @@ async def vllm_engine(engine_keeper: EngineKeeper) -> Engine:
 
 @pytest.fixture
 def vllm_factory(engine_keeper: EngineKeeper) -> EngineFactory:
-    """Lends the engine to whoever starts and closes engines: a supervisor, a whole service."""
+    """Lends the engine to code that starts and closes engines: a supervisor, a whole service."""
     return engine_keeper.lend
 
 
 @pytest.fixture
 def kill_engine(engine_keeper: EngineKeeper) -> Callable[..., Awaitable[None]]:
-    """Kills the engine's process, as an out-of-memory killer would; or by the signal given."""
+    """Kills the engine's process with SIGKILL, or with the signal given."""
     return engine_keeper.kill

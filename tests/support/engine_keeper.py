@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
-    Delta,
     Engine,
     EngineDiedError,
     EngineInfo,
@@ -18,6 +17,7 @@ from precall_service.engine.base import (
     Prompt,
     StepEnd,
     StepSpec,
+    StepStream,
 )
 from precall_service.engine.models import default_cache_dir, resolve_model
 from precall_service.engine.vllm.config import VllmConfig
@@ -105,7 +105,7 @@ class LentEngine:
     ) -> Prompt:
         return await self._engine.append(prompt, end, transcript, following)
 
-    def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+    def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         return self._engine.generate(prompt, spec)
 
     async def load(self) -> EngineLoad:
@@ -113,6 +113,9 @@ class LentEngine:
 
     async def wait_dead(self) -> None:
         await self._engine.wait_dead()
+
+    async def cause_of_death(self) -> str:
+        return await self._engine.cause_of_death()
 
     async def close(self) -> None:
         pass

@@ -1,8 +1,8 @@
 """Prompt renderers for templates of several families, on the embedded model's tokenizer.
 
-The tokenizer gets the special tokens of every family added, and begins what it encodes with one of
-them unless it is told not to, as Llama's does. No engine is started: a renderer needs the model's
-configuration and tokenizer alone.
+The special tokens of all families are added to the tokenizer. Like Llama's, it puts one of them in
+front of the text that it encodes unless it is told not to. No engine is started: a renderer needs
+only the model's configuration and tokenizer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STOP_TOKENS = {
 """The templates by name, each with the tokens that end a message of such a model."""
 
 BEGIN = "<|begin_of_text|>"
-"""What the tokenizer begins with. Of the templates, "headers" writes it, once."""
+"""The token that the tokenizer puts first. Only the template "headers" writes it, once."""
 
 _SPECIAL_TOKENS = (
     *(BEGIN, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
@@ -67,7 +67,7 @@ def prompt_renderer(name: str) -> PromptRenderer:
 
 @functools.cache
 def mistral_renderer() -> PromptRenderer:
-    """A renderer on a tokenizer of mistral-common."""
+    """A renderer with a tokenizer of mistral-common."""
     base = _base_renderer()
     from vllm.renderers.mistral import MistralRenderer  # noqa: PLC0415
     from vllm.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
@@ -85,17 +85,17 @@ def mistral_renderer() -> PromptRenderer:
 
 
 def model_config() -> Any:
-    """What vLLM knows of the model that every renderer here is for."""
+    """VLLM's configuration of the model that all renderers here share."""
     return _base_renderer().model_config
 
 
 def tokenizer() -> Any:
-    """The tokenizer that every renderer here has."""
+    """The tokenizer that all renderers but Mistral's share."""
     return _base_renderer().get_tokenizer()
 
 
 def token_ids(text: str) -> tuple[int, ...]:
-    """The tokens of a text, as every renderer here has them."""
+    """The tokens of a text by the shared tokenizer."""
     return tuple(tokenizer().encode(text, add_special_tokens=False))
 
 
@@ -122,7 +122,7 @@ def _base_renderer() -> Any:
     renderer = cast("Any", registry).renderer_from_config(
         AsyncEngineArgs(model=str(folder)).create_engine_config()
     )
-    # As multimodal models have it, whose processors add what their tokenizers add.
+    # As with multimodal models, whose processors add the tokens that their tokenizers add.
     renderer.default_chat_tok_params = renderer.default_cmpl_tok_params
     return renderer
 

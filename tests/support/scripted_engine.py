@@ -1,8 +1,8 @@
-"""An engine that says what a script tells it to: deterministic, and as fast as Python can yield.
+"""An engine that generates what a script says: deterministic, and as fast as Python can yield.
 
-Its tokens are characters, so that a prompt can be read (`prompt_text`), and appending to a prompt
-gives exactly what rendering the whole transcript would. Nothing in it waits by the clock: a script
-holds a generation up with `Pause`, and lets others run with `TICK`.
+Its tokens are characters, so that tests can read a prompt with `prompt_text`. Appending to a prompt
+gives exactly the rendering of the whole transcript. The engine never waits by the clock: a script
+holds a generation up with `Pause` and lets other tasks run with `TICK`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
-    Delta,
+    Chunk,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
@@ -26,6 +26,8 @@ from precall_service.engine.base import (
     Prompt,
     StepEnd,
     StepSpec,
+    StepStream,
+    TemplateRefusedError,
     TextPiece,
 )
 from tests.support import scripted_template as template
@@ -43,7 +45,7 @@ INFO = EngineInfo(
 
 
 class ScriptedEngine:
-    """An `Engine`. `specs` and `prompts` are what it was asked for, in order."""
+    """An `Engine` on a script. `specs` and `prompts` are those of its generations, in order."""
 
     def __init__(self, script: Script | Sequence[Step], info: EngineInfo = INFO) -> None:
         self._script = script if callable(script) else in_turn(*script)
@@ -58,7 +60,7 @@ class ScriptedEngine:
         self.prompts: list[Prompt] = []
         self.closed = False
         self.template_refusal = ""
-        """When set, `render` and `append` are refused with it."""
+        """If set, `render` and `append` refuse with this message."""
 
     @property
     def info(self) -> EngineInfo:
@@ -66,7 +68,7 @@ class ScriptedEngine:
         return self._info
 
     def die(self) -> None:
-        """The engine's process is gone, as after a SIGKILL. Idempotent."""
+        """Ends the engine's process, as SIGKILL would. Idempotent."""
         self._dead = True
         for future in (self._dying(), *(turn for _, _, turn, _, _ in self._waiting)):
             if not future.done():
@@ -90,7 +92,7 @@ class ScriptedEngine:
         delta = f"{close}{template.messages_text(following)}{template.MODEL}"
         return Prompt(prompt.token_ids + end.token_ids + template.tokens(delta))
 
-    async def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+    async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""
         self._check_alive()
         if not 0 < len(prompt) < self._info.context_tokens_max:
@@ -103,16 +105,17 @@ class ScriptedEngine:
                 if self._dead:
                     raise EngineDiedError(_DIED)
                 if type(item) is TextPiece and writer.fits(item):  # the path of benchmarks
-                    yield item
-                elif isinstance(item, GenerationRefusedError):
+                    yield Chunk(template.tokens(item.text), (item,))
+                elif isinstance(item, Exception):
                     raise item
                 elif isinstance(item, Pause | Tick):
                     await self._wait(item)
                 else:
-                    for piece in writer.write(item):
-                        yield piece
+                    yield writer.write(item)
                     if writer.full:
                         break
+            if writer.finish is Finish.STOP:
+                yield Chunk(template.tokens(template.END))
             yield self._end(prompt, spec, writer)
 
     async def load(self) -> EngineLoad:
@@ -127,6 +130,10 @@ class ScriptedEngine:
     async def wait_dead(self) -> None:
         """As `Engine.wait_dead`."""
         await asyncio.wait([self._dying()])
+
+    async def cause_of_death(self) -> str:
+        """As `Engine.cause_of_death`."""
+        return "the test killed it" if self._dead else "it still runs"
 
     async def close(self) -> None:
         """As `Engine.close`."""
@@ -144,7 +151,7 @@ class ScriptedEngine:
 
     def _check_template(self) -> None:
         if self.template_refusal:
-            raise GenerationRefusedError(self.template_refusal)
+            raise TemplateRefusedError(self.template_refusal)
 
     async def _wait(self, item: Pause | Tick) -> None:
         if isinstance(item, Tick):
@@ -159,7 +166,7 @@ class ScriptedEngine:
 
     @asynccontextmanager
     async def _slot(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[None]:
-        """One of the engine's places; a smaller priority gets it first, then who came first."""
+        """One of the engine's slots, given in the order of priority and then of arrival."""
         try:
             if len(self._running) < self._info.sequences_max:
                 self._running[spec.step_id] = len(prompt)
@@ -168,7 +175,7 @@ class ScriptedEngine:
                 arrival = next(self._arrivals)
                 waiter = (int(spec.priority), arrival, turn, spec.step_id, len(prompt))
                 heapq.heappush(self._waiting, waiter)
-                await turn  # whoever leaves enters this one among those that run
+                await turn  # the generation that frees the slot enters this one in `_running`
                 self._check_alive()
             yield
         finally:
@@ -197,13 +204,13 @@ class ScriptedEngine:
         )
 
     def _cached_tokens(self, token_ids: tuple[int, ...], tenant: str) -> int:
-        """How much of a prompt the cache holds: whole blocks, and never its last token."""
+        """The tokens of a prompt that the cache holds: whole blocks, never the last token."""
         blocks = self._blocks(token_ids[:-1], tenant)
         count = sum(1 for _ in itertools.takewhile(self._cached_blocks.__contains__, blocks))
         return count * self._info.kv_block_tokens
 
     def _blocks(self, token_ids: tuple[int, ...], tenant: str) -> Iterator[int]:
-        """Names of the whole blocks, each with whose it is and all that stands before it."""
+        """Names of the whole blocks, each made of its tenant and all tokens up to its end."""
         size = self._info.kv_block_tokens
         name = hash(tenant)
         for start in range(0, len(token_ids) - size + 1, size):
@@ -212,9 +219,9 @@ class ScriptedEngine:
 
 
 class ScriptedFactory:
-    """An `EngineFactory` of scripted engines. `started` are those that it made, in order.
+    """An `EngineFactory` of scripted engines; `started` lists them in order.
 
-    `make` is called for each start; what it raises, the start raises.
+    `make` is called for each start, which raises what `make` raises.
     """
 
     def __init__(self, make: Callable[[], ScriptedEngine]) -> None:

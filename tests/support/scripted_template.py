@@ -13,7 +13,7 @@ from precall_service.domain.messages import (
 )
 from precall_service.engine.base import Prompt
 
-# Special tokens: characters for private use, which no test writes.
+# Special tokens: characters for private use, which tests do not write.
 END = "\U000f0000"
 _SYSTEM, _USER, MODEL, _TOOL = (chr(0xF0001 + number) for number in range(4))
 _READABLE = str.maketrans(
@@ -27,7 +27,7 @@ CALL_END = "</call>"
 
 
 def call_head(tool_name: str) -> str:
-    """What stands before a call's arguments."""
+    """The text before a call's arguments."""
     return f"<call {tool_name}>"
 
 
@@ -37,7 +37,7 @@ def tokens(text: str) -> tuple[int, ...]:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt to be read, with a line for each message."""
+    """A prompt as readable text, with one line for each message."""
     return "".join(map(chr, prompt.token_ids)).translate(_READABLE)
 
 
@@ -47,7 +47,7 @@ def without_special(text: str) -> str:
 
 
 def transcript_text(transcript: Transcript) -> str:
-    """What the template writes for a transcript, ready for the model's next message."""
+    """The rendering of a transcript, ready for the model's next message."""
     head = ""
     if transcript.system_prompt or transcript.tools:
         names = ", ".join(tool.name for tool in transcript.tools)
@@ -56,7 +56,7 @@ def transcript_text(transcript: Transcript) -> str:
 
 
 def messages_text(messages: Iterable[Message]) -> str:
-    """What the template writes for messages."""
+    """The rendering of messages."""
     return "".join(map(_message_text, messages))
 
 

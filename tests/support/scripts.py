@@ -1,4 +1,4 @@
-"""Scripts for the scripted engine: what the model says, step by step."""
+"""Scripts for the scripted engine: the steps that the model generates."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from precall_service.domain.errors import ServiceError
 from precall_service.domain.turn import ToolChoiceMode
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
     CallWritten,
+    Chunk,
+    EngineDiedError,
     Finish,
-    GenerationRefusedError,
+    Piece,
     Prompt,
     ReasoningPiece,
     StepSpec,
@@ -37,9 +40,9 @@ class Tick:
 
 TICK = Tick()
 
-Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
-Item: TypeAlias = Piece | Pause | Tick | GenerationRefusedError
-"""What a step is made of; an error is raised where it stands."""
+Item: TypeAlias = Piece | Pause | Tick | ServiceError | EngineDiedError
+"""An item of a step. An error is raised where it stands; the engine lives on after an
+EngineDiedError."""
 
 Step: TypeAlias = Sequence[Item]
 Script: TypeAlias = Callable[[Prompt, StepSpec], Step]
@@ -54,10 +57,10 @@ class StepWriter:
         self._thinking = False
         self.reasoning_tokens = 0
         self.full = False
-        """Whether something did not fit: nothing more is written."""
+        """Whether something did not fit; nothing more is written then."""
 
     def fits(self, piece: TextPiece) -> bool:
-        """Whether this piece of text was written as it is; if not, `write` it."""
+        """Writes a piece of text if it fits as it is; if not, the caller must use `write`."""
         left = self._left - len(piece.text)
         if left < 0 or self._thinking:
             return False
@@ -65,8 +68,13 @@ class StepWriter:
         self._parts.append(piece.text)
         return True
 
-    def write(self, piece: Piece) -> list[Piece]:
-        """What a client is told of a piece: all of it, or what fits."""
+    def write(self, piece: Piece) -> Chunk:
+        """Writes a piece, or the part of it that fits; the chunk has the tokens of that part."""
+        first = len(self._parts)
+        pieces = self._written(piece)
+        return Chunk(template.tokens("".join(self._parts[first:])), tuple(pieces))
+
+    def _written(self, piece: Piece) -> list[Piece]:
         match piece:
             case ReasoningPiece(text):
                 opened = self._thinking or bool(self._add(template.THINK))
@@ -89,12 +97,12 @@ class StepWriter:
 
     @property
     def text(self) -> str:
-        """All that was written, without the end of the message."""
+        """The text that was written, without the end of the message."""
         return "".join(self._parts)
 
     @property
     def finish(self) -> Finish:
-        """The end of the message is a token too: without room for it, the limit cut the step."""
+        """LENGTH if there was no room for everything or for the token that ends the message."""
         return Finish.LENGTH if self.full or self._left == 0 else Finish.STOP
 
     def _add_after_thought(self, text: str) -> str:
@@ -104,7 +112,7 @@ class StepWriter:
         return self._add(text)
 
     def _add(self, text: str) -> str:
-        """What of the text fits; all or a part of it is written."""
+        """Writes the part of the text that fits and returns it."""
         written = text[: self._left]
         self.full = self.full or len(written) < len(text)
         self._left -= len(written)
@@ -113,17 +121,17 @@ class StepWriter:
 
 
 def says(*texts: str) -> list[Item]:
-    """A step, or a part of one, that is text: a piece each."""
+    """A step, or a part of one, that is text: one piece for each argument."""
     return [TextPiece(text) for text in texts]
 
 
 def thinks(*texts: str) -> list[Item]:
-    """The part of a step that is reasoning: a piece each."""
+    """The part of a step that is reasoning: one piece for each argument."""
     return [ReasoningPiece(text) for text in texts]
 
 
 def calls(*named_arguments: tuple[str, str], first: int = 0) -> list[Item]:
-    """The part of a step that makes calls: tool names with JSON arguments, in two pieces each."""
+    """The part of a step that makes calls of (tool name, JSON arguments), in two pieces each."""
     items: list[Item] = []
     for index, (name, arguments) in enumerate(named_arguments, start=first):
         half = len(arguments) // 2
@@ -133,7 +141,7 @@ def calls(*named_arguments: tuple[str, str], first: int = 0) -> list[Item]:
 
 
 def in_turn(*steps: Step) -> Script:
-    """The steps one after the other, whichever prompt asks for them."""
+    """A script that gives the steps one after the other, whatever the prompts."""
     rest = iter(steps)
 
     def script(_prompt: Prompt, spec: StepSpec) -> Step:
@@ -145,12 +153,12 @@ def in_turn(*steps: Step) -> Script:
 
 
 def always(step: Step) -> Script:
-    """The same step for every prompt."""
+    """A script that gives the same step for every prompt."""
     return lambda _prompt, _spec: step
 
 
 def obedient(_prompt: Prompt, spec: StepSpec) -> Step:
-    """What a model does that must call: it calls. Else it talks on until a limit stops it."""
+    """Makes a call if the tool choice demands one, else generates text up to the limit."""
     choice = spec.tool_choice
     match choice.mode:
         case ToolChoiceMode.NAMED:

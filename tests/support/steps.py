@@ -1,10 +1,9 @@
-"""Builders for what an engine is asked, and readers of what it says."""
+"""Builders for the input of an engine, and readers of its output."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -23,12 +22,14 @@ from precall_service.engine.base import (
     CallBegun,
     CallPiece,
     CallWritten,
-    Delta,
+    Chunk,
     Engine,
+    Piece,
     Priority,
     ReasoningPiece,
     StepEnd,
     StepSpec,
+    StepStream,
     TextPiece,
 )
 
@@ -47,12 +48,12 @@ NONE = ToolChoice(mode=ToolChoiceMode.NONE)
 
 
 def named(tool_name: str) -> ToolChoice:
-    """The choice of one tool."""
+    """The tool choice that names one tool."""
     return ToolChoice(mode=ToolChoiceMode.NAMED, tool_name=tool_name)
 
 
 def declared(name: str, description: str = "", schema: str = CITY) -> ToolDeclaration:
-    """A tool that only its name, description and schema matter of."""
+    """A tool for tests in which only the name, description and schema matter."""
     return ToolDeclaration(
         name=name,
         version="1",
@@ -72,7 +73,7 @@ def asked(text: str, *tools: ToolDeclaration, system_prompt: str = "") -> Transc
 
 
 def after(transcript: Transcript, *messages: Message) -> Transcript:
-    """The conversation with these messages after it."""
+    """The conversation followed by these messages."""
     return replace(transcript, messages=(*transcript.messages, *messages))
 
 
@@ -86,7 +87,7 @@ def step_spec(
     tenant: str = "default",
     template_variables: JsonObject = MappingProxyType({}),
 ) -> StepSpec:
-    """A step of its own id."""
+    """A step with a new id."""
     return StepSpec(
         step_id=f"step-{next(_numbers)}",
         max_tokens=max_tokens,
@@ -103,16 +104,17 @@ def step_spec(
 class Said:
     """A whole generation."""
 
-    deltas: tuple[Delta, ...]
+    chunks: tuple[Chunk, ...]
+    pieces: tuple[Piece, ...]
     end: StepEnd
     text: str
     reasoning: str
     calls: tuple[ToolCall, ...]
-    """The calls that were written to their end."""
+    """The calls that are complete."""
 
     @property
     def arguments(self) -> list[JsonObject]:
-        """The calls' arguments."""
+        """The arguments of the calls."""
         return [parse_object(call.arguments_json) for call in self.calls]
 
     @property
@@ -121,36 +123,49 @@ class Said:
         return AssistantMessage(text=self.text, reasoning=self.reasoning, tool_calls=self.calls)
 
 
-async def heard(generation: AsyncGenerator[Delta, None]) -> Said:
-    """Reads a generation to its end, and checks what holds of each."""
+async def heard(generation: StepStream) -> Said:
+    """Reads a generation to its end, and checks what is true of every generation."""
     async with aclosing(generation) as reading:
-        deltas = [delta async for delta in reading]
-    ends = [delta for delta in deltas if isinstance(delta, StepEnd)]
-    assert len(ends) == 1
-    assert deltas[-1] is ends[0], "nothing follows the end"
+        items = [item async for item in reading]
+    *chunks, end = items
+    assert isinstance(end, StepEnd), "the last item is the end"
+    only_chunks = [chunk for chunk in chunks if isinstance(chunk, Chunk)]
+    assert len(only_chunks) == len(chunks), "there is one end"
+    token_ids = tuple(token_id for chunk in only_chunks for token_id in chunk.token_ids)
+    assert token_ids == end.token_ids, "the chunks have all sampled tokens, in order"
+    pieces = [piece for chunk in only_chunks for piece in chunk.pieces]
     return Said(
-        deltas=tuple(deltas),
-        end=ends[0],
-        text="".join(delta.text for delta in deltas if isinstance(delta, TextPiece)),
-        reasoning="".join(delta.text for delta in deltas if isinstance(delta, ReasoningPiece)),
-        calls=_calls(deltas),
+        chunks=tuple(only_chunks),
+        pieces=tuple(pieces),
+        end=end,
+        text="".join(piece.text for piece in pieces if isinstance(piece, TextPiece)),
+        reasoning="".join(piece.text for piece in pieces if isinstance(piece, ReasoningPiece)),
+        calls=_calls(pieces),
     )
 
 
-def _calls(deltas: list[Delta]) -> tuple[ToolCall, ...]:
+async def first_chunk(generation: StepStream) -> Chunk:
+    """The first chunk of a generation, which stays open."""
+    chunk = await anext(generation)
+    assert isinstance(chunk, Chunk)
+    assert chunk.token_ids
+    return chunk
+
+
+def _calls(pieces: list[Piece]) -> tuple[ToolCall, ...]:
     names: dict[int, str] = {}
-    pieces: dict[int, list[str]] = {}
+    fragments: dict[int, list[str]] = {}
     written: list[int] = []
-    for delta in deltas:
-        match delta:
+    for piece in pieces:
+        match piece:
             case CallBegun(index, tool_name):
                 assert index == len(names), "calls are numbered in their order"
-                names[index], pieces[index] = tool_name, []
+                names[index], fragments[index] = tool_name, []
             case CallPiece(index, fragment):
-                assert index not in written, "nothing is added to a call that is written"
-                pieces[index].append(fragment)
+                assert index not in written, "a complete call gets no more pieces"
+                fragments[index].append(fragment)
             case CallWritten(index):
-                assert index not in written, "a call is written once"
+                assert index not in written, "a call is completed once"
                 written.append(index)
             case _:
                 continue
@@ -158,14 +173,14 @@ def _calls(deltas: list[Delta]) -> tuple[ToolCall, ...]:
         ToolCall(
             call_id=f"call{index:05}",
             tool_name=names[index],
-            arguments_json="".join(pieces[index]),
+            arguments_json="".join(fragments[index]),
         )
         for index in sorted(written)
     )
 
 
 async def until_idle(engine: Engine) -> None:
-    """Returns once the engine itself says that nothing runs or waits in it."""
+    """Returns once the engine reports that nothing runs or waits in it."""
     async with asyncio.timeout(30):
         while True:
             load = await engine.load()

@@ -1,4 +1,4 @@
-"""Keeps the admission's capacity that of the engine."""
+"""Keeps the admission's capacity equal to the engine's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from precall_service.engine.base import EngineState
 from precall_service.engine.supervisor import EngineSupervisor
 
 
-async def follow_engine(admission: Admission, engines: EngineSupervisor) -> None:
-    """Follows the engine for as long as it is not cancelled. Turns wait while it is restarted."""
-    async for state in engines.states():
+def follow_engine(admission: Admission, engines: EngineSupervisor) -> None:
+    """From now on, admits turns while the engine is READY and only then.
+
+    The capacity changes in the same moment as the engine's state, so the two never disagree. The
+    share of a turn whose engine has died goes to no other turn, which would fail as well.
+    """
+
+    def follow(state: EngineState) -> None:
         info = engines.info
-        if state is EngineState.RESTARTING:
-            admission.suspend()
-        elif info is not None:
+        if state is EngineState.READY and info is not None:
             admission.resize(Capacity(slots=info.sequences_max, kv_tokens=info.kv_tokens))
+        else:
+            admission.suspend()
+
+    engines.on_state(follow)

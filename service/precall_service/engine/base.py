@@ -1,11 +1,12 @@
-"""The engine as the rest of precall sees it: prompts are values, every step is one generation.
+"""The engine as the rest of precall sees it: prompts are values, and each step is one generation.
 
-Owns: the protocol between the turn loop and whatever runs the model.
-Never: conversations, admission, tools' handlers.
+Owns: the protocol between the turn loop and the backend that runs the model.
+Never: conversations, admission, tool handlers.
 
-A `Prompt` is an immutable list of tokens. Within a turn it only grows: by the tokens that the
-model sampled, then by what the template writes for the messages that follow. It depends on no
-engine process, so it outlives a restart, and giving a turn up is dropping its prompt.
+A `Prompt` is an immutable list of tokens. Within a turn it only grows: first by the tokens that
+the model sampled, then by the tokens that the template writes for the messages that follow. A
+prompt belongs to no engine process. It therefore survives a restart of the engine, and a turn is
+given up by dropping its prompt.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import enum
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
@@ -23,7 +25,7 @@ from precall_service.domain.turn import GenerationSettings, ToolChoice
 
 
 class Feature(enum.Enum):
-    """Something that a backend, with the model it serves, may or may not be able to do."""
+    """A capability that a backend may or may not have with the model that it serves."""
 
     TOOL_CALLS = "tool calls"
     STRUCTURED_CALLS = "calls held to their schemas"
@@ -31,7 +33,7 @@ class Feature(enum.Enum):
 
 
 class EngineState(enum.Enum):
-    """Where the engine stands."""
+    """The state of the engine."""
 
     STARTING = 1
     READY = 2
@@ -41,7 +43,7 @@ class EngineState(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a started engine is and how much it holds. Token counts are of one engine."""
+    """A started engine's identity and capacity. Token counts are those of one engine."""
 
     name: str
     model: str
@@ -54,7 +56,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """What the engine does now, by its own count. `kv_usage` is a share from 0 to 1."""
+    """The engine's load by its own count. `kv_usage` is a fraction from 0 to 1."""
 
     running: int
     waiting: int
@@ -72,7 +74,7 @@ class Prompt:
 
 
 class Priority(enum.IntEnum):
-    """Order of steps in the engine's own queue: smaller goes first."""
+    """The order of steps in the engine's own queue: the smaller value goes first."""
 
     CONTINUES_TURN = 0
     STARTS_TURN = 1
@@ -80,11 +82,13 @@ class Priority(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
-    """How one step is generated. `step_id` names it in the engine, and is unique.
+    """How one step is generated.
 
-    What is cached for one tenant serves no other, unless the operator lets them share.
-    `template_variables` are those that the prompt was rendered with: they decide, for one, whether
-    there is reasoning to be looked for.
+    Attributes:
+        step_id: Unique; names the step in the engine.
+        tenant: The prefix cache of one tenant serves no other, unless the operator allows it.
+        template_variables: The variables that the prompt was rendered with. Parsers read them too:
+            they decide, for example, whether the model reasons.
     """
 
     step_id: str
@@ -115,7 +119,7 @@ class ReasoningPiece:
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """The model begins its `index`-th call of the step."""
+    """The model has begun the call of this index in the step."""
 
     index: int
     tool_name: str
@@ -123,7 +127,7 @@ class CallBegun:
 
 @dataclass(frozen=True, slots=True)
 class CallPiece:
-    """More of the arguments of the `index`-th call."""
+    """More of the arguments of the call of this index."""
 
     index: int
     json_fragment: str
@@ -131,9 +135,26 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class CallWritten:
-    """The `index`-th call is complete: its pieces concatenate to JSON."""
+    """The call of this index is complete: its pieces concatenate to a JSON object."""
 
     index: int
+
+
+Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
+"""Something that a parser has read from the sampled tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One output of the engine: the tokens that it has just sampled, and the pieces read from them.
+
+    A chunk may have no pieces: the parser holds its tokens back until it knows what they are, such
+    as the start of a mark or of a character. Its pieces may therefore come from earlier tokens
+    too. A chunk has no tokens only if its pieces are all that the parser still held back.
+    """
+
+    token_ids: tuple[int, ...]
+    pieces: tuple[Piece, ...] = ()
 
 
 class Finish(enum.Enum):
@@ -145,10 +166,11 @@ class Finish(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEnd:
-    """The last thing that a generation yields.
+    """The last item of a generation.
 
-    `token_ids` are the sampled tokens, end token included; `raw_text` is their text without
-    special tokens, as it stands in a transcript when a cut left a call unfinished.
+    `token_ids` are all sampled tokens, the end token included: those of the chunks, in order.
+    `raw_text` is their text without special tokens, which stands in the transcript if a limit has
+    cut the step inside a call.
     """
 
     finish: Finish
@@ -158,30 +180,48 @@ class StepEnd:
     reasoning_tokens: int = 0
 
 
-Delta = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten | StepEnd
+StepStream: TypeAlias = AsyncGenerator[Chunk | StepEnd, None]
+"""Chunks, then one StepEnd."""
 
 
 class EngineDiedError(Exception):
-    """The engine's process is gone, and with it every generation that ran."""
+    """The engine's process has died, and every generation that ran has died with it."""
 
 
-class GenerationRefusedError(Exception):
-    """The engine would not generate this; the message says why, in words for the client."""
+class TemplateRefusedError(ServiceError):
+    """The chat template refuses the client's messages, tools or template variables."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.TEMPLATE_REFUSED, message)
+
+
+class GenerationRefusedError(ServiceError):
+    """The engine refuses a step's prompt or settings, which the client chose."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(Reason.FIELD_INVALID, message, field=field)
+
+
+class GenerationFailedError(ServiceError):
+    """The engine lives but has given this generation up."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.ENGINE_FAILED, message)
 
 
 class Engine(Protocol):
-    """Runs one model. Every method may be used from any coroutine of one event loop."""
+    """Runs one model. Every method may be called from any coroutine of one event loop."""
 
     @property
     def info(self) -> EngineInfo:
-        """What the engine is and holds."""
+        """The engine's identity and capacity."""
         ...
 
     async def render(self, transcript: Transcript) -> Prompt:
         """The template's own rendering of a transcript, ready for the model's next message.
 
         Raises:
-            GenerationRefusedError: the template refuses the transcript.
+            TemplateRefusedError: the template refuses the transcript.
         """
         ...
 
@@ -195,36 +235,44 @@ class Engine(Protocol):
         """The prompt of the step after `end`, which was generated from `prompt`.
 
         `transcript` ends with the assistant message of that step; `following` are the messages
-        after it. The tokens of `prompt` and `end` are kept as they are, with the template's
-        delta after them; only where this model's template rewrites history when a user speaks
-        again (drops earlier reasoning) is the whole rendered afresh.
+        after it. The tokens of `prompt` and `end` are kept as they are, and the template's delta
+        follows them. The whole transcript is rendered afresh only if the model's template
+        rewrites history once a user speaks again, for example drops earlier reasoning.
 
         Raises:
-            GenerationRefusedError: the template refuses the messages.
+            TemplateRefusedError: the template refuses the messages.
         """
         ...
 
-    def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
-        """The model's next message, piece by piece, ended by exactly one StepEnd.
+    def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
+        """The model's next message, chunk by chunk, ended by exactly one StepEnd.
 
-        On cancel, or when the generator is closed early: the engine aborts the generation.
+        The tokens of the chunks concatenate to `StepEnd.token_ids`. A reader therefore knows at
+        any moment the exact tokens that were sampled so far, and may branch off in mid-step.
+
+        On cancel, or if the generator is closed early: the engine aborts the generation.
 
         Raises:
-            EngineDiedError: the engine's process died.
+            EngineDiedError: the engine's process has died.
             GenerationRefusedError: the engine refuses this prompt or these settings.
+            GenerationFailedError: the engine lives but has given this generation up.
         """
         ...
 
     async def load(self) -> EngineLoad:
-        """What the engine does now, asked of the engine itself.
+        """The engine's load, asked of the engine itself.
 
         Raises:
-            EngineDiedError: the engine's process died.
+            EngineDiedError: the engine's process has died.
         """
         ...
 
     async def wait_dead(self) -> None:
-        """Returns when the engine's process has died. On cancel: nothing happens."""
+        """Returns once the engine's process has died. On cancel: nothing happens."""
+        ...
+
+    async def cause_of_death(self) -> str:
+        """How the process of an engine that has died ended, for a log. Bounded in time."""
         ...
 
     async def close(self) -> None:
@@ -233,18 +281,18 @@ class Engine(Protocol):
 
 
 Progress = Callable[[str, float | None], None]
-"""Told what start-up is doing and how far it is (0 to 1, None: unknown)."""
+"""Receives the stage of a start and how far the stage is: a fraction, or None if unknown."""
 
 
 class EngineFactory(Protocol):
-    """Starts an engine; called again after a death."""
+    """Starts an engine. It is called again after each death."""
 
     async def __call__(self, on_progress: Progress) -> Engine:
-        """A running engine.
+        """Starts an engine and returns it.
 
         Raises:
-            EngineStartError: it cannot start as configured.
-            Exception: it did not start this time.
+            EngineStartError: the engine cannot start as configured.
+            Exception: the engine did not start this time.
         """
         ...
 

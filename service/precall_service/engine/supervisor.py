@@ -1,10 +1,11 @@
-"""Keeps one engine running: starts it, notices its death, starts it again with backoff.
+"""Keeps one engine running: starts it, notices its death, and starts it again with backoff.
 
-Only the first start can fail for good. After it the configuration is known to work, so whatever a
-restart fails on (memory that the dead engine still holds, a full disk) may pass: it is tried again.
+Only the first start can fail for good. Once it has succeeded, the configuration is known to work.
+The cause of a failed restart (memory that the dead engine still holds, a full disk) may therefore
+pass, and the restart is tried again.
 
-Owns: the engine and its state. Everyone else asks for the engine each time they need it.
-Never: turns; who used a dead engine gets EngineDiedError from it and ends by itself.
+Owns: the engine and its state. Other code asks for the engine each time it needs it.
+Never: turns. A turn that used a dead engine gets EngineDiedError from it and ends by itself.
 Concurrency: one event loop; `run` is one long-lived coroutine.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 class RestartPolicy:
     """How long to wait before an engine that died is started again.
 
-    The first restart comes at once: most deaths are single events. Each failed or short-lived
-    one doubles the wait; an engine that lived for `stable_s` starts the count anew.
+    The first restart comes at once, since most deaths are single events. Each restart that fails
+    or dies soon doubles the wait. An engine that has lived for `stable_s` resets it.
     """
 
     backoff_first_s: float = 1.0
@@ -45,7 +46,7 @@ class RestartPolicy:
 
 
 class EngineSupervisor:
-    """The engine, whether it is there or not."""
+    """The engine through its starts, deaths and restarts."""
 
     def __init__(
         self, factory: EngineFactory, clock: Clock, policy: RestartPolicy | None = None
@@ -57,26 +58,32 @@ class EngineSupervisor:
         self._info: EngineInfo | None = None
         self._state = EngineState.STARTING
         self._changed = asyncio.Event()
+        self._listeners: list[Callable[[EngineState], None]] = []
 
     @property
     def state(self) -> EngineState:
-        """Where the engine stands."""
+        """The state of the engine."""
         return self._state
 
     @property
     def info(self) -> EngineInfo | None:
-        """What the engine is; None before its first start."""
+        """The engine's identity and capacity; None before its first start."""
         return self._info
 
     @property
     def running(self) -> Engine | None:
-        """The engine, while it serves."""
+        """The engine while it is READY, otherwise None."""
         return self._engine if self._state is EngineState.READY else None
 
-    async def states(self) -> AsyncGenerator[EngineState]:
-        """The present state, then each one that differs from the last one yielded.
+    def on_state(self, listener: Callable[[EngineState], None]) -> None:
+        """Calls the listener with the present state, and again in the moment of each change."""
+        self._listeners.append(listener)
+        listener(self._state)
 
-        A reader that is slow misses states in between, never the latest.
+    async def states(self) -> AsyncGenerator[EngineState]:
+        """The present state, then each state that differs from the last one yielded.
+
+        A slow reader misses states in between, but never the latest one.
         """
         state = None
         while True:
@@ -91,15 +98,25 @@ class EngineSupervisor:
         """The running engine.
 
         Raises:
-            ServiceError: ENGINE_UNAVAILABLE, while there is none.
+            ServiceError: ENGINE_UNAVAILABLE, no engine is READY.
         """
         engine = self.running
         if engine is None:
             raise self.unavailable()
         return engine
 
+    def report_death(self, engine: Engine) -> None:
+        """Takes an engine out of service that has raised EngineDiedError; `run` replaces it.
+
+        The caller need not wait for `wait_dead`, and whether the process is really gone does not
+        matter: an engine that says that it died serves nobody. An engine that has been replaced
+        already is ignored.
+        """
+        if engine is self.running:
+            self._become(EngineState.RESTARTING)
+
     def died(self) -> ServiceError:
-        """The error for a turn whose generation went down with the engine."""
+        """The error for a turn whose generation died with the engine."""
         hint = self._policy.retry_hint_s
         return ServiceError(
             Reason.ENGINE_UNAVAILABLE,
@@ -109,7 +126,7 @@ class EngineSupervisor:
         )
 
     def unavailable(self) -> ServiceError:
-        """The error for everything that needs the engine while it is not there."""
+        """The error for a caller that needs the engine while none is READY."""
         if self._state is EngineState.FAILED:
             return ServiceError(
                 Reason.ENGINE_UNAVAILABLE,
@@ -124,11 +141,11 @@ class EngineSupervisor:
         )
 
     async def start(self, on_progress: Progress) -> EngineInfo:
-        """The first start; returns what the engine is.
+        """Starts the first engine and returns its identity and capacity.
 
         Raises:
-            EngineStartError: it cannot start as configured.
-            Exception: it did not start, for whatever reason the factory gave.
+            EngineStartError: the engine cannot start as configured.
+            Exception: the engine did not start; the factory raised this.
         """
         self._become(EngineState.STARTING)
         try:
@@ -140,19 +157,19 @@ class EngineSupervisor:
         return engine.info
 
     async def run(self) -> NoReturn:
-        """Watches the started engine, and replaces it whenever it dies.
+        """Watches the started engine and replaces it each time it dies.
 
-        On cancel: the engine is left to `close`.
+        On cancel: the engine is left running, for `close` to end.
         """
-        backoff_s = 0.0
+        backoff_s, ready_at = 0.0, self._clock.now()
         while True:
-            ready_at = self._clock.now()
-            await self.engine().wait_dead()
+            engine = await self._dead_engine()
             if self._clock.now() - ready_at >= self._policy.stable_s:
                 backoff_s = 0.0
-            log.error("the engine died; starting it again in %g s", backoff_s)
-            self._become(EngineState.RESTARTING)
+            how = await self._cause_of_death(engine)
+            log.error("the engine died (%s); starting it again in %g s", how, backoff_s)
             backoff_s = await self._replace(backoff_s)
+            ready_at = self._clock.now()
 
     async def close(self) -> None:
         """Ends the engine. Idempotent; bounded by the engine's own `close`."""
@@ -160,8 +177,31 @@ class EngineSupervisor:
         if engine is not None:
             await engine.close()
 
+    async def _dead_engine(self) -> Engine:
+        """Returns the engine once it has died or its death was reported, in state RESTARTING."""
+        engine = self._engine
+        assert engine is not None, "`start` has installed it, and only `run` replaces it"
+        dead = asyncio.ensure_future(engine.wait_dead())
+        reported = asyncio.ensure_future(self._changed.wait())
+        try:
+            if self.running is engine:
+                await asyncio.wait((dead, reported), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dead.cancel()
+            reported.cancel()
+        self.report_death(engine)
+        return engine
+
+    async def _cause_of_death(self, engine: Engine) -> str:
+        """How the engine ended; a failure to find out must not end the restarts."""
+        try:
+            return await engine.cause_of_death()
+        except Exception:
+            log.exception("the cause of the engine's death could not be found out")
+            return "the cause is unknown"
+
     async def _replace(self, backoff_s: float) -> float:
-        """Starts engines until one runs; returns the next death's backoff."""
+        """Starts engines until one runs; returns the backoff for the next death."""
         await self._clear_away()
         while True:
             await self._wait(backoff_s)
@@ -172,7 +212,7 @@ class EngineSupervisor:
                 engine = await self._factory(_log_progress)
             except EngineStartError as error:
                 log.error("%s; next try in %g s", error, backoff_s)
-            except Exception:  # whatever a start can raise: only a later try can tell
+            except Exception:  # a start can raise anything, and the cause may pass
                 log.exception("the engine did not start; next try in %g s", backoff_s)
             else:
                 self._install(engine)
@@ -180,10 +220,10 @@ class EngineSupervisor:
                 return backoff_s
 
     async def _clear_away(self) -> None:
-        """Ends what is left of a dead engine; a failure of that must not end the restarts too."""
+        """Ends what is left of a dead engine; a failure to do so must not end the restarts."""
         try:
             await self.close()
-        except Exception:  # whatever a dead engine can still raise: the next start will tell
+        except Exception:  # a dead engine can raise anything, and the next start may succeed
             log.exception("the dead engine could not be cleared away")
 
     async def _wait(self, seconds: float) -> None:
@@ -201,6 +241,8 @@ class EngineSupervisor:
 
     def _become(self, state: EngineState) -> None:
         self._state = state
+        for listener in self._listeners:
+            listener(state)
         self._changed.set()
         self._changed = asyncio.Event()
 

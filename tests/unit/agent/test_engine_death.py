@@ -9,6 +9,7 @@ import pytest
 from precall_service.domain.errors import Code, Reason
 from precall_service.domain.events import StepCompleted, TurnQueued
 from precall_service.domain.turn import StepFinish, TurnOutcome
+from precall_service.engine.base import EngineDiedError
 from tests.support.agent import ROME, WEATHER, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
@@ -113,7 +114,7 @@ async def test_an_engine_that_dies_again_and_again(deaths: int) -> None:
         assert (await client.ask()).text == "At last."
 
 
-async def test_turns_that_wait_are_not_let_in_to_a_dead_engine() -> None:
+async def test_waiting_turns_are_not_admitted_to_a_dead_engine() -> None:
     first = scripted([*says("I am "), never()], sequences_max=1)
     second = scripted(says("one"), says("two"), sequences_max=1)
     async with agent_on(first, second) as there:
@@ -123,3 +124,23 @@ async def test_turns_that_wait_are_not_let_in_to_a_dead_engine() -> None:
         await there.restart()
         assert running.ending().outcome is TurnOutcome.FAILED
         assert [client.ending().text for client in waiting] == ["one", "two"]
+
+
+async def test_an_engine_that_says_that_it_died_but_lives_is_replaced() -> None:
+    """Its turns must not wait for a death that never comes."""
+    hold = asyncio.Event()
+    first = scripted([Pause(hold), EngineDiedError("it shuts down")], sequences_max=1)
+    second = scripted(says("one"), says("two"), sequences_max=1)
+    async with agent_on(first, second) as there:
+        failing, waiting = there.open(), there.open()
+        await failing.send()
+        await waiting.send()
+        hold.set()
+        await settle()
+        error = failing.ending().error
+        assert error is not None
+        assert error.reason is Reason.ENGINE_UNAVAILABLE
+        await there.advance(0)
+        assert waiting.ending().text == "one"
+        assert (await failing.ask()).text == "two"
+        assert first.closed

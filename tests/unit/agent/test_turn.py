@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from precall_service.domain.errors import Reason
+from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     ReasoningDelta,
     StepCompleted,
@@ -28,7 +28,13 @@ from precall_service.domain.turn import (
     ToolChoiceMode,
     TurnOutcome,
 )
-from precall_service.engine.base import CallBegun, CallPiece, GenerationRefusedError, Priority
+from precall_service.engine.base import (
+    CallBegun,
+    CallPiece,
+    GenerationFailedError,
+    GenerationRefusedError,
+    Priority,
+)
 from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult, Invocation
 from tests.support.agent import OSLO, ROME, TIME, WEATHER, agent, agent_on, scripted
 from tests.support.clock import settle
@@ -253,13 +259,22 @@ async def test_the_choice_of_no_tool_holds_for_the_whole_turn() -> None:
         assert [spec.tool_choice for spec in there.engine.specs] == [none, none]
 
 
-async def test_what_the_engine_refuses_fails_the_turn() -> None:
-    async with agent([GenerationRefusedError("top_p is out of range")], says("Yes.")) as there:
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (GenerationRefusedError("top_p is out of range"), Reason.FIELD_INVALID),
+        (GenerationFailedError("the engine gave top_p up"), Reason.ENGINE_FAILED),
+    ],
+)
+async def test_a_refusal_or_failure_of_the_engine_fails_the_turn(
+    refusal: ServiceError, reason: Reason
+) -> None:
+    async with agent([refusal], says("Yes.")) as there:
         client = there.open()
         ending = await client.ask()
         assert ending.outcome is TurnOutcome.FAILED
         assert ending.error is not None
-        assert ending.error.reason is Reason.ENGINE_FAILED
+        assert ending.error.reason is reason
         assert "top_p" in ending.error.message
         assert finishes(client.events) == [StepFinish.ABORTED]
         assert (await client.ask()).text == "Yes."
@@ -269,7 +284,10 @@ async def test_a_template_that_refuses_fails_the_turn() -> None:
     async with agent(calls(ROME), says("Yes.")) as there:
         client = there.open(WEATHER)
         there.engine.template_refusal = "roles must alternate"
-        assert (await client.ask()).outcome is TurnOutcome.FAILED
+        ending = await client.ask()
+        assert ending.outcome is TurnOutcome.FAILED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.TEMPLATE_REFUSED
         there.engine.template_refusal = ""
         await client.send("again")
         there.engine.template_refusal = "no tools"

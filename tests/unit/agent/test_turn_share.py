@@ -190,7 +190,7 @@ async def test_a_turn_that_stepped_aside_comes_back_before_new_ones() -> None:
         ]
 
 
-async def test_what_turns_grow_by_is_remembered() -> None:
+async def test_the_growth_of_answered_turns_is_remembered() -> None:
     steps = [calls(ROME), says("Sunny.")] * 4
     async with agent(*steps) as there:
         client = there.open(WEATHER, handler=lambda invocation: HandlerResult("12345"))
@@ -204,8 +204,17 @@ async def test_what_turns_grow_by_is_remembered() -> None:
         assert there.growth.expected("bob", "anything", safe=10_000) == 10_000
 
 
-async def test_of_a_turn_that_was_cut_nothing_is_remembered() -> None:
-    """Where it would have ended is not known, and many of them would let too many in."""
+async def test_the_growth_of_a_turn_cut_by_a_limit_is_not_remembered() -> None:
+    async with agent(*[says("x" * 100)] * 4, *[calls(ROME)] * 4) as there:
+        client = there.open(WEATHER)
+        for limits in (replace(LIMITS, max_tokens=50), replace(LIMITS, max_steps=1)):
+            for _ in range(4):
+                assert (await client.ask(limits=limits)).outcome is TurnOutcome.LIMIT
+        assert there.growth.expected("ann", "", safe=10_000) == 10_000
+
+
+async def test_the_growth_of_a_cancelled_turn_is_not_remembered() -> None:
+    """Where it would have ended is not known, and many of them would admit too many turns."""
     stuck = Pause(asyncio.Event())
     async with agent(*[[*says("x" * 100), stuck] for _ in range(4)]) as there:
         client = there.open()

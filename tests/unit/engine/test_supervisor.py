@@ -1,4 +1,4 @@
-"""One engine is kept running: its start, its deaths, and what others are told meanwhile."""
+"""One engine is kept running: its start, its deaths, and the states and errors meanwhile."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def engine() -> ScriptedEngine:
 
 
 def no_progress(stage: str, fraction: float | None) -> None:
-    """Nobody looks at a start here."""
+    """Ignores the progress of a start."""
 
 
 class Starts:
-    """What the next starts do: nothing, or what they raise. With none left, they succeed."""
+    """Makes an engine at each start, or raises the next failure in the list if it is not None."""
 
     def __init__(self, *failures: Exception | None) -> None:
         self._failures = list(failures)
@@ -41,7 +41,7 @@ class Starts:
 
 
 class Kept:
-    """A supervisor that runs on time of its own."""
+    """A supervisor with its own clock."""
 
     def __init__(self, make: Callable[[], ScriptedEngine]) -> None:
         self.clock = ManualClock()
@@ -50,7 +50,7 @@ class Kept:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
-        """Started, and watched until the block ends."""
+        """Starts it and runs it until the block ends."""
         await self.supervisor.start(no_progress)
         watching = asyncio.create_task(self.supervisor.run())
         await settle()
@@ -80,7 +80,7 @@ def unavailable(supervisor: EngineSupervisor) -> ServiceError:
     return caught.value
 
 
-async def test_it_starts() -> None:
+async def test_a_start() -> None:
     kept = Kept(engine)
     assert kept.supervisor.state is EngineState.STARTING
     assert kept.supervisor.info is None
@@ -142,7 +142,7 @@ async def test_a_dead_engine_is_replaced_at_once() -> None:
         assert kept.supervisor.engine() is kept.factory.started[1]
 
 
-async def test_deaths_in_a_row_are_waited_out_longer_and_longer() -> None:
+async def test_the_wait_grows_with_each_death() -> None:
     kept = Kept(engine)
     async with kept.running():
         for restart, backoff_s in enumerate([0, 1, 2, 4, 8, 8], start=2):
@@ -155,7 +155,7 @@ async def test_deaths_in_a_row_are_waited_out_longer_and_longer() -> None:
             assert len(kept.factory.started) == restart
 
 
-async def test_failed_restarts_are_waited_out_longer_and_longer() -> None:
+async def test_the_wait_grows_with_each_failed_restart() -> None:
     starts = Starts(None, *[OSError("no memory")] * 5)
     kept = Kept(starts)
     async with kept.running():
@@ -171,7 +171,7 @@ async def test_failed_restarts_are_waited_out_longer_and_longer() -> None:
         assert kept.supervisor.state is EngineState.READY
 
 
-async def test_an_engine_that_lived_long_is_replaced_at_once_again() -> None:
+async def test_a_long_life_resets_the_wait() -> None:
     kept = Kept(engine)
     async with kept.running():
         for _ in range(3):
@@ -183,8 +183,8 @@ async def test_an_engine_that_lived_long_is_replaced_at_once_again() -> None:
         assert kept.supervisor.state is EngineState.READY
 
 
-async def test_what_may_pass_ends_no_restarts() -> None:
-    """It started once as configured: memory that its dead process holds is no configuration."""
+async def test_a_restart_is_tried_again_after_any_failure() -> None:
+    """The configuration worked once; memory that the dead process still holds is freed later."""
     kept = Kept(Starts(None, EngineStartError("Free memory is less than desired")))
     async with kept.running() as watching:
         await kept.kill()
@@ -196,7 +196,7 @@ async def test_what_may_pass_ends_no_restarts() -> None:
         assert not watching.done()
 
 
-async def test_a_dead_engine_that_cannot_be_cleared_away_is_replaced_all_the_same() -> None:
+async def test_a_dead_engine_that_cannot_be_cleared_away_is_still_replaced() -> None:
     class Stubborn(ScriptedEngine):
         async def close(self) -> None:
             raise OSError("its process does not answer")
@@ -219,7 +219,7 @@ async def test_closed_while_it_waits_to_start_again() -> None:
     assert len(kept.factory.started) == 1
 
 
-async def test_states_are_told_one_by_one_to_who_keeps_up() -> None:
+async def test_a_fast_reader_gets_every_state() -> None:
     kept = Kept(engine)
     told: list[EngineState] = []
 
@@ -266,8 +266,79 @@ async def test_a_state_that_came_back_is_not_told_twice() -> None:
         assert await waiting is EngineState.RESTARTING
 
 
-async def test_the_error_of_a_turn_that_went_down_with_the_engine() -> None:
+async def test_the_error_for_a_turn_that_died_with_the_engine() -> None:
     supervisor = EngineSupervisor(ScriptedFactory(engine), ManualClock(), POLICY)
     error = supervisor.died()
     assert error.reason is Reason.ENGINE_UNAVAILABLE
     assert error.retry_after_s == POLICY.retry_hint_s
+
+
+async def test_an_engine_whose_death_is_reported_is_replaced_even_if_it_lives() -> None:
+    kept = Kept(engine)
+    async with kept.running():
+        first = kept.supervisor.engine()
+        kept.supervisor.report_death(first)
+        assert kept.supervisor.state is EngineState.RESTARTING, "in the same moment"
+        unavailable(kept.supervisor)
+        await settle()
+        await kept.advance(0)
+        assert kept.supervisor.state is EngineState.READY
+        assert kept.supervisor.engine() is kept.factory.started[1]
+        assert kept.factory.started[0].closed
+
+
+async def test_a_death_reported_before_it_is_watched_for_is_not_missed() -> None:
+    kept = Kept(engine)
+    await kept.supervisor.start(no_progress)
+    kept.supervisor.report_death(kept.supervisor.engine())
+    running = asyncio.create_task(kept.supervisor.run())
+    await settle()
+    await kept.advance(0)
+    assert kept.supervisor.engine() is kept.factory.started[1]
+    running.cancel()
+    await asyncio.wait([running])
+    await kept.supervisor.close()
+
+
+async def test_a_late_report_of_a_death_does_not_end_the_next_engine() -> None:
+    kept = Kept(engine)
+    async with kept.running():
+        first = kept.supervisor.engine()
+        await kept.kill()
+        await kept.advance(0)
+        kept.supervisor.report_death(first)
+        await settle()
+        assert kept.supervisor.engine() is kept.factory.started[1]
+
+
+async def test_a_listener_gets_each_state_in_the_moment_of_the_change() -> None:
+    kept = Kept(engine)
+    told: list[EngineState] = []
+    kept.supervisor.on_state(told.append)
+    assert told == [EngineState.STARTING]
+    async with kept.running():
+        kept.supervisor.report_death(kept.supervisor.engine())
+        assert told[-1] is EngineState.RESTARTING
+        await settle()
+        await kept.advance(0)
+    assert told[-2:] == [EngineState.RESTARTING, EngineState.READY]
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+async def test_the_log_says_how_the_engine_died(
+    caplog: pytest.LogCaptureFixture, unknown: bool
+) -> None:
+    class Killed(ScriptedEngine):
+        async def cause_of_death(self) -> str:
+            if unknown:
+                raise OSError("no such process")
+            return "killed by signal 9 (SIGKILL)"
+
+    engines = [Killed([]), engine()]
+    kept = Kept(lambda: engines.pop(0))
+    async with kept.running():
+        await kept.kill()
+        await kept.advance(0)
+        assert kept.supervisor.state is EngineState.READY
+    how = "the cause is unknown" if unknown else "killed by signal 9 (SIGKILL)"
+    assert f"the engine died ({how}); starting it again in 0 s" in caplog.text

@@ -1,22 +1,34 @@
-"""What vLLM is asked for a step, and what its ways to end one become; vLLM itself is a stand-in."""
+"""The request to vLLM for a step, and the errors for each way in which vLLM ends one.
+
+A stand-in takes the place of vLLM.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from precall_service.engine.base import EngineDiedError, GenerationRefusedError, Prompt, StepSpec
+from precall_service.domain.errors import Reason
+from precall_service.engine.base import (
+    EngineDiedError,
+    GenerationFailedError,
+    GenerationRefusedError,
+    Prompt,
+    StepSpec,
+)
 from tests.support.prompt_renderers import model_config, tokenizer
 from tests.support.steps import declared, heard, step_spec
 
 
 class FakeLlm:
-    """An AsyncLLM that keeps what it was asked for, and ends for the reason it was given."""
+    """An AsyncLLM that keeps its request and ends for the reason given, or raises the error."""
 
-    def __init__(self, finish_reason: str) -> None:
+    def __init__(self, finish_reason: str, error: Exception | None) -> None:
         self._finish_reason = finish_reason
+        self._error = error
         self.prompt: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
 
@@ -26,16 +38,29 @@ class FakeLlm:
         from vllm.outputs import CompletionOutput, RequestOutput  # noqa: PLC0415
 
         self.prompt, self.options = prompt, options
+        if self._error is not None:
+            raise self._error
         completion = CompletionOutput(
             0, "Hi", [5, 6], None, None, finish_reason=self._finish_reason
         )
         yield RequestOutput(request_id, None, None, None, [completion], finished=True)
 
 
+class FakeProcesses:
+    """Processes that have died, or that live on."""
+
+    def __init__(self, *, dead: bool) -> None:
+        self.output_handler: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if dead:
+            self.output_handler.set_result(None)
+
+
 async def generated(
     spec: StepSpec,
     *,
     finish_reason: str = "stop",
+    error: Exception | None = None,
+    dead: bool = False,
     reasoning: str | None = None,
     share_prefix_cache: bool = False,
 ) -> FakeLlm:
@@ -49,7 +74,8 @@ async def generated(
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name="hermes", reasoning_parser_name=reasoning, enable_auto_tools=True
     )
-    llm: Any = FakeLlm(finish_reason)
+    llm: Any = FakeLlm(finish_reason, error)
+    processes: Any = FakeProcesses(dead=dead)
     unused: Any = None
     engine = VllmEngine(
         llm,
@@ -59,7 +85,7 @@ async def generated(
             parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
         ),
         special_tokens=SpecialTokens({}),
-        processes=unused,
+        processes=processes,
         stop_timeout_s=1.0,
         share_prefix_cache=share_prefix_cache,
     )
@@ -78,7 +104,7 @@ async def test_an_operator_may_let_tenants_share_the_cache() -> None:
 
 
 async def test_the_engine_knows_whether_the_template_left_reasoning_out() -> None:
-    """Else it waits for the end of reasoning before it holds calls to the grammar."""
+    """Otherwise it waits for the end of reasoning before it holds calls to the grammar."""
     spec = step_spec(tools=(declared("get_weather"),), template_variables={"thinking": False})
     llm = await generated(spec, reasoning="deepseek_v3")
     assert llm.options["reasoning_ended"] is True
@@ -95,12 +121,68 @@ async def test_variables_that_a_parser_refuses_are_refused() -> None:
         await generated(spec, reasoning="k2_horizon")
 
 
-async def test_an_abort_that_nobody_here_asked_for_is_the_engines_end() -> None:
+async def test_tools_that_a_parser_fails_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any error, since vLLM's parsers do not check what they are given."""
+    tokenizer()  # first, since it imports vLLM as precall does
+    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+
+    def fail(*_arguments: object) -> None:
+        raise AttributeError("'int' object has no attribute 'items'")
+
+    monkeypatch.setattr(StepPlans, "_make", fail)
+    with pytest.raises(GenerationRefusedError, match="has no attribute 'items'"):
+        await generated(step_spec(tools=(declared("get_weather"),)))
+
+
+async def test_an_abort_by_an_engine_that_dies_is_its_death() -> None:
     """As when its process was told to stop; a client may try again."""
     with pytest.raises(EngineDiedError):
+        await generated(step_spec(), finish_reason="abort", dead=True)
+
+
+async def test_an_abort_by_an_engine_that_lives_fails_the_generation_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer()  # first, since it imports vLLM as precall does
+    from precall_service.engine.vllm import engine  # noqa: PLC0415
+
+    monkeypatch.setattr(engine, "_DEATH_WAIT_S", 0.0)
+    with pytest.raises(GenerationFailedError) as caught:
         await generated(step_spec(), finish_reason="abort")
+    assert caught.value.reason is Reason.ENGINE_FAILED
 
 
-async def test_a_generation_that_fails_by_itself_is_refused() -> None:
-    with pytest.raises(GenerationRefusedError):
+async def test_a_generation_that_vllm_gives_up_has_failed() -> None:
+    with pytest.raises(GenerationFailedError):
         await generated(step_spec(), finish_reason="error")
+
+
+async def test_an_error_of_vllm_fails_the_generation() -> None:
+    tokenizer()  # first, since it imports vLLM as precall does
+    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415
+
+    with pytest.raises(GenerationFailedError, match="failed on this generation"):
+        await generated(step_spec(), error=EngineGenerateError())
+
+
+@pytest.mark.parametrize(
+    ("parameter", "field"),
+    [("top_p", "start_turn.generation.top_p"), ("prompt", ""), (None, "")],
+)
+async def test_input_that_vllm_refuses_is_a_fault_of_the_client(
+    parameter: str | None, field: str
+) -> None:
+    tokenizer()  # first, since it imports vLLM as precall does
+    from vllm.exceptions import VLLMValidationError  # noqa: PLC0415
+
+    with pytest.raises(GenerationRefusedError, match="out of range") as caught:
+        await generated(
+            step_spec(), error=VLLMValidationError("it is out of range", parameter=parameter)
+        )
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert caught.value.field == field
+
+
+async def test_an_error_without_a_message_is_told_by_its_type() -> None:
+    with pytest.raises(GenerationRefusedError, match="ValueError"):
+        await generated(step_spec(), error=ValueError())

@@ -1,4 +1,4 @@
-"""Grammars for calls: narrowed to one form where they offer several, and nowhere else."""
+"""Grammars for calls are narrowed to one form if they offer several, and not otherwise."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def written_as_templates_do(form: dict[str, Any]) -> dict[str, Any]:
     return json.loads(as_templates_write(tag, ["look"], CallForm(*MARKS)))["format"]
 
 
-def test_of_several_forms_the_templates_own_is_left() -> None:
+def test_the_templates_own_form_is_kept_of_several() -> None:
     tags = [call_tag("<call>\nlook>", {}), call_tag("<call>look>", {})]
     for kind in ("triggered_tags", "tags_with_separator"):
         left = written_as_templates_do({"type": kind, "tags": tags})["tags"]
         assert [tag["begin"] for tag in left] == ["<call>look>"]
 
 
-def test_what_stands_around_a_call_is_no_other_form_of_it() -> None:
+def test_elements_around_a_call_are_kept() -> None:
     elements = [{"type": "tag", "begin": "<think>"}, call_tag("<call>look>", {})]
     written = written_as_templates_do({"type": "sequence", "elements": elements})
     assert [element["begin"] for element in written["elements"]] == ["<think>", "<call>look>"]
 
 
-def test_forms_that_the_template_does_not_write_are_all_left() -> None:
+def test_all_forms_are_kept_if_the_template_writes_none_of_them() -> None:
     tags = [call_tag("[look]", {}), call_tag("[ look ]", {})]
     assert len(written_as_templates_do({"type": "triggered_tags", "tags": tags})["tags"]) == 2
 

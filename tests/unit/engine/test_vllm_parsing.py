@@ -1,4 +1,4 @@
-"""vLLM's parsers, however a step is cut into deltas, say the same; and no call that is not one."""
+"""vLLM's parsers read the same from a step however it is split, and never invent a call."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a model wrote, and what it comes to."""
+    """A model's output, and what must be read from it."""
 
     written: str
     parsed: Parsed
@@ -171,7 +171,7 @@ def deltas(written: str, size: int) -> Iterator[tuple[str, Sequence[int]]]:
 
 @pytest.mark.parametrize("size", CHUNKS.values(), ids=CHUNKS)
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
-def test_what_a_step_comes_to(output: Output, size: int) -> None:
+def test_a_step_reads_the_same_however_it_is_split(output: Output, size: int) -> None:
     parser = step_parser(output)
     pieces = [
         piece for text, ids in deltas(output.written, size) for piece in parser.feed(text, ids)
@@ -191,7 +191,7 @@ def test_what_a_step_comes_to(output: Output, size: int) -> None:
     )
 
 
-def test_a_call_is_written_before_its_closing_mark() -> None:
+def test_a_call_is_complete_before_its_closing_mark() -> None:
     parser = step_parser(OUTPUTS["one call"])
     heard = ""
     for text, ids in deltas(hermes("get_weather", PARIS), 1):
@@ -201,7 +201,7 @@ def test_a_call_is_written_before_its_closing_mark() -> None:
     assert heard.endswith("}}")
 
 
-def test_a_parser_that_fails_leaves_text() -> None:
+def test_a_failed_parser_passes_text_on() -> None:
     parser = step_parser(OUTPUTS["one call"])
     parser._parser.parse_delta = None
     assert list(parser.feed("Some text", token_ids("Some text"))) == [TextPiece("Some text")]

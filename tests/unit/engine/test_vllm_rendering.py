@@ -1,9 +1,10 @@
-"""Appended prompts are, token by token, what each family's template renders of the whole."""
+"""Appended prompts have the same tokens as each family's rendering of the whole transcript."""
 
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import replace
 from typing import Any, cast
@@ -14,8 +15,8 @@ from mistral_common.protocol.instruct.messages import UserMessage as MistralUser
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from precall_service.domain.messages import AssistantMessage, UserMessage
-from precall_service.engine.base import Finish, GenerationRefusedError, Prompt
+from precall_service.domain.messages import RESERVED_VARIABLES, AssistantMessage, UserMessage
+from precall_service.engine.base import Finish, Prompt, TemplateRefusedError
 from tests.support.appending import answer, call, calling, check, ended, sampled
 from tests.support.prompt_renderers import (
     BEGIN,
@@ -173,7 +174,7 @@ class TestHistoryThatIsRewritten:
 async def test_a_template_without_an_end_token_is_rendered_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    prompt_renderer.cache_clear()  # one that has warned warns no more
+    prompt_renderer.cache_clear()  # a renderer warns once
     end = ended(Finish.STOP, token_ids("It rains.<|endoftext|>"), "It rains.")
     said = AssistantMessage(text="It rains.")
     with caplog.at_level(logging.WARNING, logger="precall_service"):
@@ -221,7 +222,7 @@ class TestMistralTokenizers:
 
 
 async def test_what_a_renderer_learns_of_a_template_is_bounded() -> None:
-    """Else a client fills the memory, with template variables of its own making."""
+    """Otherwise a client could fill the memory with template variables that it makes up."""
     renderer = prompt_renderer("embedded")
     end = ended(Finish.STOP, token_ids("It rains.<|im_end|>"), "It rains.")
     for number in range(300):
@@ -231,17 +232,37 @@ async def test_what_a_renderer_learns_of_a_template_is_bounded() -> None:
     assert len(renderer._ends) == len(renderer._rewrites) == 256
 
 
-@pytest.mark.parametrize("name", ["chat_template", "conversation", "messages", "tokenizer"])
-async def test_a_variable_cannot_take_the_place_of_what_is_ours(name: str) -> None:
+@pytest.mark.parametrize("name", ["chat_template", "conversation", "messages", "self", "tokenizer"])
+async def test_a_variable_cannot_have_a_reserved_name(name: str) -> None:
     chat = replace(CHAT, template_variables={name: "{{ 1 + 1 }}"})
-    with pytest.raises(GenerationRefusedError, match=f"'{name}' cannot be a template variable"):
+    with pytest.raises(TemplateRefusedError, match=f"'{name}' cannot be a template variable"):
         await prompt_renderer("embedded").render(chat)
 
 
-async def test_what_a_template_refuses_is_refused_in_its_own_words() -> None:
+def test_every_name_that_the_rendering_functions_take_is_reserved() -> None:
+    """But for `documents`, which templates for retrieval read."""
+    prompt_renderer("embedded")  # first, since it imports vLLM as precall does
+    from jinja2.defaults import DEFAULT_NAMESPACE  # noqa: PLC0415
+    from transformers import PythonBackend  # noqa: PLC0415
+    from vllm.renderers import hf  # noqa: PLC0415
+
+    functions = [
+        cast("Any", PythonBackend).apply_chat_template,
+        cast("Any", hf).safe_apply_chat_template,
+    ]
+    taken = {
+        name
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    assert (taken | DEFAULT_NAMESPACE.keys()) - {"documents"} <= RESERVED_VARIABLES
+
+
+async def test_a_template_refuses_in_its_own_words() -> None:
     made = [call("get_weather", 1), call("get_time", 2)]
     transcript = after(QUESTION, calling(*made), *map(answer, made))
-    with pytest.raises(GenerationRefusedError, match="one call at a time"):
+    with pytest.raises(TemplateRefusedError, match="one call at a time"):
         await prompt_renderer("headers").render(transcript)
 
 

@@ -1,4 +1,4 @@
-"""What vLLM is asked to generate: parameters, and grammars that write JSON as templates do."""
+"""Sampling parameters, and grammars that write JSON as templates do."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_json_is_spaced_as_templates_space_it(arguments: str) -> None:
     assert not accepts(REQUIRED, written("get_weather", arguments))
 
 
-def test_a_schema_that_no_grammar_can_hold_leaves_any_json() -> None:
+def test_a_schema_that_no_grammar_can_hold_allows_any_json() -> None:
     pattern = '{"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=x)y"}}}'
     odd = (declared("odd", schema=pattern), TOOLS[0])
     assert accepts(REQUIRED, written("odd", '{"b": [1, null]}'), tools=odd)
@@ -112,7 +112,7 @@ def test_no_grammar_without_tools_or_without_calls() -> None:
     assert plans().plan(TOOLS, NONE).structured_outputs is None
 
 
-def test_plans_are_made_once_and_forgotten_in_the_end() -> None:
+def test_plans_are_cached_within_a_bound() -> None:
     made = plans()
     assert made.plan(TOOLS, REQUIRED) is made.plan(TOOLS, REQUIRED)
     assert made.plan(TOOLS, REQUIRED) is not made.plan(TOOLS, NONE)
@@ -122,7 +122,7 @@ def test_plans_are_made_once_and_forgotten_in_the_end() -> None:
     assert len(made._plans) <= 64
 
 
-def test_what_is_not_set_is_the_models_own() -> None:
+def test_settings_left_out_are_the_models_defaults() -> None:
     made = plans(defaults={"temperature": 0.6, "top_k": 20})
     spec = step_spec(max_tokens=9, generation=GenerationSettings(top_p=0.5, seed=7, stop=("END",)))
     params = made.sampling_params(spec, made.plan((), ToolChoice()), parsed=False)
@@ -135,8 +135,8 @@ def test_what_is_not_set_is_the_models_own() -> None:
     assert not params.skip_special_tokens
 
 
-def test_what_a_step_decides_is_not_the_models_own() -> None:
-    """As with a generation_config.json that has max_new_tokens."""
+def test_settings_of_a_step_replace_the_models_defaults() -> None:
+    """A generation_config.json may have max_new_tokens, for example."""
     made = plans(defaults={"max_tokens": 2048, "seed": 3, "stop": ["X"]})
     spec = step_spec(max_tokens=9, generation=GenerationSettings(seed=7))
     params = made.sampling_params(spec, made.plan((), ToolChoice()), parsed=False)

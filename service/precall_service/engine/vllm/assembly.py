@@ -1,6 +1,6 @@
-"""Puts a VllmEngine together around a started AsyncLLM: renderer, parsers, plans, what it is.
+"""Builds a VllmEngine around a started AsyncLLM, with its renderer, parsers, plans and info.
 
-Owns: which parsers a model gets where the operator names none.
+Owns: the choice of parsers for a model if the operator names none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from precall_service.engine.base import (
     EngineInfo,
     EngineStartError,
     Feature,
-    GenerationRefusedError,
+    TemplateRefusedError,
 )
 from precall_service.engine.families import Parsers, choose_parsers
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
@@ -42,7 +42,7 @@ PROBE_TOOL: Final = ToolDeclaration(
     name="probe",
     version="1",
     digest="probe",
-    description="Nothing.",
+    description="Does nothing.",
     input_schema={"type": "object", "properties": {}, "additionalProperties": False},
     output_schema=None,
     effects=ToolEffects(),
@@ -52,7 +52,11 @@ PROBE_TOOL: Final = ToolDeclaration(
 
 
 def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
-    """The parsers that the operator has named; where none is named, the one that fits the model."""
+    """The parsers that the operator has named; for each one left out, the one that fits the model.
+
+    Raises:
+        EngineStartError: vLLM has no parser of that name.
+    """
     fitting = choose_parsers(
         cast("dict[str, object]", model_config.hf_config.to_dict()),
         config.chat_template or _own_template(model_config),
@@ -68,7 +72,7 @@ def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
 
 
 async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig) -> VllmEngine:
-    """The engine around an AsyncLLM that runs.
+    """Returns the engine around a running AsyncLLM.
 
     Raises:
         EngineStartError: the parsers do not fit the model's tokenizer.
@@ -87,7 +91,7 @@ async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig
     )
     features = _features(parser_class, plans, config)
     if Feature.STRUCTURED_CALLS in features:
-        with contextlib.suppress(GenerationRefusedError):  # a template that knows no calls
+        with contextlib.suppress(TemplateRefusedError):  # a template without calls
             plans.write_calls_as(await renderer.rendered_call(PROBE_TOOL), PROBE_TOOL)
     return VllmEngine(
         llm,
@@ -110,7 +114,7 @@ def _own_template(model_config: ModelConfig) -> str | None:
     tokenizer = cast("Any", tokenizers).cached_tokenizer_from_config(model_config)
     try:
         return resolve_chat_template(tokenizer, None, [{}], model_config=model_config)
-    except (AttributeError, TypeError, ValueError):  # a tokenizer without templates
+    except (AttributeError, TypeError, ValueError):  # the tokenizer has no templates
         return None
 
 
@@ -141,8 +145,8 @@ def _parser_class(
         )
     except TypeError as error:
         raise EngineStartError(
-            f"{error}. Name parsers that fit with --tool-call-parser and --reasoning-parser, or "
-            f"{NO_PARSER!r}"
+            f"{error}. Name other parsers with --tool-call-parser and --reasoning-parser, or "
+            f"{NO_PARSER!r} for none"
         ) from error
 
 
@@ -158,13 +162,16 @@ def _features(
         if held:
             features.add(Feature.STRUCTURED_CALLS)
         elif config.structured_calls:
-            log.warning("vLLM has no grammar for this model's calls: they are checked, not held")
+            log.warning(
+                "vLLM has no grammar for this model's calls: they are checked after generation, "
+                "not held to their schemas"
+            )
     return frozenset(features)
 
 
 def _info(llm: AsyncLLM, config: VllmConfig, features: frozenset[Feature]) -> EngineInfo:
     cache = llm.vllm_config.cache_config
-    # vLLM's own count has all layers in mind; it has none where every block is alike.
+    # vLLM's own count includes all kinds of layers; it has no count if all blocks are alike.
     kv_tokens = cache.kv_cache_size_tokens
     return EngineInfo(
         name=f"vllm {vllm.__version__}",
@@ -180,7 +187,7 @@ def _info(llm: AsyncLLM, config: VllmConfig, features: frozenset[Feature]) -> En
 
 
 def _stop_token_ids(llm: AsyncLLM) -> frozenset[int]:
-    """Every token that ends a message by itself, as vLLM has it."""
+    """The tokens that end a message by themselves, as vLLM knows them."""
     more = llm.input_processor.generation_config_fields.get("eos_token_id")
     token_ids = {llm.renderer.get_eos_token_id()}
     token_ids |= set(cast("list[int]", more)) if isinstance(more, list) else {more}

@@ -1,4 +1,4 @@
-"""Our messages and tools in the shapes that vLLM's renderers and parsers take: OpenAI's.
+"""Converts messages and tools to the OpenAI shapes that vLLM's renderers and parsers take.
 
 Never: templates, tokens.
 """
@@ -23,18 +23,18 @@ ChatTool: TypeAlias = dict[str, Any]
 
 
 def chat_messages(transcript: Transcript) -> list[ChatMessage]:
-    """Every message of a transcript, its system prompt first."""
+    """Converts all messages of a transcript; the system prompt comes first."""
     system = [system_message(transcript.system_prompt)] if transcript.system_prompt else []
     return system + [chat_message(message) for message in transcript.messages]
 
 
 def system_message(text: str) -> ChatMessage:
-    """A system prompt."""
+    """Converts a system prompt."""
     return {"role": "system", "content": text}
 
 
 def chat_message(message: Message) -> ChatMessage:
-    """One message."""
+    """Converts one message."""
     match message:
         case UserMessage():
             return {"role": "user", "content": message.text}
@@ -64,7 +64,7 @@ def _chat_call(call: ToolCall) -> dict[str, Any]:
 
 
 def chat_tools(tools: Sequence[ToolDeclaration], *, strict: bool) -> list[ChatTool]:
-    """Tool declarations; `strict` holds generated arguments to the schema."""
+    """Converts tool declarations; `strict` holds generated arguments to the schema."""
     return [
         {
             "type": "function",

@@ -1,8 +1,8 @@
 """The engine protocol on one AsyncLLM.
 
-Owns: the AsyncLLM and its processes, from the moment they run.
-Never: starting them (`start`); conversations, admission.
-Concurrency: one event loop. Prompts and ends are values; each generation has a parser of its own.
+Owns: the AsyncLLM and its processes once they run.
+Never: starts them (`start` does); conversations, admission.
+Concurrency: one event loop. Prompts and ends are values; each generation has its own parser.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
-    Delta,
+    Chunk,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
     Finish,
+    GenerationFailedError,
     GenerationRefusedError,
+    Piece,
     Prompt,
     StepEnd,
     StepSpec,
+    StepStream,
     TextPiece,
 )
 from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
@@ -41,12 +44,19 @@ from precall_service.engine.vllm.scheduling import LOAD_UTILITY
 
 log = logging.getLogger(__name__)
 
-_DIED = "the engine's process died"
+_DIED: Final = "the engine's process died"
+
+_DEATH_WAIT_S: Final = 10.0
+"""How long an engine that aborts a generation by itself may take to die before it counts as
+alive. It tears its workers down in this time."""
+
+_GENERATION_FIELDS: Final = frozenset({"temperature", "top_p", "top_k", "seed", "stop"})
+"""Parameters that vLLM and the contract's GenerationSettings call by the same name."""
 
 
 @dataclass(slots=True)
 class _Sampled:
-    """What a step has generated so far."""
+    """The tokens and texts that a step has generated so far."""
 
     token_ids: list[int]
     texts: list[str]
@@ -58,6 +68,12 @@ class _Sampled:
         self.texts.append(completion.text)
         if output.num_cached_tokens:
             self.cached_tokens = output.num_cached_tokens
+
+    def ending(self, parser: StepParser | None, finish: Finish) -> Iterable[Piece]:
+        """The pieces that the parser still holds back when the step ends."""
+        if parser is None:
+            return ()
+        return parser.end(finish, "".join(self.texts), self.token_ids)
 
 
 class VllmEngine:
@@ -86,7 +102,7 @@ class VllmEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What the engine is and holds."""
+        """As `Engine.info`."""
         return self._info
 
     async def render(self, transcript: Transcript) -> Prompt:
@@ -103,15 +119,15 @@ class VllmEngine:
         """As `Engine.append`."""
         return await self._renderer.append(prompt, end, transcript, following)
 
-    async def generate(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[Delta, None]:
+    async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`.
 
-        On cancel, and when closed early: AsyncLLM aborts its generation, for it is closed here.
+        On cancel, or if closed early: AsyncLLM aborts the generation, because its own generator is
+        closed here.
         """
         sampled = _Sampled(token_ids=[], texts=[])
+        plan, parser = self._planned(prompt, spec)
         try:
-            plan = self._plans.plan(spec.tools, spec.tool_choice, spec.template_variables)
-            parser = self._parser(plan, prompt)
             params = self._plans.sampling_params(spec, plan, parsed=parser is not None)
             async with contextlib.aclosing(
                 self._llm.generate(
@@ -128,28 +144,35 @@ class VllmEngine:
             ) as outputs:
                 async for output in outputs:
                     completion = output.outputs[0]
-                    finish = _finish(completion)
                     sampled.add(output)
+                    text, token_ids = completion.text, tuple(completion.token_ids)
+                    pieces: Iterable[Piece] = ()
                     if parser is not None:
-                        for piece in parser.feed(completion.text, completion.token_ids):
-                            yield piece
-                    elif completion.text:
-                        yield TextPiece(completion.text)
-                    if finish is not None:
-                        for delta in self._ending(sampled, parser, finish):
-                            yield delta
+                        pieces = parser.feed(text, token_ids)
+                    elif text:
+                        pieces = (TextPiece(text),)
+                    if completion.finish_reason is None:
+                        yield Chunk(token_ids, tuple(pieces))
+                    else:
+                        finish = await self._finish(completion.finish_reason)
+                        yield Chunk(token_ids, (*pieces, *sampled.ending(parser, finish)))
+                        yield self._end(sampled, parser, finish)
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         except (VLLMClientError, ValueError) as error:
-            raise GenerationRefusedError(f"the engine refuses this: {error.args[0]}") from error
+            raise GenerationRefusedError(
+                f"the engine refuses this step: {_words(error)}", field=_field(error)
+            ) from error
         except EngineGenerateError as error:
             log.exception("the engine failed on step %s", spec.step_id)
-            raise GenerationRefusedError("the engine failed on this generation") from error
+            raise GenerationFailedError(
+                "the engine failed on this generation: send the turn again, with a new turn id"
+            ) from error
 
     async def load(self) -> EngineLoad:
-        """As `Engine.load`. Waits for the step that the engine is in.
+        """As `Engine.load`. Waits until the engine has finished the step that it computes.
 
-        A call to a process that dies is never answered, hence the second thing waited for.
+        Also waits for the engine's death, since a process that dies never answers the call.
         """
         core = cast("Any", self._llm.engine_core)
         call: asyncio.Future[list[tuple[int, int, float]]] = asyncio.ensure_future(
@@ -174,47 +197,83 @@ class VllmEngine:
         """As `Engine.wait_dead`."""
         await asyncio.wait([self._alive()])
 
+    async def cause_of_death(self) -> str:
+        """As `Engine.cause_of_death`."""
+        return await self._processes.how_they_ended()
+
     async def close(self) -> None:
         """As `Engine.close`."""
         await self._processes.close(self._stop_timeout_s)
 
     def _alive(self) -> asyncio.Task[None]:
-        """The task that lives as long as the engine's processes do."""
+        """The task that runs as long as the engine's processes do."""
         handler = self._processes.output_handler
-        assert handler is not None, "the first generation, at start, has begun it"
+        assert handler is not None, "the first generation, during the start, has begun it"
         return handler
 
-    def _parser(self, plan: StepPlan, prompt: Prompt) -> StepParser | None:
-        """A parser for one step; None where text is all that it can bring."""
-        if plan.make_parser is None:
-            return None
-        return StepParser(plan.make_parser, plan.request, prompt.token_ids, self._special_tokens)
+    def _planned(self, prompt: Prompt, spec: StepSpec) -> tuple[StepPlan, StepParser | None]:
+        """The plan of a step, and its parser; no parser if the step can bring text only.
 
-    def _ending(
-        self, sampled: _Sampled, parser: StepParser | None, finish: Finish
-    ) -> Iterator[Delta]:
+        Raises:
+            GenerationRefusedError: a parser does not take the tools or the template variables.
+        """
+        try:
+            plan = self._plans.plan(spec.tools, spec.tool_choice, spec.template_variables)
+            if plan.make_parser is None:
+                return plan, None
+            return plan, StepParser(
+                plan.make_parser, plan.request, prompt.token_ids, self._special_tokens
+            )
+        except Exception as error:  # vLLM's parsers raise anything on input of a client
+            log.warning("vLLM's parsers refuse the tools or variables of a step", exc_info=True)
+            raise GenerationRefusedError(
+                "the parsers of this model refuse the tools or the template variables of the "
+                f"conversation: {_words(error)}"
+            ) from error
+
+    async def _finish(self, reason: str) -> Finish:
+        """Why a generation ended by itself.
+
+        Raises:
+            EngineDiedError: the engine aborted the generation because it shuts down.
+            GenerationFailedError: the engine gave the generation up and lives on.
+        """
+        match reason:
+            case "length":
+                return Finish.LENGTH
+            case "abort":  # not by us, since nobody reads what we abort
+                dead, _ = await asyncio.wait([self._alive()], timeout=_DEATH_WAIT_S)
+                if dead:
+                    raise EngineDiedError(_DIED)
+                raise _given_up()
+            case "error":
+                raise _given_up()
+            case _:
+                return Finish.STOP
+
+    def _end(self, sampled: _Sampled, parser: StepParser | None, finish: Finish) -> StepEnd:
         text = "".join(sampled.texts)
-        if parser is not None:
-            yield from parser.end(finish, text, sampled.token_ids)
-            text = self._special_tokens.removed_from(text)
-        yield StepEnd(
+        return StepEnd(
             finish=finish,
             token_ids=tuple(sampled.token_ids),
-            raw_text=text,
+            raw_text=text if parser is None else self._special_tokens.removed_from(text),
             cached_tokens=sampled.cached_tokens,
             reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
         )
 
 
-def _finish(completion: CompletionOutput) -> Finish | None:
-    match completion.finish_reason:
-        case None:
-            return None
-        case "length":
-            return Finish.LENGTH
-        case "abort":  # not by us, for what we abort is not read: the engine was told to end
-            raise EngineDiedError(_DIED)
-        case "error":
-            raise GenerationRefusedError("the engine gave this generation up")
-        case _:
-            return Finish.STOP
+def _given_up() -> GenerationFailedError:
+    return GenerationFailedError(
+        "the engine gave this generation up: send the turn again, with a new turn id"
+    )
+
+
+def _words(error: Exception) -> str:
+    """What an error says; its type's name if it says nothing."""
+    return str(error) or type(error).__name__
+
+
+def _field(error: Exception) -> str:
+    """The path of the field that vLLM names as the fault; empty if it names none of ours."""
+    parameter = getattr(error, "parameter", None)
+    return f"start_turn.generation.{parameter}" if parameter in _GENERATION_FIELDS else ""

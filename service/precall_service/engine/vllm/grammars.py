@@ -1,10 +1,10 @@
 """Rewrites the grammars that vLLM builds for calls, so that models write calls as templates do.
 
 vLLM's grammars let a model put whitespace anywhere in its JSON and, for some families, choose
-between forms of a call. What is not written as the template would write it comes back changed when
-a later turn is rendered afresh, and its tokens are computed again.
+between several forms of a call. A call that is not written as the template would write it changes
+when a later turn is rendered afresh, and its tokens are then computed again.
 
-Never: which tools may be called; that is in the grammar already.
+Never: decides which tools may be called; vLLM's grammar has decided that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """What a template writes around a tool's name when a call begins."""
+    """The text that a template writes around a tool's name at the beginning of a call."""
 
     before: str
     after: str
@@ -33,7 +33,7 @@ class CallForm:
 
 
 def form_of_calls(structural_tag: str, tool_name: str, rendered: str) -> CallForm | None:
-    """The form in which a template has rendered a call of this tool, if the grammar knows it."""
+    """The form in which a template has rendered a call of this tool; None if no grammar has it."""
     for begin in _begins(json.loads(structural_tag)):
         before, name, after = begin.partition(tool_name)
         if name and begin in rendered:
@@ -44,7 +44,7 @@ def form_of_calls(structural_tag: str, tool_name: str, rendered: str) -> CallFor
 def as_templates_write(
     structural_tag: str, tool_names: Collection[str], form: CallForm | None
 ) -> str:
-    """The same grammar with JSON spaced `{"a": 1, "b": 2}`, and calls in one form."""
+    """The same grammar with JSON spaced as `{"a": 1, "b": 2}` and calls in one form."""
     begins = [form.begin(name) for name in tool_names] if form else []
     return json.dumps(_rewritten(json.loads(structural_tag), begins))
 
@@ -66,7 +66,7 @@ def _rewritten(node: Any, begins: Collection[str]) -> Any:
     if not isinstance(node, dict):
         return node
     fields = cast("dict[str, Any]", node)
-    if fields.get("type") == "json_schema":  # what is in a schema is its author's, and no tag
+    if fields.get("type") == "json_schema":  # a schema holds no tags, only lookalikes
         if fields["style"] != "json":
             return fields
         return {"type": "grammar", "grammar": _json_grammar(fields["json_schema"])}
@@ -76,14 +76,14 @@ def _rewritten(node: Any, begins: Collection[str]) -> Any:
 
 
 def _in_form(tags: list[dict[str, Any]], begins: Collection[str]) -> list[dict[str, Any]]:
-    """Of the tags that a call may be, those of the template's form; all, where there are none."""
+    """The tags of a call that have the template's form; all of them if none has."""
     return [tag for tag in tags if tag.get("begin") in begins] or tags
 
 
 def _json_grammar(schema: Any) -> str:
-    """What a value of this schema may be written as; any JSON, where the schema says too much.
+    """The grammar of a JSON schema; the grammar of any JSON if xgrammar cannot hold the schema.
 
-    Arguments are checked again before they are used: what no grammar can hold is refused there.
+    Arguments are checked against the schema again before they are used.
     """
     try:
         return str(Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))

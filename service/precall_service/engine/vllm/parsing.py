@@ -1,6 +1,6 @@
-"""Turns what vLLM generates for one step into deltas, by vLLM's own parsers.
+"""Turns the text and tokens of one step into pieces, with vLLM's own parsers.
 
-Owns: when a call is complete, and that its pieces concatenate to one JSON object.
+Owns: the decision when a call is complete, so that its pieces concatenate to one JSON object.
 Never: the engine; transcripts.
 Concurrency: one parser belongs to one step.
 """
@@ -22,20 +22,19 @@ from precall_service.engine.base import (
     CallPiece,
     CallWritten,
     Finish,
+    Piece,
     ReasoningPiece,
     TextPiece,
 )
 
-Piece = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
-
 log = logging.getLogger(__name__)
 
 _MARK_LENGTH_MAX = 32
-"""Longer than any mark that a parser holds text back for; what is longer was dropped on purpose."""
+"""Longer than any mark for which a parser holds text back. Longer text was dropped on purpose."""
 
 
 class SpecialTokens:
-    """The tokenizer's special tokens as text, for taking them out of text."""
+    """Finds a tokenizer's special tokens and removes their text."""
 
     def __init__(self, texts_by_id: Mapping[int, str]) -> None:
         self._ids = frozenset(texts_by_id)
@@ -47,13 +46,13 @@ class SpecialTokens:
         return not self._ids.isdisjoint(token_ids)
 
     def removed_from(self, text: str) -> str:
-        """The text without any."""
+        """The text without special tokens."""
         return self._pattern.sub("", text)
 
 
 @dataclass(slots=True)
 class _Call:
-    """A call as far as it is written; `index` is its place among the calls of the step."""
+    """A call as far as it is written; `index` counts the calls of the step."""
 
     index: int
     arguments: str = ""
@@ -61,7 +60,7 @@ class _Call:
 
 
 class StepParser:
-    """Parses one step as it is generated; `request` is what vLLM's parsers are asked with."""
+    """Parses one step while it is generated. vLLM's parsers take `request` as an argument."""
 
     def __init__(
         self,
@@ -82,21 +81,21 @@ class StepParser:
 
     @property
     def reasoning_ended(self) -> bool | None:
-        """Whether the prompt leaves no reasoning open; None: the model is not known to reason."""
+        """Whether the prompt leaves no reasoning open; None if the model is not known to reason."""
         if self._parser is None or self._prompt_token_ids is None:
             return None
         return self._request.resolve_reasoning_ended(self._parser, self._prompt_token_ids)
 
     def feed(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
-        """What the next generated tokens add."""
+        """The pieces that the next generated tokens complete."""
         self._saw_special = self._saw_special or self._special_tokens.among(token_ids)
         yield from self._parsed(text, token_ids, finished=False)
 
     def end(self, finish: Finish, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
-        """What is still to be said, given the whole message.
+        """The pieces that are still held back at the end, given the whole message.
 
-        The parser hears of the end apart from the last tokens, for vLLM completes a call that is
-        open then, with what it takes for the rest of it; and not at all of one that a limit cut.
+        The parser is told of the end separately from the last tokens, because vLLM then completes
+        an open call with what it takes for the rest. It is not told if a limit cut an open call.
         """
         stopped = finish is Finish.STOP
         if _buffers(self._parser) and (stopped or not self._open_calls()):
@@ -107,7 +106,7 @@ class StepParser:
             yield from self._held_back(text)
 
     def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of the generated tokens are reasoning."""
+        """The number of generated tokens that are reasoning."""
         return 0 if self._parser is None else self._parser.count_reasoning_tokens(token_ids)
 
     def _open_calls(self) -> list[_Call]:
@@ -131,9 +130,9 @@ class StepParser:
             yield from self._pieces(delta)
 
     def _reread(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
-        """The rest of open calls, and calls where nothing was told, from a second parse of it all.
+        """Finds the rest of open calls by parsing the whole message again; also missed calls.
 
-        Parsers that stream badly mostly read well.
+        Most parsers that stream badly read a whole message well.
         """
         if self._parser is None or not self._request.tools:
             return
@@ -155,7 +154,7 @@ class StepParser:
                 yield from self._add(call, found.arguments[len(call.arguments) :])
 
     def _held_back(self, text: str) -> Iterator[Piece]:
-        """The end of a text that might have become a mark, such as `<tool_`, and did not."""
+        """The end of a text that could have become a mark, such as `<tool_`, but did not."""
         told, text = "".join(self._texts), self._clean(text)
         rest = text[len(told) :]
         if text.startswith(told) and len(rest) <= _MARK_LENGTH_MAX:
@@ -181,9 +180,9 @@ class StepParser:
                 yield from self._add(call, function.arguments)
 
     def _add(self, call: _Call, fragment: str) -> Iterator[Piece]:
-        """More of a call's arguments, up to the end of the first JSON object and not beyond it.
+        """Adds to a call's arguments, up to the end of the first JSON object.
 
-        Some parsers repeat themselves at the end; nothing after a whole object is an argument.
+        Some parsers repeat text at the end; text after a complete object is no argument.
         """
         if call.written:
             return
@@ -211,7 +210,7 @@ class StepParser:
 
 
 def _buffers(parser: Parser | None) -> bool:
-    """Whether a parser may hold something back that it gives out when it hears of the end."""
+    """Whether the parser may hold back text until it is told of the end."""
     if parser is None:
         return False
     parts = (parser.reasoning_parser, parser.tool_parser)
@@ -224,7 +223,7 @@ _decoder = json.JSONDecoder()
 
 
 def _object_end(text: str) -> int | None:
-    """Where the JSON object that `text` begins with ends; None while it has not."""
+    """The end of the JSON object at the beginning of `text`; None if it is incomplete."""
     start = len(text) - len(text.lstrip())
     try:
         value, end = _decoder.raw_decode(text, start)

@@ -1,53 +1,78 @@
-"""The engine's processes: known while they run, gone when the engine is closed."""
+"""The engine's processes: their ids, their end, and how they came to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from typing import Any, cast
+import signal
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, cast
 
 import psutil
 from vllm.v1.engine.async_llm import AsyncLLM
 
 log = logging.getLogger(__name__)
 
-_KILL_TIMEOUT_S = 5.0
+_KILL_TIMEOUT_S: Final = 5.0
+_EXIT_TIMEOUT_S: Final = 5.0
+"""How long a process that says that it died may take to exit."""
 
 
 class EngineProcesses:
-    """The processes below one AsyncLLM, as they stood when it had started.
+    """The processes of one AsyncLLM, listed when it had started.
 
-    Taken then, since the children of a process that was killed can no longer be found through it.
+    They are listed then because the children of a killed process can no longer be found through
+    it.
     """
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         self._processes: list[psutil.Process] = []
         manager = llm.engine_core.resources.engine_manager
-        for process in getattr(manager, "processes", ()):  # Ray's manager has actors instead
+        self._cores: Sequence[BaseProcess] = tuple(
+            getattr(manager, "processes", ())  # Ray's manager has actors instead
+        )
+        for process in self._cores:
             with contextlib.suppress(psutil.NoSuchProcess):
                 core = psutil.Process(process.pid)
                 self._processes += [core, *core.children(recursive=True)]
 
     @property
     def pids(self) -> list[int]:
-        """Their ids, EngineCore first."""
+        """Their ids, beginning with EngineCore's."""
         return [process.pid for process in self._processes]
 
     @property
     def output_handler(self) -> asyncio.Task[None] | None:
-        """AsyncLLM's task that lives as long as they do; None before the first generation."""
+        """AsyncLLM's task that runs as long as they do; None before the first generation."""
         return cast("Any", self._llm).output_handler
 
+    async def how_they_ended(self) -> str:
+        """How the EngineCore processes of an engine that died ended; waits a bounded time."""
+        if not self._cores:
+            return "it runs on other machines, whose logs say how it ended"
+        await asyncio.to_thread(self._join)
+        ended = [process.exitcode for process in self._cores if process.exitcode is not None]
+        if not ended:
+            return "its process still runs but no longer answers"
+        return described_exit(min(ended))  # a kill first: the others end because of it
+
     async def close(self, timeout_s: float) -> None:
-        """Ends them: asked to, and killed after `timeout_s`. Idempotent."""
+        """Asks the processes to end, and kills them after `timeout_s`. Idempotent."""
         if self.output_handler is not None:
-            self.output_handler.cancel()  # or it reports the end that is asked for as an error
+            self.output_handler.cancel()  # or it would report the requested end as an error
         await asyncio.to_thread(self._llm.shutdown, timeout_s)
         await asyncio.to_thread(self._kill)
         await asyncio.sleep(0)  # its sockets are closed in a callback
         cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)  # vLLM leaves it open
+
+    def _join(self) -> None:
+        for process in self._cores:
+            process.join(_EXIT_TIMEOUT_S)
+            if process.is_alive():  # one that does not answer must not be waited for again
+                return
 
     def _kill(self) -> None:
         alive = [process for process in self._processes if process.is_running()]
@@ -56,3 +81,19 @@ class EngineProcesses:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(alive, timeout=_KILL_TIMEOUT_S)
+
+
+def described_exit(exit_code: int) -> str:
+    """How a process ended; a negative `exit_code` is the signal that killed it."""
+    if exit_code >= 0:
+        return (
+            f"exit status {exit_code}; vLLM's log above says why. A worker with exit code -9 there "
+            "was killed, often by the kernel's out-of-memory killer"
+        )
+    number = -exit_code
+    try:
+        name = f" ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal has no name
+        name = ""
+    hint = ", often by the kernel's out-of-memory killer" if number == signal.SIGKILL else ""
+    return f"killed by signal {number}{name}{hint}"

@@ -1,18 +1,18 @@
 """Turns transcripts into prompts, and the messages after a step into the tokens that follow it.
 
-Owns: what a model's chat template writes, and when a prompt may only grow.
-Never: generation.
+Owns: the output of a model's chat template, and the decision when a prompt may only grow.
+Never: generates.
 
-Within a turn nothing is rendered twice: `append` keeps the tokens that the model was given and
-those that it sampled, and adds the template's *delta*: what it writes from the end of an assistant
-message up to the start of the next one. The delta is cut out of a rendering of a few short
-messages: one user message, the assistant message with a marker for what it says, and the messages
-that follow. It begins with the token that ends a message. Tokenizers split text at such tokens
-before anything else, so the delta may be tokenised alone, and the whole is token for token what
-the template's own rendering would be.
+Within a turn nothing is rendered twice. `append` keeps the tokens that the model was given and the
+tokens that it sampled. It adds the template's *delta*: the text that the template writes from the
+end of an assistant message to the start of the next one. The delta is cut out of a rendering of a
+few short messages: one user message, the assistant message with a marker in place of its text, and
+the messages that follow. The delta begins with the token that ends a message. Tokenizers split
+text at such tokens before anything else. The delta can therefore be tokenised alone, and the whole
+prompt has the same tokens as the template's own rendering.
 
-Mistral's own tokenizers (mistral-common) have no template and read no special token in a text:
-they make tokens of messages, always of a whole transcript.
+Mistral's own tokenizers (mistral-common) have no template and find no special tokens in a text.
+They turn messages into tokens, always those of a whole transcript.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from precall_service.domain.messages import (
     UserMessage,
 )
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.engine.base import Finish, GenerationRefusedError, Prompt, StepEnd
+from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
 from precall_service.engine.vllm.recent import Recent
 
@@ -50,14 +50,14 @@ _PROBE_CALL_ID = "precall00"  # nine letters and digits: some templates take not
 _SHAPES_MAX: Final = 256
 
 _TOKENIZE_PARAMS: Final = TokenizeParams(
-    max_total_tokens=None,  # how long a prompt may be is the turn's to say
-    add_special_tokens=False,  # the template has written them; a delta is no beginning
+    max_total_tokens=None,  # the turn checks the length of a prompt
+    add_special_tokens=False,  # the template writes them, and a delta has none
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
-    """All of a transcript that decides what its template writes around an assistant message."""
+    """The features of a transcript that decide what its template writes around a message."""
 
     variables: str
     system: bool
@@ -88,27 +88,27 @@ class PromptRenderer:
         self._stop_texts = tuple(
             text for text, token_id in added.items() if token_id in self._stop_token_ids
         )
-        # Bounded, since clients choose the variables in a shape.
+        # Bounded, because clients choose the variables in a shape.
         self._ends: Recent[_Shape, str | None] = Recent(_SHAPES_MAX)
         self._rewrites: Recent[_Shape, bool] = Recent(_SHAPES_MAX)
         self._warned = False
         self.rendered_afresh = 0
-        """How often `append` had to render the whole, for want of a token that ends a message."""
+        """How often `append` rendered the whole, because no token ends the message."""
 
     async def render(self, transcript: Transcript) -> Prompt:
         """The template's own rendering, ready for the model's next message.
 
         Raises:
-            GenerationRefusedError: the template refuses the transcript.
+            TemplateRefusedError: the template refuses the transcript.
         """
         rendered = await self._rendered(transcript, ready=True)
         return Prompt(tuple(await self._token_ids(rendered)))
 
     async def rendered_call(self, tool: ToolDeclaration) -> str:
-        """What the template writes when a call of this tool has been made, and all around it.
+        """The template's rendering of a conversation with one call of this tool.
 
         Raises:
-            GenerationRefusedError: the template refuses calls.
+            TemplateRefusedError: the template refuses calls.
         """
         call = ToolCall(call_id=_PROBE_CALL_ID, tool_name=tool.name, arguments_json="{}")
         transcript = Transcript(
@@ -129,10 +129,10 @@ class PromptRenderer:
         transcript: Transcript,
         following: Sequence[Message],
     ) -> Prompt:
-        """`prompt`, what was sampled, and the delta up to the model's next message.
+        """`prompt`, the sampled tokens, and the delta up to the model's next message.
 
         Raises:
-            GenerationRefusedError: the template refuses the messages.
+            TemplateRefusedError: the template refuses the messages.
         """
         whole = replace(transcript, messages=(*transcript.messages, *following))
         user_speaks = any(isinstance(message, UserMessage) for message in following)
@@ -145,9 +145,9 @@ class PromptRenderer:
         return Prompt(prompt.token_ids + self._kept(end) + delta)
 
     def _kept(self, end: StepEnd) -> tuple[int, ...]:
-        """The sampled tokens up to the end of what the message says.
+        """The sampled tokens up to the end of the message's text.
 
-        The delta brings the template's own end token, so whichever one was sampled is left out.
+        The sampled end token is left out, because the delta begins with the template's own.
         """
         tokens = end.token_ids
         if end.finish is Finish.LENGTH or not tokens:
@@ -157,7 +157,7 @@ class PromptRenderer:
         return self._without_stop_string(tokens, end.raw_text)
 
     def _without_stop_string(self, tokens: tuple[int, ...], text: str) -> tuple[int, ...]:
-        """The tokens of `text`: those that made up the stop string after it are not in it."""
+        """The tokens of `text`, without those of the stop string that followed it."""
         kept = len(tokens)
         while True:
             decoded = self._tokenizer.decode(list(tokens[:kept]), skip_special_tokens=True)
@@ -169,7 +169,10 @@ class PromptRenderer:
     async def _delta(
         self, transcript: Transcript, following: Sequence[Message]
     ) -> tuple[int, ...] | None:
-        """What the template writes after the last message; None where it cannot be cut out."""
+        """The tokens that the template writes after the last message; None if they cannot be cut.
+
+        They can be cut out only where they begin with a token that ends a message.
+        """
         skeleton = _skeleton(transcript)
         end = await self._end_of_message(_shape(skeleton), skeleton)
         if end is None:
@@ -182,18 +185,19 @@ class PromptRenderer:
         return tuple(token_ids) if token_ids[0] in self._added_token_ids else None
 
     async def _end_of_message(self, shape: _Shape, skeleton: Transcript) -> str | None:
-        """The text of the token that ends assistant messages of this shape; None: there is none.
+        """The text of the token that ends assistant messages of this shape; None if there is none.
 
-        Found by rendering twice, with messages after it that differ from their first letter on:
-        between the marker and that letter stands the end of the message, and the next one's head.
+        It is found by two renderings with following messages that differ from their first letter
+        on. The end of the message and the head of the next one stand between the marker and that
+        letter.
         """
         if shape not in self._ends:
             end = await self._probed_end(skeleton)
             if end is None and not self._warned:
                 self._warned = True
                 log.warning(
-                    "this chat template has messages that no token ends: after one, a step is "
-                    "rendered afresh, and what the cache saves depends on the template"
+                    "this chat template ends some messages without a token of their own: the step "
+                    "after one is rendered afresh, and may find less of its prompt in the cache"
                 )
             self._ends[shape] = end
         return self._ends[shape]
@@ -215,7 +219,7 @@ class PromptRenderer:
         return next((text for text in self._added_texts if text and tail.startswith(text)), None)
 
     async def _rewrites_history(self, transcript: Transcript) -> bool:
-        """Whether the template writes earlier messages otherwise once a user speaks again."""
+        """Whether the template changes earlier messages once a user speaks again."""
         skeleton = _skeleton(transcript)
         shape = replace(_shape(skeleton), calls=False, text=True, reasoning=_reasoned(transcript))
         if shape not in self._rewrites:
@@ -226,13 +230,16 @@ class PromptRenderer:
         return self._rewrites[shape]
 
     async def _rendered(self, transcript: Transcript, *, ready: bool) -> str | list[int]:
-        """What the template writes; tokens, where the model has a renderer that is no template.
+        """The template's rendering; tokens if the model has no template but its own tokenizer.
 
         `ready` adds the head of the model's next message.
+
+        Raises:
+            TemplateRefusedError: the template refuses the transcript.
         """
         variables = dict(transcript.template_variables)
         if taken := sorted(RESERVED_VARIABLES & variables.keys()):
-            raise GenerationRefusedError(f"{taken[0]!r} cannot be a template variable")
+            raise TemplateRefusedError(f"{taken[0]!r} cannot be a template variable: leave it out")
         params = ChatParams(
             chat_template=self._chat_template,
             chat_template_kwargs=variables
@@ -246,8 +253,9 @@ class PromptRenderer:
         try:
             _, rendered = await self._renderer.render_messages_async(messages, params)
         except (VLLMClientError, ValueError, TimeoutError) as error:
-            raise GenerationRefusedError(
-                f"the model's chat template refuses this: {error}"
+            raise TemplateRefusedError(
+                "the model's chat template refuses the messages, tools or template variables of "
+                f"the conversation: {str(error) or type(error).__name__}"
             ) from error
         prompt = cast(dict[str, Any], rendered)
         return prompt["prompt"] if "prompt_token_ids" not in prompt else prompt["prompt_token_ids"]
@@ -262,9 +270,9 @@ class PromptRenderer:
 
 
 def _common_start(one: str, other: str) -> str:
-    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+    for length, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
-            return one[:place]
+            return one[:length]
     return min(one, other, key=len)
 
 
@@ -286,7 +294,7 @@ def _shape(transcript: Transcript) -> _Shape:
 
 
 def _skeleton(transcript: Transcript) -> Transcript:
-    """The same situation in few words: who spoke and which calls were made is kept."""
+    """The same situation with short texts: the same roles, and the same calls of the last step."""
     last = transcript.messages[-1]
     assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
     called = {call.tool_name for call in last.tool_calls}
@@ -308,7 +316,7 @@ def _skeleton(transcript: Transcript) -> Transcript:
 
 
 def _probe_answers(skeleton: Transcript, letter: str) -> list[Message]:
-    """Messages that may follow, starting with `letter`."""
+    """Messages that may follow, each beginning with `letter`."""
     last = skeleton.messages[-1]
     assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
     answers: list[Message] = [
@@ -319,7 +327,7 @@ def _probe_answers(skeleton: Transcript, letter: str) -> list[Message]:
 
 
 def _probe_history(skeleton: Transcript, *, reasoning: bool) -> Transcript:
-    """A finished turn, with a call and its answer where there are tools."""
+    """A finished turn, with a call and its answer if there are tools."""
     thought = "thought" if reasoning else ""
     messages: list[Message] = [UserMessage(text="x")]
     if skeleton.tools:
@@ -334,7 +342,7 @@ def _probe_history(skeleton: Transcript, *, reasoning: bool) -> Transcript:
 
 
 def _reasoned(transcript: Transcript) -> bool:
-    """Whether the model reasoned since the user last spoke."""
+    """Whether the model has reasoned since the user last spoke."""
     for message in reversed(transcript.messages):
         match message:
             case UserMessage():
@@ -347,7 +355,7 @@ def _reasoned(transcript: Transcript) -> bool:
 
 
 def _continues(before: str | list[int], after: str | list[int], *, reasoning: bool) -> bool:
-    """Whether `after` begins as `before` stood up to the end of its last message's text."""
+    """Whether `after` begins with `before` up to the end of its last message's text."""
     if not isinstance(before, str) or not isinstance(after, str) or _MARKER not in before:
         return False
     said = before[: before.find(_MARKER) + len(_MARKER)]

@@ -1,7 +1,7 @@
 """Turns a step's settings into vLLM's sampling parameters, and its tools into a grammar.
 
-Owns: a bounded memory of the plans made, since every step of a turn asks for the same tools.
-Never: parsing.
+Owns: a bounded cache of plans, since every step of a turn has the same tools.
+Never: parses.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ _PLANS_MAX: Final = 64
 _NO_VARIABLES: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _PlanKey: TypeAlias = tuple[tuple[str, ...], ToolChoice, str]
-"""Digests of the tools, the choice among them, and the template's variables as JSON."""
+"""The digests of the tools, the tool choice, and the template variables as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """What steps with the same tools, tool choice and template variables have in common.
 
-    `request` is what vLLM's parsers are asked with; they do not change it. None of it is sent
-    anywhere. `make_parser` is None where text is all that a step can bring.
-    `reasoning_parser_kwargs` are for the parser in the engine, which tells where the grammar
-    begins: it must know what ours knows.
+    Attributes:
+        request: The request that vLLM's parsers take as an argument. They do not change it, and it
+            is sent nowhere.
+        make_parser: Makes the parser of one step; None if a step can bring text only.
+        reasoning_parser_kwargs: For the parser in the engine's process, which finds where the
+            grammar begins and must therefore know the same variables.
     """
 
     request: ChatCompletionRequest
@@ -50,7 +52,7 @@ class StepPlan:
 
 
 class StepPlans:
-    """Plans for the steps of one model."""
+    """Makes the plans for the steps of one model."""
 
     def __init__(
         self,
@@ -75,9 +77,9 @@ class StepPlans:
         choice: ToolChoice,
         variables: Mapping[str, JsonValue] = _NO_VARIABLES,
     ) -> StepPlan:
-        """The plan for these tools, made at the first use of their digests.
+        """The plan for these tools, this choice and these template variables.
 
-        `variables` are the template's: a parser must know whether it left reasoning out.
+        Parsers need the variables to know whether the template left reasoning out.
         """
         key = tuple(tool.digest for tool in tools), choice, dump(dict(variables))
         if key not in self._plans:
@@ -85,7 +87,7 @@ class StepPlans:
         return self._plans[key]
 
     def write_calls_as(self, rendered: str, tool: ToolDeclaration) -> None:
-        """Calls are written from now on as in this rendering, which has one of this tool."""
+        """From now on holds calls to the form of the rendering, which has a call of this tool."""
         self._call_form = None
         self._plans.clear()
         outputs = self.plan((tool,), ToolChoice()).structured_outputs
@@ -94,15 +96,19 @@ class StepPlans:
         self._plans.clear()
 
     def sampling_params(self, spec: StepSpec, plan: StepPlan, *, parsed: bool) -> SamplingParams:
-        """What vLLM is asked to generate. `parsed` output keeps the special tokens parsers need."""
+        """The sampling parameters of a step. `parsed` output keeps the special tokens.
+
+        Raises:
+            VLLMClientError: vLLM refuses a setting.
+        """
         generation = spec.generation
         chosen = {
             "temperature": generation.temperature,
             "top_p": generation.top_p,
             "top_k": generation.top_k,
         }
-        # One mapping, since the model's own settings may name what a step decides: a
-        # generation_config.json with `max_new_tokens` has a `max_tokens` here.
+        # One mapping, since the model's defaults may have settings that each step decides: the
+        # `max_new_tokens` of a generation_config.json is a `max_tokens` here.
         settings: dict[str, Any] = {
             **self._defaults,
             **{name: value for name, value in chosen.items() if value is not None},

@@ -1,9 +1,9 @@
-"""Names vLLM's own schedulers through a module of ours, and so is imported in the engine process.
+"""Adds to the engine's process a utility that reads its load.
 
-vLLM imports the class named as `scheduler_cls` in every EngineCore process. The classes are vLLM's,
-untouched; what importing this module adds is one utility that reads what the engine holds. A
-stat logger would not do: it hears of steps only, and an engine whose last generation was aborted
-may take none.
+vLLM imports the class named by `scheduler_cls` in every EngineCore process. This module re-exports
+vLLM's own schedulers unchanged, so that vLLM imports this module there; the import adds the
+utility. A stat logger would not do: it is called after steps only, and an engine whose last
+generation was aborted may take no further step.
 
 Concurrency: a utility runs in the engine's main loop, between two steps.
 """
@@ -20,7 +20,7 @@ LOAD_UTILITY = "precall_load"
 
 
 def _load(core: EngineCore) -> tuple[int, int, float]:
-    """Running and waiting generations, and the share of the KV cache in use."""
+    """Running generations, waiting generations, and the fraction of the KV cache in use."""
     running, waiting = core.scheduler.get_request_counts()
     return running, waiting, core.scheduler.get_kv_cache_usage()
 

@@ -29,10 +29,10 @@ from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoi
 from precall_service.engine.base import (
     EngineStartError,
     Feature,
-    GenerationRefusedError,
     Priority,
     Progress,
     StepSpec,
+    TemplateRefusedError,
 )
 from precall_service.engine.install import install_command
 from precall_service.engine.vllm import scheduling
@@ -231,7 +231,7 @@ async def _warm_up(engine: VllmEngine) -> None:
     transcript = Transcript(messages=(UserMessage(text="Hello"),))
     try:
         prompt = await engine.render(transcript)
-    except GenerationRefusedError as error:
+    except TemplateRefusedError as error:
         raise EngineStartError(f"{error}. Name one that fits with --chat-template") from error
     choices: list[tuple[tuple[ToolDeclaration, ...], ToolChoice]] = [((), ToolChoice())]
     if Feature.STRUCTURED_CALLS in engine.info.features:
