@@ -161,7 +161,9 @@ async def until_replaced(service: Service) -> None:
 
 
 async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
-    vllm_factory: EngineFactory, kill_engine: Callable[[], Awaitable[None]]
+    vllm_factory: EngineFactory,
+    kill_engine: Callable[[], Awaitable[None]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with served(vllm_factory) as (service, client), client.conversation() as conversation:
         before = await conversation.ask("Say hello.", temperature=0.0, max_tokens=8)
@@ -171,6 +173,7 @@ async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
         async with asyncio.timeout(WAIT_S):
             await until_replaced(service)
         after = await conversation.ask("Say hello.", temperature=0.0, max_tokens=8)
+    assert "the engine died (killed by signal 9 (SIGKILL), often by the kernel's" in caplog.text
     assert before.text
     assert after.text
     assert after.report.usage.input_tokens > before.report.usage.input_tokens

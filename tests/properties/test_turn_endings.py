@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from precall_service.domain.errors import Reason, ServiceError
@@ -176,6 +176,7 @@ def _spec(turn_id: str) -> TurnSpec:
     st.lists(ACTS, max_size=40),
     st.sampled_from([1, 2, 5, 100]),
 )
+@example(["false death"], [("send", 0), *[("go on", 10)] * 9, ("send", 1)], 100)
 def test_everything_ends_once(steps: list[str], acts: list[tuple[str, int]], room: int) -> None:
     async def play() -> None:
         played = Play(steps)

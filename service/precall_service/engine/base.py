@@ -148,9 +148,9 @@ Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWrit
 class Chunk:
     """One output of the engine: the tokens that it has just sampled, and the pieces read from them.
 
-    A chunk may have no pieces: the parser holds its tokens back until it knows what they are, such
-    as the start of a mark or of a character. Its pieces may therefore come from earlier tokens
-    too. A chunk has no tokens only if its pieces are all that the parser still held back.
+    A chunk may have no pieces: the parser holds tokens back until it knows what they are, such as
+    the start of a mark or of a character. The pieces of a chunk may therefore cover tokens of
+    earlier chunks too. A last chunk without tokens has the pieces that were held back to the end.
     """
 
     token_ids: tuple[int, ...]

@@ -108,9 +108,9 @@ class EngineSupervisor:
     def report_death(self, engine: Engine) -> None:
         """Takes an engine out of service that has raised EngineDiedError; `run` replaces it.
 
-        The caller need not wait for `wait_dead`, and whether the process is really gone does not
-        matter: an engine that says that it died serves nobody. An engine that has been replaced
-        already is ignored.
+        The engine is replaced even if its process still runs: an engine that raises
+        EngineDiedError serves no turn. Reports about an engine that was replaced already are
+        ignored.
         """
         if engine is self.running:
             self._become(EngineState.RESTARTING)

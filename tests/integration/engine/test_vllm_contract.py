@@ -1,4 +1,4 @@
-"""The contract of every engine, on the real one."""
+"""The contract of every engine, on the real engine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class TestVllmEngineDeath(EngineDeathContract):
     def doomed_engine(self, vllm_engine: Engine, engine_keeper: EngineKeeper) -> Generator[Engine]:
         pids = engine_keeper.pids
         yield vllm_engine
-        assert not any(map(psutil.pid_exists, pids)), "a dead engine that is closed leaves nothing"
+        assert not any(map(psutil.pid_exists, pids)), "a closed engine leaves no process"
 
     @pytest.fixture
     def kill(self, kill_engine: Callable[..., Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """By what a service manager sends to every process at once: the engine still says so."""
+        """SIGTERM, which a service manager sends to all processes: the engine can still tell."""
         return functools.partial(kill_engine, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What only the real engine does: its queue, its refusals, its start and its end."""
+"""Behaviour of the real engine alone: its queue, its refusals, its start and its end."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.support.steps import asked, heard, step_spec, until_idle
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def vllm_leaves_its_context() -> AsyncGenerator[None]:
-    """A start that fails in vLLM's constructor leaves no AsyncLLM whose context could be closed."""
+    """Ignores the ZeroMQ context of a start that fails in vLLM's constructor: nothing closes it."""
     yield
     for thread in threading.enumerate():
         if thread.name == "precall-engine":
             await asyncio.to_thread(thread.join, 20)
-    await asyncio.sleep(0)  # the loop drops what the thread has raised
+    await asyncio.sleep(0)  # the loop drops the thread's exception
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unclosed context", ResourceWarning)
         gc.collect()
@@ -67,7 +67,7 @@ async def test_a_start_tells_its_stages(vllm_engine: Engine, engine_keeper: Engi
 
 
 async def test_steps_that_continue_a_turn_go_first(vllm_engine: Engine) -> None:
-    """With every place taken and three steps waiting, one place is given up."""
+    """With all slots taken and three steps waiting, one slot is freed."""
     engine = vllm_engine
     prompt = await engine.render(asked("Tell me a story"))
     began: asyncio.Queue[Priority] = asyncio.Queue()
@@ -106,7 +106,7 @@ async def test_settings_that_vllm_refuses_are_refused(
     vllm_engine: Engine, generation: GenerationSettings
 ) -> None:
     prompt = await vllm_engine.render(asked("Hello"))
-    with pytest.raises(GenerationRefusedError, match="the engine refuses this"):
+    with pytest.raises(GenerationRefusedError, match="the engine refuses this step"):
         await heard(vllm_engine.generate(prompt, step_spec(generation=generation)))
     await until_idle(vllm_engine)
 
@@ -154,7 +154,7 @@ async def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.usefixtures("vllm_leaves_its_context")
 async def test_what_fails_in_another_process_is_told(tmp_path: Path) -> None:
-    """The weights are missing, which only the worker finds out."""
+    """Only the worker finds out that the weights are missing."""
     shutil.copytree(
         embedded_config().model,
         tmp_path,

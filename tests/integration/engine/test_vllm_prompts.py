@@ -1,4 +1,4 @@
-"""Prompts that grow by what a real model samples: same text as rendered, and found in the cache."""
+"""Prompts that grow by a real model's tokens: the text of a rendering, and found in the cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tokenizer(engine: Engine) -> Any:
 async def appended(
     engine: Engine, prompt: Prompt, said: Said, transcript: Transcript, *following: Message
 ) -> Prompt:
-    """The next prompt, compared with a rendering of the whole."""
+    """The next prompt, after a comparison with a rendering of the whole transcript."""
     longer = await engine.append(prompt, said.end, transcript, following)
     whole = await engine.render(after(transcript, *following))
     decode, encode = tokenizer(engine).decode, tokenizer(engine).encode
@@ -51,7 +51,7 @@ async def appended(
 
 
 def cached_at_least(engine: Engine, prompt: Prompt, said: Said) -> int:
-    """The whole blocks of a step's prompt and tokens; its last token was never an input."""
+    """The whole blocks of a step's prompt and tokens, without its last token: it was no input."""
     block = engine.info.kv_block_tokens
     return (len(prompt) + len(said.end.token_ids) - 1) // block * block
 
@@ -83,7 +83,7 @@ async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> 
 
 
 async def test_calls_read_as_the_template_writes_them(vllm_engine: Engine) -> None:
-    """So a transcript that is rendered afresh has the tokens' own text in it."""
+    """So that a transcript that is rendered afresh has the same text as the tokens."""
     prompt = await vllm_engine.render(QUESTION)
     spec = step_spec(max_tokens=200, tools=QUESTION.tools, tool_choice=REQUIRED)
     said = await heard(vllm_engine.generate(prompt, spec))

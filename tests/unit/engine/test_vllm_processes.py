@@ -22,11 +22,15 @@ def test_a_kill_for_memory_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("exit_code", "text"),
-    [(-11, "killed by signal 11 (SIGSEGV)"), (-40, "killed by signal 40")],
+    [
+        (-11, "killed by signal 11 (SIGSEGV)"),
+        (-40, "killed by signal 40"),
+        (0, "exit status 0, as after SIGTERM"),
+    ],
 )
-def test_other_signals_are_told(exit_code: int, text: str) -> None:
+def test_other_ends_are_told(exit_code: int, text: str) -> None:
     assert described(exit_code) == text
 
 
-def test_an_exit_status_is_told() -> None:
+def test_a_failure_is_told_with_where_to_look() -> None:
     assert described(1).startswith("exit status 1;")

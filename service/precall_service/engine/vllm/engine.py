@@ -46,9 +46,9 @@ log = logging.getLogger(__name__)
 
 _DIED: Final = "the engine's process died"
 
-_DEATH_WAIT_S: Final = 10.0
-"""How long an engine that aborts a generation by itself may take to die before it counts as
-alive. It tears its workers down in this time."""
+_DEATH_WAIT_S: Final = 30.0
+"""How long to wait for the death of an engine that aborts a generation by itself. An engine that
+shuts down aborts its generations first, then ends its workers, and then dies."""
 
 _GENERATION_FIELDS: Final = frozenset({"temperature", "top_p", "top_k", "seed", "stop"})
 """Parameters that vLLM and the contract's GenerationSettings call by the same name."""
@@ -241,7 +241,7 @@ class VllmEngine:
         match reason:
             case "length":
                 return Finish.LENGTH
-            case "abort":  # not by us, since nobody reads what we abort
+            case "abort":  # by the engine itself: a generation that we abort has no reader
                 dead, _ = await asyncio.wait([self._alive()], timeout=_DEATH_WAIT_S)
                 if dead:
                     raise EngineDiedError(_DIED)
@@ -274,6 +274,6 @@ def _words(error: Exception) -> str:
 
 
 def _field(error: Exception) -> str:
-    """The path of the field that vLLM names as the fault; empty if it names none of ours."""
+    """The path of the field that vLLM names as the fault; empty if it is not a field of the contract."""
     parameter = getattr(error, "parameter", None)
     return f"start_turn.generation.{parameter}" if parameter in _GENERATION_FIELDS else ""

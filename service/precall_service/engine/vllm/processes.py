@@ -56,7 +56,7 @@ class EngineProcesses:
         await asyncio.to_thread(self._join)
         ended = [process.exitcode for process in self._cores if process.exitcode is not None]
         if not ended:
-            return "its process still runs but no longer answers"
+            return "its process still runs"
         return described_exit(min(ended))  # a kill first: the others end because of it
 
     async def close(self, timeout_s: float) -> None:
@@ -85,7 +85,9 @@ class EngineProcesses:
 
 def described_exit(exit_code: int) -> str:
     """How a process ended; a negative `exit_code` is the signal that killed it."""
-    if exit_code >= 0:
+    if exit_code == 0:
+        return "exit status 0, as after SIGTERM"
+    if exit_code > 0:
         return (
             f"exit status {exit_code}; vLLM's log above says why. A worker with exit code -9 there "
             "was killed, often by the kernel's out-of-memory killer"
