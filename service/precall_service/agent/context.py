@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from precall_service.admission import Admission, GrowthRecord
-from precall_service.agent.record import Tail
+from precall_service.agent.transcript import Tail
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import TurnCompleted
 from precall_service.domain.messages import Message, Transcript
@@ -39,6 +39,11 @@ class TurnContext:
     transcript: Transcript
     tail: Tail | None
     tools: tuple[RegisteredTool, ...]
+
+    @property
+    def who(self) -> str:
+        """The conversation and its tenant, for the log."""
+        return f"{self.conversation_id} (tenant {self.tenant})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from precall_service.agent.outbox import (
     ToolsRegistered,
     ToolsWithdrawn,
 )
-from precall_service.agent.record import Tail
+from precall_service.agent.transcript import Tail
 from precall_service.agent.turn import Turn
 from precall_service.domain.clock import Timer
 from precall_service.domain.errors import Reason, ServiceError

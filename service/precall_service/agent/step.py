@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ from precall_service.domain.events import (
 from precall_service.domain.messages import AssistantMessage, ToolCall
 from precall_service.domain.turn import StepFinish, TokenUsage
 from precall_service.engine import base
-from precall_service.engine.base import Chunk, Finish, Prompt, StepEnd
+from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream
 
 Emit = Callable[[TurnEvent], Awaitable[None]]
 
@@ -102,19 +102,19 @@ class StepReader:
             if call.call_id in self._calls_told
         }
 
-    async def read(self, chunks: AsyncGenerator[Chunk | StepEnd, None]) -> Step:
+    async def read(self, stream: StepStream) -> Step:
         """Reads the generation to its end.
 
         A step that a limit cut made no calls, nor did one that ended inside its only call: its
         raw text stands in the message instead, so that the transcript says what the tokens say.
 
         Raises:
-            Whatever the engine's `generate` raises.
+            EngineDiedError, ServiceError: from the engine.
         On cancel: the generation is aborted; what was told so far can still be asked for.
         """
-        async with aclosing(chunks) as reading:
-            async for chunk in reading:
-                if type(chunk) is StepEnd:
+        async with aclosing(stream) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, StepEnd):
                     return self._finished(chunk)
                 self.begun = True
                 pieces = tuple(map(self._piece, chunk.pieces))

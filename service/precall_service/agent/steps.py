@@ -57,8 +57,8 @@ class TurnSteps:
         """The next step, in the transcript and told to the client.
 
         Raises:
-            Whatever the engine's `generate` raises.
-        On cancel, as after an exception: the generation is aborted; `end_all` is still to be called.
+            EngineDiedError, ServiceError: from the engine.
+        On cancel, and after an error: the generation is aborted; `end_all` is still to be called.
         """
         self._prompt_tokens = len(prompt)
         await self._emit(StepStarted(self.number, len(prompt)))

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from precall_service.admission import Share
-from precall_service.agent import failures, refusals
+from precall_service.agent import refusals
 from precall_service.agent.account import TurnAccount
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
@@ -29,9 +30,11 @@ from precall_service.domain.endings import model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import TurnCompleted, TurnEvent, TurnQueued, TurnStarted
 from precall_service.domain.messages import Message
-from precall_service.domain.turn import TurnOutcome, TurnSpec
-from precall_service.engine.base import Engine, Finish, Prompt
+from precall_service.domain.turn import ToolChoice, TurnOutcome, TurnSpec
+from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
 from precall_service.tools.toolset import RegisteredTool
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[[TurnEvent], Awaitable[None]]
 Offer = Callable[[TurnEvent], None]
@@ -116,9 +119,13 @@ class Turn:
         """The steps, with every failure turned into the turn's outcome."""
         try:
             await self._admit_and_step()
-        except Exception as error:  # also a defect of ours must give the client its ending
-            who = f"turn {self.spec.turn_id!r} of {self._context}"
-            self._set(TurnOutcome.FAILED, failures.told(error, self._services.engines, who))
+        except ServiceError as error:
+            self._set(TurnOutcome.FAILED, error)
+        except EngineDiedError:
+            self._set(TurnOutcome.FAILED, self._services.engines.died())
+        except Exception as error:  # a defect of ours must still give the client its ending
+            who = f"turn {self.spec.turn_id!r} of {self._context.who}"
+            self._set(TurnOutcome.FAILED, defect(log, who, error))
 
     def _set(self, outcome: TurnOutcome, error: ServiceError) -> None:
         self._outcome, self._error = outcome, error
@@ -175,7 +182,7 @@ class Turn:
         engine = self._services.engines.engine()  # it may have been replaced; tokens fit any
         choice = self.spec.generation.tool_choice
         while True:
-            step = await self._steps.generate(engine, prompt, choice)
+            step = await self._generate(engine, prompt, choice)
             held = len(prompt) + len(step.end.token_ids)
             share.grow(held)
             if (limit := self._limit_reached(step)) is not None:
@@ -195,6 +202,14 @@ class Turn:
                 return held
             share.grow(len(prompt))
             choice = choice.after_calls()
+
+    async def _generate(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> Step:
+        try:
+            return await self._steps.generate(engine, prompt, choice)
+        except EngineDiedError:
+            # Before this turn's share goes to the next one, which would die as well.
+            self._services.engines.report_death(engine)
+            raise
 
     def _limit_reached(self, step: Step) -> ServiceError | None:
         """The limit that keeps the turn from going on after this step, if one does."""
