@@ -1,32 +1,29 @@
-"""Reads a docstring: what the function does, and what each of its parameters is."""
+"""Reads a docstring: what the function does, and what each of its parameters means."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import docstring_parser
+from docstring_parser.google import GoogleParser
 
-_HEADING = re.compile(
-    "(Args|Arguments|Parameters|Params|Returns|Yields|Raises|Except|Exceptions|Attributes"
-    r"|Example|Examples):\s*"
-)
+_HEADING = GoogleParser().titles_re
 
 
 @dataclass(frozen=True, slots=True)
 class Documentation:
-    """What a docstring says."""
+    """The parts of a docstring."""
 
     description: str
     """Its text without the sections."""
     parameters: Mapping[str, str]
-    """Descriptions by the parameters' names."""
+    """Descriptions by parameter name."""
 
 
 def read_docstring(function: Callable[..., object]) -> Documentation:
-    """Returns what a function's docstring says, in the style of Google, NumPy or Sphinx."""
+    """Returns the parts of a function's docstring, in the style of Google, NumPy or Sphinx."""
     parsed = docstring_parser.parse(_sections_last(inspect.getdoc(function) or ""))
     return Documentation(
         description=(parsed.description or "").strip(),
@@ -39,13 +36,14 @@ def read_docstring(function: Callable[..., object]) -> Documentation:
 
 
 def _sections_last(text: str) -> str:
-    """Returns a docstring with Google's sections moved behind the text that stands after them.
+    """Returns a docstring with Google's sections moved behind the text that follows them.
 
-    The parser drops such text, and takes a docstring that begins with a section for plain text.
+    The parser drops text after a section ("unknown meta"), and takes a docstring that begins with a
+    section for plain text. Both would lose a description that the model needs.
     """
     lines = text.splitlines()
     if lines and _HEADING.fullmatch(lines[0]) and not any(map(_HEADING.fullmatch, lines[1:])):
-        # Its first line does not count for the indentation, so the section has lost its own.
+        # inspect.getdoc ignores the first line's indentation, so it removed the section's.
         lines[1:] = [f"    {line}" for line in lines[1:]]
     prose: list[str] = []
     sections: list[str] = []
