@@ -1,4 +1,4 @@
-"""Every test of the client leaves nothing behind."""
+"""No test of the client leaves a task behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 async def nothing_left() -> AsyncIterator[None]:
-    """Fails a test that leaves an asyncio task running; a moment is given to those that end."""
+    """Fails a test that leaves an asyncio task running; tasks that are ending get a moment."""
     before: set[asyncio.Task[Any] | None] = {*asyncio.all_tasks()}
     yield
     before.add(asyncio.current_task())

@@ -1,4 +1,4 @@
-"""What the tests of the client share."""
+"""Helpers that the tests of the client share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def talking(
 
 
 async def result_of(function: Callable[..., object], **arguments: object) -> ToolResult:
-    """Returns what the server sees when the model calls a function with these arguments."""
+    """Returns the result at the server when the model calls a function with these arguments."""
     call = Call(getattr(function, "__name__", ""), arguments)  # pyright: ignore[reportArgumentType]
     async with talking([call, Say("done")], tools=(function,)) as (server, conversation):
         await conversation.ask("go")

@@ -1,4 +1,4 @@
-"""A client: what it connects to, what it says of itself there, and the event loop it lives in."""
+"""A client: its address, its metadata, its connection, and its event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from precall._options import channel_options
 from precall.testing import FakeServer, Say
 
 
-async def test_no_server_is_said_with_the_address() -> None:
+async def test_a_missing_server_is_reported_with_its_address() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     async with Client(address) as client:
@@ -27,7 +27,7 @@ async def test_no_server_is_said_with_the_address() -> None:
             assert address in caught.value.message
 
 
-async def test_what_is_not_precall_is_said_so() -> None:
+async def test_a_server_that_is_not_precall_is_reported() -> None:
     other = grpc.aio.server()
     port = other.add_insecure_port("127.0.0.1:0")
     await other.start()
@@ -38,7 +38,7 @@ async def test_what_is_not_precall_is_said_so() -> None:
     await other.stop(None)
 
 
-async def test_a_server_that_says_nothing_is_given_up() -> None:
+async def test_a_silent_server_is_given_up() -> None:
     options = ClientOptions(open_timeout_s=0.2, answer_timeout_s=0.2)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -54,23 +54,23 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
     "address",
     ["", "http://localhost:50151", "grpc://localhost:1", "localhost", "localhost:", "a:1/", "::1"],
 )
-def test_what_is_not_an_address_is_refused(address: str) -> None:
+def test_invalid_addresses_are_refused(address: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         Client(address)
 
 
 @pytest.mark.parametrize("address", ["a-b.c:1", "127.0.0.1:1", "[::1]:1", "unix:/x", "dns:///a:1"])
-def test_what_grpc_connects_to_is_an_address(address: str) -> None:
+def test_addresses_of_grpc_are_accepted(address: str) -> None:
     assert Client(address).address == address
 
 
 @pytest.mark.parametrize(
     ("metadata", "tenant", "says"),
     [
-        ({"two words": "x"}, "", "'two words' has no key"),
-        ({"token-bin": "x"}, "", "'token-bin' has no key"),
-        ({"token": 3}, "", "'token' is a text in ASCII, not int"),
-        ({"token": "\n"}, "", "'token' is a text in ASCII"),
+        ({"two words": "x"}, "", "key 'two words' must"),
+        ({"token-bin": "x"}, "", "key 'token-bin' must"),
+        ({"token": 3}, "", "'token' must be an ASCII string, not int"),
+        ({"token": "\n"}, "", "'token' must be an ASCII string"),
         ({}, "Zürich", "tenant 'Zürich' is not 1 to 64 of"),
     ],
 )
@@ -98,7 +98,7 @@ async def test_keys_of_metadata_are_sent_in_lower_case() -> None:
         ({"role": "user"}, "a list of precall.Message, not of dict"),
     ],
 )
-def test_what_is_no_message_of_a_history_is_refused(said: Any, says: str) -> None:
+def test_a_history_holds_only_messages_of_a_history(said: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Client("localhost:1").conversation(history=[said])
 
@@ -136,7 +136,7 @@ async def test_closing_the_client_ends_what_is_in_flight_with_an_error() -> None
                 await attempt
 
 
-async def test_who_cancels_an_opening_gets_a_cancellation() -> None:
+async def test_cancelling_an_opening_raises_a_cancellation() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         async with Client(f"127.0.0.1:{silent.getsockname()[1]}") as client:
             for begin in (lambda: client.conversation().open(), client.server_info):

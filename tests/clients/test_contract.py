@@ -1,4 +1,4 @@
-"""The client's values mirror the contract; what it leaves out is left out on purpose."""
+"""The client's values mirror the contract, and every omission is deliberate."""
 
 from __future__ import annotations
 

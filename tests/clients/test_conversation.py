@@ -1,4 +1,4 @@
-"""Conversations: opening, tools while they run, closing, and what the client does around them."""
+"""Conversations: opening, their tools, closing, and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shout(text: str) -> str:
     return text.upper()
 
 
-async def test_the_handshake_holds_what_was_said() -> None:
+async def test_the_handshake_holds_the_arguments() -> None:
     history = [
         Message("user", "1 + 1?"),
         Message("assistant", tool_calls=(ToolCall("c", "add", '{"left": 1}'),), reasoning="hm"),
@@ -65,13 +65,13 @@ async def test_the_handshake_holds_what_was_said() -> None:
     assert [frame.WhichOneof("frame") for frame in server.frames] == ["open", "close"]
 
 
-def test_a_declaration_holds_what_was_said() -> None:
+def test_a_declaration_holds_the_options() -> None:
     said = _frames.tool(
         Tool.from_function(
             add, version="3", read_only=True, speculation_safe=True, idempotent=True,
             open_world=True, requires_approval=True, approval_may_edit=True, reads=["n:{left}"],
-            writes=["n:{right}"], cache_ttl=60, cache_scope="tenant", timeout=2.5,
-            max_concurrency=4, rate_limit=10, rate_interval=0.5,
+            writes=["n:{right}"], cache_ttl_s=60, cache_scope="tenant", timeout_s=2.5,
+            max_concurrency=4, rate_limit=10, rate_interval_s=0.5,
         )
     )  # fmt: skip
     assert said.effects == tool_pb2.ToolEffects(
@@ -83,7 +83,7 @@ def test_a_declaration_holds_what_was_said() -> None:
     assert said.timeout.ToMilliseconds() == 2500
     assert said.rate_interval.ToMilliseconds() == 500
     assert (said.cache.ttl.seconds, said.cache.scope) == (60, tool_pb2.CACHE_SCOPE_TENANT)
-    # What says nothing declares nothing.
+    # Without options, nothing is declared.
     quiet = _frames.tool(Tool.from_function(shout))
     assert quiet.effects == tool_pb2.ToolEffects()
     assert not quiet.HasField("cache")
@@ -121,7 +121,9 @@ async def test_conversations_choose_their_tools() -> None:
         ):
             async with client.conversation(tools=tools) as conversation:
                 assert [tool.name for tool in conversation.tools] == names
-        assert server.tools["add"].effects.read_only  # a function keeps what its client knows of it
+        assert server.tools[
+            "add"
+        ].effects.read_only  # a function keeps the options that the client has for it
 
 
 async def len_of(text: str) -> int:
@@ -133,15 +135,15 @@ async def test_tools_come_and_go_while_a_turn_runs() -> None:
     async with talking(script, tools=(shout,)) as (server, conversation):
 
         async def shrink() -> str:
-            await conversation.withdraw("shout")
+            await conversation.remove_tool("shout")
             return "shrunk"
 
         async def grow() -> str:
-            await conversation.register(add)
-            await conversation.register(shrink, name="grow", read_only=True)  # from now on
+            await conversation.add_tool(add)
+            await conversation.add_tool(shrink, name="grow", read_only=True)  # from now on
             return "grown"
 
-        await conversation.register(grow)
+        await conversation.add_tool(grow)
         answer = await conversation.ask("go")
         assert [tool.name for tool in conversation.tools] == ["grow", "add"]
     assert [result.value for result in server.results] == ["grown", "shrunk", None]
@@ -154,7 +156,7 @@ async def test_tools_come_and_go_while_a_turn_runs() -> None:
 
 async def test_a_turn_offers_the_tools_that_there_were_when_it_began() -> None:
     async def grow() -> None:
-        await conversation.register(add)
+        await conversation.add_tool(add)
 
     scripts = ([Call("grow"), Call("add", {"left": 1})], [Call("add", {"left": 1}), Say("2")])
     async with talking(*scripts, tools=(grow,)) as (_, conversation):
@@ -163,7 +165,7 @@ async def test_a_turn_offers_the_tools_that_there_were_when_it_began() -> None:
         assert str(await conversation.ask("and now?")) == "2"
 
 
-async def test_registering_what_the_client_knows_keeps_its_options() -> None:
+async def test_adding_a_tool_of_the_client_keeps_its_options() -> None:
     class Counter:
         def add(self, left: int) -> int:
             return left
@@ -173,37 +175,37 @@ async def test_registering_what_the_client_knows_keeps_its_options() -> None:
         client.add_tool(counter.add, read_only=True)
         async with client.conversation(tools=[counter.add]) as conversation:
             assert server.tools.pop("add").effects.read_only
-            await conversation.register(counter.add)
+            await conversation.add_tool(counter.add)
             assert server.tools.pop("add").effects.read_only
-            await conversation.register(counter.add, idempotent=True)
+            await conversation.add_tool(counter.add, version="2")
             assert not server.tools["add"].effects.read_only
 
 
 @pytest.mark.parametrize("options", [{"requires_approval": True}, {"rate_limit": 1}])
-async def test_what_no_server_serves_yet_is_refused_as_there(options: ToolOptions) -> None:
+async def test_options_that_no_server_serves_yet_are_refused(options: ToolOptions) -> None:
     async with talking() as (_, conversation):
         with pytest.raises(precall.ToolRejectedError, match=next(iter(options))) as caught:
-            await conversation.register(add, **options)
+            await conversation.add_tool(add, **options)
     assert caught.value.reason == "NOT_SERVED"
 
 
-async def test_registering_refused_keeps_what_was_there() -> None:
+async def test_a_refused_tool_leaves_the_previous_one() -> None:
     async with FakeServer([Call("add", {"left": 1}), Say("x")]) as server:
         async with Client(server.address) as client, client.conversation(tools=[add]) as talk:
             server.refuse_tools["add"] = Refuse("TOOL_SCHEMA_INVALID", "add: $.type is odd")
             with pytest.raises(precall.ToolRejectedError, match="odd") as caught:
-                await talk.register(shout, name="add")
+                await talk.add_tool(shout, name="add")
             assert caught.value.reason == "TOOL_SCHEMA_INVALID"
             await talk.ask("go")
         assert server.results[0].value == 2
 
 
-async def test_withdrawing() -> None:
+async def test_removing_a_tool() -> None:
     async with talking(tools=(add,)) as (_, conversation):
-        await conversation.withdraw("add")
+        await conversation.remove_tool("add")
         assert conversation.tools == ()
         with pytest.raises(precall.ToolRejectedError, match="has no tool 'add'"):
-            await conversation.withdraw("add")
+            await conversation.remove_tool("add")
 
 
 async def test_opening_with_refused_tools_raises_with_all_of_them() -> None:

@@ -1,4 +1,4 @@
-"""The fake server keeps to the contract, also towards clients that are not ours."""
+"""The fake server keeps to the contract, for other clients too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Request = agent_pb2.ConverseRequest
 
 
 async def converse(server: FakeServer, *frames: Request) -> list[agent_pb2.ConverseResponse]:
-    """Returns everything that a raw client is told that sends these frames and half-closes."""
+    """Sends frames as a raw client, half-closes, and returns all frames of the server."""
 
     async def sent() -> AsyncIterator[Request]:
         for number, frame in enumerate(frames, start=1):
@@ -80,7 +80,7 @@ async def test_a_script_knows_the_results_so_far() -> None:
         assert str(await conversation.ask("?")) == "a 4"
 
 
-async def test_what_the_script_does_not_have_fails_the_turn_and_says_so() -> None:
+async def test_a_call_or_turn_outside_the_script_fails_the_turn_with_the_reason() -> None:
     async with talking([Call("missing")]) as (_, conversation):
         with pytest.raises(precall.ServerError, match=r"calls 'missing', which .* were: none"):
             await conversation.ask("first")
@@ -101,7 +101,7 @@ async def test_the_version_of_a_tool_is_the_clients_or_made_up() -> None:
 
 
 async def test_it_holds_the_order_that_the_contract_promises() -> None:
-    """The driver checks every frame by the rules that the real server is held to."""
+    """The driver checks every frame by the same rules as for the real server."""
     scripts = (
         [Call("a", text="Well.", reasoning="Hm."), Parallel([Call("a"), Call("b")]), Say("Done.")],
         [Fail("ENGINE_FAILED")],

@@ -1,4 +1,4 @@
-"""Whatever a handler does, its call is answered once, in words, and the conversation goes on."""
+"""Every call is answered once, in words, whatever its handler does; the conversation goes on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from pydantic import Field
 
 import precall
 from precall import Client, ClientOptions, ServerLimits, ToolCallOutcome, ToolContext
-from precall._invocations import Invocations
-from precall._pool import HandlerPool
 from precall.testing import Call, FakeServer, Parallel, Say
-from precall.v1 import agent_pb2, invocation_pb2
 from tests.clients.helpers import FAST, result_of, talking
 
 
@@ -51,7 +48,7 @@ def later(value: int) -> Any:
     async def resolve() -> int:
         return value + 1
 
-    return resolve()  # as a decorator that knows nothing of coroutines does
+    return resolve()  # like a decorator that is unaware of coroutines
 
 
 @pytest.mark.parametrize(
@@ -209,7 +206,7 @@ async def test_what_fails_beside_the_handler_is_answered_too(
 ) -> None:
     result = await result_of(function, **arguments)
     assert (result.outcome, result.error_type) == (ToolCallOutcome.ERROR, "RuntimeError")
-    assert "its log says how" in result.error_message
+    assert "see its log" in result.error_message
 
 
 async def long_message() -> None:
@@ -335,7 +332,7 @@ async def test_a_handler_is_cancelled_at_its_deadline() -> None:
 
     script = [Call("sleeps"), Say("it took too long")]
     async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
-        client.add_tool(sleeps, timeout=0.1)
+        client.add_tool(sleeps, timeout_s=0.1)
         async with client.conversation() as conversation:
             answer = await conversation.ask("go")
     assert ended == ["cancelled"]
@@ -355,20 +352,16 @@ async def test_a_handler_that_ignores_its_deadline_delays_nobody() -> None:
 
     script = [Call("stubborn"), Say("went on")]
     async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
-        client.add_tool(stubborn, timeout=0.1)
+        client.add_tool(stubborn, timeout_s=0.1)
         async with client.conversation() as conversation:
             answer = await asyncio.wait_for(conversation.ask("go"), 5)
             release.set()
     assert (str(answer), answer.tool_calls[0].outcome) == ("went on", ToolCallOutcome.TIMEOUT)
 
 
-async def test_an_unknown_tool_is_answered_in_words() -> None:
-    sent: asyncio.Queue[agent_pb2.ConverseRequest] = asyncio.Queue()
-    pool = HandlerPool(FAST)
-    invocations = Invocations(sent.put, pool=pool, limits=ServerLimits(), options=FAST)
-    await invocations.start(invocation_pb2.Invoke(invocation_id="i", tool_name="gone"))
-    result = (await sent.get()).invocation_result
-    assert (result.invocation_id, result.error.type) == ("i", "ToolUnknown")
-    assert "no tool 'gone'" in result.error.message
-    await invocations.close()
-    pool.close()
+def test_the_context_shows_a_handler_only_what_it_needs() -> None:
+    shown = {name for name in dir(ToolContext) if not name.startswith("_")}
+    assert shown == {
+        "call_id", "cancelled", "conversation_id", "execution_id", "progress",
+        "progress_from_thread", "remaining_s", "tool_name", "traceparent", "tracestate", "turn_id",
+    }  # fmt: skip

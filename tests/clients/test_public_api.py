@@ -1,8 +1,10 @@
-"""The public face of the client, pinned."""
+"""The public API of the client, pinned."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +18,17 @@ PUBLIC = """
     Answer Capability Client ClientOptions ConnectError ConnectionLostError
     ContextWindowExceededError Conversation ConversationClosedError ConversationUnknownError
     EngineLoad EngineState EngineUnavailableError Event InvalidArgumentError LimitReachedError
-    Message NotServedError OverloadedError PrecallError ReasoningDelta ResultSource ServerError
-    ServerInfo ServerLimits StepCompleted StepFinishReason StepStarted TextDelta TokenUsage
-    TooLargeError Tool ToolCall ToolCallArgumentsDelta ToolCallCompleted ToolCallError
-    ToolCallOutcome ToolCallProgress ToolCallReady ToolCallStarted ToolContext ToolOptions
-    ToolRejectedError Turn TurnCompleted TurnLimits TurnOptions TurnOutcome TurnQueued TurnReport
-    TurnRunningError TurnStarted UnavailableError
+    Message NotServedError NotServedWarning OverloadedError PrecallError ReasoningDelta
+    ResultSource ServerError ServerInfo ServerLimits StepCompleted StepFinishReason StepStarted
+    TextDelta TokenUsage TooLargeError Tool ToolCall ToolCallArgumentsDelta ToolCallCompleted
+    ToolCallError ToolCallOutcome ToolCallProgress ToolCallReady ToolCallStarted ToolContext
+    ToolNamed ToolOptions ToolRejectedError Turn TurnCompleted TurnLimits TurnOptions
+    TurnOutcome TurnQueued TurnReport TurnRunningError TurnStarted UnavailableError
 """
 TESTING = "Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say Step ToolResult"
 
 
-def test_the_names_are_these() -> None:
+def test_the_public_names() -> None:
     assert precall.__all__ == sorted(PUBLIC.split())
     assert precall.testing.__all__ == sorted(TESTING.split())
 
@@ -37,18 +39,34 @@ def test_everything_public_is_described() -> None:
         assert not inspect.isclass(value) or inspect.getdoc(value), name
 
 
-def test_the_methods_are_these() -> None:
+def test_the_public_methods() -> None:
     def methods(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert methods(precall.Client) == {
-        "add_tool", "close", "conversation", "server_info", "tool", "tools",
+        "add_tool", "close", "conversation", "remove_tool", "server_info", "tool", "tools",
     }  # fmt: skip
     assert methods(precall.Conversation) == {
-        "ask", "capabilities", "close", "expires_after_s", "id", "limits", "model", "open",
-        "register", "send", "tools", "withdraw",
+        "add_tool", "ask", "capabilities", "close", "expires_after_s", "id", "limits", "model",
+        "open", "remove_tool", "send", "tools",
     }  # fmt: skip
     assert methods(precall.Turn) == {"answer", "cancel", "turn_id"}
+
+
+def test_every_time_in_seconds_says_so() -> None:
+    named = {
+        *precall.ToolOptions.__annotations__,
+        *precall.TurnOptions.__annotations__,
+        *inspect.signature(precall.testing.FakeServer).parameters,
+    }
+    for name in precall.__all__:
+        value = getattr(precall, name)
+        if dataclasses.is_dataclass(value):
+            named |= {field.name for field in dataclasses.fields(value)}
+    of_time = re.compile("timeout|ttl|interval|duration|grace|uptime|_time|retry_after|remaining")
+    times = {name for name in named if of_time.search(name)}
+    assert {"timeout_s", "cache_ttl_s", "rate_interval_s", "open_timeout_s", "uptime_s"} <= times
+    assert not {name for name in times if not name.endswith("_s")}
 
 
 def test_importing_the_client_imports_no_service_and_no_fake() -> None:

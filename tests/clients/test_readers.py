@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 import precall
-from precall import Client, ClientOptions, Conversation, TextDelta, Turn, TurnCompleted, TurnOutcome
+from precall import Client, ClientOptions, TextDelta, Turn, TurnCompleted, TurnOutcome
+from precall._replies import Replies, Reply
 from precall._stream import ConverseStream
 from precall.testing import Call, Entry, FakeServer, Hang, Say
 from precall.v1 import agent_pb2
@@ -21,9 +22,9 @@ WORDS = "word " * 500
 @asynccontextmanager
 async def full(
     *turns: Sequence[Entry],
-) -> AsyncGenerator[tuple[Conversation, Turn, AsyncIterator[precall.Event]], None]:
-    """Yields a turn of which one event was read, and no more than two can wait."""
-    options = ClientOptions(waiting_events_max=2, answer_timeout_s=0.2)
+) -> AsyncGenerator[tuple[Turn, AsyncIterator[precall.Event]], None]:
+    """Yields a turn of which one event was read; from two waiting events on, pieces merge."""
+    options = ClientOptions(waiting_events_max=2)
     async with (
         FakeServer(*turns) as server,
         Client(server.address, options=options) as client,
@@ -32,7 +33,7 @@ async def full(
         turn = conversation.send("?")
         events = aiter(turn)
         await anext(events)
-        yield conversation, turn, events
+        yield turn, events
 
 
 async def test_a_slow_reader_gets_everything() -> None:
@@ -57,7 +58,7 @@ async def test_a_slow_reader_gets_everything() -> None:
     assert acknowledged[-1] > 200
 
 
-async def test_leaving_a_full_queue_frees_the_stream() -> None:
+async def test_a_turn_with_unread_events_can_be_left() -> None:
     options = ClientOptions(waiting_events_max=2)
     async with (
         FakeServer([Say("word " * 500)], [Say("next")]) as server,
@@ -70,33 +71,67 @@ async def test_leaving_a_full_queue_frees_the_stream() -> None:
 
 
 async def test_an_answer_in_the_middle_of_an_iteration_comes() -> None:
-    async with full([Say(WORDS)]) as (_, turn, events):
+    async with full([Say(WORDS)]) as (turn, events):
         answer = await asyncio.wait_for(turn.answer(), 5)
         assert answer.text == WORDS
-        assert isinstance([event async for event in events][-1], TurnCompleted)
+        read = [event async for event in events]
+        assert isinstance(read[-1], TurnCompleted)
+        assert "".join(event.text for event in read if isinstance(event, TextDelta)) == WORDS
 
 
 async def test_a_turn_can_be_cancelled_in_the_middle_of_an_iteration() -> None:
-    async with full([Hang(WORDS)]) as (_, turn, events):
+    async with full([Hang(WORDS)]) as (turn, events):
         await turn.cancel()
         assert await asyncio.wait_for(turn.answer(), 5)
         assert isinstance([event async for event in events][-1], TurnCompleted)
         assert (await turn.answer()).outcome is TurnOutcome.CANCELLED
 
 
-async def test_a_tool_stays_when_its_registration_is_not_answered_in_time() -> None:
+def lose(replies: Replies, reply: Reply) -> None:
+    """Takes an answer of the server and passes it to no one."""
+
+
+async def test_a_tool_stays_when_the_server_does_not_answer_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def late() -> str:
         return "there"
 
-    async with full([Say(WORDS)], [Call("late"), Say("yes")]) as (conversation, _, events):
-        with pytest.raises(precall.UnavailableError, match="waits behind the events") as caught:
-            await conversation.register(late)
+    async with talking([Call("late"), Say("yes")]) as (_, conversation):
+        with monkeypatch.context() as patched:
+            patched.setattr(Replies, "settle", lose)
+            with pytest.raises(precall.UnavailableError, match="did not answer within") as caught:
+                await conversation.add_tool(late)
         assert not caught.value.reason
         assert [tool.name for tool in conversation.tools] == ["late"]
-        async for _ in events:
-            pass
         answer = await conversation.ask("now?")
         assert answer.tool_calls[0].result == "there"
+
+
+async def test_unread_events_delay_neither_invocations_nor_cancellations_nor_answers() -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    script = [Call("endless", text="word " * 10_000)]
+    async with talking(script, tools=(endless,)) as (_, conversation):
+        turn = conversation.send("?")
+        events = aiter(turn)
+        await anext(events)
+        await asyncio.wait_for(started.wait(), 10)
+        await conversation.remove_tool("endless")
+        await turn.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+        read = [event async for event in events]
+    text = "".join(event.text for event in read if isinstance(event, TextDelta))
+    assert text == "word " * 10_000
+    assert len(read) < 2_000
+    assert isinstance(read[-1], TurnCompleted)
 
 
 async def test_a_cancel_that_was_not_sent_can_be_sent_again(

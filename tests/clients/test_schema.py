@@ -1,4 +1,4 @@
-"""What a typed function becomes in the eyes of the model."""
+"""The declaration that the model gets for a typed function."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12 pydantic wants this one
 
-from precall import Tool, ToolContext, ToolOptions
-from precall._tool import TOOL_RULES
+from precall import Tool, ToolContext
 
 Json = dict[str, Any]
 
@@ -26,7 +25,7 @@ class Unit(enum.Enum):
 
 
 class Address(pydantic.BaseModel):
-    """Where somebody lives."""
+    """A postal address."""
 
     street: str
     number: int = Field(ge=1)
@@ -113,7 +112,7 @@ def test_nested_types_become_definitions() -> None:
     schema: Any = Tool.from_function(nested).input_schema
     assert set(schema["$defs"]) == {"Address", "Point", "Options", "Unit"}
     assert schema["properties"]["address"] == {"$ref": "#/$defs/Address"}
-    assert schema["$defs"]["Address"]["description"] == "Where somebody lives."
+    assert schema["$defs"]["Address"]["description"] == "A postal address."
     assert schema["$defs"]["Unit"]["enum"] == ["C", "F"]
 
 
@@ -275,13 +274,13 @@ async def async_generator() -> AsyncIterator[int]:
 def result_unknown(city: str) -> Missing: ...  # pyright: ignore[reportUndefinedVariable, reportUnknownParameterType]  # noqa: F821
 
 
-def test_the_type_of_the_result_is_nobodys_business() -> None:
+def test_the_type_of_the_result_is_ignored() -> None:
     function = cast(Callable[..., object], result_unknown)
     assert Tool.from_function(function).input_schema["required"] == ["city"]
 
 
 NOT_TOOLS: list[tuple[Any, str]] = [
-    (args, r"tool 'args': \*values has no place in a JSON object; take a list"),
+    (args, r"tool 'args': \*values does not fit a JSON object; take a list"),
     (kwargs, r"tool 'kwargs': \*\*values has no schema"),
     (positional, "value is positional-only"),
     (bare, "parameter 'value' needs a type annotation"),
@@ -292,16 +291,16 @@ NOT_TOOLS: list[tuple[Any, str]] = [
     (two_contexts, "tool 'two_contexts': 'one' and 'two' take the same context"),
     (contexts, "tool 'contexts': "),
     (impossible, "tool 'impossible': "),
-    (min, "tool 'min': its parameters are not known"),
-    (generator, "a generator has no one result"),
-    (async_generator, "a generator has no one result"),
+    (min, "tool 'min': its parameters are unknown"),
+    (generator, "a generator has no single result"),
+    (async_generator, "a generator has no single result"),
     (lambda: 1, "a tool's name is 1 to 64 of"),
     (17, "a tool is a function, not int"),
 ]
 
 
 @pytest.mark.parametrize(("function", "says"), NOT_TOOLS)
-def test_what_cannot_be_a_tool_is_refused_at_once(
+def test_functions_that_cannot_be_tools_are_refused_at_once(
     function: Callable[..., object], says: str
 ) -> None:
     with pytest.raises(TypeError, match=says):
@@ -313,18 +312,18 @@ def test_what_cannot_be_a_tool_is_refused_at_once(
     [
         ({"name": "two words"}, "tool 'two words': a tool's name is 1 to 64 of"),
         ({"name": "x" * 65}, "1 to 64"),
-        ({"timeout": 0}, "timeout is 0, and must be a number of seconds above 0"),
+        ({"timeout_s": 0}, "timeout_s is 0, and must be a number of seconds above 0"),
         ({"max_concurrency": -1}, "max_concurrency is -1"),
-        ({"reads": "file:{path}"}, "reads is 'file:{path}', and must be a list of texts"),
+        ({"reads": "file:{path}"}, "reads is 'file:{path}', and must be a list of strings"),
         ({"readonly": True}, "there is no option 'readonly'; did you mean 'read_only'"),
-        ({"timeout": float("inf")}, "timeout is inf, and must be a number of seconds above 0"),
-        ({"timeout": None}, "timeout is None"),
-        ({"timeout": "5"}, "timeout is '5'"),
-        ({"timeout": datetime.timedelta(seconds=5)}, "timeout is datetime.timedelta"),
-        ({"cache_ttl": -1}, "cache_ttl is -1, and must be a number of seconds, not below 0"),
+        ({"timeout_s": float("inf")}, "timeout_s is inf, and must be a number of seconds above 0"),
+        ({"timeout_s": None}, "timeout_s is None"),
+        ({"timeout_s": "5"}, "timeout_s is '5'"),
+        ({"timeout_s": datetime.timedelta(seconds=5)}, "timeout_s is datetime.timedelta"),
+        ({"cache_ttl_s": -1}, "cache_ttl_s is -1, and must be a number of seconds from 0 on"),
         ({"cache_scope": "global"}, "cache_scope is 'global', and must be \"conversation\" or"),
-        ({"version": 3}, "version is 3, and must be a text"),
-        ({"reads": [1]}, r"reads is \[1\], and must be a list of texts"),
+        ({"version": 3}, "version is 3, and must be a string"),
+        ({"reads": [1]}, r"reads is \[1\], and must be a list of strings"),
         ({"read_only": "no"}, "read_only is 'no', and must be True or False"),
         ({"max_concurrency": True}, "max_concurrency is True, and must be a whole number"),
     ],
@@ -332,7 +331,3 @@ def test_what_cannot_be_a_tool_is_refused_at_once(
 def test_bad_options_are_refused_at_once(options: Json, says: str) -> None:
     with pytest.raises(TypeError, match=says):
         Tool.from_function(plain, **options)
-
-
-def test_every_option_has_its_rule() -> None:
-    assert TOOL_RULES.keys() == ToolOptions.__annotations__.keys()

@@ -1,4 +1,4 @@
-"""Scripts of the fake server: what is wrong with one is said, and nothing waits because of it."""
+"""Scripts of the fake server: mistakes are reported, and nothing waits because of them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ async def later(results: object) -> Say:
         ([["x"]], TypeError, "entry 1 of turn 1 is 'x', and must be a Say, Call"),
         ([[Say]], TypeError, "entry 1 of turn 1 is <class"),
         ([[later]], TypeError, "entry 1 of turn 1 is a coroutine function"),
-        ([[Say(3)]], TypeError, "entry 1 of turn 1: 3 must be a text"),  # pyright: ignore[reportArgumentType]
+        ([[Say(3)]], TypeError, "entry 1 of turn 1: 3 must be a string"),  # pyright: ignore[reportArgumentType]
         ([[Call("a", {"b": {1}})]], ValueError, "the arguments of 'a': .*set is not JSON"),  # pyright: ignore[reportArgumentType]
         ([[Call("a", {"b": float("nan")})]], ValueError, "the arguments of 'a': Out of range"),
-        ([[Call("a", [1])]], TypeError, "the arguments of 'a' are no dict"),  # pyright: ignore[reportArgumentType]
+        ([[Call("a", [1])]], TypeError, "the arguments of 'a' are not a dict"),  # pyright: ignore[reportArgumentType]
         ([[Parallel([Say("x")])]], TypeError, "Parallel holds Say"),  # pyright: ignore[reportArgumentType]
         ([[Fail("TOO_LARG")]], ValueError, "no reason 'TOO_LARG'; did you mean 'TOO_LARGE'"),
         ([[Refuse("ERROR")]], ValueError, "the contract has no reason 'ERROR'"),

@@ -117,7 +117,7 @@ async def test_refusals_are_typed_and_the_conversation_goes_on() -> None:
         with pytest.raises(precall.InvalidArgumentError):
             await conversation.ask("?", temperature=7)
         with pytest.raises(precall.InvalidArgumentError):
-            await conversation.ask("?", tool_choice="missing")
+            await conversation.ask("?", tool_choice=precall.ToolNamed("missing"))
         with pytest.raises(precall.ContextWindowExceededError) as caught:
             await conversation.ask("long " * 5000)
         assert caught.value.metadata["limit"]
@@ -127,18 +127,18 @@ async def test_refusals_are_typed_and_the_conversation_goes_on() -> None:
 async def test_tools_come_and_go() -> None:
     script = [calls(("weather", '{"city": "Oslo"}')), says("Cold.")]
     async with talking(script) as (_, conversation):
-        await conversation.register(weather)
-        await conversation.register(weather, description="In another form.")
-        assert str(await conversation.ask("?", tool_choice="weather")) == "Cold."
-        await conversation.withdraw("weather")
+        await conversation.add_tool(weather)
+        await conversation.add_tool(weather, description="In another form.")
+        assert str(await conversation.ask("?", tool_choice=weather)) == "Cold."
+        await conversation.remove_tool("weather")
         with pytest.raises(precall.ToolRejectedError):
-            await conversation.withdraw("weather")
+            await conversation.remove_tool("weather")
 
 
 async def test_a_refused_tool_raises() -> None:
     async with talking((), weather, tools={"tools_max": 1}) as (_, conversation):
         with pytest.raises(precall.ToolRejectedError) as caught:
-            await conversation.register(weather, name="second")
+            await conversation.add_tool(weather, name="second")
         assert caught.value.reason == "LIMIT_REACHED"
         assert [tool.name for tool in conversation.tools] == ["weather"]
 

@@ -1,4 +1,4 @@
-"""A turn continues the caller's trace, and a handler runs in its call's."""
+"""A turn continues the trace of the caller, and a handler runs in the trace of its call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synchronous handlers: the threads that they run in, and what cannot be done to them there."""
+"""Synchronous handlers: their threads, and the cancellation that cannot reach them there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import contextlib
 import threading
 
 from precall import Client, ClientOptions, Tool, ToolCallOutcome, ToolContext
+from precall._context import RunLink
 from precall._pool import HandlerPool
 from precall.testing import Call, FakeServer, Parallel, Say
 from tests.clients.helpers import FAST
 
 
-async def test_threads_that_hang_are_not_the_event_loops() -> None:
+async def test_hanging_handlers_do_not_use_the_threads_of_the_event_loop() -> None:
     release = threading.Event()
 
     def hangs() -> None:
@@ -20,14 +21,14 @@ async def test_threads_that_hang_are_not_the_event_loops() -> None:
 
     script = [Parallel([Call("hangs")] * 40), Say("x")]
     async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
-        client.add_tool(hangs, timeout=0.2, max_concurrency=40)
+        client.add_tool(hangs, timeout_s=0.2, max_concurrency=40)
         async with client.conversation() as conversation:
             await conversation.ask("go")
             assert await asyncio.wait_for(asyncio.to_thread(len, "abc"), 5) == 3
             release.set()
 
 
-async def test_a_thread_keeps_its_place_until_it_returns() -> None:
+async def test_a_thread_keeps_its_slot_until_it_returns() -> None:
     release = threading.Event()
     seen: list[ToolContext] = []
 
@@ -38,7 +39,7 @@ async def test_a_thread_keeps_its_place_until_it_returns() -> None:
 
     script = [Call("blocks"), Call("blocks"), Say("x")]
     async with FakeServer(script) as server, Client(server.address, options=FAST) as client:
-        client.add_tool(blocks, timeout=0.2, max_concurrency=1)
+        client.add_tool(blocks, timeout_s=0.2, max_concurrency=1)
         async with client.conversation() as conversation:
             answer = await conversation.ask("go")
             assert [call.outcome for call in answer.tool_calls] == [ToolCallOutcome.TIMEOUT] * 2
@@ -48,7 +49,7 @@ async def test_a_thread_keeps_its_place_until_it_returns() -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_what_is_cancelled_before_it_has_a_thread_never_runs() -> None:
+async def test_a_function_that_is_cancelled_before_it_has_a_thread_never_runs() -> None:
     pool = HandlerPool(ClientOptions(threads_max=1))
     started, release = threading.Event(), threading.Event()
     ran: list[str] = []
@@ -70,22 +71,22 @@ async def test_what_is_cancelled_before_it_has_a_thread_never_runs() -> None:
         await queued
     release.set()
     await blocking
-    await asyncio.wait_for(pool.run(tool, {"name": "next"}), 5)  # in the place that was given back
+    await asyncio.wait_for(pool.run(tool, {"name": "next"}), 5)  # in the slot that was released
     assert ran == ["next"]
     pool.close()
 
 
-async def test_of_progress_that_nobody_has_time_for_the_latest_counts() -> None:
+async def test_progress_that_comes_too_fast_is_replaced_by_the_latest() -> None:
     said: list[str] = []
     room = asyncio.Event()
     told = asyncio.Semaphore(0)
 
-    async def on_progress(message: str, fraction: float | None) -> None:
+    async def send_progress(message: str, fraction: float | None) -> None:
         await room.wait()
         said.append(message)
         told.release()
 
-    context = ToolContext(on_progress=on_progress, loop=asyncio.get_running_loop())
+    context = ToolContext(_link=RunLink(send_progress))
 
     def works() -> None:
         for percent in range(100):

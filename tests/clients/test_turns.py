@@ -22,12 +22,11 @@ from precall import (
     ToolCallOutcome,
     ToolCallReady,
     ToolCallStarted,
+    ToolNamed,
     TurnCompleted,
-    TurnOptions,
     TurnOutcome,
     TurnStarted,
 )
-from precall._turn_options import TURN_RULES
 from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Limit, Refuse, Say
 from precall.v1 import turn_pb2
 from tests.clients.helpers import FAST, talking
@@ -40,7 +39,7 @@ async def add(left: int, right: int) -> int:
 SUM = [Call("add", {"left": 1, "right": 2}, text="Adding."), Say("It is 3.", reasoning="So.")]
 
 
-async def test_a_turn_tells_everything_in_order() -> None:
+async def test_the_events_of_a_turn_come_in_order() -> None:
     async with talking(SUM, tools=(add,)) as (_, conversation):
         events: list[Event] = [event async for event in conversation.send("1 + 2?", turn_id="t")]
     usage = TokenUsage(output_tokens=1)
@@ -87,7 +86,7 @@ async def test_a_turn_can_be_awaited() -> None:
 @pytest.mark.parametrize("reason", ["LIMIT_REACHED", "TURN_TIMEOUT"])
 async def test_a_limit_is_an_outcome_and_the_text_so_far_stands(reason: str) -> None:
     async with talking([Limit(reason, "So far", "too long")]) as (_, conversation):
-        answer = await conversation.ask("?", timeout=60)
+        answer = await conversation.ask("?", timeout_s=60)
     assert (answer.outcome, str(answer)) == (TurnOutcome.LIMIT, "So far")
     assert isinstance(answer.error, precall.LimitReachedError)
     assert (answer.error.reason, answer.error.message) == (reason, "too long")
@@ -97,7 +96,7 @@ def test_a_call_that_was_cut_has_no_arguments() -> None:
     assert precall.ToolCall("c", "add", "").arguments is None
 
 
-async def test_events_come_once_and_the_answer_as_often_as_wanted() -> None:
+async def test_events_come_once_and_the_answer_comes_any_number_of_times() -> None:
     async with talking([Say("yes")]) as (_, conversation):
         turn = conversation.send("?")
         async for _ in turn:
@@ -107,11 +106,11 @@ async def test_events_come_once_and_the_answer_as_often_as_wanted() -> None:
         assert await turn.answer() is await turn.answer()
 
 
-async def test_settings_reach_the_server() -> None:
+async def test_options_reach_the_server() -> None:
     async with talking([Say("yes")], [Say("yes")], [Say("yes")]) as (server, conversation):
         await conversation.ask(
             "?", temperature=0.5, top_p=0.9, top_k=3, seed=7, max_tokens=10, stop=["END"],
-            tool_choice="add", max_steps=2, max_turn_tokens=20, timeout=1.5,
+            tool_choice=ToolNamed("add"), max_steps=2, max_turn_tokens=20, timeout_s=1.5,
         )  # fmt: skip
         await conversation.ask("?", tool_choice="required")
         await conversation.ask("?")
@@ -138,30 +137,32 @@ async def test_settings_reach_the_server() -> None:
         ({"max_steps": -1}, ValueError, "max_steps is -1"),
         ({"max_turn_tokens": 2**32}, ValueError, "max_turn_tokens is 4294967296"),
         ({"seed": 2**63}, ValueError, "seed is"),
-        ({"timeout": float("inf")}, ValueError, "timeout is inf, and must be a number of seconds"),
-        ({"timeout": "5"}, TypeError, "timeout is '5'"),
+        (
+            {"timeout_s": float("inf")},
+            ValueError,
+            "timeout_s is inf, and must be a number of seconds",
+        ),
+        ({"timeout_s": "5"}, TypeError, "timeout_s is '5'"),
         ({"max_tokens": 1.5}, TypeError, r"max_tokens is 1\.5"),
         ({"max_token": 5}, TypeError, "no option 'max_token'; did you mean 'max_tokens'"),
         ({"zzz": 5}, TypeError, "no option 'zzz'$"),
-        ({"tool_choice": add}, TypeError, 'tool_choice is <function add.*must be "auto", "none"'),
-        ({"stop": "END"}, TypeError, "stop is 'END', and must be a list of texts"),
-        ({"turn_id": 7}, TypeError, "turn_id is 7, and must be a text"),
+        ({"tool_choice": 7}, TypeError, 'tool_choice is 7, and must be "auto", "none"'),
+        ({"tool_choice": "add"}, ValueError, "tool_choice is 'add'.* or ToolNamed"),
+        ({"tool_choice": add}, ValueError, "tool_choice is <function add.*not a tool of this"),
+        ({"stop": "END"}, TypeError, "stop is 'END', and must be a list of strings"),
+        ({"turn_id": 7}, TypeError, "turn_id is 7, and must be a string"),
     ],
 )
-def test_impossible_settings_are_refused_by_name(
+def test_invalid_options_are_refused_by_name(
     options: dict[str, Any], kind: type[Exception], says: str
 ) -> None:
     with pytest.raises(kind, match=says):
         Client("localhost:1").conversation().send("?", **options)
 
 
-def test_a_message_is_a_text() -> None:
-    with pytest.raises(TypeError, match="text is 123, and must be a text"):
+def test_a_message_is_a_string() -> None:
+    with pytest.raises(TypeError, match="text is 123, and must be a string"):
         Client("localhost:1").conversation().send(123)  # pyright: ignore[reportArgumentType]
-
-
-def test_every_setting_has_its_rule() -> None:
-    assert TURN_RULES.keys() == TurnOptions.__annotations__.keys()
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ async def test_a_conversation_that_has_ended_raises_its_ending_from_then_on(
     async with talking([ending]) as (_, conversation):
         with pytest.raises(kind, match="broke the stream") as first:
             await conversation.ask("?")
-        for use in (conversation.ask("again?"), conversation.register(add)):
+        for use in (conversation.ask("again?"), conversation.add_tool(add)):
             with pytest.raises(kind, match=r"has ended, open another one: .*broke the") as later:
                 await use
             assert type(later.value) is type(first.value)

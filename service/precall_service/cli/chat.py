@@ -71,10 +71,15 @@ def chat(
     """Runs the command that HELP describes."""
     with reported():
         configure_logging(log_level)
-        from precall import TurnOptions
+        from precall import ToolNamed, TurnOptions
         from precall_service.cli.chat_session import ChatOptions, chat_on, chat_once
 
-        turn_options: TurnOptions = {"tool_choice": tool_choice}
+        turn_options: TurnOptions = {}
+        match tool_choice:
+            case "auto" | "none" | "required":
+                turn_options["tool_choice"] = tool_choice
+            case name:
+                turn_options["tool_choice"] = ToolNamed(name)
         if temperature is not None:
             turn_options["temperature"] = temperature
         if max_tokens is not None:

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -23,7 +24,9 @@ from precall_service.cli.render import TurnView
 TIME = re.compile(r"\d+\.\d+ s")
 
 
-def options(server: FakeServer, *, tools: bool = True, choice: str = "auto") -> ChatOptions:
+def options(
+    server: FakeServer, *, tools: bool = True, choice: Literal["auto", "required"] = "auto"
+) -> ChatOptions:
     return ChatOptions(
         address=server.address,
         system="Be brief.",

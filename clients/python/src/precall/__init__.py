@@ -62,6 +62,7 @@ from precall._events import (
 )
 from precall._messages import Answer, Message, ToolCall
 from precall._options import ClientOptions
+from precall._served import NotServedWarning
 from precall._server import (
     Capability,
     EngineLoad,
@@ -70,7 +71,7 @@ from precall._server import (
     ServerLimits,
     TurnLimits,
 )
-from precall._tool import Tool, ToolOptions
+from precall._tool import Tool, ToolNamed, ToolOptions
 from precall._turn import Turn
 from precall._turn_options import TurnOptions
 
@@ -95,6 +96,7 @@ __all__ = [
     "LimitReachedError",
     "Message",
     "NotServedError",
+    "NotServedWarning",
     "OverloadedError",
     "PrecallError",
     "ReasoningDelta",
@@ -118,6 +120,7 @@ __all__ = [
     "ToolCallReady",
     "ToolCallStarted",
     "ToolContext",
+    "ToolNamed",
     "ToolOptions",
     "ToolRejectedError",
     "Turn",

@@ -1,4 +1,4 @@
-"""Says what is wrong with an address or with metadata before gRPC would, in its own terms."""
+"""Validates an address and metadata, with clearer errors than gRPC's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def checked_address(address: str) -> str:
     """Returns an address that gRPC can connect to.
 
     Raises:
-        ValueError: It is none, such as one of a web page, or one without a port.
+        ValueError: The address is invalid, such as a URL, or an address without a port.
     """
     if not (_HOST_AND_PORT.fullmatch(address) or _TARGET.fullmatch(address)):
         raise ValueError(f"an address is host:port, such as localhost:50151, not {address!r}")
@@ -26,15 +26,17 @@ def checked_address(address: str) -> str:
 
 
 def checked_metadata(metadata: Mapping[str, str], tenant: str) -> tuple[tuple[str, str], ...]:
-    """Returns what is sent with every call: the metadata, with keys in lower case, and the tenant.
+    """Returns the metadata of every call: the given one, with keys in lower case, and the tenant.
 
     Raises:
-        ValueError: HTTP/2 does not take a key or a value, or the tenant is not named as one is.
+        ValueError: HTTP/2 does not allow a key or a value, or the tenant's name is invalid.
     """
     checked = {_key(key): value for key, value in metadata.items()}
     for key, value in checked.items():
         if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"the metadata {key!r} is a text in ASCII, not {type(value).__name__}")
+            raise ValueError(
+                f"the metadata {key!r} must be an ASCII string, not {type(value).__name__}"
+            )
     if tenant:
         if not _TENANT.fullmatch(tenant):
             raise ValueError(f"tenant {tenant!r} is not 1 to 64 of A-Z a-z 0-9 . _ -")
@@ -46,7 +48,7 @@ def _key(key: str) -> str:
     lower = str(key).lower()
     if not _KEY.fullmatch(lower) or lower.startswith("grpc-") or lower.endswith("-bin"):
         raise ValueError(
-            f"the metadata {key!r} has no key of 0-9 a-z _ . and -, that neither begins with grpc- "
-            "nor ends with -bin"
+            f"the metadata key {key!r} must consist of 0-9 a-z _ . and -, and neither begin with "
+            "grpc- nor end with -bin"
         )
     return lower

@@ -1,4 +1,4 @@
-"""A client: where the server is, who is asking, and the tools that conversations begin with."""
+"""A client: the server's address, the tenant, and the tools that conversations begin with."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from precall._messages import Message
 from precall._options import ClientOptions, channel_options
 from precall._pool import HandlerPool
 from precall._scope import being_cancelled
+from precall._served import UnservedOptions
 from precall._server import ServerInfo
 from precall._stream import Call
 from precall._tool import F, Handler, Tool, ToolLike, ToolOptions, as_tool
@@ -30,16 +31,16 @@ from precall.v1.agent_pb2_grpc import AgentServiceStub
 
 @dataclass(frozen=True, slots=True)
 class _Connected:
-    """What a client has in the event loop that it is used in."""
+    """The resources of a client in the event loop that it is used in."""
 
     loop: asyncio.AbstractEventLoop
     channel: grpc.aio.Channel
     pool: HandlerPool
     calls: weakref.WeakSet[grpc.aio.Call] = field(default_factory=weakref.WeakSet[grpc.aio.Call])
-    """What may be in flight. A channel that is closed does not find all of them by itself."""
+    """Calls that may be in flight. Closing the channel does not end all of them."""
 
     async def close(self) -> None:
-        """Ends what is in flight."""
+        """Cancels the calls in flight and closes the channel."""
         for call in list(self.calls):
             call.cancel()
         self.pool.close()
@@ -50,7 +51,7 @@ class Client:
     """A client of one precall server.
 
     It connects when it is first used. Use it with `async with`, or call `close()`; both close its
-    conversations too. It belongs to the event loop that it is first used in, until that is closed.
+    conversations too. It belongs to the event loop of its first use, until that loop is closed.
     """
 
     def __init__(
@@ -66,19 +67,20 @@ class Client:
 
         Args:
             address: Where the server listens: `host:port`, or another gRPC target (`unix:path`).
-            tenant: Whose conversations and tools these are; the server's default without it.
-            credentials: For TLS, such as `grpc.ssl_channel_credentials()`. Plain text without.
-            metadata: Sent with every call, such as a token that a gateway asks for.
-            options: Waits and bounds.
+            tenant: The owner of the conversations and tools. Default: the server's default tenant.
+            credentials: For TLS, such as `grpc.ssl_channel_credentials()`. Default: plain text.
+            metadata: Sent with every call, such as the token for a gateway.
+            options: Timeouts and limits.
 
         Raises:
-            ValueError: The address, the tenant or the metadata are none; the message says why.
+            ValueError: The address, tenant or metadata is invalid; the message says why.
         """
         self.address = checked_address(address)
         self._credentials = credentials
         self._options = options or ClientOptions()
         self._metadata = checked_metadata(metadata or {}, tenant)
         self._tools: dict[str, Tool] = {}
+        self._unserved = UnservedOptions()
         self._connected: _Connected | None = None
         self._conversations: weakref.WeakSet[Conversation] = weakref.WeakSet()
 
@@ -111,9 +113,9 @@ class Client:
     ) -> Handler | Callable[[F], F]:
         """Makes a typed function a tool of conversations that are opened from now on.
 
-        Use it as `@client.tool` or `@client.tool(read_only=True)`. The function stays what it was.
-        A second tool of the same name takes the place of the first, as when a notebook's cell is
-        run again.
+        Use it as `@client.tool` or `@client.tool(read_only=True)`; it returns the function
+        unchanged. A tool replaces the client's tool of the same name, so a notebook's cell can run
+        again.
 
         Raises:
             TypeError: The function cannot be a tool; the message says what to change.
@@ -129,7 +131,9 @@ class Client:
         return decorate
 
     def add_tool(self, function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
-        """Does what `tool` does, and returns the tool.
+        """Adds a tool for conversations that are opened from now on, and returns it.
+
+        It replaces the client's tool of the same name.
 
         Raises:
             TypeError: The function cannot be a tool; the message says what to change.
@@ -137,6 +141,15 @@ class Client:
         tool = as_tool(function, **options)
         self._tools[tool.name] = tool
         return tool
+
+    def remove_tool(self, name: str) -> None:
+        """Removes a tool for conversations that are opened from now on.
+
+        Raises:
+            ToolRejectedError: The client has no tool of that name.
+        """
+        if self._tools.pop(name, None) is None:
+            raise _errors.no_tool("client", name)
 
     def conversation(
         self,
@@ -148,19 +161,19 @@ class Client:
         template_variables: Mapping[str, pydantic.JsonValue] | None = None,
         agent_name: str = "",
     ) -> Conversation:
-        """Returns a conversation to be opened, with `async with` or by its `open()`.
+        """Returns a conversation; open it with `async with` or with its `open()`.
 
         Args:
-            system_prompt: Instructions that stand before everything else.
-            tools: The tools that it begins with. None: all that this client has by now.
-            model: The model to talk to; the one that is served without it.
+            system_prompt: Instructions before all messages.
+            tools: The tools that it begins with. None: all tools of the client.
+            model: The model to talk to; by default the one that is served.
             history: Messages that it begins with, oldest first.
             template_variables: For the model's chat template, such as `{"enable_thinking": False}`.
             agent_name: Name of the agent, for traces.
 
         Raises:
-            TypeError: One of the tools is not a function that can be a tool.
-            ValueError: Something in the history is no message of a history.
+            TypeError: One of the functions cannot be a tool.
+            ValueError: The history contains something that is not a message of a history.
         """
         frame = agent_pb2.OpenConversation(
             model=model,
@@ -177,11 +190,12 @@ class Client:
             known=self._known,
             address=self.address,
             options=self._options,
+            unserved=self._unserved,
         )
         return Conversation(opening)
 
     async def server_info(self) -> ServerInfo:
-        """Returns what the server is, serves and allows.
+        """Returns the server's version, model, capabilities, limits, state and load.
 
         Raises:
             ConnectError: No precall server could be reached, it did not answer in time, or the
@@ -209,10 +223,12 @@ class Client:
         return _frames.server_info(answer)
 
     async def close(self) -> None:
-        """Closes what is open. Bounded, and idempotent; the client can be used again.
+        """Closes the conversations and the connection. Bounded and idempotent.
+
+        The client can be used again; it then connects anew.
 
         Raises:
-            RuntimeError: The client belongs to another event loop, which runs.
+            RuntimeError: The client belongs to another event loop, which is not closed.
         """
         if self._connected is None:
             return
@@ -225,14 +241,14 @@ class Client:
             await connected.close()
 
     def _known(self, function: ToolLike) -> Tool:
-        """Returns this client's tool for a function, with its options; else a new one."""
+        """Returns the client's tool for a function, with its options; or makes a new one."""
         for tool in self._tools.values():
-            if tool.function == function:  # bound methods are made anew each time
+            if tool.function == function:  # not `is`: each access makes a new bound method
                 return tool
         return as_tool(function)
 
     def _connect(self, conversation: Conversation) -> tuple[Call, HandlerPool]:
-        """Starts the call of a conversation that opens, and says what its handlers run in."""
+        """Starts the call of a conversation, and returns it with the pool for its handlers."""
         connected = self._here()
         self._conversations.add(conversation)
         call = AgentServiceStub(connected.channel).Converse(metadata=self._metadata)
@@ -240,7 +256,7 @@ class Client:
         return call, connected.pool
 
     def _here(self) -> _Connected:
-        """Returns what there is in the running event loop, made anew where the last one is closed.
+        """Returns the resources in the running event loop; makes them if the last loop is closed.
 
         Raises:
             RuntimeError: The client is in use in another event loop.

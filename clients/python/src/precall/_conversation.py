@@ -1,7 +1,8 @@
 """A conversation: one stream, its turns and its tools.
 
-Owns: which turn runs, which registrations wait for their answer, and where each event goes.
-Concurrency: used from one event loop; one turn at a time.
+Owns: which turn runs, which requests wait for their answer, and where each event goes.
+Concurrency: used from one event loop; one turn at a time. Nothing that takes an event waits, so
+invocations, cancellations and answers never wait behind events that have not been read.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
-import grpc
-
 from precall import _errors, _frames, _telemetry
 from precall._errors import ConversationClosedError, PrecallError, ToolRejectedError
+from precall._feed import TurnFeed
 from precall._invocations import Invocations
 from precall._messages import Answer
 from precall._options import ClientOptions
 from precall._pool import HandlerPool
 from precall._replies import Replies
+from precall._served import UnservedOptions
 from precall._server import Capability, ServerLimits
 from precall._stream import Call, ConverseStream, open_stream
 from precall._tool import Tool, ToolLike, ToolOptions, as_tool
-from precall._turn import Turn, TurnFeed
+from precall._turn import Turn
 from precall._turn_options import TurnOptions
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 
@@ -35,25 +36,27 @@ logger = logging.getLogger("precall")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """What a conversation is opened with."""
+    """What a client gives to a conversation."""
 
     connect: Callable[[Conversation], tuple[Call, HandlerPool]]
-    """Starts the call, and says what the handlers run in."""
+    """Starts the call, and returns it with the pool that the handlers run in."""
     frame: agent_pb2.OpenConversation
     """The handshake, without tools."""
     tools: tuple[Tool, ...]
-    """What is registered with it."""
+    """The tools that it begins with."""
     known: Callable[[ToolLike], Tool]
-    """Makes a tool of a function, with the options that the client knows of it."""
+    """Returns the client's tool for a function, or makes one."""
     address: str
-    """Where the server is, for messages."""
+    """The server's address, for messages."""
     options: ClientOptions
-    """Waits and bounds."""
+    """Timeouts and limits."""
+    unserved: UnservedOptions
+    """Warns where an option of a tool has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """What there is only while a conversation is open."""
+    """The parts that exist only while a conversation is open."""
 
     stream: ConverseStream
     invocations: Invocations
@@ -87,7 +90,7 @@ class Conversation:
 
     @property
     def id(self) -> str:
-        """Made by the server; names the conversation."""
+        """The conversation's id, made by the server."""
         return self._opened.conversation_id
 
     @property
@@ -97,20 +100,22 @@ class Conversation:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the server can do, as it stood when the conversation was opened.
+        """The server's capabilities when the conversation was opened.
 
-        Empty when the engine was still starting, for it decides: ask `client.server_info()` again.
+        TOOL_CALLS, STRUCTURED_CALLS, REASONING and DRAFTS depend on the engine and are missing
+        while it starts: call `client.server_info()` later for those. All others depend only on the
+        server.
         """
         return _frames.capabilities(self._opened.capabilities)
 
     @property
     def limits(self) -> ServerLimits:
-        """What the server allows. `context_tokens_max` is 0 when the engine was still starting."""
+        """The server's limits. `context_tokens_max` is 0 if the engine was still starting."""
         return _frames.limits(self._opened.limits)
 
     @property
     def expires_after_s(self) -> float:
-        """Seconds for which the server keeps the conversation when nothing happens in it."""
+        """Seconds for which the server keeps an idle conversation."""
         return _frames.seconds(self._opened.expires_after)
 
     @property
@@ -121,12 +126,14 @@ class Conversation:
     async def open(self) -> Self:
         """Opens the conversation at the server, with its tools.
 
+        Warns with `NotServedWarning` of tools' options that have no effect on this server.
+
         Raises:
             ConnectError: No precall server could be reached, it did not answer in time, or the
                 client was closed.
             ToolRejectedError: The server refused a tool.
             PrecallError: The server refused the conversation, with its reason.
-            RuntimeError: It was opened before, or the client belongs to another event loop.
+            RuntimeError: It has been opened before, or the client belongs to another event loop.
         """
         if self._open is not None or self._end is not None:
             raise RuntimeError("a conversation opens once; make another with client.conversation()")
@@ -145,13 +152,17 @@ class Conversation:
         invocations.tools.update((tool.name, tool) for tool in opening.tools)
         self._open = _Open(stream, invocations)
         stream.start(self._on_event, self._on_end)
-        if rejected := _rejections(stream.opened.registrations):
+        try:
+            if rejected := _rejections(stream.opened.registrations):
+                raise rejected
+            opening.unserved.warn(opening.tools, self.capabilities)  # a filter may make it an error
+        except Exception:
             await self.close()
-            raise rejected
+            raise
         return self
 
     async def close(self) -> None:
-        """Ends the conversation: its turn, its handlers, its stream. Bounded, and idempotent."""
+        """Ends the conversation: its turn, its handlers and its stream. Bounded and idempotent."""
         if self._open is None:
             return
         closing, self._open = self._open, None
@@ -162,16 +173,18 @@ class Conversation:
             await closing.stream.close()
 
     def send(self, text: str, **options: Unpack[TurnOptions]) -> Turn:
-        """Returns a turn that answers a user's message: iterate over it, or await its answer.
+        """Returns the turn that answers a user's message: iterate over it, or await its answer.
 
         One turn runs at a time; a second one raises TurnRunningError when it starts.
 
         Raises:
-            TypeError: There is no such option, or the text or an option is of another type.
-            ValueError: An option is outside of what its field can hold.
+            TypeError: There is no such option, or the text or an option has the wrong type.
+            ValueError: An option has a value that is not allowed, or `tool_choice` is a function
+                that is not a tool of this conversation.
         """
         turn_id = options.get("turn_id") or uuid.uuid4().hex
-        frame = _frames.start_turn(text, turn_id, options)
+        offered = self.tools if self._open else self._opening.tools
+        frame = _frames.start_turn(text, turn_id, options, offered)
 
         async def begin(feed: TurnFeed) -> None:
             await self._begin(feed, frame)
@@ -183,7 +196,7 @@ class Conversation:
     async def ask(self, text: str, **options: Unpack[TurnOptions]) -> Answer:
         """Returns the answer to a user's message; `str(answer)` is its text.
 
-        A turn that a limit cut, or that was cancelled, is no error: see `Answer.outcome`.
+        A turn that was cut by a limit or cancelled raises no error: see `Answer.outcome`.
 
         Raises:
             PrecallError: The turn was refused or failed, or the conversation has ended.
@@ -193,26 +206,29 @@ class Conversation:
         """
         return await self.send(text, **options).answer()
 
-    async def register(self, function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
-        """Offers a tool from the next turn on, or offers one of that name in this form.
+    async def add_tool(self, function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
+        """Adds a tool, or replaces the tool of the same name, and returns it.
 
-        Calls of an older form, also of the turn that runs, go to the new function at once. A
-        function that the client knows as a tool keeps its options where none are given.
+        A new tool is offered from the next turn on. A replaced tool runs in its new form at once,
+        also for calls of the turn that runs. A function that is a tool of the client keeps its
+        options if none are given here. Warns with `NotServedWarning` of options that have no effect
+        on this server.
 
         Raises:
-            ToolRejectedError: The server refused it; what was there before stays.
-            UnavailableError: No answer came in time. The function stays, as the server may have
-                taken it: ask again.
+            ToolRejectedError: The server refused the tool; the previous one stays.
+            UnavailableError: No answer came in time. The tool stays, since the server may have
+                taken it: add it again.
             TypeError: The function cannot be a tool.
 
-        On cancel: as when no answer comes.
+        On cancel: as when no answer comes in time.
         """
         tool = as_tool(function, **options) if options else self._opening.known(function)
         live = self._live()
+        self._opening.unserved.warn([tool], self.capabilities)
         tools = live.invocations.tools
         async with self._changing:
             before = tools.get(tool.name)
-            # The first invocation may come with the answer: the handler has to be there.
+            # An invocation may come together with the answer: the handler has to be there first.
             tools[tool.name] = tool
             try:
                 frame = tool_pb2.RegisterTools(tools=[_frames.tool(tool)])
@@ -223,17 +239,17 @@ class Conversation:
                 if rejected := _rejections(reply.registrations):
                     raise rejected
             except PrecallError as error:
-                if error.reason:  # a refusal has one; without, nobody knows
+                if error.reason:  # the server refused; without a reason, it may have taken the tool
                     _put_back(tools, tool.name, before)
                 raise
         return tool
 
-    async def withdraw(self, name: str) -> None:
-        """Stops offering a tool. Runs of it that are in flight are finished, later calls fail.
+    async def remove_tool(self, name: str) -> None:
+        """Removes a tool. Runs in flight finish; later calls end as UNAVAILABLE, also in this turn.
 
         Raises:
-            ToolRejectedError: No tool of that name is registered in this conversation.
-            UnavailableError: No answer came in time: ask again.
+            ToolRejectedError: The conversation has no tool of that name.
+            UnavailableError: No answer came in time: remove it again.
         """
         live = self._live()
         async with self._changing:
@@ -241,11 +257,7 @@ class Conversation:
             reply = await self._replies.reply(live.stream, frame)
             assert isinstance(reply, tool_pb2.ToolsWithdrawn)
             if name in reply.unknown_names:
-                raise ToolRejectedError(
-                    f"this conversation has no tool {name!r}",
-                    reason="TOOL_UNKNOWN",
-                    code=grpc.StatusCode.NOT_FOUND,
-                )
+                raise _errors.no_tool("conversation", name)
             live.invocations.tools.pop(name, None)
 
     @property
@@ -260,7 +272,7 @@ class Conversation:
         return self._open
 
     async def _begin(self, feed: TurnFeed, frame: turn_pb2.StartTurn) -> None:
-        """Starts a turn. One that was left a moment ago is ended first."""
+        """Starts a turn. If the previous one was abandoned, waits for its end first."""
         live = self._live()
         while (running := self._turn) is not None and not running.ended:
             if not running.abandoned:
@@ -296,7 +308,7 @@ class Conversation:
             ) from None
 
     async def _cancel(self, feed: TurnFeed) -> None:
-        """Tells the server to end a turn, once."""
+        """Sends the cancellation of a turn, once."""
         if feed.cancel_sent or feed.ended or not feed.frame_sequence or self._open is None:
             return
         feed.cancel_sent = True
@@ -310,12 +322,12 @@ class Conversation:
             feed.cancel_sent = False
             raise
 
-    async def _on_event(self, event: agent_pb2.ConverseResponse) -> None:
-        """Takes one event of the server to whom it concerns."""
+    def _on_event(self, event: agent_pb2.ConverseResponse) -> None:
+        """Hands one event of the server to the part that it is for."""
         match event.WhichOneof("event"):
             case "invoke":
                 if self._open is not None:
-                    await self._open.invocations.start(event.invoke)
+                    self._open.invocations.start(event.invoke)
             case "cancel_invocation":
                 if self._open is not None:
                     self._open.invocations.cancel(event.cancel_invocation.invocation_id)
@@ -331,17 +343,17 @@ class Conversation:
             case _:
                 value = _frames.event(event)
                 if value is not None and self._turn and self._turn.turn_id == event.turn_id:
-                    await self._turn.put(value)
+                    self._turn.put(value)
 
     def _on_rejected(self, frame_sequence: int, error: PrecallError) -> None:
         if self._turn is not None and frame_sequence == self._turn.frame_sequence:
             self._turn.end(error)
         elif not self._replies.refuse(frame_sequence, error):
-            # An answer or a cancel that crossed with the end of what it meant; nobody waits.
+            # An answer or a cancellation that crossed with the end of its turn or its run.
             logger.debug("the server refused frame %s: %r", frame_sequence, error)
 
     def _on_end(self, reason: PrecallError) -> None:
-        """Tells everyone who waits that nothing more will come. The first reason counts."""
+        """Ends everything that waits for the server. Later reasons are ignored."""
         if self._end is not None:
             return
         self._end = reason
@@ -349,7 +361,7 @@ class Conversation:
             self._turn.end(reason)
         self._replies.end(reason)
         if self._open is not None:
-            self._open.invocations.cancel_all()  # nobody is left to take their results
+            self._open.invocations.cancel_all()  # their results cannot be sent any more
 
 
 def _put_back(tools: dict[str, Tool], name: str, before: Tool | None) -> None:
@@ -360,7 +372,7 @@ def _put_back(tools: dict[str, Tool], name: str, before: Tool | None) -> None:
 
 
 def _rejections(registrations: Iterable[tool_pb2.ToolRegistration]) -> ToolRejectedError | None:
-    """Returns the error for the first tool that was refused, with the others as notes."""
+    """Returns the error of the first tool that was refused, with the others as notes."""
     errors: Sequence[PrecallError] = [
         _errors.from_status(registration.error, family=ToolRejectedError)
         for registration in registrations

@@ -6,19 +6,19 @@ Exception
     ├── ConnectError                 no precall server could be reached at that address
     ├── ConnectionLostError          the stream ended under the conversation
     ├── ConversationClosedError      used after close()
-    ├── InvalidArgumentError         something that was sent breaks the contract
+    ├── InvalidArgumentError         a field breaks the contract
     │   ├── TooLargeError            over a limit of bytes
     │   └── ContextWindowExceededError   over the model's limit of tokens
-    ├── ToolRejectedError            a tool's declaration was refused
-    ├── LimitReachedError            over a limit of things held, or of what a turn may use
+    ├── ToolRejectedError            a tool was refused, or is not there to be removed
+    ├── LimitReachedError            over a limit on what is held, or on what a turn may use
     ├── TurnRunningError             one turn at a time
     ├── ConversationUnknownError     unknown, expired, or too old to resume
     ├── NotServedError               this server does not serve it (yet)
     ├── UnavailableError             try again later; retry_after_s says when
-    │   ├── OverloadedError          too much to do
-    │   └── EngineUnavailableError   the engine starts, or starts again
-    ├── ToolCallError                how one call ended; never raised, found on events
-    └── ServerError                  a failure that is not yours
+    │   ├── OverloadedError          the server is at capacity
+    │   └── EngineUnavailableError   the engine is starting or restarting
+    ├── ToolCallError                why one call failed; never raised, found on events
+    └── ServerError                  a failure of the server or its engine
 ```
 """
 
@@ -42,11 +42,11 @@ class PrecallError(Exception):
 
     Attributes:
         reason: Name of a `precall.v1.ErrorReason` without its prefix, such as `TURN_RUNNING`;
-            empty where nobody gave one. Branch on the class, or on this; never on the message.
+            empty if there is none. Branch on the class or on this, never on the message.
         code: The gRPC status code.
         message: What was wrong, where, the limit, and what to do.
         metadata: The variables of the message, for programs.
-        retry_after_s: Seconds after which the same may succeed. None: retrying does not help.
+        retry_after_s: Seconds after which a retry may succeed. None: retrying does not help.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PrecallError(Exception):
 
 
 class ConnectError(PrecallError):
-    """No precall server could be reached there, or not in time, or the client was closed."""
+    """No precall server could be reached in time, or the client was closed."""
 
 
 class ConnectionLostError(PrecallError):
@@ -82,11 +82,11 @@ class ConversationClosedError(PrecallError):
 
 
 class InvalidArgumentError(PrecallError):
-    """Something that was sent breaks the contract; the message names the field."""
+    """A field breaks the contract; the message names it."""
 
 
 class TooLargeError(InvalidArgumentError):
-    """A text, schema, argument or result is over its limit of bytes."""
+    """A text, schema, argument or result has more bytes than its limit."""
 
 
 class ContextWindowExceededError(InvalidArgumentError):
@@ -94,13 +94,13 @@ class ContextWindowExceededError(InvalidArgumentError):
 
 
 class ToolRejectedError(PrecallError):
-    """The server refused a tool's declaration: its name, its schema, or its size."""
+    """A tool was refused for its name, schema, size or options; or there is no tool to remove."""
 
 
 class LimitReachedError(PrecallError):
-    """A limit on what one client may hold (tools, messages) or one turn may use was reached.
+    """A limit on what a client may hold (tools, messages) or a turn may use was reached.
 
-    The latter is not raised: it stands on the `Answer` of a turn that ended with LIMIT.
+    The limits of a turn are not raised: they are on the `Answer` of a turn that ended with LIMIT.
     """
 
 
@@ -109,35 +109,35 @@ class TurnRunningError(PrecallError):
 
 
 class ConversationUnknownError(PrecallError):
-    """The server does not have the conversation any more: open a new one with its history."""
+    """The server no longer has the conversation: open a new one with its history."""
 
 
 class NotServedError(PrecallError):
-    """The contract has it and this server does not serve it: see `ServerInfo.capabilities`."""
+    """The server does not serve this part of the contract: see `ServerInfo.capabilities`."""
 
 
 class UnavailableError(PrecallError):
-    """It may succeed later: wait `retry_after_s` seconds and try again."""
+    """A retry may succeed: wait `retry_after_s` seconds and try again."""
 
 
 class OverloadedError(UnavailableError):
-    """The server has as much to do as it accepts, or this client sent or read at a bad pace."""
+    """The server is at capacity, or this client sent too fast or read too slowly."""
 
 
 class EngineUnavailableError(UnavailableError):
-    """The engine starts or starts again.
+    """The engine is starting or restarting.
 
-    The conversation is kept as it was before the turn, unless tools with effects had been called:
-    then `retry_after_s` is None.
+    The conversation stays as it was before the turn. If tools with effects had been called,
+    `retry_after_s` is None.
     """
 
 
 class ToolCallError(PrecallError):
-    """How a tool call ended when not with a result. The model has been told; nothing is raised."""
+    """Why a tool call ended without a result. The model is told; this is never raised."""
 
 
 class ServerError(PrecallError):
-    """The server or its engine failed for a reason that is not the client's."""
+    """The server or its engine failed; the client is not at fault."""
 
 
 _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
@@ -177,7 +177,7 @@ _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
     "INTERNAL": (ServerError, grpc.StatusCode.INTERNAL),
 }
 
-# For reasons of a newer server, and for statuses without a reason.
+# For the reasons of a newer server, and for statuses without a reason.
 _BY_CODE: Mapping[grpc.StatusCode, type[PrecallError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LimitReachedError,
@@ -197,7 +197,7 @@ def of_reason(
 
 
 def ended(ending: PrecallError) -> PrecallError:
-    """Returns the error of whoever uses a conversation after its end, typed as the end was."""
+    """Returns the error for using a conversation that has ended, of the type that ended it."""
     return type(ending)(
         f"the conversation has ended, open another one: {ending.message}",
         reason=ending.reason,
@@ -208,11 +208,11 @@ def ended(ending: PrecallError) -> PrecallError:
 
 
 def from_status(status: Status, *, family: type[PrecallError] | None = None) -> PrecallError:
-    """Returns the typed error for a status that came in a frame.
+    """Returns the typed error for a status in a frame.
 
     Args:
         status: The status, with at most one ErrorInfo of our domain.
-        family: The class to use whatever the reason, where the place says what it is.
+        family: The class to use for every reason, if the field of the frame determines it.
     """
     info = ErrorInfo()
     retry_after_s: float | None = None
@@ -238,7 +238,7 @@ def from_status(status: Status, *, family: type[PrecallError] | None = None) -> 
 def from_rpc(error: grpc.aio.AioRpcError) -> PrecallError:
     """Returns the typed error for the gRPC status that ended a call or a stream.
 
-    A status without a reason of ours was not made by precall: the connection broke.
+    A status without one of precall's reasons was not made by precall: the connection broke.
     """
     metadata = error.trailing_metadata()
     details = metadata.get(DETAILS_KEY) if metadata is not None else None
@@ -251,7 +251,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> PrecallError:
 
 
 def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
-    """Returns the typed error for a call that failed before the server answered anything."""
+    """Returns the typed error for a call that failed before the server answered."""
     typed = from_rpc(error)
     if typed.reason:
         return typed
@@ -262,10 +262,19 @@ def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
                 f"cannot reach a precall server at {address}; is `precall serve` running? ({said})"
             )
         case grpc.StatusCode.UNIMPLEMENTED:
-            text = f"what listens at {address} is not a precall server ({said})"
-        case _:  # of a gateway, or of gRPC itself
+            text = f"the server at {address} is not a precall server ({said})"
+        case _:  # from a gateway, or from gRPC itself
             text = f"{address} refused the connection ({said})"
     return ConnectError(text, code=error.code())
+
+
+def no_tool(owner: str, name: str) -> ToolRejectedError:
+    """Returns the error for removing a tool that its owner does not have."""
+    return ToolRejectedError(
+        f"this {owner} has no tool {name!r}",
+        reason="TOOL_UNKNOWN",
+        code=grpc.StatusCode.NOT_FOUND,
+    )
 
 
 def client_closed() -> ConnectError:

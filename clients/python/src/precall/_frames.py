@@ -1,12 +1,12 @@
 """Turns values of this client into messages of the contract, and events back into values.
 
-Owns: every place where a field of the contract is named, except those of the stream itself.
+Owns: every use of a field of the contract, except the fields of the stream itself.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import pydantic
@@ -26,7 +26,7 @@ from precall._server import (
     TurnLimits,
 )
 from precall._tool import Tool
-from precall._turn_options import TurnOptions, check_turn
+from precall._turn_options import TURN_ARGUMENTS, TurnOptions, tool_name
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 
 E = TypeVar("E", bound=enum.Enum)
@@ -49,7 +49,7 @@ _CACHE_SCOPES = {
 
 
 def duration(seconds: float) -> Duration:
-    """Returns seconds as the contract has them."""
+    """Returns seconds as a duration of the contract."""
     value = Duration()
     value.FromNanoseconds(round(seconds * 1e9))
     return value
@@ -60,14 +60,22 @@ def seconds(value: Duration) -> float:
     return value.seconds + value.nanos / 1e9
 
 
-def start_turn(text: str, turn_id: str, options: TurnOptions) -> turn_pb2.StartTurn:
+def start_turn(
+    text: str, turn_id: str, options: TurnOptions, offered: Collection[Tool]
+) -> turn_pb2.StartTurn:
     """Returns the frame that starts a turn.
 
+    Args:
+        text: The user's message.
+        turn_id: The turn's id.
+        options: The options of the turn.
+        offered: The tools of the conversation, among which `tool_choice` may name a function.
+
     Raises:
-        TypeError: There is no such option, or the text or an option is of another type.
-        ValueError: An option is outside of what its field can hold.
+        TypeError: There is no such option, or the text or an option has the wrong type.
+        ValueError: An option has a value that is not allowed.
     """
-    check_turn(text, options)
+    options = TURN_ARGUMENTS.validate({"text": text, **options}, "turn")
     generation = turn_pb2.GenerationSettings(
         temperature=options.get("temperature"),
         top_p=options.get("top_p"),
@@ -77,16 +85,16 @@ def start_turn(text: str, turn_id: str, options: TurnOptions) -> turn_pb2.StartT
         stop=options.get("stop"),
     )
     choice = options.get("tool_choice")
-    if choice in _TOOL_CHOICES:
+    if isinstance(choice, str):
         generation.tool_choice.mode = _TOOL_CHOICES[choice]
     elif choice is not None:
         generation.tool_choice.mode = turn_pb2.TOOL_CHOICE_MODE_NAMED
-        generation.tool_choice.tool_name = choice
+        generation.tool_choice.tool_name = tool_name(choice, offered)
     limits = turn_pb2.TurnLimits(
         max_steps=options.get("max_steps"), max_tokens=options.get("max_turn_tokens")
     )
-    if (timeout := options.get("timeout")) is not None:
-        limits.max_duration.CopyFrom(duration(timeout))
+    if (timeout_s := options.get("timeout_s")) is not None:
+        limits.max_duration.CopyFrom(duration(timeout_s))
     return turn_pb2.StartTurn(turn_id=turn_id, text=text, generation=generation, limits=limits)
 
 
@@ -111,13 +119,13 @@ def tool(declared: Tool) -> tool_pb2.Tool:
         max_concurrency=options.get("max_concurrency", 0),
         rate_limit=options.get("rate_limit", 0),
     )
-    if ttl := options.get("cache_ttl"):
-        message.cache.ttl.CopyFrom(duration(ttl))
+    if ttl_s := options.get("cache_ttl_s"):
+        message.cache.ttl.CopyFrom(duration(ttl_s))
         message.cache.scope = _CACHE_SCOPES[options.get("cache_scope", "conversation")]
-    if (timeout := options.get("timeout")) is not None:
-        message.timeout.CopyFrom(duration(timeout))
-    if (interval := options.get("rate_interval")) is not None:
-        message.rate_interval.CopyFrom(duration(interval))
+    if (timeout_s := options.get("timeout_s")) is not None:
+        message.timeout.CopyFrom(duration(timeout_s))
+    if (interval_s := options.get("rate_interval_s")) is not None:
+        message.rate_interval.CopyFrom(duration(interval_s))
     return message
 
 
@@ -125,7 +133,7 @@ def message(said: Message) -> agent_pb2.Message:
     """Returns one message of a history.
 
     Raises:
-        ValueError: It is none, or of a role that no history has; the message says what to do.
+        ValueError: It is not a Message, or its role cannot occur in a history.
     """
     if not isinstance(said, Message):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(
@@ -154,12 +162,12 @@ def message(said: Message) -> agent_pb2.Message:
 
 
 def variables_json(variables: Mapping[str, pydantic.JsonValue] | None) -> str:
-    """Returns template variables as the contract has them."""
+    """Returns template variables as JSON; an empty string if there are none."""
     return pydantic_core.to_json(variables).decode() if variables else ""
 
 
 def limits(granted: agent_pb2.ServerLimits) -> ServerLimits:
-    """Returns what a server allows."""
+    """Returns the limits of a server."""
     turn = granted.turn_limits_max
     return ServerLimits(
         frame_bytes_max=granted.frame_bytes_max,
@@ -182,13 +190,13 @@ def limits(granted: agent_pb2.ServerLimits) -> ServerLimits:
 def capabilities(
     listed: Sequence[agent_pb2.Capability.ValueType],
 ) -> frozenset[Capability]:
-    """Returns what a server can do; what this client does not know is left out."""
+    """Returns the capabilities of a server, without those that this client does not know."""
     known = {member(Capability, agent_pb2.Capability.DESCRIPTOR, value) for value in listed}
     return frozenset(known - {Capability.UNKNOWN})
 
 
 def server_info(answer: agent_pb2.GetServerInfoResponse) -> ServerInfo:
-    """Returns what a server says of itself."""
+    """Returns a server's description of itself."""
     return ServerInfo(
         version=answer.version,
         model=answer.model,
@@ -300,7 +308,7 @@ def _report(told: turn_pb2.TurnReport) -> _events.TurnReport:
 
 
 def member(kind: type[E], wire: EnumDescriptor, number: int) -> E:
-    """Returns the member of ours for a number of the contract; UNKNOWN where there is none."""
+    """Returns our member for a number of the contract's enum; UNKNOWN if there is none."""
     value = wire.values_by_number.get(number)
     prefix = wire.values_by_number[0].name.removesuffix("UNSPECIFIED")
     name = "UNKNOWN" if value is None else value.name.removeprefix(prefix)

@@ -1,24 +1,26 @@
 """Runs handlers for the server's invocations and answers each exactly once.
 
-Owns: the invocations of one conversation while they run: deadline, cancel, result.
-Never: lets a handler's failure out as anything but an InvocationError without a stack trace.
-Concurrency: one supervising task per invocation, and beside it the handler's own task, so that a
-handler that ignores its cancellation delays nobody's answer.
+Owns: the invocations of one conversation while they run: deadline, cancellation, result.
+Never: reports a handler's failure as anything but an InvocationError without a stack trace.
+Concurrency: one supervising task per invocation, and a second one for the handler, so that a
+handler that ignores its cancellation delays no answer. `start` and `cancel` never wait, so the
+reader of the stream never does either; an invocation that waits for a slot of its tool waits in
+its own task, and its cancellation does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import grpc
 import pydantic_core
 
 from precall import _telemetry
-from precall._context import ToolContext
-from precall._errors import PrecallError
+from precall._context import RunLink, ToolContext
+from precall._errors import PrecallError, ServerError
 from precall._options import ClientOptions
 from precall._pool import HandlerPool, look_at
 from precall._scope import TaskScope
@@ -29,7 +31,7 @@ from precall.v1 import agent_pb2, invocation_pb2
 logger = logging.getLogger("precall")
 
 MESSAGE_CHARACTERS_MAX = 2000
-_FRAME_OVERHEAD_BYTES = 1024  # what stands in a frame around a result
+_FRAME_OVERHEAD_BYTES = 1024  # the part of a frame that is not the result
 
 Send = Callable[[agent_pb2.ConverseRequest], Awaitable[object]]
 
@@ -49,61 +51,87 @@ class Invocations:
         self, send: Send, *, pool: HandlerPool, limits: ServerLimits, options: ClientOptions
     ) -> None:
         self.tools: dict[str, Tool] = {}
-        """What can be invoked, by name."""
+        """The tools that can be invoked, by name."""
         self._send = send
         self._pool = pool
         self._options = options
         sizes = (limits.result_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._result_bytes_max = min((size for size in sizes if size > 0), default=0)
         self._runs: dict[str, _Run] = {}
+        self._refusals = 0
         self._scope = TaskScope()
 
-    async def start(self, invoke: invocation_pb2.Invoke) -> None:
-        """Starts a run; its answer is sent when it ends."""
+    def start(self, invoke: invocation_pb2.Invoke) -> None:
+        """Starts a run; its answer is sent when it ends.
+
+        Above `invocations_max` runs, an invocation is refused with an error.
+
+        Raises:
+            ServerError: As many refusals wait to be sent: the server takes no answers.
+        """
         if len(self._runs) >= self._options.invocations_max:
-            text = f"this client has {len(self._runs)} invocations in flight and takes no more"
-            await self._answer(invoke, _error("TooManyInvocations", text))
+            self._refuse(invoke)
             return
         run = _Run(invoke, asyncio.get_running_loop().create_future())
         self._runs[invoke.invocation_id] = run
         self._scope.start(self._serve(run), name=f"precall invocation of {invoke.tool_name}")
 
     def cancel(self, invocation_id: str) -> None:
-        """Tells a run that it is no longer wanted. One that has ended is none the wiser."""
+        """Cancels a run. One that has ended stays as it is."""
         run = self._runs.get(invocation_id)
         if run is not None and not run.unwanted.done():
             run.unwanted.set_result(None)
 
     def cancel_all(self) -> None:
-        """Tells every run that it is no longer wanted."""
+        """Cancels every run."""
         for invocation_id in list(self._runs):
             self.cancel(invocation_id)
 
     async def close(self) -> None:
-        """Cancels what runs and waits for it, in a bounded time."""
+        """Cancels every run and waits for its end, in a bounded time."""
         self.cancel_all()
         await self._scope.close(self._options.close_timeout_s)
 
+    def _refuse(self, invoke: invocation_pb2.Invoke) -> None:
+        text = f"this client has {len(self._runs)} invocations in flight and takes no more"
+        if self._refusals >= self._options.invocations_max:
+            raise ServerError(
+                f"{text}; the server sent {self._refusals} above that and took no answer to them",
+                code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+            )
+        self._refusals += 1
+
+        async def refuse() -> None:
+            try:
+                await self._answer(invoke, _error("TooManyInvocations", text))
+            finally:
+                self._refusals -= 1
+
+        self._scope.start(refuse(), name=f"precall refusal of {invoke.tool_name}")
+
     async def _serve(self, run: _Run) -> None:
         try:
-            result = await self._run(run)
-        except Exception:  # an invocation is always answered, also when someone's __str__ raises
-            logger.exception("an invocation of %s could not be served", run.invoke.tool_name)
-            result = _error("RuntimeError", "the call failed in the client; its log says how")
+            try:
+                result = await self._run(run)
+            except Exception:  # every invocation is answered, even when a __str__ raises
+                logger.exception("an invocation of %s could not be served", run.invoke.tool_name)
+                result = _error("RuntimeError", "the call failed in the client; see its log")
+            await self._answer(run.invoke, result)
         finally:
-            del self._runs[run.invoke.invocation_id]
-        await self._answer(run.invoke, result)
+            # Only now: results that wait to be sent count towards `invocations_max`.
+            if self._runs.get(run.invoke.invocation_id) is run:
+                del self._runs[run.invoke.invocation_id]
 
     async def _run(self, run: _Run) -> invocation_pb2.InvocationResult:
-        """Returns how the handler ended, or that it did not in time."""
+        """Returns the handler's ending, or an error when it did not end in time."""
         invoke = run.invoke
         tool = self.tools.get(invoke.tool_name)
         if tool is None:
             return _error("ToolUnknown", f"this client has no tool {invoke.tool_name!r}")
         timeout_s = invoke.timeout.ToMilliseconds() / 1000 if invoke.HasField("timeout") else None
-        context = self._context(invoke, timeout_s)
+        link = RunLink(self._progress_of(invoke.invocation_id), timeout_s=timeout_s)
         try:
-            arguments = tool.signature.bind(invoke.arguments_json, context)
+            arguments = tool.signature.bind(invoke.arguments_json, _context(invoke, link))
         except ValueError as error:
             return _error("ArgumentsInvalid", str(error))
         handler = self._scope.start(
@@ -112,49 +140,39 @@ class Invocations:
             context=_telemetry.handler_context(invoke.trace_context),
         )
         handler.add_done_callback(look_at)
-        await asyncio.wait(
-            {handler, run.unwanted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if handler.done():
-            return self._ended(tool, handler)
-        context.cancel_event.set()
-        handler.cancel()
-        # Past the deadline the server says so too, and its word decides how the call has ended.
-        await asyncio.wait({handler, run.unwanted}, timeout=self._options.cancel_grace_s)
+        try:
+            await asyncio.wait(
+                {handler, run.unwanted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if handler.done():
+                return self._ended(tool, handler)
+            link.cancel()
+            handler.cancel()
+            # At the deadline the server decides too, and may cancel instead: wait for its word.
+            await asyncio.wait({handler, run.unwanted}, timeout=self._options.cancel_grace_s)
+        finally:
+            link.end()
         if run.unwanted.done():
             if handler.done() and not handler.cancelled() and handler.exception() is None:
-                return self._ended(tool, handler)  # it was through: the truth may matter
+                return self._ended(tool, handler)  # it finished: the server may want the result
             return _cancelled()
         return _error("TimeoutError", f"the handler took longer than {timeout_s:g} s")
 
-    def _context(self, invoke: invocation_pb2.Invoke, timeout_s: float | None) -> ToolContext:
-        """Returns what the handler is told about its run."""
+    def _progress_of(self, invocation_id: str) -> Callable[[str, float | None], Awaitable[None]]:
+        """Returns the function that sends the progress of one run."""
 
-        async def progress(message: str, fraction: float | None) -> None:
-            if invoke.invocation_id in self._runs:  # after its end there is nobody to tell
-                frame = invocation_pb2.InvocationProgress(
-                    invocation_id=invoke.invocation_id, message=message, fraction=fraction
-                )
-                await self._send(agent_pb2.ConverseRequest(invocation_progress=frame))
+        async def send(message: str, fraction: float | None) -> None:
+            frame = invocation_pb2.InvocationProgress(
+                invocation_id=invocation_id, message=message, fraction=fraction
+            )
+            await self._send(agent_pb2.ConverseRequest(invocation_progress=frame))
 
-        return ToolContext(
-            tool_name=invoke.tool_name,
-            invocation_id=invoke.invocation_id,
-            execution_id=invoke.execution_id,
-            call_id=invoke.call_id,
-            turn_id=invoke.turn_id,
-            conversation_id=invoke.conversation_id,
-            deadline=None if timeout_s is None else time.monotonic() + timeout_s,
-            traceparent=invoke.trace_context.traceparent,
-            tracestate=invoke.trace_context.tracestate,
-            on_progress=progress,
-            loop=asyncio.get_running_loop(),
-        )
+        return send
 
     def _ended(self, tool: Tool, handler: asyncio.Task[object]) -> invocation_pb2.InvocationResult:
         """Returns the answer for a handler that ended by itself.
 
-        The model gets a failure in words. Where it comes from is for the program's log.
+        The model gets a failure in words; the traceback goes to the program's log.
         """
         if handler.cancelled():
             return _error("CancelledError", "the handler was cancelled within the client")
@@ -166,11 +184,11 @@ class Invocations:
         try:
             text = pydantic_core.to_json(value, inf_nan_mode="null")
         except (ValueError, TypeError, RecursionError) as problem:
-            logger.warning("tool %s returned what is not JSON", tool.name, exc_info=problem)
+            logger.warning("tool %s returned a value that is not JSON", tool.name, exc_info=problem)
             return _error(
                 "ResultNotSerializable",
                 f"the handler returned {type(value).__name__}, which does not become JSON: "
-                f"{problem}; return texts, numbers, lists, dicts, dataclasses or pydantic models",
+                f"{problem}; return strings, numbers, lists, dicts, dataclasses or pydantic models",
             )
         if self._result_bytes_max and len(text) > self._result_bytes_max:
             return _error(
@@ -190,10 +208,23 @@ class Invocations:
             logger.debug("the result of %s could not be sent: %s", invoke.tool_name, error)
 
 
+def _context(invoke: invocation_pb2.Invoke, link: RunLink) -> ToolContext:
+    return ToolContext(
+        tool_name=invoke.tool_name,
+        conversation_id=invoke.conversation_id,
+        turn_id=invoke.turn_id,
+        call_id=invoke.call_id,
+        execution_id=invoke.execution_id,
+        traceparent=invoke.trace_context.traceparent,
+        tracestate=invoke.trace_context.tracestate,
+        _link=link,
+    )
+
+
 def _error(kind: str, message: str) -> invocation_pb2.InvocationResult:
     if len(message) > MESSAGE_CHARACTERS_MAX:
         message = message[:MESSAGE_CHARACTERS_MAX] + " ... (cut)"
-    # A message may hold what UTF-8 cannot; the frame may not.
+    # A frame holds only valid UTF-8, and a message may hold half a surrogate pair.
     readable = message.encode("utf-8", "replace").decode()
     return invocation_pb2.InvocationResult(
         error=invocation_pb2.InvocationError(type=kind, message=readable)

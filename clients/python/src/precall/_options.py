@@ -1,4 +1,4 @@
-"""How a client talks to its server: waits, bounds and keepalive."""
+"""How a client talks to its server: timeouts, limits and keepalive."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ _LOCAL = ("localhost", "127.", "[::1]", "unix:")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
-    """Waits, bounds and keepalive of a client. The defaults suit most uses."""
+    """Timeouts, limits and keepalive of a client. The defaults suit most uses."""
 
     open_timeout_s: float = 20.0
-    """Connecting and the handshake of a conversation, together."""
+    """Time for connecting and for the handshake of a conversation, together."""
     answer_timeout_s: float = 20.0
-    """A server's answer to a registration, a withdrawal or a question about itself."""
+    """Time for the server's answer when a tool is added or removed, or its info is asked for."""
     write_timeout_s: float = 30.0
-    """One frame leaving; a server that takes longer counts as lost."""
+    """Time for one frame to leave. If it takes longer, the server counts as lost."""
     close_timeout_s: float = 5.0
-    """Each part of an orderly close: the end of a stream, the end of its handlers."""
+    """Time for each part of an orderly close: the end of the stream, and of its handlers."""
     cancel_grace_s: float = 1.0
-    """What a handler has to clean up in when it is cancelled, before the server is told."""
+    """Time for a cancelled handler to clean up, before the server is told."""
     keepalive_interval_s: float = 30.0
-    """A ping is sent after so long a silence."""
+    """A ping is sent after a silence of this length."""
     keepalive_timeout_s: float = 10.0
-    """A ping that takes longer to be answered means that the server is lost."""
+    """If a ping is not answered in this time, the server counts as lost."""
     frame_bytes_max: int = 16 * 1024 * 1024
-    """The largest frame that is taken from a server; a larger one ends the stream."""
+    """The largest frame to take from a server; a larger one ends the stream."""
     outgoing_frames_max: int = 64
-    """Frames that wait to be written; when full, whoever sends waits."""
+    """Frames queued for writing; senders wait while the queue is full."""
     waiting_events_max: int = 1024
-    """Events of a turn that wait for their reader; when full, the server is slowed down."""
+    """Events of a turn that may wait for their reader. While so many wait, pieces of text, of
+    reasoning and of arguments merge, and only the latest progress of each call is kept; all other
+    events still wait in order. So a slow reader gets the whole text in longer pieces, and never
+    delays a tool."""
     acknowledge_every: int = 64
-    """Events after which one is acknowledged that no outgoing frame has acknowledged yet."""
+    """Events after which the client acknowledges them, if no other frame has."""
     invocations_max: int = 256
-    """Invocations of one conversation in flight; those above are answered by an error."""
+    """Invocations in flight per conversation; those above are refused with an error."""
     tool_concurrency: int = 16
-    """Runs of one tool at once, where the tool itself does not say."""
+    """Runs of one tool at once, for tools without `max_concurrency`."""
     threads_max: int = 32
-    """Threads for synchronous tools, over all of them."""
+    """Threads for all synchronous tools together."""
 
 
 def channel_options(options: ClientOptions, address: str) -> list[tuple[str, int]]:
@@ -47,15 +50,15 @@ def channel_options(options: ClientOptions, address: str) -> list[tuple[str, int
         ("grpc.keepalive_time_ms", int(options.keepalive_interval_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
         ("grpc.http2.max_pings_without_data", 0),  # conversations may be silent for long
-        # A server that is back is found within seconds; gRPC's own pauses grow to minutes.
+        # Finds a server that is back within seconds; gRPC's own pauses grow to minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        # In spite of its name, how long one attempt may take: TLS over a slow link needs seconds.
+        # Despite its name, the time for one attempt: TLS over a slow link needs seconds.
         ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_receive_message_length", options.frame_bytes_max),
         ("grpc.max_send_message_length", -1),  # the granted limit is checked before each frame
     ]
     if address.startswith(_LOCAL):
-        # A proxy of the environment is never the way to one's own machine.
+        # The local machine is never reached through a proxy that the environment sets.
         arguments.append(("grpc.enable_http_proxy", 0))
     return arguments

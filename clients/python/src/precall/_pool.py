@@ -1,6 +1,6 @@
-"""Where the handlers of a client run: places per tool, and threads for synchronous functions.
+"""Runs the handlers of a client: slots per tool, and threads for synchronous functions.
 
-Owns: the bound on runs of one tool, over all conversations of a client, and the threads.
+Owns: the limit on runs of one tool, over all conversations of a client, and the threads.
 Concurrency: used from one event loop; only the functions themselves run in the threads.
 """
 
@@ -20,63 +20,61 @@ from precall._tool import Tool
 
 
 class HandlerPool:
-    """Runs tools, no more of each at once than it allows."""
+    """Runs tools, each at most as often at once as it allows."""
 
     def __init__(self, options: ClientOptions) -> None:
-        self._default_places = options.tool_concurrency
-        self._places: weakref.WeakKeyDictionary[Tool, asyncio.Semaphore]
-        self._places = weakref.WeakKeyDictionary()
-        # Not the event loop's own threads: functions that hang would take those from everyone.
+        self._default_concurrency = options.tool_concurrency
+        self._slots: weakref.WeakKeyDictionary[Tool, asyncio.Semaphore]
+        self._slots = weakref.WeakKeyDictionary()
+        # Not the event loop's own threads: functions that hang would use those up for all others.
         self._threads = ThreadPoolExecutor(options.threads_max, thread_name_prefix="precall-tool")
 
     async def run(self, tool: Tool, arguments: Mapping[str, object]) -> object:
-        """Returns what a tool's function returns, once the tool has a free place.
+        """Waits for a free slot of the tool, runs its function and returns the result.
 
         Raises:
-            Exception: Whatever the function raises.
+            Exception: The function raised it.
 
-        On cancel: a coroutine is cancelled, and a function that still waits for a thread never
-        runs. One that runs cannot be stopped: it keeps its place until it returns.
+        On cancel: a coroutine is cancelled, and a synchronous function that has no thread yet never
+        runs. One that runs cannot be stopped: it keeps its slot until it returns.
         """
-        place = self._place(tool)
+        slots = self._slots_of(tool)
         call = functools.partial(_guarded, tool.function, arguments)
         if tool.is_async:
-            async with place:
+            async with slots:
                 return await _resolved(call())
-        await place.acquire()
+        await slots.acquire()
         run = self._threads.submit(contextvars.copy_context().run, call)
         thread = asyncio.wrap_future(run)
-        thread.add_done_callback(lambda _: place.release())
+        thread.add_done_callback(lambda _: slots.release())
         thread.add_done_callback(look_at)
         try:
-            await asyncio.wait(
-                {thread}
-            )  # unlike awaiting the thread itself, it passes no cancel on
+            await asyncio.wait({thread})  # unlike `await thread`, it passes no cancellation on
         except asyncio.CancelledError:
-            run.cancel()  # which spares one that runs
+            run.cancel()  # no effect if it runs already
             raise
         return await _resolved(thread.result())
 
     def close(self) -> None:
-        """Starts nothing more. Threads that still run are left to end by themselves."""
+        """Starts no more functions. Threads that still run end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _place(self, tool: Tool) -> asyncio.Semaphore:
-        found = self._places.get(tool)
+    def _slots_of(self, tool: Tool) -> asyncio.Semaphore:
+        found = self._slots.get(tool)
         if found is None:
-            found = asyncio.Semaphore(tool.options.get("max_concurrency") or self._default_places)
-            self._places[tool] = found
+            count = tool.options.get("max_concurrency") or self._default_concurrency
+            found = self._slots[tool] = asyncio.Semaphore(count)
         return found
 
 
 def look_at(future: asyncio.Future[Any]) -> None:
-    """Looks at a failure that nobody waits for any more, so that asyncio does not report it."""
+    """Retrieves a failure that is not awaited any more, so that asyncio does not report it."""
     if not future.cancelled():
         future.exception()
 
 
 def _guarded(function: Callable[..., object], arguments: Mapping[str, object]) -> object:
-    """Calls a function; what asyncio would take for its own affair becomes an ordinary error."""
+    """Calls a function; exceptions that have a meaning in asyncio become ordinary errors."""
     try:
         return function(**arguments)
     except (StopIteration, SystemExit) as error:
@@ -84,7 +82,7 @@ def _guarded(function: Callable[..., object], arguments: Mapping[str, object]) -
 
 
 async def _resolved(value: object) -> object:
-    """Returns a value, or what it resolves to: a decorated function may return an awaitable."""
+    """Returns a value, or awaits it: a decorated function may return an awaitable."""
     if not inspect.isawaitable(value):
         return value
     try:

@@ -1,6 +1,6 @@
-"""Pairs frames that the server answers one by one with their answers.
+"""Pairs frames with the answers of the server to them.
 
-Owns: who waits for the answer to which frame.
+Owns: the frames that still wait for their answers.
 Concurrency: used from one event loop.
 """
 
@@ -19,7 +19,7 @@ Reply: TypeAlias = tool_pb2.ToolsRegistered | tool_pb2.ToolsWithdrawn
 
 
 class Replies:
-    """The answers that are still to come."""
+    """The answers that have not come yet."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -30,8 +30,8 @@ class Replies:
 
         Raises:
             PrecallError: The server refused the frame, or the stream ended.
-            UnavailableError: No answer came in time, without a reason: the server may have done
-                what the frame says.
+            UnavailableError: No answer came in time. It has no reason, since the server may have
+                done what the frame asks for.
         """
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         sequence = await stream.send(frame)
@@ -41,8 +41,8 @@ class Replies:
                 return await future
         except TimeoutError:
             raise UnavailableError(
-                f"no answer of the server was read within {self._timeout_s:g} s; it may have done "
-                "what was asked. An answer waits behind the events of a running turn: read these",
+                f"the server did not answer within {self._timeout_s:g} s; it may have done what "
+                "was asked",
                 code=grpc.StatusCode.DEADLINE_EXCEEDED,
                 retry_after_s=0.0,
             ) from None
@@ -50,13 +50,13 @@ class Replies:
             del self._waiting[sequence]
 
     def settle(self, reply: Reply) -> None:
-        """Gives an answer to whoever waits for it."""
+        """Passes an answer to the caller that waits for it."""
         future = self._waiting.get(reply.frame_sequence)
         if future is not None and not future.done():
             future.set_result(reply)
 
     def refuse(self, frame_sequence: int, error: PrecallError) -> bool:
-        """Tells whoever waits that the frame was refused; returns whether there was someone."""
+        """Passes a refusal to the caller that waits; returns whether there is one."""
         future = self._waiting.get(frame_sequence)
         if future is None or future.done():
             return False
@@ -64,6 +64,6 @@ class Replies:
         return True
 
     def end(self, error: PrecallError) -> None:
-        """Tells everyone that no answer will come."""
+        """Fails all that wait: no answer will come."""
         for frame_sequence in list(self._waiting):
             self.refuse(frame_sequence, error)

@@ -1,7 +1,7 @@
 """Tasks that end with their owner, in a bounded time.
 
-`asyncio.TaskGroup` waits for its tasks for ever and cancels its parent when one fails. A library
-that runs its users' functions can promise neither, hence this.
+`asyncio.TaskGroup` waits for its tasks for ever, and cancels its parent when one fails. A library
+that runs its users' functions can afford neither.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 def being_cancelled() -> bool:
-    """Returns whether the current task is being cancelled, and not only what it waits for."""
+    """Returns whether the current task itself is being cancelled, not only what it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 class TaskScope:
-    """Starts tasks, and ends those that are left when it closes.
+    """Starts tasks, and cancels those that still run when it closes.
 
     Concurrency: used from one event loop.
     """
@@ -42,16 +42,16 @@ class TaskScope:
         name: str,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
-        """Starts a task that lives at most as long as the scope."""
+        """Starts a task that the scope cancels when it closes."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self, timeout_s: float) -> None:
-        """Cancels what is left and waits for it, no longer than `timeout_s`.
+        """Cancels the tasks that still run and waits for them, at most `timeout_s`.
 
-        A task that outlives that is logged and left alone: it ignores its cancellation.
+        A task that ignores its cancellation for longer is logged and left running.
         """
         left = self._tasks - {asyncio.current_task()}
         for task in left:

@@ -1,4 +1,4 @@
-"""What a server is, serves and allows, as values."""
+"""A server's capabilities, limits and state, as values."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 
 class Capability(enum.Enum):
-    """Something that a server may or may not be able to do."""
+    """A part of the contract that a server may or may not serve."""
 
     UNKNOWN = "unknown"
     """A value of a newer server."""
     TOOL_CALLS = "tool_calls"
     """The served model's format has tool calls."""
     STRUCTURED_CALLS = "structured_calls"
-    """Calls are held to their schemas while they are generated."""
+    """Generated calls are constrained to the schemas of their tools."""
     REASONING = "reasoning"
-    """Reasoning is told apart from text."""
+    """Reasoning is separated from text."""
     RESUME = "resume"
     """Lost streams can be resumed."""
     TOOL_HOSTS = "tool_hosts"
@@ -34,35 +34,35 @@ class Capability(enum.Enum):
 
 
 class EngineState(enum.Enum):
-    """Where the engine stands."""
+    """The state of the engine."""
 
     UNKNOWN = "unknown"
     """A value of a newer server."""
     STARTING = "starting"
-    """Weights load."""
+    """It loads the model."""
     READY = "ready"
-    """It serves."""
+    """It serves turns."""
     RESTARTING = "restarting"
-    """It died and is being started again."""
+    """It died and is being restarted."""
     FAILED = "failed"
-    """It is not coming back without an operator."""
+    """It stays down until an operator acts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnLimits:
-    """How much a turn may use. None: the server does not say."""
+    """How much a turn may use. None: the server does not tell."""
 
     max_steps: int | None = None
     """Assistant messages."""
     max_tokens: int | None = None
     """Tokens that all steps together may generate."""
     max_duration_s: float | None = None
-    """Seconds from admission to the end."""
+    """From admission to the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What a server allows; sizes in bytes of UTF-8. 0: the server does not say."""
+    """The limits of a server; sizes in bytes of UTF-8. 0: the server does not tell."""
 
     frame_bytes_max: int = 0
     """One frame on the wire."""
@@ -79,46 +79,46 @@ class ServerLimits:
     context_tokens_max: int = 0
     """Tokens of prompt and generation together."""
     messages_max: int = 0
-    """Messages that one conversation keeps."""
+    """Messages in one conversation."""
     turn_limits_max: TurnLimits = TurnLimits()
-    """The most, and the default, that a turn may use."""
+    """The most that a turn may use, which is also the default."""
     tool_timeout_max_s: float = 0.0
-    """How long a turn may wait for a tool."""
+    """The longest timeout of a tool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """What the engine is doing."""
+    """The load of the engine."""
 
     running_sequences: int = 0
-    """Sequences that it generates now."""
+    """Sequences being generated."""
     waiting_sequences: int = 0
-    """Sequences that it holds waiting."""
+    """Sequences that wait in the engine."""
     kv_cache_usage: float = 0.0
-    """Share of the KV cache in use, 0 to 1."""
+    """Fraction of the KV cache in use, from 0 to 1."""
     admitted_turns: int = 0
-    """Turns admitted now."""
+    """Admitted turns."""
     waiting_turns: int = 0
     """Turns that wait for admission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What a server is, serves and allows."""
+    """A server's description of itself."""
 
     version: str
     """Version of precall-service."""
     model: str
     """Name of the served model."""
     capabilities: frozenset[Capability]
-    """What it can do."""
+    """Its capabilities."""
     limits: ServerLimits
-    """What it allows."""
+    """Its limits."""
     engine_state: EngineState
-    """Where its engine stands."""
+    """The state of its engine."""
     engine: str
     """The engine and its version, such as "vllm 0.32.0"."""
     load: EngineLoad
-    """What the engine is doing now."""
+    """The load of its engine."""
     uptime_s: float
-    """How long the server process has been up, in seconds."""
+    """Time since the server process started."""

@@ -1,6 +1,6 @@
 """Turns a typed function into a JSON Schema of its arguments and a way to call it with them.
 
-Owns: what of Python's parameters a tool may have, and the words that say what it may not.
+Owns: which kinds of parameters a tool may have, and the errors for the others.
 Never: calls the function.
 """
 
@@ -23,14 +23,14 @@ from precall._docstring import read_docstring
 Schema = dict[str, pydantic.JsonValue]
 
 _UNSUPPORTED = {
-    inspect.Parameter.VAR_POSITIONAL: "*{} has no place in a JSON object; take a list instead",
+    inspect.Parameter.VAR_POSITIONAL: "*{} does not fit a JSON object; take a list instead",
     inspect.Parameter.VAR_KEYWORD: "**{} has no schema; take a dict or name the parameters",
     inspect.Parameter.POSITIONAL_ONLY: "{} is positional-only; arguments come by name",
 }
 
 
 class _SchemaWithoutNoise(GenerateJsonSchema):
-    """A schema that a model reads: no titles made from names, no warnings about defaults."""
+    """Generates schemas for models: no titles made from names, no warnings about defaults."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
@@ -40,7 +40,7 @@ class _SchemaWithoutNoise(GenerateJsonSchema):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A function as a tool sees it."""
+    """The name, the description and the parameters of a function that is a tool."""
 
     name: str
     """Name of the function."""
@@ -49,19 +49,19 @@ class Signature:
     input_schema: Schema
     """JSON Schema of the arguments."""
     arguments: type[pydantic.BaseModel]
-    """Checks arguments; its fields have the parameters' names as aliases."""
+    """Validates arguments; its fields have the parameters' names as aliases."""
     python_defaults: frozenset[str]
-    """Fields that are left out of a call that does not have them: Python knows their defaults."""
+    """Fields that are left out of a call without them, so that Python's defaults apply."""
     context_parameter: str | None
-    """The parameter that takes a ToolContext."""
+    """The parameter that takes a ToolContext; None if there is none."""
 
     def bind(self, arguments_json: str, context: ToolContext) -> dict[str, object]:
         """Returns the keyword arguments of one call.
 
-        What is left out takes Python's default, or that of its `Field(default=...)`.
+        Missing arguments take Python's default, or that of their `Field(default=...)`.
 
         Raises:
-            ValueError: The arguments do not fit; the message has the path of each that does not.
+            ValueError: Arguments are invalid; the message has the path of each of them.
         """
         try:
             values = self.arguments.model_validate_json(arguments_json or "{}")
@@ -79,17 +79,17 @@ class Signature:
 
 
 def read_signature(function: Callable[..., object], label: str) -> Signature:
-    """Returns what a tool needs to know of a function.
+    """Returns the signature of a function that is to become a tool.
 
     Args:
-        function: What is to become a tool.
-        label: What to call it in errors.
+        function: The function.
+        label: Its name in errors.
 
     Raises:
-        TypeError: It has parameters that no JSON object can carry; the message names them.
+        TypeError: It has a parameter that a JSON object cannot carry; the message names it.
     """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{label}: a generator has no one result; return a list instead")
+        raise TypeError(f"{label}: a generator has no single result; return a list instead")
     target = function
     while isinstance(target, functools.partial):
         target = target.func
@@ -111,7 +111,7 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
                 )
             context_parameter = name
             continue
-        # Field names of our own: a parameter may be called `copy` or `_x`, a field may not.
+        # Our own field names: a parameter may be called `copy` or `_x`, a field may not.
         field = f"p{len(fields)}"
         fields[field] = _field(name, hints[name], parameter, documentation.parameters.get(name, ""))
         if _has_python_default(parameter):
@@ -130,8 +130,8 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
 def _parameters(function: Callable[..., object], label: str) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(function).parameters
-    except (TypeError, ValueError) as error:  # of what is written in C
-        raise TypeError(f"{label}: its parameters are not known: {error}") from None
+    except (TypeError, ValueError) as error:  # some functions written in C
+        raise TypeError(f"{label}: its parameters are unknown: {error}") from None
 
 
 def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
@@ -140,7 +140,7 @@ def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
     if not inspect.isroutine(target):  # an object with __call__
         target = type(target).__call__
     annotations = dict(getattr(target, "__annotations__", {}))
-    annotations.pop("return", None)  # no part of a tool, and often known to type checkers only
+    annotations.pop("return", None)  # not needed, and often known to type checkers only
     try:
         return typing.get_type_hints(
             types.SimpleNamespace(__annotations__=annotations),
@@ -152,12 +152,12 @@ def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
             f"{label}: its annotations name {error.name!r}, which is not known in its module; "
             "types of a tool must be defined or imported at module level"
         ) from None
-    except Exception as error:  # an annotation is any expression
+    except Exception as error:  # an annotation can be any expression
         raise TypeError(f"{label}: its annotations cannot be read: {error!r}") from error
 
 
 def _is_context(annotation: object) -> bool:
-    """Returns whether an annotation is that of a ToolContext, also where it may be None."""
+    """Returns whether an annotation is ToolContext, or a union with it."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
@@ -168,7 +168,7 @@ def _is_context(annotation: object) -> bool:
 def _field(
     name: str, annotation: object, parameter: inspect.Parameter, described: str
 ) -> tuple[object, FieldInfo]:
-    """Returns the model field for one parameter. Field(description=...) beats the docstring."""
+    """Returns the model field for one parameter. Field(description=...) wins over the docstring."""
     if isinstance(parameter.default, FieldInfo):  # `= Field(default=3, ge=1)`, as in a model
         annotation = typing.Annotated[annotation, parameter.default]
     extras: tuple[object, ...] = getattr(annotation, "__metadata__", ())
@@ -193,14 +193,14 @@ def _arguments_model(
         return pydantic.create_model(
             "Arguments", __config__=pydantic.ConfigDict(extra="forbid"), **definitions
         )
-    except Exception as error:  # as many kinds as there are ways to write a type
+    except Exception as error:  # pydantic raises many kinds of errors for types
         raise TypeError(f"{label}: {_first_line(error)}") from error
 
 
 def _input_schema(arguments: type[pydantic.BaseModel], label: str) -> Schema:
     try:
         schema = arguments.model_json_schema(schema_generator=_SchemaWithoutNoise)
-    except Exception as error:  # as many kinds as there are ways to write a type
+    except Exception as error:  # pydantic raises many kinds of errors for types
         raise TypeError(f"{label}: {_first_line(error)}") from error
     del schema["title"]
     return schema
@@ -211,7 +211,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _explain(error: pydantic.ValidationError) -> str:
-    """Returns what was wrong with which argument, in words that a model can act on."""
+    """Returns which arguments are wrong and why, so that a model can correct them."""
     problems = [
         f"{'.'.join(map(str, entry['loc'])) or 'arguments'}: {entry['msg']}"
         for entry in error.errors(include_url=False, include_input=False, include_context=False)

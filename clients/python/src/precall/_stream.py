@@ -2,7 +2,7 @@
 
 Owns: the gRPC call, the numbers of frames, and how the stream begins and ends.
 Never: knows what a turn or a tool is.
-Concurrency: one task writes and one reads; everyone else only puts frames in a bounded queue. A
+Concurrency: one task writes and one reads; all others only put frames in a bounded queue. A
 cancelled gRPC read or write ends the whole call, so no other task may touch it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeAlias
 
 import grpc
@@ -42,21 +42,21 @@ class ConverseStream:
         self._numbering = asyncio.Lock()
         self._sequence = 1  # the handshake
         self._processed = opened.sequence
-        self._acknowledged = 0  # the highest event number that an outgoing frame has told of
+        self._acknowledged = 0  # the highest event number that an outgoing frame has carried
         self._ended = asyncio.Event()
         self._ending: PrecallError = ConnectionLostError("the stream to the server has ended")
         self._loop = asyncio.get_running_loop()
 
     def start(
         self,
-        on_event: Callable[[agent_pb2.ConverseResponse], Awaitable[None]],
+        on_event: Callable[[agent_pb2.ConverseResponse], None],
         on_end: Callable[[PrecallError], None],
     ) -> None:
         """Starts reading and writing.
 
         Args:
-            on_event: Takes each event in order; the next is read when it returns.
-            on_end: Told once, with the reason, when the stream has ended.
+            on_event: Takes each event in order. A PrecallError that it raises ends the stream.
+            on_end: Called once, with the reason, when the stream has ended.
         """
         self._scope.start(self._write(), name="precall writer")
         self._scope.start(self._read(on_event, on_end), name="precall reader")
@@ -66,8 +66,8 @@ class ConverseStream:
 
         Raises:
             TooLargeError: The frame is over the granted limit; nothing was sent.
-            ConnectionLostError: The server takes nothing any more.
-            PrecallError: The stream has ended, and why.
+            ConnectionLostError: The server takes no frames any more.
+            PrecallError: The stream has ended; the error says why.
             RuntimeError: This is not the event loop that the stream was opened in.
 
         On cancel: the frame is not sent.
@@ -86,14 +86,16 @@ class ConverseStream:
                 self._check_open()
                 frame.sequence = self._sequence + 1
                 await self._outgoing.put(frame)
-                self._sequence = frame.sequence  # not before: a cancelled put leaves no gap
-                self._check_open()  # it may have been waiting for room, and have it because of that
+                self._sequence = (
+                    frame.sequence
+                )  # not earlier, so that a cancelled put leaves no gap
+                self._check_open()  # the end of the stream makes room, too
                 return frame.sequence
         except TimeoutError:
             raise ConnectionLostError("the server takes no frames any more") from None
 
     async def close(self) -> None:
-        """Ends the conversation and the stream, each part in a bounded time."""
+        """Ends the conversation and the stream, each in a bounded time."""
         frame = agent_pb2.ConverseRequest(close=agent_pb2.CloseConversation())
         try:
             async with asyncio.timeout(self._options.close_timeout_s):
@@ -110,7 +112,7 @@ class ConverseStream:
             raise _errors.ended(self._ending) from self._ending
 
     async def _write(self) -> None:
-        """Writes frames until the call ends; why it ended is the reader's to find out."""
+        """Writes frames until the call ends. The reader finds out why it ended."""
         try:
             while True:
                 frame = await self._outgoing.get()
@@ -127,28 +129,31 @@ class ConverseStream:
 
     async def _read(
         self,
-        on_event: Callable[[agent_pb2.ConverseResponse], Awaitable[None]],
+        on_event: Callable[[agent_pb2.ConverseResponse], None],
         on_end: Callable[[PrecallError], None],
     ) -> None:
         try:
             while isinstance(event := await self._call.read(), agent_pb2.ConverseResponse):
-                await on_event(event)
+                on_event(event)
                 self._processed = event.sequence
                 self._acknowledge(event)
             self._ending = ConnectionLostError("the server ended the conversation's stream")
         except grpc.aio.AioRpcError as error:
             self._ending = _errors.from_rpc(error)
+        except PrecallError as error:
+            self._ending = error
+            self._call.cancel()
         finally:
-            # Also when this task is cancelled: whoever waits must hear that nothing will come.
+            # Also when this task is cancelled: those that wait must learn that nothing will come.
             self._ended.set()
-            while not self._outgoing.empty():  # lets those go on who wait for room
+            while not self._outgoing.empty():  # releases the senders that wait for room
                 self._outgoing.get_nowait()
             on_end(self._ending)
 
     def _acknowledge(self, event: agent_pb2.ConverseResponse) -> None:
-        """Sends an Acknowledge where no other frame will carry the number soon.
+        """Sends an Acknowledge unless another frame will carry the number soon.
 
-        A full queue means that frames are about to leave, and each of them carries it.
+        Frames in the queue are about to leave, and each of them carries it.
         """
         behind = self._processed - self._acknowledged
         ends_turn = event.WhichOneof("event") == "turn_completed"
@@ -166,12 +171,12 @@ class ConverseStream:
 async def open_stream(
     call: Call, frame: agent_pb2.OpenConversation, *, address: str, options: ClientOptions
 ) -> ConverseStream:
-    """Sends the handshake and returns the stream that the server opens.
+    """Sends the handshake and returns the stream that the server opened.
 
     Raises:
         ConnectError: No precall server could be reached there, it did not answer in time, or the
             client was closed.
-        PrecallError: The server refused, with its reason.
+        PrecallError: The server refused the conversation, with its reason.
 
     On cancel: the call is cancelled.
     """

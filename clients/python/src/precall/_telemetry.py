@@ -1,4 +1,4 @@
-"""Trace context in and out of frames; without an OpenTelemetry SDK all of it does nothing."""
+"""Trace context in and out of frames; without an OpenTelemetry SDK it has no effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def current() -> common_pb2.TraceContext | None:
-    """Returns the trace context of the current span; None without one."""
+    """Returns the trace context of the current span; None if there is no span."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     if "traceparent" not in carrier:
@@ -24,12 +24,12 @@ def current() -> common_pb2.TraceContext | None:
 
 
 def handler_context(parent: common_pb2.TraceContext) -> contextvars.Context:
-    """Returns a context to run a handler in, in which `parent` is the current span.
+    """Returns a context for one run of a handler, in which `parent` is the current span.
 
-    The context belongs to that one run, so nothing has to be detached afterwards.
+    The context is used for that run only, so nothing has to be detached afterwards.
     """
     carrier = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
     context = contextvars.copy_context()
-    # From an empty context: the one that was current when the stream opened has nothing to say.
+    # From an empty context: the span that was current when the stream opened is unrelated.
     context.run(otel_context.attach, _PROPAGATOR.extract(carrier, otel_context.Context()))
     return context

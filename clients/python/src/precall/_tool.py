@@ -1,30 +1,30 @@
-"""A tool: a declaration for the server, and the function behind it.
+"""A tool: a declaration for the server, and the function that runs.
 
-Owns: what the keyword arguments of `@client.tool` mean.
+Owns: the meaning of the keyword arguments of `@client.tool`.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar, Unpack
 
 import pydantic
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from precall._rules import (
-    COUNT_OR_ZERO,
-    FLAG,
-    TEXT,
-    TEXTS,
-    TIME,
-    TIME_OR_ZERO,
-    Rule,
-    check,
-    one_of,
-)
 from precall._signature import Signature, read_signature
+from precall._validate import (
+    CountOrZero,
+    Flag,
+    Seconds,
+    SecondsOrZero,
+    Text,
+    Texts,
+    Validator,
+)
 
 Handler: TypeAlias = Callable[..., object]
 """A function that can be a tool, synchronous or not."""
@@ -34,86 +34,73 @@ F = TypeVar("F", bound=Handler)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-TOOL_RULES: Mapping[str, Rule] = {
-    "name": TEXT,
-    "description": TEXT,
-    "version": TEXT,
-    "read_only": FLAG,
-    "speculation_safe": FLAG,
-    "idempotent": FLAG,
-    "open_world": FLAG,
-    "requires_approval": FLAG,
-    "approval_may_edit": FLAG,
-    "reads": TEXTS,
-    "writes": TEXTS,
-    "cache_ttl": TIME_OR_ZERO,
-    "cache_scope": one_of("conversation", "tenant"),
-    "timeout": TIME,
-    "max_concurrency": COUNT_OR_ZERO,
-    "rate_limit": COUNT_OR_ZERO,
-    "rate_interval": TIME,
-}
-
-
 class ToolOptions(TypedDict, total=False):
-    """What can be said of a tool besides its function. What is not said takes the unsafe reading.
+    """Options of a tool. Each defaults to its unsafe value.
 
-    A tool that says nothing is never run speculatively, never cached and never retried. Servers do
-    not act yet on speculation_safe, idempotent, open_world, approval_may_edit, reads, writes, the
-    cache and rate_interval.
+    A tool without options is never run speculatively, never cached and never retried. Some options
+    need a capability that a server may lack: opening a conversation or adding a tool then warns
+    with `NotServedWarning`, or raises ToolRejectedError where ignoring the option would be unsafe.
     """
 
-    name: str
-    """Instead of the function's name; 1 to 64 of A-Z a-z 0-9 _ and -."""
-    description: str
-    """Instead of the docstring: what the tool does and when to use it, for the model."""
-    version: str
-    """Your version. Without one the server takes a digest of name, description and schema."""
-    read_only: bool
+    name: Text
+    """Replaces the function's name; 1 to 64 characters of A-Z a-z 0-9 _ and -."""
+    description: Text
+    """Replaces the docstring: what the tool does and when to use it, for the model."""
+    version: Text
+    """Your version. By default the server takes a digest of name, description and schema."""
+    read_only: Flag
     """The handler changes nothing that anyone could notice."""
-    speculation_safe: bool
-    """Running it for a call that the model never makes harms nobody."""
-    idempotent: bool
-    """Running it twice with the same arguments is the same as running it once."""
-    open_world: bool
-    """It reaches things that nobody here controls: the open web, other people."""
-    requires_approval: bool
-    """A person must approve every call. A server without `Capability.APPROVALS` refuses the tool;
-    none has it yet."""
-    approval_may_edit: bool
-    """The person who approves may change the arguments."""
-    reads: Sequence[str]
-    """Resources that it reads: templates over the arguments, such as "file:{path}"."""
-    writes: Sequence[str]
-    """Resources that it writes, likewise."""
-    cache_ttl: float
-    """Seconds for which a result may be served again. 0: never."""
-    cache_scope: Literal["conversation", "tenant"]
-    """For whom."""
-    timeout: float
-    """Seconds that one run may take."""
-    max_concurrency: int
-    """Runs that may be in flight at once."""
-    rate_limit: int
-    """Runs that may start in `rate_interval`. No server limits rates yet: all refuse the tool."""
-    rate_interval: float
-    """Seconds; one without it."""
+    speculation_safe: Flag
+    """Running it for a call that the model never makes does no harm. Needs SPECULATION."""
+    idempotent: Flag
+    """Running it twice with the same arguments has the same effect as running it once. No server
+    uses this yet."""
+    open_world: Flag
+    """It reaches things outside your control: the open web, other people. No server uses this
+    yet."""
+    requires_approval: Flag
+    """A person must approve every call. A server without APPROVALS refuses the tool."""
+    approval_may_edit: Flag
+    """The person who approves may change the arguments. Needs APPROVALS."""
+    reads: Texts
+    """Resources that it reads: templates over the arguments, such as "file:{path}". Needs
+    TOOL_CACHE."""
+    writes: Texts
+    """Resources that it writes, as templates too. Needs TOOL_CACHE."""
+    cache_ttl_s: SecondsOrZero
+    """How long a result may be reused. 0: never. Needs TOOL_CACHE."""
+    cache_scope: Annotated[
+        Literal["conversation", "tenant"], Field(description='"conversation" or "tenant"')
+    ]
+    """Who may reuse a result; "conversation" by default. Needs TOOL_CACHE."""
+    timeout_s: Seconds
+    """How long one run may take."""
+    max_concurrency: CountOrZero
+    """Runs that may be in flight at once. 0: the default of the client and of the server."""
+    rate_limit: CountOrZero
+    """Runs that may start in `rate_interval_s`. 0: no limit. No server limits rates yet: servers
+    refuse the tool."""
+    rate_interval_s: Seconds
+    """The interval of `rate_limit`; 1 by default."""
+
+
+TOOL_OPTIONS: Final = Validator(ToolOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Tool:
-    """A function that the model can call, and what is declared of it."""
+    """A function that the model can call, and its declaration."""
 
     name: str
-    """What the model calls it."""
+    """The name that the model calls."""
     description: str
     """What it does and when to use it."""
     input_schema: Mapping[str, pydantic.JsonValue]
     """JSON Schema of its arguments."""
     options: ToolOptions
-    """What was said of it besides its function."""
+    """The options that were given for it."""
     function: Handler
-    """What runs."""
+    """The function that runs."""
     signature: Signature
     """How arguments become a call of the function."""
 
@@ -128,18 +115,18 @@ class Tool:
         """Returns the tool that a typed function describes.
 
         Name and description come from the function and its docstring, the schema from its
-        annotations; a docstring's parameter descriptions and `Annotated[..., Field(...)]` are
-        part of it.
+        annotations. The schema includes the docstring's parameter descriptions and
+        `Annotated[..., Field(...)]`.
 
         Raises:
-            TypeError: The function cannot be a tool, or a value is not allowed; the message says
-                which parameter and what to do.
+            TypeError: The function cannot be a tool, or an option is not allowed; the message
+                names the parameter or option and says what to do.
         """
         if not callable(function):
             raise TypeError(f"a tool is a function, not {type(function).__name__}")
         name = options.get("name") or getattr(function, "__name__", "")
         label = f"tool {name or function!r}"
-        check(options, TOOL_RULES, label, bad_value=TypeError)
+        options = TOOL_OPTIONS.validate(options, label, bad_value=TypeError)
         if not _NAME.fullmatch(name):
             raise TypeError(
                 f"{label}: a tool's name is 1 to 64 of A-Z a-z 0-9 _ and -; say name=..."
@@ -155,6 +142,14 @@ class Tool:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ToolNamed:
+    """A tool by its name, for `tool_choice`: `tool_choice=precall.ToolNamed("search")`."""
+
+    name: str
+    """The tool's name."""
+
+
 ToolLike: TypeAlias = Tool | Handler
 """A tool, or a function that becomes one."""
 
@@ -163,7 +158,7 @@ def as_tool(function: ToolLike, **options: Unpack[ToolOptions]) -> Tool:
     """Returns a tool for a function, or the tool itself.
 
     Raises:
-        TypeError: Not a function that can be a tool, or options for a tool that has its own.
+        TypeError: The function cannot be a tool, or options were given for a finished Tool.
     """
     if isinstance(function, Tool):
         if options:

@@ -1,63 +1,84 @@
-"""How one turn is generated and what it may use: the keyword arguments of `send` and `ask`."""
+"""The keyword arguments of `send` and `ask`: how one turn is generated and what it may use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+import reprlib
+from collections.abc import Collection
+from typing import Annotated, Final, Literal, TypeAlias
 
-from precall._rules import COUNT, INT32, INT64, NUMBER, TEXT, TEXTS, TIME, Rule, check
+from pydantic import Field, InstanceOf
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from precall._tool import Handler, Tool, ToolNamed
+from precall._validate import Count, Int32, Int64, Number, Seconds, Text, Texts, Validator
+
+ToolChoice: TypeAlias = (
+    Literal["auto", "none", "required"] | InstanceOf[ToolNamed] | InstanceOf[Tool] | Handler
+)
+"""A mode, or the tool to call first."""
 
 
 class TurnOptions(TypedDict, total=False):
-    """How one turn is generated and what it may use. What is not said takes the defaults."""
+    """How one turn is generated and what it may use. Missing options take the server's defaults."""
 
-    turn_id: str
-    """Yours, to make a retry idempotent; without one the client makes one."""
-    temperature: float
+    turn_id: Text
+    """Your id of the turn, which makes a retry idempotent. By default the client makes one."""
+    temperature: Number
     """0 is greedy; at most 2."""
-    top_p: float
+    top_p: Number
     """Above 0, at most 1."""
-    top_k: int
+    top_k: Int32
     """At least 1; -1 takes all tokens."""
-    seed: int
+    seed: Int64
     """Makes sampling repeatable on the same server."""
-    max_tokens: int
+    max_tokens: Count
     """Tokens that one step may generate."""
-    stop: Sequence[str]
-    """Texts that end a step when they are generated; not part of the answer."""
-    tool_choice: str
-    """"auto", "none", "required", or the name of the tool to call first."""
-    max_steps: int
+    stop: Texts
+    """Strings that end a step when they are generated; they are not part of the answer."""
+    tool_choice: Annotated[
+        ToolChoice,
+        Field(
+            description='"auto", "none", "required", or a tool: its function, its Tool, or '
+            'ToolNamed("its name")'
+        ),
+    ]
+    """"auto", "none" or "required"; or the tool to call first: its function, its Tool, or
+    `ToolNamed("its name")`. A string is always a mode, never a tool's name."""
+    max_steps: Count
     """Steps, that is assistant messages."""
-    max_turn_tokens: int
+    max_turn_tokens: Count
     """Tokens that all steps together may generate."""
-    timeout: float
-    """Seconds from admission to the end; then the turn ends with LIMIT and what is written by then.
-    To bound the waiting for admission too, use `asyncio.timeout` around the turn: it is cancelled
+    timeout_s: Seconds
+    """Time from admission to the end; the turn then ends with LIMIT and the text so far. To limit
+    the wait for admission too, use `asyncio.timeout` around the turn: leaving it cancels the turn
     on the server."""
 
 
-TURN_RULES: Mapping[str, Rule] = {
-    "turn_id": TEXT,
-    "temperature": NUMBER,
-    "top_p": NUMBER,
-    "top_k": INT32,
-    "seed": INT64,
-    "max_tokens": COUNT,
-    "stop": TEXTS,
-    "tool_choice": Rule('"auto", "none", "required" or the name of a tool', TEXT.fits),
-    "max_steps": COUNT,
-    "max_turn_tokens": COUNT,
-    "timeout": TIME,
-}
+class TurnArguments(TurnOptions, total=True):
+    """The arguments of `send`."""
+
+    text: Text
+    """The user's message."""
 
 
-def check_turn(text: str, options: TurnOptions) -> None:
-    """Returns when a turn can be asked for in this way.
+TURN_ARGUMENTS: Final = Validator(TurnArguments)
+
+
+def tool_name(choice: ToolNamed | Tool | Handler, offered: Collection[Tool]) -> str:
+    """Returns the name of the tool that a turn has to call first.
 
     Raises:
-        TypeError: There is no such option, or the text or an option is of another type.
-        ValueError: An option is outside of what its field can hold.
+        ValueError: The choice is a function that is not exactly one of the offered tools.
     """
-    check({"text": text}, {"text": TEXT}, "turn")
-    check(options, TURN_RULES, "turn")
+    if isinstance(choice, ToolNamed | Tool):
+        return choice.name
+    # Equality, not identity: each access to a bound method makes a new object.
+    names = [tool.name for tool in offered if tool.function == choice]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        problem = f"which is several tools: {', '.join(names)}; name one with ToolNamed(...)"
+    else:
+        there = ", ".join(tool.name for tool in offered) or "none"
+        problem = f"which is not a tool of this conversation; its tools are: {there}"
+    raise ValueError(f"turn: tool_choice is {reprlib.repr(choice)}, {problem}")

@@ -1,4 +1,4 @@
-"""Has the client of a fake server run the calls of a turn, and says how each ended."""
+"""Sends the calls of a turn to the client of a fake server, and reports how each ended."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Emit: TypeAlias = Callable[[Frame], Awaitable[None]]
 
 
 class _UnavailableError(Exception):
-    """There is nobody who could run a call."""
+    """No handler can run a call."""
 
 
 class CallRuns:
-    """The runs of one turn's calls."""
+    """The runs of the calls of one turn."""
 
     def __init__(
         self,
@@ -50,20 +50,20 @@ class CallRuns:
         return invocation_id in self._waiting
 
     def settle(self, result: invocation_pb2.InvocationResult) -> None:
-        """Takes the ending of an invocation."""
+        """Takes the result of an invocation."""
         future = self._waiting[result.invocation_id]
         if not future.done():
             future.set_result(result)
 
     def hang_up(self) -> None:
-        """The client says nothing more: the turn goes on without its tools."""
+        """Notes that the client has half-closed: the turn goes on without its tools."""
         self._left = True
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_UnavailableError("the client is gone"))
 
     async def progress(self, said: invocation_pb2.InvocationProgress) -> None:
-        """Passes a handler's progress on."""
+        """Passes on the progress of a handler."""
         await self._emit(
             Frame(
                 tool_call_progress=turn_pb2.ToolCallProgress(
@@ -75,7 +75,10 @@ class CallRuns:
         )
 
     async def run(self, call_id: str, call: Call) -> ToolResult:
-        """Has the client run one call and says how it ended, also when the turn is cancelled."""
+        """Has the client run one call, and returns and emits how it ended.
+
+        On cancel: the call ends as CANCELLED on the wire.
+        """
         completed = turn_pb2.ToolCallCompleted(call_id=call_id)
         result = invocation_pb2.InvocationResult()
         try:
@@ -96,13 +99,13 @@ class CallRuns:
         return _seen(call, completed, result)
 
     async def _invoke(self, call_id: str, call: Call) -> invocation_pb2.InvocationResult:
-        """Returns what the client answers.
+        """Returns the client's answer.
 
         Raises:
-            _UnavailableError: The tool was withdrawn, or the client says nothing more.
-            TimeoutError: It did not answer in time, and has been told to stop.
+            _UnavailableError: The tool was removed, or the client has half-closed.
+            TimeoutError: The client did not answer in time, and its handler was cancelled.
 
-        On cancel: the client is told to stop.
+        On cancel: the handler is cancelled.
         """
         tool = self._tools.current(call.tool_name)
         if tool is None or self._left:
@@ -150,7 +153,7 @@ class CallRuns:
 
 
 def arguments_json(call: Call) -> str:
-    """Returns the arguments of a call as they are sent."""
+    """Returns the arguments of a call as JSON text."""
     return json.dumps(dict(call.arguments))
 
 
@@ -176,7 +179,7 @@ def _seen(
     completed: turn_pb2.ToolCallCompleted,
     result: invocation_pb2.InvocationResult,
 ) -> ToolResult:
-    """Returns an ending as scripts and tests see it."""
+    """Returns the ending of a call as scripts and tests see it."""
     value: pydantic.JsonValue = None
     if completed.result_json:
         value = pydantic_core.from_json(completed.result_json)

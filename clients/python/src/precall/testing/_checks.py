@@ -1,4 +1,4 @@
-"""Says what is wrong with a script, in words, before it is played."""
+"""Validates scripts before they are played, with errors that name the entry."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from precall.testing._script import (
 from precall.v1 import error_pb2
 
 _ENDINGS = (Say, Limit, Fail, Refuse, Disconnect, Hang)
-_REASONS = [name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()]  # noqa: SIM118  an enum of protobuf
+_REASONS = [name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()]  # noqa: SIM118  a protobuf enum
 
 
 def check_scripts(scripts: Iterable[object]) -> None:
-    """Returns when every script can be played, as far as that shows before.
+    """Validates scripts as far as possible without playing them.
 
     Raises:
-        TypeError: Something is no script, or no entry of one.
-        ValueError: An entry holds what cannot be sent, or stands where it is never played.
+        TypeError: A script is not a list, or an entry is not a step or a function.
+        ValueError: An entry holds a value that cannot be sent, or comes after the end of its turn.
     """
     for number, script in enumerate(scripts, start=1):
         if isinstance(script, str) or not isinstance(script, Sequence):
@@ -54,11 +54,11 @@ def check_scripts(scripts: Iterable[object]) -> None:
 
 
 def check_step(step: object, where: str) -> Step:
-    """Returns a step that can be played.
+    """Returns the step if it can be played.
 
     Raises:
-        TypeError: It is none.
-        ValueError: It holds what cannot be sent.
+        TypeError: It is not a step, or one of its fields has the wrong type.
+        ValueError: It holds a value that cannot be sent.
     """
     match step:
         case Say(text) | Hang(text):
@@ -84,10 +84,10 @@ def check_step(step: object, where: str) -> Step:
 
 
 def check_reason(reason: str, where: str) -> None:
-    """Returns when the contract has a reason.
+    """Validates a reason.
 
     Raises:
-        ValueError: It has not.
+        ValueError: The contract has no such reason.
     """
     if reason not in _REASONS:
         nearest = difflib.get_close_matches(str(reason), _REASONS, n=1)
@@ -99,7 +99,7 @@ def _check_call(call: Call, where: str) -> None:
     _check_text(call.tool_name, where)
     _check_text(call.text, where)
     if not isinstance(call.arguments, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{where}: the arguments of {call.tool_name!r} are no dict")
+        raise TypeError(f"{where}: the arguments of {call.tool_name!r} are not a dict")
     try:
         json.dumps(dict(call.arguments), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -108,4 +108,4 @@ def _check_call(call: Call, where: str) -> None:
 
 def _check_text(text: object, where: str) -> None:
     if not isinstance(text, str):
-        raise TypeError(f"{where}: {text!r} must be a text")
+        raise TypeError(f"{where}: {text!r} must be a string")

@@ -36,7 +36,7 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 class BrokenStreamError(Exception):
-    """The script ends the stream, with a status of the contract or without."""
+    """The script ends the stream, with or without a status of the contract."""
 
     def __init__(self, ending: Status | None) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class TurnPlayer:
         self.results: list[_script.ToolResult] = []
         """How its calls ended, in the order of the calls."""
         self.completed: turn_pb2.TurnCompleted | None = None
-        """How it ended, once it has."""
+        """How it ended; None while it runs."""
         self.runs = CallRuns(
             start,
             conversation_id=conversation_id,
@@ -79,21 +79,23 @@ class TurnPlayer:
         self._text = ""
 
     async def play(self) -> None:
-        """Plays the turn to its end. On cancel: it ends as cancelled on the wire, too.
+        """Plays the turn to its end.
 
         Raises:
             BrokenStreamError: The script ends the stream.
+
+        On cancel: the turn ends as CANCELLED on the wire.
         """
         try:
             await self._emit(Frame(turn_started=turn_pb2.TurnStarted()))
             outcome, error = await self._play_entries()
         except asyncio.CancelledError:
-            # The fake's own end cancels too; then these frames go nowhere and harm nobody.
+            # When the fake itself stops, it cancels too; these frames are then discarded.
             await self._cut_step()
             outcome, error = turn_pb2.TURN_OUTCOME_CANCELLED, None
         except BrokenStreamError:
             raise
-        except Exception as problem:  # the script's own functions raise what they like
+        except Exception as problem:  # the functions of a script may raise anything
             logger.exception("the script of turn %s failed", self.start.turn_id)
             await self._cut_step()
             text = f"the script failed: {type(problem).__name__}: {problem}"
@@ -102,13 +104,13 @@ class TurnPlayer:
 
     @property
     def is_kept(self) -> bool:
-        """Whether its ending answers a repetition: not of one that failed before its first step."""
+        """Whether its ending answers a repetition. Not if it failed before its first step."""
         if self.completed is None:
             return False
         return self._step > 0 or self.completed.outcome != turn_pb2.TURN_OUTCOME_FAILED
 
     async def _play_entries(self) -> _Ending:
-        """Plays entry by entry; returns how the turn ends."""
+        """Plays the entries and returns how the turn ends."""
         for position, entry in enumerate(self._entries, start=1):
             step = entry(tuple(self.results)) if callable(entry) else entry
             error: Status | None = None
@@ -176,15 +178,15 @@ class TurnPlayer:
             await self._end_step(turn_pb2.STEP_FINISH_REASON_ABORTED)
 
     async def _call_all(self, calls: Sequence[Call]) -> Status | None:
-        """Writes and runs the calls of one step; returns why that is impossible, if it is."""
+        """Writes and runs the calls of one step; returns an error if that is impossible."""
         for call in calls:
             if call.tool_name not in self._callable:
                 await self._cut_step()
                 there = ", ".join(self._callable) or "none"
                 return status(
                     "INTERNAL",
-                    f"the script calls {call.tool_name!r}, which this conversation had not "
-                    f"registered when the turn began; there were: {there}",
+                    f"the script calls {call.tool_name!r}, which was no tool of this conversation "
+                    f"when the turn began; its tools were: {there}",
                 )
         called = [(self._next_call_id(), call) for call in calls]
         for call_id, call in called:
@@ -244,7 +246,7 @@ class TurnPlayer:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yields a text word by word, as a model writes it."""
+    """Yields a text word by word, as a model generates it."""
     start = 0
     while start < len(text):
         end = text.find(" ", start + 1)

@@ -1,4 +1,4 @@
-"""What a fake model says: one entry per step of a turn."""
+"""Scripts of a fake model: one entry per step of a turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Say:
     text: str
     """The answer."""
     reasoning: str = ""
-    """What it thinks before."""
+    """The reasoning before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class Call:
     arguments: Mapping[str, pydantic.JsonValue] = field(
         default_factory=dict[str, pydantic.JsonValue]
     )
-    """Its arguments, sent as they are: also those that do not fit."""
+    """Its arguments, sent unchanged even if they do not fit the schema."""
     text: str = ""
-    """What it says before."""
+    """The text before it."""
     reasoning: str = ""
-    """What it thinks before."""
+    """The reasoning before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """The model calls several tools in one step; their handlers run side by side."""
+    """The model calls several tools in one step; their handlers run concurrently."""
 
     calls: Sequence[Call]
     """The calls."""
@@ -47,14 +47,14 @@ class Parallel:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit cuts the turn while the model answers; the text so far stands, and nothing fails."""
+    """A limit ends the turn while the model answers; the text so far is the answer."""
 
     reason: str = "LIMIT_REACHED"
-    """Which: LIMIT_REACHED (tokens or steps), TURN_TIMEOUT, CONTEXT_WINDOW_EXCEEDED."""
+    """The limit: LIMIT_REACHED (tokens or steps), TURN_TIMEOUT, CONTEXT_WINDOW_EXCEEDED."""
     text: str = ""
-    """What it says before."""
+    """The text before it."""
     message: str = "the script says so"
-    """What the error says."""
+    """The message of the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,64 +64,64 @@ class Fail:
     reason: str
     """Name of a `precall.v1.ErrorReason` without its prefix, such as ENGINE_UNAVAILABLE."""
     message: str = "the script says so"
-    """What the error says."""
+    """The message of the error."""
     retry_after_s: float | None = None
-    """After which a retry may succeed."""
+    """Seconds after which a retry may succeed; None: a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The frame is refused: as the first entry of a turn, its StartTurn."""
+    """A frame is refused. As the first entry of a turn, it refuses the StartTurn."""
 
     reason: str
     """Name of a `precall.v1.ErrorReason` without its prefix, such as FIELD_INVALID."""
     message: str = "the script says so"
-    """What the error says."""
+    """The message of the error."""
     retry_after_s: float | None = None
-    """After which a retry may succeed."""
+    """Seconds after which a retry may succeed; None: a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """The stream ends: without a reason it breaks, as when the server's machine goes away."""
+    """The stream ends. Without a reason it breaks, as when the server's machine is lost."""
 
     reason: str = ""
     """Name of a `precall.v1.ErrorReason` without its prefix, such as DRAINING."""
     message: str = "the script broke the stream"
-    """What the error says."""
+    """The message of the error."""
     retry_after_s: float | None = None
-    """After which a retry may succeed, where there is a reason."""
+    """Seconds after which a retry may succeed; only sent with a reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The model says nothing more until the turn is cancelled."""
+    """The model generates nothing more until the turn is cancelled."""
 
     text: str = ""
-    """What it says before."""
+    """The text before it."""
 
 
 Step: TypeAlias = Say | Call | Parallel | Limit | Fail | Refuse | Disconnect | Hang
-"""One thing that the model or the server does."""
+"""One step of a script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """How a call of the script ended, as the model would see it."""
+    """How a call of a script ended, as the model would see it."""
 
     tool_name: str
     """Name of the tool."""
     arguments: Mapping[str, pydantic.JsonValue]
-    """What it was called with."""
+    """The arguments of the call."""
     outcome: ToolCallOutcome
     """How it ended."""
     value: pydantic.JsonValue = None
-    """What the handler returned, with RESULT."""
+    """With RESULT: the value that the handler returned."""
     error_type: str = ""
-    """Kind of the failure, with ERROR."""
+    """With ERROR: the kind of the failure."""
     error_message: str = ""
-    """What went wrong, with ERROR."""
+    """With ERROR: the message of the failure."""
 
 
 Entry: TypeAlias = Step | Callable[[Sequence[ToolResult]], Step]
-"""A step, or a function that makes it from the turn's tool results so far."""
+"""A step, or a function that returns it, given the results of the turn so far."""

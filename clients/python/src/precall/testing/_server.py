@@ -1,13 +1,13 @@
-"""A precall server without a model: it says what a script says, over the real protocol.
+"""A precall server without a model: it plays scripts over the real protocol.
 
-Owns: a gRPC server on a free local port, its script, and the record of what clients sent.
+Owns: a gRPC server on a free local port, its scripts, and the record of what clients sent.
 Never: starts an engine, or imports anything of the service.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from precall import _frames
-from precall._server import ServerLimits
+from precall._server import Capability, ServerLimits
 from precall.testing._checks import check_scripts, check_step
 from precall.testing._script import Entry, Fail, Refuse, ToolResult
 from precall.testing._stream import Context, FakeStream, Frame, Frames
@@ -26,6 +26,11 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
+)
+_DEFAULT_CAPABILITIES = (
+    Capability.TOOL_CALLS,
+    Capability.STRUCTURED_CALLS,
+    Capability.REASONING,
 )
 _DEFAULT_LIMITS = ServerLimits(
     frame_bytes_max=4 * 1024 * 1024,
@@ -41,7 +46,7 @@ _DEFAULT_LIMITS = ServerLimits(
 
 
 class FakeServer:
-    """A server for tests of agents: real gRPC, a scripted model, and a record of what was sent.
+    """A server for tests of agents: real gRPC, a scripted model, and a record of what clients sent.
 
     ```python
     script = [Call("get_weather", {"city": "Paris"}), Say("It is sunny.")]
@@ -56,6 +61,7 @@ class FakeServer:
         *turns: Sequence[Entry],
         model: str = "fake",
         limits: ServerLimits | None = None,
+        capabilities: Iterable[Capability] = _DEFAULT_CAPABILITIES,
         refuse_open: Refuse | None = None,
         refuse_tools: Mapping[str, Refuse] | None = None,
         tool_timeout_s: float = 30.0,
@@ -63,17 +69,18 @@ class FakeServer:
         """Makes a server.
 
         Args:
-            turns: One script per turn, in the order in which turns start, whatever conversation
-                they start in. A script ends with its Say, or at its end with an empty answer.
-                When one of its functions fails, so does the turn, and the log says where.
-            model: The name that it serves.
-            limits: What it says it allows. It enforces none of it.
-            refuse_open: Why it refuses conversations, if it does.
-            refuse_tools: Why it refuses tools, by name.
-            tool_timeout_s: How long it waits for tools that say nothing about it.
+            turns: One script per turn, in the order in which turns start, in any conversation. A
+                script without a final Say ends with an empty answer. If one of its functions
+                raises, the turn fails, and the log has the traceback.
+            model: The name of its model.
+            limits: The limits that it reports. It does not enforce them.
+            capabilities: The capabilities that it reports. It serves no others by that.
+            refuse_open: Refuses every conversation, with this reason.
+            refuse_tools: Refuses tools, by name.
+            tool_timeout_s: The timeout of tools that have none of their own.
 
         Raises:
-            TypeError: Something is no script, or no entry of one.
+            TypeError: A script is not a list, or an entry is not a step or a function.
             ValueError: A script goes on after its end, has arguments that are not JSON, or a reason
                 that the contract does not have.
         """
@@ -83,11 +90,9 @@ class FakeServer:
                 check_step(refused, "a refusal")
         self.model = model
         self.limits = _limits(limits or _DEFAULT_LIMITS)
-        self.capabilities = (
-            agent_pb2.CAPABILITY_TOOL_CALLS,
-            agent_pb2.CAPABILITY_STRUCTURED_CALLS,
-            agent_pb2.CAPABILITY_REASONING,
-        )
+        self.capabilities = [
+            agent_pb2.Capability.Value(f"CAPABILITY_{granted.name}") for granted in capabilities
+        ]
         self.refuse_open = refuse_open
         self.refuse_tools = dict(refuse_tools or {})
         self.tool_timeout_s = tool_timeout_s
@@ -96,9 +101,9 @@ class FakeServer:
         self.turns: list[turn_pb2.StartTurn] = []
         """Every turn that was started."""
         self.tools: dict[str, tool_pb2.Tool] = {}
-        """Every tool that was registered, as declared last."""
+        """The latest declaration of every tool that clients added, by name."""
         self.results: list[ToolResult] = []
-        """How the calls of ended turns ended."""
+        """The results of the calls of all turns that have ended."""
         self.metadata: list[dict[str, str]] = []
         """The metadata of each stream."""
         self._turns = list(turns)
@@ -109,7 +114,7 @@ class FakeServer:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that it listens on."""
         return f"127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:
@@ -125,20 +130,20 @@ class FakeServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Starts it on a free port of this machine."""
+        """Starts it on a free local port."""
         self._server = grpc.aio.server(options=_OPTIONS)
         add_AgentServiceServicer_to_server(_Servicer(self), self._server)
         self._port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
 
     async def stop(self) -> None:
-        """Stops it at once; streams that are open break."""
+        """Stops it at once; open streams break."""
         server, self._server = self._server, None
         if server is not None:
             await server.stop(None)
 
     def next_script(self, start: turn_pb2.StartTurn) -> Sequence[Entry]:
-        """Returns what to play for a turn that was started."""
+        """Returns the script for a turn that was started."""
         self.turns.append(start)
         number = len(self.turns)
         if number > len(self._turns):
@@ -146,7 +151,7 @@ class FakeServer:
         return self._turns[number - 1]
 
     def info(self) -> agent_pb2.GetServerInfoResponse:
-        """Returns what it says of itself."""
+        """Returns its description of itself."""
         return agent_pb2.GetServerInfoResponse(
             version="0.0.0",
             model=self.model,
@@ -158,7 +163,7 @@ class FakeServer:
         )
 
     def open_stream(self, context: Context) -> FakeStream:
-        """Returns the stream for a call that came in."""
+        """Returns the stream for an incoming call."""
         metadata = context.invocation_metadata() or ()
         self.metadata.append({key: str(value) for key, value in metadata})
         self._conversations += 1
@@ -166,7 +171,7 @@ class FakeServer:
 
 
 class _Servicer(AgentServiceServicer):
-    """Hands calls to the fake server."""
+    """Passes calls to the fake server."""
 
     def __init__(self, server: FakeServer) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""Statuses as a precall server sends them."""
+"""Makes statuses like those of a precall server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stream of a fake server: what the client sends is recorded and answered by the contract."""
+"""One stream of a fake server: records the client's frames and answers them by the contract."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FakeStream:
         self._broken: BrokenStreamError | None = None
 
     async def serve(self, frames: Frames, context: Context) -> AsyncIterator[Frame]:
-        """Yields the server's frames until the conversation is closed, or the stream broken."""
+        """Yields the server's frames until the conversation is closed or the stream is broken."""
         first = await anext(aiter(frames), None)
         if first is None or first.WhichOneof("frame") != "open":
             await _abort(context, status("HANDSHAKE_REQUIRED", "send `open` first"))
@@ -73,7 +73,7 @@ class FakeStream:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the script broke the stream")
 
     async def _read(self, frames: Frames) -> None:
-        """Answers frame by frame. Closing ends what runs; half-closing only takes its tools."""
+        """Answers the frames. Closing ends the turn; half-closing only takes its tools away."""
         try:
             async for frame in frames:
                 self._received = frame.sequence
@@ -147,7 +147,7 @@ class FakeStream:
         self._turn_task = self._scope.start(self._play(self._turn), name="fake server's turn")
 
     def _refused(self, start: turn_pb2.StartTurn) -> Refuse | None:
-        """Returns why a turn is refused, whatever the script says."""
+        """Returns the refusal of a turn that no script can accept; None if there is none."""
         if not start.turn_id:
             return Refuse("FIELD_INVALID", "start_turn.turn_id is empty")
         if not start.text.strip():
@@ -160,7 +160,7 @@ class FakeStream:
         return None
 
     def _known(self, start: turn_pb2.StartTurn) -> TurnPlayer | None:
-        """Returns the turn of that id that runs, or that ended a while ago and is kept."""
+        """Returns the turn of that id that runs, or that has ended and is kept."""
         if self._turn is not None and self._turn.start.turn_id == start.turn_id:
             return self._turn if self._turn.completed is None or self._turn.is_kept else None
         return self._ended_turns.get(start.turn_id)
@@ -234,7 +234,7 @@ async def _abort(context: Context, refused: Status) -> None:
 
 
 def _without_trace(start: turn_pb2.StartTurn) -> turn_pb2.StartTurn:
-    """Returns what makes a turn the same turn when it is sent again."""
+    """Returns the parts of a turn that must be equal when it is sent again."""
     same = turn_pb2.StartTurn()
     same.CopyFrom(start)
     same.ClearField("trace_context")
