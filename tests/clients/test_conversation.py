@@ -57,7 +57,7 @@ async def test_the_handshake_holds_the_arguments() -> None:
     assert (opened.system_prompt, opened.agent_name) == ("Be brief.", "adder")
     assert opened.template_variables_json == '{"enable_thinking":false}'
     assert opened.client_name == f"precall-python/{precall.__version__}"
-    assert [said.role for said in opened.history] == [
+    assert [message.role for message in opened.history] == [
         agent_pb2.MESSAGE_ROLE_USER, agent_pb2.MESSAGE_ROLE_ASSISTANT, agent_pb2.MESSAGE_ROLE_TOOL,
     ]  # fmt: skip
     assert opened.history[1].tool_calls[0].arguments_json == '{"left": 1}'
@@ -66,7 +66,7 @@ async def test_the_handshake_holds_the_arguments() -> None:
 
 
 def test_a_declaration_holds_the_options() -> None:
-    said = _frames.tool(
+    declared = _frames.tool(
         Tool.from_function(
             add, version="3", read_only=True, speculation_safe=True, idempotent=True,
             open_world=True, requires_approval=True, approval_may_edit=True, reads=["n:{left}"],
@@ -74,15 +74,15 @@ def test_a_declaration_holds_the_options() -> None:
             max_concurrency=4, rate_limit=10, rate_interval_s=0.5,
         )
     )  # fmt: skip
-    assert said.effects == tool_pb2.ToolEffects(
+    assert declared.effects == tool_pb2.ToolEffects(
         read_only=True, speculation_safe=True, idempotent=True, open_world=True,
         requires_approval=True, approval_may_edit=True, reads=["n:{left}"], writes=["n:{right}"],
     )  # fmt: skip
-    assert (said.description, said.version) == ("Add numbers.", "3")
-    assert (said.max_concurrency, said.rate_limit) == (4, 10)
-    assert said.timeout.ToMilliseconds() == 2500
-    assert said.rate_interval.ToMilliseconds() == 500
-    assert (said.cache.ttl.seconds, said.cache.scope) == (60, tool_pb2.CACHE_SCOPE_TENANT)
+    assert (declared.description, declared.version) == ("Add numbers.", "3")
+    assert (declared.max_concurrency, declared.rate_limit) == (4, 10)
+    assert declared.timeout.ToMilliseconds() == 2500
+    assert declared.rate_interval.ToMilliseconds() == 500
+    assert (declared.cache.ttl.seconds, declared.cache.scope) == (60, tool_pb2.CACHE_SCOPE_TENANT)
     # Without options, nothing is declared.
     quiet = _frames.tool(Tool.from_function(shout))
     assert quiet.effects == tool_pb2.ToolEffects()

@@ -201,7 +201,7 @@ async def validated(value: Annotated[str, pydantic.AfterValidator(picky)]) -> st
 
 
 @pytest.mark.parametrize(("function", "arguments"), [(speechless, {}), (validated, {"value": "x"})])
-async def test_what_fails_beside_the_handler_is_answered_too(
+async def test_failures_outside_the_handler_are_answered_too(
     function: Callable[..., object], arguments: dict[str, object]
 ) -> None:
     result = await result_of(function, **arguments)
@@ -234,7 +234,7 @@ async def test_a_result_over_the_limit_fails_its_call_with_the_numbers() -> None
     assert fits.value == "x" * 10
 
 
-async def test_parallel_calls_run_side_by_side() -> None:
+async def test_parallel_calls_run_concurrently() -> None:
     inside = 0
     both = asyncio.Event()
 
@@ -312,10 +312,10 @@ async def test_progress_reaches_the_reader_of_the_turn() -> None:
         assert [result.value for result in server.results] == [conversation.id, "work_in_thread"]
 
 
-async def test_a_context_of_ones_own_is_enough_to_call_a_tool() -> None:
+async def test_a_default_context_is_enough_to_call_a_tool() -> None:
     context = ToolContext()
-    await context.progress("to nobody")
-    context.progress_from_thread("to nobody")
+    await context.progress("discarded")
+    context.progress_from_thread("discarded")
     assert (context.cancelled, context.remaining_s, context.call_id) == (False, None, "")
 
 
@@ -340,7 +340,7 @@ async def test_a_handler_is_cancelled_at_its_deadline() -> None:
     assert isinstance(answer.tool_calls[0].error, precall.ToolCallError)
 
 
-async def test_a_handler_that_ignores_its_deadline_delays_nobody() -> None:
+async def test_a_handler_that_ignores_its_deadline_does_not_delay_the_turn() -> None:
     release = asyncio.Event()
 
     async def stubborn() -> None:

@@ -66,7 +66,9 @@ async def test_a_script_that_fails_fails_its_turn_and_leaves_a_traceback(
     async with talking([divide], [number], [Say("fine")]) as (_, conversation):
         with pytest.raises(precall.ServerError, match="the script failed: ZeroDivisionError: int"):
             await conversation.ask("?")
-        with pytest.raises(precall.ServerError, match="what entry 1 returned is 3, and must be a"):
+        with pytest.raises(
+            precall.ServerError, match="the return value of entry 1 is 3, and must be a"
+        ):
             await conversation.ask("?")
         assert str(await conversation.ask("?")) == "fine"
     assert "in divide" in caplog.text

@@ -114,13 +114,13 @@ async def test_options_reach_the_server() -> None:
         )  # fmt: skip
         await conversation.ask("?", tool_choice="required")
         await conversation.ask("?")
-    said, required, plain = server.turns
+    full, required, plain = server.turns
     choice = turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="add")
-    assert said.generation == turn_pb2.GenerationSettings(
+    assert full.generation == turn_pb2.GenerationSettings(
         temperature=0.5, top_p=0.9, top_k=3, seed=7, max_tokens=10, stop=["END"], tool_choice=choice
     )
-    assert (said.limits.max_steps, said.limits.max_tokens) == (2, 20)
-    assert said.limits.max_duration.ToMilliseconds() == 1500
+    assert (full.limits.max_steps, full.limits.max_tokens) == (2, 20)
+    assert full.limits.max_duration.ToMilliseconds() == 1500
     assert required.generation.tool_choice.mode == turn_pb2.TOOL_CHOICE_MODE_REQUIRED
     assert plain.generation == turn_pb2.GenerationSettings()
     assert not plain.limits.HasField("max_duration")

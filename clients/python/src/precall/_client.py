@@ -178,7 +178,7 @@ class Client:
         frame = agent_pb2.OpenConversation(
             model=model,
             system_prompt=system_prompt,
-            history=[_frames.message(said) for said in history],
+            history=[_frames.message(given) for given in history],
             template_variables_json=_frames.variables_json(template_variables),
             client_name=_client_name(),
             agent_name=agent_name,

@@ -102,9 +102,9 @@ class Conversation:
     def capabilities(self) -> frozenset[Capability]:
         """The server's capabilities when the conversation was opened.
 
-        TOOL_CALLS, STRUCTURED_CALLS, REASONING and DRAFTS depend on the engine and are missing
-        while it starts: call `client.server_info()` later for those. All others depend only on the
-        server.
+        Capabilities that depend on the engine, such as TOOL_CALLS, are missing while it starts:
+        call `client.server_info()` later for those. TOOL_CACHE, SPECULATION and APPROVALS depend
+        only on the server.
         """
         return _frames.capabilities(self._opened.capabilities)
 

@@ -1,6 +1,6 @@
 """The events of one turn on their way from the stream to its reader, and its answer.
 
-Owns: what is remembered of the events for the answer.
+Owns: the parts of the events that the answer needs.
 Concurrency: the reader of the stream puts and never waits; one reader of the turn takes. Both run
 on one event loop.
 """

@@ -129,35 +129,35 @@ def tool(declared: Tool) -> tool_pb2.Tool:
     return message
 
 
-def message(said: Message) -> agent_pb2.Message:
+def message(given: Message) -> agent_pb2.Message:
     """Returns one message of a history.
 
     Raises:
         ValueError: It is not a Message, or its role cannot occur in a history.
     """
-    if not isinstance(said, Message):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(given, Message):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(
-            f"a history is a list of precall.Message, not of {type(said).__name__}; "
+            f"a history is a list of precall.Message, not of {type(given).__name__}; "
             'write Message("user", "Hello.")'
         )
-    if said.role not in _ROLES:
+    if given.role not in _ROLES:
         hint = (
-            "; instructions go into system_prompt" if said.role in {"system", "developer"} else ""
+            "; instructions go into system_prompt" if given.role in {"system", "developer"} else ""
         )
         raise ValueError(
-            f"a message of a history is by user, assistant or tool, not {said.role!r}{hint}"
+            f"a message of a history is by user, assistant or tool, not {given.role!r}{hint}"
         )
     return agent_pb2.Message(
-        role=_ROLES[said.role],
-        text=said.text,
+        role=_ROLES[given.role],
+        text=given.text,
         tool_calls=[
             agent_pb2.ToolCall(
                 call_id=call.call_id, tool_name=call.tool_name, arguments_json=call.arguments_json
             )
-            for call in said.tool_calls
+            for call in given.tool_calls
         ],
-        tool_call_id=said.tool_call_id,
-        reasoning=said.reasoning,
+        tool_call_id=given.tool_call_id,
+        reasoning=given.reasoning,
     )
 
 

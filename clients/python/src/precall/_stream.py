@@ -1,7 +1,7 @@
 """One Converse stream: frames out in order and numbered, events in, acknowledgements both ways.
 
 Owns: the gRPC call, the numbers of frames, and how the stream begins and ends.
-Never: knows what a turn or a tool is.
+Never: handles turns or tools.
 Concurrency: one task writes and one reads; all others only put frames in a bounded queue. A
 cancelled gRPC read or write ends the whole call, so no other task may touch it.
 """

@@ -62,14 +62,14 @@ class CallRuns:
             if not future.done():
                 future.set_exception(_UnavailableError("the client is gone"))
 
-    async def progress(self, said: invocation_pb2.InvocationProgress) -> None:
+    async def progress(self, told: invocation_pb2.InvocationProgress) -> None:
         """Passes on the progress of a handler."""
         await self._emit(
             Frame(
                 tool_call_progress=turn_pb2.ToolCallProgress(
-                    call_id=said.invocation_id.removeprefix("run-"),
-                    message=said.message,
-                    fraction=said.fraction if said.HasField("fraction") else None,
+                    call_id=told.invocation_id.removeprefix("run-"),
+                    message=told.message,
+                    fraction=told.fraction if told.HasField("fraction") else None,
                 )
             )
         )

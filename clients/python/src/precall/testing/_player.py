@@ -114,7 +114,7 @@ class TurnPlayer:
         for position, entry in enumerate(self._entries, start=1):
             step = entry(tuple(self.results)) if callable(entry) else entry
             error: Status | None = None
-            match check_step(step, f"what entry {position} returned"):
+            match check_step(step, f"the return value of entry {position}"):
                 case Say(text, reasoning):
                     await self._begin_step(text, reasoning)
                     await self._end_step(turn_pb2.STEP_FINISH_REASON_STOP)
