@@ -123,7 +123,7 @@ async def run_precall(client: precall.Client, plan: Plan) -> Run:
         turn = conversation.send(
             plan.text,
             temperature=0.0,
-            max_tokens=plan.step_tokens_max,
+            max_step_tokens=plan.step_tokens_max,
             max_turn_tokens=plan.steps * plan.step_tokens_max,
         )
         async for event in turn:

@@ -103,7 +103,7 @@ async def _service_round(client: precall.Client, count: int, tokens: int) -> flo
 
     async def turn(conversation: precall.Conversation, topic: str) -> int:
         text = f"Write a very long story about {topic}, in many chapters."
-        answer = await conversation.send(text, temperature=0.0, max_tokens=tokens).answer()
+        answer = await conversation.send(text, temperature=0.0, max_step_tokens=tokens).answer()
         return answer.report.usage.output_tokens
 
     try:

@@ -121,9 +121,8 @@ async def test_conversations_choose_their_tools() -> None:
         ):
             async with client.conversation(tools=tools) as conversation:
                 assert [tool.name for tool in conversation.tools] == names
-        assert server.tools[
-            "add"
-        ].effects.read_only  # a function keeps the options that the client has for it
+        # A function keeps the options that the client has for it.
+        assert server.tools["add"].effects.read_only
 
 
 async def len_of(text: str) -> int:
@@ -154,7 +153,7 @@ async def test_tools_come_and_go_while_a_turn_runs() -> None:
     assert server.tools["grow"].effects.read_only
 
 
-async def test_a_turn_offers_the_tools_that_there_were_when_it_began() -> None:
+async def test_a_turn_offers_the_tools_of_its_start() -> None:
     async def grow() -> None:
         await conversation.add_tool(add)
 
@@ -235,7 +234,7 @@ async def test_a_refused_handshake_raises_by_reason(
     assert (caught.value.reason, caught.value.retry_after_s) == (reason, 3.0)
 
 
-async def test_a_frame_over_the_limit_is_refused_here_and_the_stream_lives() -> None:
+async def test_a_frame_over_the_limit_is_refused_by_the_client_and_the_stream_lives() -> None:
     limits = ServerLimits(frame_bytes_max=1000)
     async with (
         FakeServer([Say("short")], limits=limits) as server,
@@ -277,7 +276,7 @@ async def test_many_conversations_share_a_client() -> None:
     assert [result.value for result in server.results] == [2, 3] * 20
 
 
-async def test_a_server_that_does_not_end_the_stream_does_not_hold_the_close() -> None:
+async def test_a_server_that_does_not_end_the_stream_does_not_delay_close() -> None:
     async with FakeServer([Hang()]) as server, Client(server.address, options=FAST) as client:
         conversation = await client.conversation().open()
         await server.stop()

@@ -16,6 +16,7 @@ from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceStub
 from tests.clients.helpers import talking
 from tests.support.stream import StreamDriver, connected
+from tests.support.wire import said
 
 Request = agent_pb2.ConverseRequest
 
@@ -36,7 +37,7 @@ async def converse(server: FakeServer, *frames: Request) -> list[agent_pb2.Conve
 async def test_the_first_frame_is_the_handshake() -> None:
     async with FakeServer() as server:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await converse(server, Request(start_turn=turn_pb2.StartTurn(text="?")))
+            await converse(server, Request(start_turn=turn_pb2.StartTurn(content=said("?"))))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     metadata = caught.value.trailing_metadata()
     assert metadata is not None
@@ -51,8 +52,8 @@ async def test_the_first_frame_is_the_handshake() -> None:
     ("frame", "reason"),
     [
         (Request(open=agent_pb2.OpenConversation()), "HANDSHAKE_REPEATED"),
-        (Request(start_turn=turn_pb2.StartTurn(turn_id="t", text=" \n")), "FIELD_INVALID"),
-        (Request(start_turn=turn_pb2.StartTurn(text="?")), "FIELD_INVALID"),
+        (Request(start_turn=turn_pb2.StartTurn(turn_id="t", content=said(" \n"))), "FIELD_INVALID"),
+        (Request(start_turn=turn_pb2.StartTurn(content=said("?"))), "FIELD_INVALID"),
         (Request(cancel_turn=turn_pb2.CancelTurn()), "TURN_UNKNOWN"),
         (Request(cancel_tool_call=turn_pb2.CancelToolCall()), "NOT_SERVED"),
         (Request(), "NOT_SERVED"),
@@ -69,7 +70,7 @@ async def test_frames_are_refused_by_reason(frame: Request, reason: str) -> None
     assert [opened.sequence, rejected.sequence] == [1, 2]
 
 
-async def test_a_script_knows_the_results_so_far() -> None:
+async def test_a_function_of_a_script_gets_the_results_so_far() -> None:
     async def roll() -> int:
         return 4
 
@@ -100,7 +101,7 @@ async def test_the_version_of_a_tool_is_the_clients_or_made_up() -> None:
     assert [said.version for said in opened.opened.registrations] == ["7", "1"]
 
 
-async def test_it_holds_the_order_that_the_contract_promises() -> None:
+async def test_it_keeps_the_order_of_the_contract() -> None:
     """The driver checks every frame by the same rules as for the real server."""
     scripts = (
         [Call("a", text="Well.", reasoning="Hm."), Parallel([Call("a"), Call("b")]), Say("Done.")],

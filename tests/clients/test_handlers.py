@@ -80,7 +80,7 @@ async def converted(
     return f"{day.year} {who.name} {many + 1} {unit} {context.tool_name}"
 
 
-async def test_arguments_are_converted_and_defaults_are_pythons() -> None:
+async def test_arguments_are_converted_and_defaults_are_those_of_python() -> None:
     who = {"name": "Ada", "born": "1815-12-10"}
     result = await result_of(converted, day="2024-02-29", who=who, many="3")
     assert result.value == "2024 Ada 4 C converted"
@@ -160,7 +160,7 @@ async def surrogate() -> None:
         (surrogate, "ValueError", "?"),
     ],
 )
-async def test_failures_are_told_without_a_stack_trace(
+async def test_the_model_gets_failures_without_a_stack_trace(
     function: Callable[..., object], kind: str, message: str
 ) -> None:
     result = await result_of(function)

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, cell by cell in one running loop, like a notebook."""
+"""The README's examples run unchanged, cell by cell in one running loop, as in a notebook."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Optional, cast
 import pydantic
 import pytest
 from pydantic import Field
-from typing_extensions import TypedDict  # before Python 3.12 pydantic wants this one
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from precall import Tool, ToolContext
 

@@ -81,7 +81,7 @@ async def test_every_event_is_understood() -> None:
     }  # fmt: skip
 
 
-async def test_a_failing_handler_is_told_to_the_model() -> None:
+async def test_the_model_is_told_that_a_handler_failed() -> None:
     script = [calls(("weather", '{"city": "Atlantis"}')), says("It sank.")]
     async with talking(script, weather) as (_, conversation):
         answer = await conversation.ask("?")
@@ -104,7 +104,7 @@ async def test_leaving_a_turn_ends_it_on_the_server_and_the_next_starts() -> Non
 
 async def test_a_limit_is_an_outcome() -> None:
     async with talking(always(says("x" * 50))) as (_, conversation):
-        answer = await conversation.ask("?", max_tokens=5)
+        answer = await conversation.ask("?", max_step_tokens=5)
         assert (answer.outcome, answer.text) == (TurnOutcome.LIMIT, "xxxxx")
         assert answer.error is not None
         assert answer.error.reason == "LIMIT_REACHED"

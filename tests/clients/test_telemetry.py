@@ -28,7 +28,7 @@ async def test_trace_context_travels_there_and_back() -> None:
         with TRACER.start_as_current_span("caller"):
             await conversation.ask("go")
             mine = trace_id()
-    parent = server.turns[0].trace_context.traceparent
+    parent = server.turns[0].frame.trace_context.traceparent
     assert parent.split("-")[1] == mine
     assert [result.value for result in server.results] == [[mine, parent], mine]
 
@@ -41,6 +41,6 @@ async def test_without_a_span_there_is_no_trace_context() -> None:
         talk = talking([Call("handler"), Say("done")], tools=(handler,))
         server, conversation = await talk.__aenter__()
     await conversation.ask("go")
-    assert not server.turns[0].HasField("trace_context")
+    assert not server.turns[0].frame.HasField("trace_context")
     assert server.results[0].value == "0" * 32
     await talk.__aexit__(None, None, None)

@@ -51,7 +51,7 @@ async def test_a_tool_with_the_name_of_a_mode_can_be_chosen() -> None:
             await conversation.ask("?", tool_choice="auto")
             await conversation.ask("?", tool_choice="none")
     named = turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="auto")
-    assert [turn.generation.tool_choice for turn in server.turns] == [
+    assert [turn.frame.generation.tool_choice for turn in server.turns] == [
         *[named] * 3,
         turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_AUTO),
         turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NONE),
@@ -67,7 +67,7 @@ async def test_a_chosen_function_is_exactly_one_tool_of_the_conversation() -> No
             conversation.send("?", tool_choice=search)
         await conversation.remove_tool("search")
         await conversation.ask("?", tool_choice=search)
-    assert server.turns[0].generation.tool_choice.tool_name == "find"
+    assert server.turns[0].frame.generation.tool_choice.tool_name == "find"
 
 
 @pytest.mark.parametrize(

@@ -109,17 +109,23 @@ async def test_events_come_once_and_the_answer_comes_any_number_of_times() -> No
 async def test_options_reach_the_server() -> None:
     async with talking([Say("yes")], [Say("yes")], [Say("yes")]) as (server, conversation):
         await conversation.ask(
-            "?", temperature=0.5, top_p=0.9, top_k=3, seed=7, max_tokens=10, stop=["END"],
+            "?", temperature=0.5, top_p=0.9, top_k=3, seed=7, max_step_tokens=10, stop=["END"],
             tool_choice=ToolNamed("add"), max_steps=2, max_turn_tokens=20, timeout_s=1.5,
         )  # fmt: skip
         await conversation.ask("?", tool_choice="required")
         await conversation.ask("?")
-    full, required, plain = server.turns
+    full, required, plain = [turn.frame for turn in server.turns]
     choice = turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="add")
     assert full.generation == turn_pb2.GenerationSettings(
-        temperature=0.5, top_p=0.9, top_k=3, seed=7, max_tokens=10, stop=["END"], tool_choice=choice
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        seed=7,
+        max_step_tokens=10,
+        stop=["END"],
+        tool_choice=choice,
     )
-    assert (full.limits.max_steps, full.limits.max_tokens) == (2, 20)
+    assert (full.limits.max_steps, full.limits.max_turn_tokens) == (2, 20)
     assert full.limits.max_duration.ToMilliseconds() == 1500
     assert required.generation.tool_choice.mode == turn_pb2.TOOL_CHOICE_MODE_REQUIRED
     assert plain.generation == turn_pb2.GenerationSettings()
@@ -130,9 +136,9 @@ async def test_options_reach_the_server() -> None:
     ("options", "kind", "says"),
     [
         (
-            {"max_tokens": 0},
+            {"max_step_tokens": 0},
             ValueError,
-            "max_tokens is 0, and must be a whole number of",
+            "max_step_tokens is 0, and must be a whole number of",
         ),
         ({"max_steps": -1}, ValueError, "max_steps is -1"),
         ({"max_turn_tokens": 2**32}, ValueError, "max_turn_tokens is 4294967296"),
@@ -143,8 +149,12 @@ async def test_options_reach_the_server() -> None:
             "timeout_s is inf, and must be a number of seconds",
         ),
         ({"timeout_s": "5"}, TypeError, "timeout_s is '5'"),
-        ({"max_tokens": 1.5}, TypeError, r"max_tokens is 1\.5"),
-        ({"max_token": 5}, TypeError, "no option 'max_token'; did you mean 'max_tokens'"),
+        ({"max_step_tokens": 1.5}, TypeError, r"max_step_tokens is 1\.5"),
+        (
+            {"max_step_token": 5},
+            TypeError,
+            "no option 'max_step_token'; did you mean 'max_step_tokens'",
+        ),
         ({"zzz": 5}, TypeError, "no option 'zzz'$"),
         ({"tool_choice": 7}, TypeError, 'tool_choice is 7, and must be "auto", "none"'),
         ({"tool_choice": "add"}, ValueError, "tool_choice is 'add'.* or ToolNamed"),

@@ -93,7 +93,7 @@ async def test_parallel_calls_of_one_step(vllm_factory: EngineFactory) -> None:
         functions.register(client)
         async with client.conversation() as conversation:
             answer = await conversation.ask(
-                QUESTION, tool_choice="required", temperature=0.0, max_tokens=160
+                QUESTION, tool_choice="required", temperature=0.0, max_step_tokens=160
             )
     assert functions.words == ["elephant"]
     assert functions.cities == ["France"]
@@ -116,8 +116,8 @@ async def test_sequential_calls_grow_one_prompt(vllm_factory: EngineFactory) -> 
     async with served(factory) as (_, client):
         functions.register(client)
         async with client.conversation() as conversation:
-            answer = await conversation.ask(QUESTION, temperature=0.0, max_tokens=160)
-            again = await conversation.ask("Thank you.", temperature=0.0, max_tokens=8)
+            answer = await conversation.ask(QUESTION, temperature=0.0, max_step_tokens=160)
+            again = await conversation.ask("Thank you.", temperature=0.0, max_step_tokens=8)
     assert functions.words
     assert functions.cities
     assert answer.report.steps == 3
@@ -135,7 +135,7 @@ async def test_a_client_that_leaves_stops_its_generation(
 ) -> None:
     async with served(vllm_factory) as (_, client):
         async with client.conversation() as conversation:
-            turn = conversation.send("Tell me a long story.", temperature=0.0, max_tokens=2000)
+            turn = conversation.send("Tell me a long story.", temperature=0.0, max_step_tokens=2000)
             async for event in turn:
                 if isinstance(event, precall.TextDelta):
                     assert (await vllm_engine.load()).running == 1
@@ -147,7 +147,7 @@ async def test_a_client_that_leaves_stops_its_generation(
 async def listen(
     conversation: precall.Conversation, on_text: Callable[[], Awaitable[None]]
 ) -> None:
-    async for event in conversation.send("Tell a story.", temperature=0.0, max_tokens=2000):
+    async for event in conversation.send("Tell a story.", temperature=0.0, max_step_tokens=2000):
         if isinstance(event, precall.TextDelta):
             await on_text()
 
@@ -166,13 +166,13 @@ async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with served(vllm_factory) as (service, client), client.conversation() as conversation:
-        before = await conversation.ask("Say hello.", temperature=0.0, max_tokens=8)
+        before = await conversation.ask("Say hello.", temperature=0.0, max_step_tokens=8)
         with pytest.raises(precall.EngineUnavailableError) as failure:
             await listen(conversation, kill_engine)
         assert failure.value.retry_after_s
         async with asyncio.timeout(WAIT_S):
             await until_replaced(service)
-        after = await conversation.ask("Say hello.", temperature=0.0, max_tokens=8)
+        after = await conversation.ask("Say hello.", temperature=0.0, max_step_tokens=8)
     assert "the engine died (killed by signal 9 (SIGKILL), often by the kernel's" in caplog.text
     assert before.text
     assert after.text

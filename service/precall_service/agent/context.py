@@ -34,16 +34,12 @@ class TurnContext:
 
     conversation_id: str
     tenant: str
+    who: str
     agent_name: str
     model: str
     transcript: Transcript
     tail: Tail | None
     tools: tuple[RegisteredTool, ...]
-
-    @property
-    def who(self) -> str:
-        """The conversation and its tenant, for the log."""
-        return f"{self.conversation_id} (tenant {self.tenant})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ from precall_service.tools.declarations import ToolLimits, ToolProposal
 from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
 from precall_service.tools.text import shorten
 from precall_service.tools.toolset import Registration, Toolset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,11 @@ class Conversation:
         """The status that the stream ends with, if not OK."""
         self._expiry: Timer | None = None
 
+    @property
+    def who(self) -> str:
+        """The conversation and its tenant, for the log."""
+        return f"{self.conversation_id} (tenant {self.tenant})"
+
     # What the client says.
 
     def register(self, proposals: Sequence[ToolProposal], *, path: str) -> tuple[Registration, ...]:
@@ -89,14 +97,8 @@ class Conversation:
 
         `path` is where they stand in the client's frame, for errors.
         """
-        engine = self._services.engines.info
-        if proposals and engine is not None and Feature.TOOL_CALLS not in engine.features:
-            refused = ServiceError(
-                Reason.NOT_SERVED,
-                f"the format of {engine.model} has no tool calls known to this server "
-                "(CAPABILITY_TOOL_CALLS): serve another model, or name its parser with "
-                "--tool-call-parser",
-            )
+        refused = self._no_tool_calls()
+        if refused is not None:
             return tuple(Registration(name=p.name, version="", error=refused) for p in proposals)
         return tuple(self._toolset.register(proposals, path=path))
 
@@ -114,7 +116,8 @@ class Conversation:
         """Starts a turn; a repetition of one starts nothing.
 
         Raises:
-            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, TOOL_CHOICE_INVALID.
+            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, NOT_SERVED,
+                TOOL_CHOICE_INVALID.
         """
         if await self._is_repetition(spec):
             return
@@ -130,6 +133,8 @@ class Conversation:
             )
         self._check_room()
         tools = self._toolset.snapshot()
+        if tools and (refused := self._no_tool_calls()) is not None:
+            raise refused  # they were registered before the engine was there to ask
         self._check_tool_choice(spec.generation.tool_choice, [t.declaration.name for t in tools])
         declarations = tuple(tool.declaration for tool in tools)
         self._turn = Turn(
@@ -137,6 +142,7 @@ class Conversation:
             context=TurnContext(
                 conversation_id=self.conversation_id,
                 tenant=self.tenant,
+                who=self.who,
                 agent_name=self._agent_name,
                 model=self._services.model,
                 transcript=replace(self._transcript, tools=declarations),
@@ -266,6 +272,10 @@ class Conversation:
 
     async def _run_turn(self, turn: Turn) -> None:
         ending = await turn.run()
+        completed = ending.completed
+        if completed.outcome is TurnOutcome.FAILED and completed.error is not None:
+            why = completed.error.reason.name, completed.error.message
+            log.info("turn %r of %s failed: %s: %s", turn.spec.turn_id, self.who, *why)
         self._transcript = replace(
             self._transcript, messages=self._transcript.messages + ending.messages
         )
@@ -274,7 +284,7 @@ class Conversation:
         self.renew()
         if ending.begun:  # one that never began has done nothing, and may be sent again as it is
             self._ended[turn.spec.turn_id] = _EndedTurn(
-                digest=_digest(turn.spec), completed=ending.completed
+                digest=_digest(turn.spec), completed=completed
             )
         if len(self._ended) > self.limits.ended_turns_max:
             self._ended.popitem(last=False)
@@ -313,6 +323,19 @@ class Conversation:
                 field="start_turn",
                 metadata={"limit": str(limit)},
             )
+
+    def _no_tool_calls(self) -> ServiceError | None:
+        """Why tools are of no use with the served model, if they are not; None before it is known."""
+        engine = self._services.engines.info
+        if engine is None or Feature.TOOL_CALLS in engine.features:
+            return None
+        return ServiceError(
+            Reason.NOT_SERVED,
+            f"the format of {engine.model} has no tool calls known to this server: withdraw the"
+            " tools, or have the server started with another model, or with the model's parser"
+            " named by --tool-call-parser",
+            metadata={"capability": "CAPABILITY_TOOL_CALLS"},
+        )
 
     def _check_tool_choice(self, choice: ToolChoice, names: Sequence[str]) -> None:
         field = "start_turn.generation.tool_choice"

@@ -70,15 +70,6 @@ def step_given_up() -> ServiceError:
     )
 
 
-def defect(incident: str) -> ServiceError:
-    """A defect of ours, which only the server's log may describe."""
-    return ServiceError(
-        Reason.INTERNAL,
-        f"a defect of the server ended the turn; its log has incident {incident}",
-        metadata={"incident": incident},
-    )
-
-
 def call_of_unknown_tool(name: str, known: Collection[str]) -> InvocationEnding:
     """The model called what is not there."""
     names = ", ".join(sorted(known)) or "none"

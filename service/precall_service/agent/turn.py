@@ -32,6 +32,7 @@ from precall_service.domain.events import TurnCompleted, TurnEvent, TurnQueued, 
 from precall_service.domain.messages import Message
 from precall_service.domain.turn import ToolChoice, TurnOutcome, TurnSpec
 from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
+from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
 
 log = logging.getLogger(__name__)
@@ -123,9 +124,9 @@ class Turn:
             self._set(TurnOutcome.FAILED, error)
         except EngineDiedError:
             self._set(TurnOutcome.FAILED, self._services.engines.died())
-        except Exception as error:  # a defect of ours must still give the client its ending
+        except Exception as error:  # noqa: BLE001 - a defect must still give the client its ending
             who = f"turn {self.spec.turn_id!r} of {self._context.who}"
-            self._set(TurnOutcome.FAILED, defect(log, who, error))
+            self._set(TurnOutcome.FAILED, report_defect(log, who, error))
 
     def _set(self, outcome: TurnOutcome, error: ServiceError) -> None:
         self._outcome, self._error = outcome, error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -16,6 +15,7 @@ from typing import cast
 import grpc.aio
 
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.incidents import report_defect
 from precall_service.transport.statuses import RequestT, ResponseT, abort
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ async def status_boundary(
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # the client cancelled, or the server stops
-        await abort(context, defect(method))
+        cancelled = RuntimeError("a task inside was cancelled")
+        await abort(context, report_defect(log, method, cancelled))
     except Exception as error:
         if _is_broken_stream(error):
             log.info("%s: the stream broke while a frame was written", method)
             await abort(context, ServiceError(Reason.CANCELLED, "the stream broke"))
-        log.exception("%s failed", method)
-        await abort(context, defect(method))
+        await abort(context, report_defect(log, method, error))
 
 
 def _is_broken_stream(error: BaseException) -> bool:
@@ -51,14 +51,3 @@ def _is_broken_stream(error: BaseException) -> bool:
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(map(_is_broken_stream, group.exceptions))
     return isinstance(error, grpc.aio.InternalError)
-
-
-def defect(method: str) -> ServiceError:
-    """The error for a defect of ours, which only the server's log may describe."""
-    incident = secrets.token_hex(4)
-    log.error("%s ended by a defect, incident %s", method, incident)
-    return ServiceError(
-        Reason.INTERNAL,
-        f"a defect of the server ended the call; its log has incident {incident}",
-        metadata={"incident": incident},
-    )

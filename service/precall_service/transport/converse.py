@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -19,10 +20,10 @@ from precall_service.agent.conversations import Conversations
 from precall_service.agent.outbox import FrameRejected
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import TurnOutcome
+from precall_service.incidents import report_defect
 from precall_service.tools.timeout import within
 from precall_service.tools.toolset import Registration
 from precall_service.transport import frames_in, frames_out, opening_in
-from precall_service.transport.boundary import defect
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.stall import WriteWatch
 from precall_service.transport.statuses import not_served
@@ -68,20 +69,40 @@ class ConverseStream:
             ServiceError: the status that it ends with, if not OK.
         On cancel (the client is gone): the turn is cancelled and everything is given back.
         """
-        opening = await self._handshake()
-        with self._conversations.opened(
-            self._tenant(), opening.agent_name, opening.transcript
-        ) as conversation:
+        with ExitStack() as stack:
+            try:
+                opening = await self._handshake()
+                conversation = stack.enter_context(
+                    self._conversations.opened(
+                        self._tenant(), opening.agent_name, opening.transcript
+                    )
+                )
+            except ServiceError as error:
+                why = error.reason.name, error.message
+                log.info("refused a conversation to %s: %s: %s", self._context.peer(), *why)
+                raise
             registrations = conversation.register(opening.proposals, path="open.tools")
-            log.info("%s opened by %r", conversation.conversation_id, opening.client_name)
+            log.info("%s opened by %r", conversation.who, opening.client_name)
             del opening  # or it lives as long as the stream
+            await self._converse(conversation, registrations)
+        if conversation.error is not None:
+            raise conversation.error
+
+    async def _converse(
+        self, conversation: Conversation, registrations: tuple[Registration, ...]
+    ) -> None:
+        """Reads, writes and runs turns until the conversation has ended."""
+        how = "the client left"
+        try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(conversation.run())
                 reader = group.create_task(self._read(conversation))
                 await self._write(conversation, registrations)
                 reader.cancel()
-        if conversation.error is not None:
-            raise conversation.error
+            error = conversation.error
+            how = "closed" if error is None else f"{error.reason.name}: {error.message}"
+        finally:
+            log.info("%s ended: %s", conversation.who, how)
 
     async def _handshake(self) -> opening_in.Opening:
         try:
@@ -159,7 +180,7 @@ class ConverseStream:
                 frame = await self._next_frame()
             except ServiceError as error:  # its number cannot be read: it can only be the next
                 self._processed = min(self._processed + 1, _SEQUENCE_MAX)
-                await conversation.outbox.put(FrameRejected(0, error))
+                await self._refuse(conversation, 0, error)
                 continue
             if frame is None:
                 conversation.hang_up()
@@ -172,13 +193,18 @@ class ConverseStream:
                 self._check_frame(frame)
                 await self._process(conversation, frame)
             except ServiceError as error:
-                await conversation.outbox.put(FrameRejected(frame.sequence, error))
-            except Exception:  # a defect of ours must not take the conversation with it
-                log.exception("%s: a frame failed", conversation.conversation_id)
-                rejected = FrameRejected(frame.sequence, defect("a frame"))
-                await conversation.outbox.put(rejected)
+                await self._refuse(conversation, frame.sequence, error)
+            except Exception as error:  # noqa: BLE001 - a defect must not take the conversation with it
+                kind = frame.WhichOneof("frame") or "empty"
+                what = f"frame {frame.sequence} ({kind}) of {conversation.who}"
+                await self._refuse(conversation, frame.sequence, report_defect(log, what, error))
             self._processed = max(self._processed, frame.sequence)
             del frame  # or it lives until the next one comes
+
+    async def _refuse(self, conversation: Conversation, frame: int, error: ServiceError) -> None:
+        why = error.reason.name, error.message
+        log.info("%s: refused frame %d: %s: %s", conversation.who, frame, *why)
+        await conversation.outbox.put(FrameRejected(frame, error))
 
     async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
         """The client's next frame; None once it has half-closed.

@@ -52,7 +52,7 @@ async def test_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert opened.system_prompt == "Be brief."
     assert len(opened.tools) == 5
     assert all(tool.effects.read_only for tool in opened.tools)
-    assert server.turns[0].generation.tool_choice.mode
+    assert server.turns[0].frame.generation.tool_choice.mode
 
 
 async def test_tool_that_refuses_tells_the_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from precall._server import (
 )
 from precall._tool import Tool
 from precall._turn_options import TURN_ARGUMENTS, TurnOptions, tool_name
-from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, content_pb2, tool_pb2, turn_pb2
 
 E = TypeVar("E", bound=enum.Enum)
 
@@ -60,6 +60,11 @@ def seconds(value: Duration) -> float:
     return value.seconds + value.nanos / 1e9
 
 
+def content(text: str) -> list[content_pb2.ContentPart]:
+    """Returns a text as content of the contract; none for an empty one."""
+    return [content_pb2.ContentPart(text=text)] if text else []
+
+
 def start_turn(
     text: str, turn_id: str, options: TurnOptions, offered: Collection[Tool]
 ) -> turn_pb2.StartTurn:
@@ -81,7 +86,9 @@ def start_turn(
         top_p=options.get("top_p"),
         top_k=options.get("top_k"),
         seed=options.get("seed"),
-        max_tokens=options.get("max_tokens"),
+        presence_penalty=options.get("presence_penalty"),
+        frequency_penalty=options.get("frequency_penalty"),
+        max_step_tokens=options.get("max_step_tokens"),
         stop=options.get("stop"),
     )
     choice = options.get("tool_choice")
@@ -91,11 +98,13 @@ def start_turn(
         generation.tool_choice.mode = turn_pb2.TOOL_CHOICE_MODE_NAMED
         generation.tool_choice.tool_name = tool_name(choice, offered)
     limits = turn_pb2.TurnLimits(
-        max_steps=options.get("max_steps"), max_tokens=options.get("max_turn_tokens")
+        max_steps=options.get("max_steps"), max_turn_tokens=options.get("max_turn_tokens")
     )
     if (timeout_s := options.get("timeout_s")) is not None:
         limits.max_duration.CopyFrom(duration(timeout_s))
-    return turn_pb2.StartTurn(turn_id=turn_id, text=text, generation=generation, limits=limits)
+    return turn_pb2.StartTurn(
+        turn_id=turn_id, content=content(text), generation=generation, limits=limits
+    )
 
 
 def tool(declared: Tool) -> tool_pb2.Tool:
@@ -149,7 +158,7 @@ def message(given: Message) -> agent_pb2.Message:
         )
     return agent_pb2.Message(
         role=_ROLES[given.role],
-        text=given.text,
+        content=content(given.text),
         tool_calls=[
             agent_pb2.ToolCall(
                 call_id=call.call_id, tool_name=call.tool_name, arguments_json=call.arguments_json
@@ -180,10 +189,11 @@ def limits(granted: agent_pb2.ServerLimits) -> ServerLimits:
         messages_max=granted.messages_max,
         turn_limits_max=TurnLimits(
             max_steps=turn.max_steps if turn.HasField("max_steps") else None,
-            max_tokens=turn.max_tokens if turn.HasField("max_tokens") else None,
+            max_turn_tokens=turn.max_turn_tokens if turn.HasField("max_turn_tokens") else None,
             max_duration_s=seconds(turn.max_duration) if turn.HasField("max_duration") else None,
         ),
         tool_timeout_max_s=seconds(granted.tool_timeout_max),
+        arguments_bytes_max=granted.arguments_bytes_max,
     )
 
 

@@ -31,6 +31,16 @@ class Capability(enum.Enum):
     """Predictions that run early."""
     DRAFTS = "drafts"
     """Predicted calls verified in the engine."""
+    ANSWER_FORMAT = "answer_format"
+    """Answers held to a form."""
+    TOOL_SELECTION = "tool_selection"
+    """A subset of the tools, and a limit on parallel calls, for one turn."""
+    LOG_PROBABILITIES = "log_probabilities"
+    """Log probabilities of the answer's tokens."""
+    TRANSCRIPT = "transcript"
+    """Reading a conversation as the model saw it."""
+    MEDIA = "media"
+    """Content other than text."""
 
 
 class EngineState(enum.Enum):
@@ -54,7 +64,7 @@ class TurnLimits:
 
     max_steps: int | None = None
     """Assistant messages."""
-    max_tokens: int | None = None
+    max_turn_tokens: int | None = None
     """Tokens that all steps together may generate."""
     max_duration_s: float | None = None
     """From admission to the end."""
@@ -84,6 +94,8 @@ class ServerLimits:
     """The most that a turn may use, which is also the default."""
     tool_timeout_max_s: float = 0.0
     """The longest timeout of a tool."""
+    arguments_bytes_max: int = 0
+    """The arguments of one call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,9 +86,8 @@ class ConverseStream:
                 self._check_open()
                 frame.sequence = self._sequence + 1
                 await self._outgoing.put(frame)
-                self._sequence = (
-                    frame.sequence
-                )  # not earlier, so that a cancelled put leaves no gap
+                # Not earlier, so that a cancelled put leaves no gap in the numbers.
+                self._sequence = frame.sequence
                 self._check_open()  # the end of the stream makes room, too
                 return frame.sequence
         except TimeoutError:

@@ -31,8 +31,12 @@ class TurnOptions(TypedDict, total=False):
     """At least 1; -1 takes all tokens."""
     seed: Int64
     """Makes sampling repeatable on the same server."""
-    max_tokens: Count
-    """Tokens that one step may generate."""
+    presence_penalty: Number
+    """Makes tokens that have occurred less likely: -2 to 2; 0 changes nothing."""
+    frequency_penalty: Number
+    """Makes tokens less likely the more often they have occurred: -2 to 2; 0 changes nothing."""
+    max_step_tokens: Count
+    """Tokens that each step may generate."""
     stop: Texts
     """Strings that end a step when they are generated; they are not part of the answer."""
     tool_choice: Annotated[

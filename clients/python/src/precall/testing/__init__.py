@@ -28,7 +28,7 @@ from precall.testing._script import (
     Step,
     ToolResult,
 )
-from precall.testing._server import FakeServer
+from precall.testing._server import FakeServer, StartedTurn
 
 __all__ = [
     "Call",
@@ -41,6 +41,7 @@ __all__ = [
     "Parallel",
     "Refuse",
     "Say",
+    "StartedTurn",
     "Step",
     "ToolResult",
 ]

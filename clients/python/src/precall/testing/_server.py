@@ -6,8 +6,9 @@ Never: starts an engine, or imports anything of the service.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from precall import _frames
 from precall._server import Capability, ServerLimits
 from precall.testing._checks import check_scripts, check_step
 from precall.testing._script import Entry, Fail, Refuse, ToolResult
+from precall.testing._status import abort, content_text, status
 from precall.testing._stream import Context, FakeStream, Frame, Frames
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
@@ -98,7 +100,7 @@ class FakeServer:
         self.tool_timeout_s = tool_timeout_s
         self.frames: list[agent_pb2.ConverseRequest] = []
         """Every frame that clients sent, in order."""
-        self.turns: list[turn_pb2.StartTurn] = []
+        self.turns: list[StartedTurn] = []
         """Every turn that was started."""
         self.tools: dict[str, tool_pb2.Tool] = {}
         """The latest declaration of every tool that clients added, by name."""
@@ -144,7 +146,7 @@ class FakeServer:
 
     def next_script(self, start: turn_pb2.StartTurn) -> Sequence[Entry]:
         """Returns the script for a turn that was started."""
-        self.turns.append(start)
+        self.turns.append(StartedTurn(text=content_text(start), frame=start))
         number = len(self.turns)
         if number > len(self._turns):
             return [Fail("INTERNAL", f"turn {number} was started, {len(self._turns)} are scripted")]
@@ -170,6 +172,16 @@ class FakeServer:
         return FakeStream(self, f"conversation-{self._conversations}")
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StartedTurn:
+    """A turn that a client started."""
+
+    text: str
+    """What the user says in it."""
+    frame: turn_pb2.StartTurn
+    """The frame that started it."""
+
+
 class _Servicer(AgentServiceServicer):
     """Passes calls to the fake server."""
 
@@ -191,6 +203,15 @@ class _Servicer(AgentServiceServicer):
     ) -> agent_pb2.GetServerInfoResponse:
         return self._server.info()
 
+    async def GetTranscript(  # noqa: N802  the contract's name
+        self,
+        request: agent_pb2.GetTranscriptRequest,
+        context: grpc.aio.ServicerContext[
+            agent_pb2.GetTranscriptRequest, Awaitable[agent_pb2.GetTranscriptResponse]
+        ],
+    ) -> agent_pb2.GetTranscriptResponse:
+        await abort(context, status("NOT_SERVED", "the fake does not serve GetTranscript"))
+
 
 def _limits(limits: ServerLimits) -> agent_pb2.ServerLimits:
     turn = limits.turn_limits_max
@@ -203,7 +224,10 @@ def _limits(limits: ServerLimits) -> agent_pb2.ServerLimits:
         result_bytes_max=limits.result_bytes_max,
         context_tokens_max=limits.context_tokens_max,
         messages_max=limits.messages_max,
-        turn_limits_max=turn_pb2.TurnLimits(max_steps=turn.max_steps, max_tokens=turn.max_tokens),
+        arguments_bytes_max=limits.arguments_bytes_max,
+        turn_limits_max=turn_pb2.TurnLimits(
+            max_steps=turn.max_steps, max_turn_tokens=turn.max_turn_tokens
+        ),
         tool_timeout_max=_frames.duration(limits.tool_timeout_max_s),
     )
     if turn.max_duration_s is not None:

@@ -1,13 +1,17 @@
-"""Makes statuses like those of a precall server."""
+"""What every part of a fake server needs: statuses like a real server's, and the text of a turn."""
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any as PackedDetail
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from precall import _errors, _frames
-from precall.v1 import error_pb2
+from precall.v1 import error_pb2, turn_pb2
 
 
 def status(
@@ -29,6 +33,18 @@ def status(
         target.Pack(detail)
     code = _errors.of_reason(reason, message).code.value[0]
     return Status(code=code, message=message, details=packed)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Status) -> NoReturn:
+    """Ends a call with a status of the contract."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == refused.code)
+    details = ((_errors.DETAILS_KEY, refused.SerializeToString()),)
+    await context.abort(code, refused.message, details)
+
+
+def content_text(start: turn_pb2.StartTurn) -> str:
+    """Returns what the user says in a turn."""
+    return "".join(part.text for part in start.content)
 
 
 def _retry(after_s: float | None) -> list[RetryInfo]:

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import grpc
 import grpc.aio
 
-from precall import _errors, _frames
+from precall import _frames
 from precall._scope import TaskScope
 from precall.testing._calls import CallRuns
 from precall.testing._player import BrokenStreamError, TurnPlayer
 from precall.testing._script import Refuse
-from precall.testing._status import status
+from precall.testing._status import abort, content_text, status
 from precall.testing._tools import OfferedTools
 from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
 
 if TYPE_CHECKING:
-    from google.rpc.status_pb2 import Status
-
     from precall.testing._server import FakeServer
 
 Frame: TypeAlias = agent_pb2.ConverseResponse
@@ -53,12 +51,12 @@ class FakeStream:
         """Yields the server's frames until the conversation is closed or the stream is broken."""
         first = await anext(aiter(frames), None)
         if first is None or first.WhichOneof("frame") != "open":
-            await _abort(context, status("HANDSHAKE_REQUIRED", "send `open` first"))
+            await abort(context, status("HANDSHAKE_REQUIRED", "send `open` first"))
         assert first is not None
         self._received = first.sequence
         self._server.frames.append(first)
         if (refused := self._server.refuse_open) is not None:
-            await _abort(context, status(refused.reason, refused.message, refused.retry_after_s))
+            await abort(context, status(refused.reason, refused.message, refused.retry_after_s))
         yield self._numbered(self._opened(first.open))
         self._scope.start(self._read(frames), name="fake server's reader")
         try:
@@ -69,7 +67,7 @@ class FakeStream:
             await self._scope.close(1.0)
         if self._broken is not None:
             if self._broken.ending is not None:
-                await _abort(context, self._broken.ending)
+                await abort(context, self._broken.ending)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the script broke the stream")
 
     async def _read(self, frames: Frames) -> None:
@@ -150,8 +148,8 @@ class FakeStream:
         """Returns the refusal of a turn that no script can accept; None if there is none."""
         if not start.turn_id:
             return Refuse("FIELD_INVALID", "start_turn.turn_id is empty")
-        if not start.text.strip():
-            return Refuse("FIELD_INVALID", "start_turn.text is empty")
+        if not content_text(start).strip():
+            return Refuse("FIELD_INVALID", "start_turn.content is empty")
         known = self._known(start)
         if known is not None and _without_trace(known.start) != _without_trace(start):
             return Refuse("TURN_ID_REUSED", f"turn id {start.turn_id!r} was used for another turn")
@@ -224,13 +222,6 @@ class FakeStream:
         frame.sequence = self._sequence
         frame.acknowledged = self._received
         return frame
-
-
-async def _abort(context: Context, refused: Status) -> None:
-    """Ends the stream with a status of the contract."""
-    code = next(code for code in grpc.StatusCode if code.value[0] == refused.code)
-    details = ((_errors.DETAILS_KEY, refused.SerializeToString()),)
-    await context.abort(code, refused.message, details)
 
 
 def _without_trace(start: turn_pb2.StartTurn) -> turn_pb2.StartTurn:
