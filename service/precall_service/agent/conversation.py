@@ -11,13 +11,13 @@ Concurrency: `run` is one long-lived coroutine that runs the turns; every other 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from precall_service.agent import refusals
 from precall_service.agent.context import TurnContext, TurnServices
+from precall_service.agent.ended import EndedTurns, same_turn
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import (
     InvocationCancelled,
@@ -29,29 +29,19 @@ from precall_service.agent.transcript import Tail
 from precall_service.agent.turn import Turn
 from precall_service.domain.clock import Timer
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.events import TurnCompleted
 from precall_service.domain.messages import Transcript
 from precall_service.domain.turn import (
     ToolChoice,
     ToolChoiceMode,
-    TraceContext,
     TurnOutcome,
     TurnSpec,
 )
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolLimits, ToolProposal
 from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
-from precall_service.tools.text import shorten
-from precall_service.tools.toolset import Registration, Toolset
+from precall_service.tools.toolset import RegisteredTool, Registration, Toolset
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _EndedTurn:
-    digest: str
-    """Of what was asked, which may be a mebibyte long."""
-    completed: TurnCompleted
 
 
 class Conversation:
@@ -78,7 +68,7 @@ class Conversation:
         self._services = services
         self._toolset = Toolset(self, tool_limits)
         self._turn: Turn | None = None
-        self._ended: OrderedDict[str, _EndedTurn] = OrderedDict()
+        self._ended = EndedTurns(limits.ended_turns_max)
         self._wake = asyncio.Event()
         self._draining = False
         self.error: ServiceError | None = None
@@ -124,18 +114,11 @@ class Conversation:
         if self._draining:
             raise self.error or ServiceError(Reason.CANCELLED, "the conversation is closing")
         if self._turn is not None:
-            raise ServiceError(
-                Reason.TURN_RUNNING,
-                f"turn {self._turn.spec.turn_id!r} is running: wait for its TurnCompleted, or "
-                "cancel it",
-                field="start_turn",
-                metadata={"running_turn_id": self._turn.spec.turn_id},
-            )
-        self._check_room()
-        tools = self._toolset.snapshot()
-        if tools and (refused := self._no_tool_calls()) is not None:
-            raise refused  # they were registered before the engine was there to ask
-        self._check_tool_choice(spec.generation.tool_choice, [t.declaration.name for t in tools])
+            raise refusals.turn_running(self._turn.spec.turn_id)
+        messages, limit = len(self._transcript.messages), self.limits.messages_max
+        if messages >= limit:
+            raise refusals.too_many_messages(messages, limit)
+        tools = self._tools_for(spec.generation.tool_choice)
         declarations = tuple(tool.declaration for tool in tools)
         self._turn = Turn(
             spec=spec,
@@ -165,11 +148,7 @@ class Conversation:
         if turn is None or (turn_id and turn.spec.turn_id != turn_id):
             if turn_id in self._ended:
                 return  # it ended while the frame was under way
-            raise ServiceError(
-                Reason.TURN_UNKNOWN,
-                f"no turn {shorten(turn_id, 80)!r} runs here" if turn_id else "no turn runs here",
-                field="cancel_turn.turn_id",
-            )
+            raise refusals.turn_unknown(turn_id)
         turn.cancel(ServiceError(Reason.CANCELLED, "the client cancelled the turn"))
 
     def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
@@ -261,14 +240,7 @@ class Conversation:
         if self._turn is not None:
             self.renew()
             return
-        self.drain(
-            ServiceError(
-                Reason.CONVERSATION_EXPIRED,
-                f"nothing happened in the conversation for {limit_s:g} s, the limit: open a new "
-                "one, with the history",
-                metadata={"limit_s": f"{limit_s:g}"},
-            )
-        )
+        self.drain(refusals.conversation_expired(limit_s))
 
     async def _run_turn(self, turn: Turn) -> None:
         ending = await turn.run()
@@ -283,82 +255,48 @@ class Conversation:
         self._turn = None
         self.renew()
         if ending.begun:  # one that never began has done nothing, and may be sent again as it is
-            self._ended[turn.spec.turn_id] = _EndedTurn(
-                digest=_digest(turn.spec), completed=completed
-            )
-        if len(self._ended) > self.limits.ended_turns_max:
-            self._ended.popitem(last=False)
+            self._ended.add(turn.spec, completed)
 
     async def _is_repetition(self, spec: TurnSpec) -> bool:
         """Whether the turn is known; an ended one is answered by its ending again."""
-        ended = self._ended.get(spec.turn_id)
-        if ended is not None:
-            known = ended.digest
-        elif self._turn is not None and self._turn.spec.turn_id == spec.turn_id:
-            known = _digest(self._turn.spec)
-        else:
-            return False
-        if known != _digest(spec):
-            raise ServiceError(
-                Reason.TURN_ID_REUSED,
-                f"turn id {spec.turn_id!r} was used for another text or other settings: a new "
-                "turn needs a new id",
-                field="start_turn.turn_id",
-            )
-        if ended is not None:
-            await self.outbox.put(ended.completed, spec.turn_id)
-        return True
+        running = self._turn
+        if running is not None and running.spec.turn_id == spec.turn_id:
+            if not same_turn(running.spec, spec):
+                raise refusals.turn_id_reused(spec.turn_id)
+            return True
+        completed = self._ended.ending_of(spec)
+        if completed is not None:
+            await self.outbox.put(completed, spec.turn_id)
+        return completed is not None
 
     def _check_linked(self) -> None:
         if self.outbox.closed:
             raise ServiceError(Reason.TOOL_UNAVAILABLE, "the client that runs the tool is gone")
 
-    def _check_room(self) -> None:
-        limit = self.limits.messages_max
-        if len(self._transcript.messages) >= limit:
-            raise ServiceError(
-                Reason.LIMIT_REACHED,
-                f"the conversation has {len(self._transcript.messages)} messages, the limit is "
-                f"{limit}: open a new one, with the part of the history that matters",
-                field="start_turn",
-                metadata={"limit": str(limit)},
-            )
+    def _tools_for(self, choice: ToolChoice) -> tuple[RegisteredTool, ...]:
+        """The tools that a turn with this choice is offered.
+
+        Raises:
+            ServiceError: NOT_SERVED, TOOL_CHOICE_INVALID.
+        """
+        tools = self._toolset.snapshot()
+        if tools and (refused := self._no_tool_calls()) is not None:
+            raise refused  # they were registered before the engine was there to ask
+        names = [tool.name for tool in tools]
+        if choice.mode is ToolChoiceMode.NAMED and choice.tool_name not in names:
+            raise refusals.named_tool_unknown(choice.tool_name, names)
+        if choice.mode is ToolChoiceMode.REQUIRED and not names:
+            raise refusals.no_tool_to_require()
+        return tools
 
     def _no_tool_calls(self) -> ServiceError | None:
-        """Why tools are of no use with the served model, if they are not; None before it is known."""
+        """Why tools are of no use with the served model; None if they are, or not known yet."""
         engine = self._services.engines.info
         if engine is None or Feature.TOOL_CALLS in engine.features:
             return None
-        return ServiceError(
-            Reason.NOT_SERVED,
-            f"the format of {engine.model} has no tool calls known to this server: withdraw the"
-            " tools, or have the server started with another model, or with the model's parser"
-            " named by --tool-call-parser",
-            metadata={"capability": "CAPABILITY_TOOL_CALLS"},
-        )
-
-    def _check_tool_choice(self, choice: ToolChoice, names: Sequence[str]) -> None:
-        field = "start_turn.generation.tool_choice"
-        if choice.mode is ToolChoiceMode.NAMED and choice.tool_name not in names:
-            there = ", ".join(names) or "none"
-            raise ServiceError(
-                Reason.TOOL_CHOICE_INVALID,
-                f"no tool {choice.tool_name!r} is registered; there are: {there}",
-                field=f"{field}.tool_name",
-            )
-        if choice.mode is ToolChoiceMode.REQUIRED and not names:
-            raise ServiceError(
-                Reason.TOOL_CHOICE_INVALID,
-                "calls are required and no tool is registered: register one first",
-                field=f"{field}.mode",
-            )
+        return refusals.no_tool_calls(engine.model)
 
     def _unwatch(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-
-
-def _digest(spec: TurnSpec) -> str:
-    """Equal for two turns that ask for the same; where their spans belong does not count."""
-    return hashlib.sha256(repr(replace(spec, trace_context=TraceContext())).encode()).hexdigest()

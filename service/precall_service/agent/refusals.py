@@ -1,12 +1,92 @@
-"""Why a turn is refused or cut, in words: what, the numbers, the limit, and what to do."""
+"""Why a turn is refused, cut or failed, in words: what, the numbers, the limit, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import CallOutcome
 from precall_service.tools.endings import InvocationEnding
+from precall_service.tools.text import shorten
+
+
+def turn_running(turn_id: str) -> ServiceError:
+    """The conversation runs another turn."""
+    return ServiceError(
+        Reason.TURN_RUNNING,
+        f"turn {turn_id!r} is running: wait for its TurnCompleted, or cancel it",
+        field="start_turn",
+        metadata={"running_turn_id": turn_id},
+    )
+
+
+def turn_id_reused(turn_id: str) -> ServiceError:
+    """The id belongs to a turn that asked for something else."""
+    return ServiceError(
+        Reason.TURN_ID_REUSED,
+        f"turn id {turn_id!r} was used for another text or other settings: a new turn needs a new"
+        " id",
+        field="start_turn.turn_id",
+    )
+
+
+def turn_unknown(turn_id: str) -> ServiceError:
+    """There is no such turn to cancel; the id may be empty."""
+    return ServiceError(
+        Reason.TURN_UNKNOWN,
+        f"no turn {shorten(turn_id, 80)!r} is running here" if turn_id else "no turn is running",
+        field="cancel_turn.turn_id",
+    )
+
+
+def too_many_messages(messages: int, limit: int) -> ServiceError:
+    """The conversation is full."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"the conversation has {messages} messages, the limit is {limit}: open a new one, with the"
+        " part of the history that matters",
+        field="start_turn",
+        metadata={"limit": str(limit)},
+    )
+
+
+def conversation_expired(limit_s: float) -> ServiceError:
+    """The conversation was idle for too long."""
+    return ServiceError(
+        Reason.CONVERSATION_EXPIRED,
+        f"nothing happened in the conversation for {limit_s:g} s, the limit: open a new one, with"
+        " the history",
+        metadata={"limit_s": f"{limit_s:g}"},
+    )
+
+
+def no_tool_calls(model: str) -> ServiceError:
+    """The served model cannot call tools."""
+    return ServiceError(
+        Reason.NOT_SERVED,
+        f"the format of {model} has no tool calls known to this server (CAPABILITY_TOOL_CALLS):"
+        " go on without tools, or have another model served, or its parser named with"
+        " --tool-call-parser",
+        metadata={"capability": "CAPABILITY_TOOL_CALLS"},
+    )
+
+
+def named_tool_unknown(name: str, known: Sequence[str]) -> ServiceError:
+    """The tool that the client wants called is not registered."""
+    return ServiceError(
+        Reason.TOOL_CHOICE_INVALID,
+        f"no tool {name!r} is registered; there are: {', '.join(known) or 'none'}",
+        field="start_turn.generation.tool_choice.tool_name",
+    )
+
+
+def no_tool_to_require() -> ServiceError:
+    """The client wants a call and has registered no tool."""
+    return ServiceError(
+        Reason.TOOL_CHOICE_INVALID,
+        "a call is required and no tool is registered: register one first",
+        field="start_turn.generation.tool_choice.mode",
+    )
 
 
 def turn_timeout(limit_s: float) -> ServiceError:

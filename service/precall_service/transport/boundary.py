@@ -38,7 +38,7 @@ async def status_boundary(
             raise  # the client cancelled, or the server stops
         cancelled = RuntimeError("a task inside was cancelled")
         await abort(context, report_defect(log, method, cancelled))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever happened, the client gets a status
         if _is_broken_stream(error):
             log.info("%s: the stream broke while a frame was written", method)
             await abort(context, ServiceError(Reason.CANCELLED, "the stream broke"))

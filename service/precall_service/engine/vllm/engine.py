@@ -274,6 +274,6 @@ def _words(error: Exception) -> str:
 
 
 def _field(error: Exception) -> str:
-    """The path of the field that vLLM names as the fault; empty if it is not a field of the contract."""
+    """The path of the field that vLLM refuses; empty if the contract has no such field."""
     parameter = getattr(error, "parameter", None)
     return f"start_turn.generation.{parameter}" if parameter in _GENERATION_FIELDS else ""

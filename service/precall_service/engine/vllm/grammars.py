@@ -33,7 +33,7 @@ class CallForm:
 
 
 def form_of_calls(structural_tag: str, tool_name: str, rendered: str) -> CallForm | None:
-    """The form in which a template has rendered a call of this tool; None if no grammar has it."""
+    """The form of a call of this tool in a rendering; None if the grammar lacks it."""
     for begin in _begins(json.loads(structural_tag)):
         before, name, after = begin.partition(tool_name)
         if name and begin in rendered:
