@@ -60,36 +60,40 @@ async def serve(
     """
     async with (
         exported_traces(settings.tracing.otlp_endpoint, __version__),
-        _serve(settings, factory, model, on_progress) as service,
+        Dispatcher(LoopClock(), settings.tools.limits()) as dispatcher,
+        _serve(settings, factory, model, on_progress, dispatcher) as service,
     ):
         yield service
 
 
 @asynccontextmanager
 async def _serve(
-    settings: Settings, factory: EngineFactory, model: str, on_progress: Progress
+    settings: Settings,
+    factory: EngineFactory,
+    model: str,
+    on_progress: Progress,
+    dispatcher: Dispatcher,
 ) -> AsyncGenerator[Service]:
     clock = LoopClock()
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
     admission = Admission(clock, settings.admission.limits())
     follow_engine(admission, engines)
-    tool_limits = settings.tools.limits()
     agent_limits = settings.conversations.limits()
     services = TurnServices(
         model=model,
         engines=engines,
         admission=admission,
         growth=GrowthRecord(),
-        dispatcher=Dispatcher(clock, tool_limits),
+        dispatcher=dispatcher,
         clock=clock,
     )
-    conversations = Conversations(services, agent_limits, tool_limits)
+    conversations = Conversations(services, agent_limits, dispatcher.limits)
     info = ServerInfo(
         version=__version__,
         model=model,
         frame_bytes_max=settings.server.frame_bytes_max,
         agent_limits=agent_limits,
-        tool_limits=tool_limits,
+        tool_limits=dispatcher.limits,
         engines=engines,
         admission=admission,
         clock=clock,

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: every invocation ends once, and nothing stays behind."""
+"""Whatever happens in whatever order: every run ends once, and nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.messages import ToolCall
-from precall_service.domain.turn import CallOutcome
 from precall_service.tools.declarations import ToolProposal
-from precall_service.tools.dispatch import Dispatcher, InvocationContext
-from precall_service.tools.endings import InvocationEnding
-from precall_service.tools.link import HandlerResult, Invocation
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.link import CancelReason, HandlerResult, Invocation
+from precall_service.tools.run import InvocationContext, Run
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.clock import ManualClock, settle
 from tests.support.links import RecordingLink
@@ -25,14 +24,15 @@ CONTEXT = InvocationContext(turn_id="turn", conversation_id="conversation")
 LIMITS = tool_limits()
 TIMEOUT_S = 5.0
 NAMES = ("a", "b")
+NEVER_RAN = {Reason.OVERLOADED}
+ANSWERED = {None, Reason.RESULT_INVALID}
 
 
 class Process:
     """One process with handlers for two tools, and what is known of it."""
 
-    def __init__(self, dispatcher: Dispatcher, places: int) -> None:
-        self.dispatcher = dispatcher
-        self.places = places
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
         self.link = RecordingLink()
         self.toolset = Toolset(self.link, LIMITS)
         self.lost = False
@@ -43,50 +43,119 @@ class Process:
     def register(self) -> None:
         self.toolset.register(
             [
-                ToolProposal(name=name, timeout_s=TIMEOUT_S, max_concurrency=self.places)
+                ToolProposal(name=name, timeout_s=TIMEOUT_S, max_concurrency=self.slots)
                 for name in NAMES
             ]
         )
 
 
+class Watched:
+    """A run, and what has been seen of it."""
+
+    def __init__(self, run: Run, process: Process) -> None:
+        self.run = run
+        self.process = process
+        self.name = run.tool.name
+        self.closing = asyncio.create_task(run.closed())
+        self.waits: list[asyncio.Task[InvocationEnding]] = [asyncio.create_task(run.ending())]
+        self.ended: InvocationEnding | None = None
+        self.discarded: CancelReason | None = None
+        self.answer: str | None = None
+        """What its handler answered while it was wanted."""
+        run.on_progress(self._on_progress)
+
+    def _on_progress(self, _message: str, _fraction: float | None) -> None:
+        assert self.run.ended is None
+
+    @property
+    def asked(self) -> bool:
+        """Whether it got its slot, and so was given to its link."""
+        ids = [each.invocation_id for each in self.process.link.asked]
+        assert ids.count(self.run.invocation_id) <= 1
+        return self.run.invocation_id in ids
+
+    @property
+    def waits_for_a_slot(self) -> bool:
+        return self.run.ended is None and not self.asked
+
+    def look(self) -> None:
+        """What must hold of the run by itself, once everything has settled."""
+        if self.ended is not None:
+            assert self.run.ended is self.ended, "it ended twice"
+        self.ended = self.run.ended
+        for wait in self.waits:
+            assert wait.done() == (self.ended is not None) or wait.cancelled()
+            if wait.done() and not wait.cancelled():
+                assert wait.result() is self.ended
+        if self.ended is None:
+            assert not self.closing.done()
+        taken = [each.invocation_id for each in self.process.link.invocations]
+        assert self.run.sent == (self.run.invocation_id in taken)
+
+
 class Interleaving:
     """Steps in an arbitrary order, and what must hold after each."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, slots: int) -> None:
         self.clock = ManualClock()
         self.dispatcher = Dispatcher(self.clock, LIMITS)
-        self.processes = [Process(self.dispatcher, places) for _ in range(2)]
-        self.calls: dict[str, asyncio.Task[InvocationEnding]] = {}
-        self.tools: dict[str, RegisteredTool] = {}
+        self.processes = [Process(slots) for _ in range(2)]
+        self.runs: dict[str, Watched] = {}
         self.accepted: set[str] = set()
-        self.timely: dict[str, str] = {}
+        self._calls_waiting: set[str] = set()
+        self._guesses_asked: set[str] = set()
 
     def process(self, choice: int) -> Process:
-        return self.processes[choice % 2]
+        """One of them is busier, so that its runs wait for slots."""
+        return self.processes[choice % 4 == 0]
+
+    def some_run(self, choice: int) -> Watched | None:
+        runs = list(self.runs.values())
+        return runs[choice % len(runs)] if runs else None
 
     def invocation(self, choice: int) -> tuple[Process, Invocation] | None:
         sent = [(each, one) for each in self.processes for one in each.link.invocations]
         return sent[choice % len(sent)] if sent else None
 
+    # What owners of runs do.
+
     def call(self, choice: int) -> None:
-        call_id = f"call-{len(self.calls)}"
-        tool = self.process(choice).tools[choice // 2 % 2]
-        self.tools[call_id] = tool
-        self.calls[call_id] = asyncio.create_task(
-            self.dispatcher.run(
-                call=ToolCall(call_id=call_id, tool_name=tool.name, arguments_json="{}"),
-                tool=tool,
-                context=CONTEXT,
-                on_progress=lambda _message, _fraction: self._assert_runs(call_id),
-            )
+        self._launch(choice, f"call-{len(self.runs)}")
+
+    def guess(self, choice: int) -> None:
+        self._launch(choice, "")
+
+    def _launch(self, choice: int, call_id: str) -> None:
+        process = self.process(choice)
+        run = self.dispatcher.launch(
+            tool=process.tools[choice % 3 == 0],
+            arguments_json="{}",
+            context=CONTEXT,
+            call_id=call_id,
         )
+        self.runs[run.invocation_id] = Watched(run, process)
 
-    def _assert_runs(self, call_id: str) -> None:
-        assert not self.calls[call_id].done()
+    def commit(self, choice: int) -> None:
+        if (watched := self.some_run(choice)) is not None:
+            watched.run.commit(watched.run.call_id or f"commit-{choice}")
 
-    def cancel(self, choice: int) -> None:
-        if self.calls:
-            list(self.calls.values())[choice % len(self.calls)].cancel()
+    def discard(self, choice: int) -> None:
+        if (watched := self.some_run(choice)) is not None:
+            reason = list(CancelReason)[choice % len(CancelReason)]
+            if watched.run.ended is None:
+                watched.discarded = reason
+            watched.run.discard(reason)
+            assert watched.run.ended is not None
+
+    def wait_for_ending(self, choice: int) -> None:
+        if (watched := self.some_run(choice)) is not None:
+            watched.waits.append(asyncio.create_task(watched.run.ending()))
+
+    def stop_waiting(self, choice: int) -> None:
+        if (watched := self.some_run(choice)) is not None:
+            watched.waits[choice % len(watched.waits)].cancel()
+
+    # What processes do.
 
     def answer(self, choice: int) -> None:
         self._answer(choice, str(len(self.accepted)), taken=None)
@@ -98,9 +167,9 @@ class Interleaving:
         if (found := self.invocation(choice)) is None:
             return
         process, invocation = found
-        before = self.dispatcher.in_flight
+        watched = self.runs[invocation.invocation_id]
+        wanted = watched.run.ended is None
         reason = self._deliver(process, invocation, result_json)
-        wanted = self.dispatcher.in_flight < before
         # A late answer is swallowed, whatever it is; an accepted one is the only one.
         assert reason in {taken, None, Reason.INVOCATION_UNKNOWN}
         answered = invocation.invocation_id in self.accepted
@@ -110,7 +179,8 @@ class Interleaving:
             assert not answered
             self.accepted.add(invocation.invocation_id)
             if wanted:
-                self.timely[invocation.invocation_id] = result_json
+                watched.answer = result_json
+                assert watched.run.ended is not None
 
     def answer_for_another(self, choice: int) -> None:
         if (found := self.invocation(choice)) is None:
@@ -160,76 +230,123 @@ class Interleaving:
     def wait(self, choice: int) -> None:
         self.clock.advance((0.5, 1.0, 2.5, TIMEOUT_S)[choice % 4])
 
-    async def settle(self) -> None:
-        """Everything goes on that can; then each place is taken that anyone waits for."""
-        await settle()
-        for process in self.processes:
-            for tool in process.tools:
-                self._check_places(process, tool)
-        # One timer for each call: on its place, its sending, its handler, or its calling off.
-        assert self.clock.pending == sum(not call.done() for call in self.calls.values())
+    # What must hold.
 
-    def _check_places(self, process: Process, tool: RegisteredTool) -> None:
-        calls = {
-            call_id
-            for call_id, call in self.calls.items()
-            if self.tools[call_id] is tool and not call.done()
-        }
-        running = [each for each in process.link.invocations if each.call_id in calls]
-        assert len(running) <= process.places
-        if process.link.taking:
-            assert len(running) == min(len(calls), process.places)
+    async def settle(self) -> None:
+        """Everything goes on that can; then each slot is taken that a run waits for."""
+        await settle()
+        for watched in self.runs.values():
+            watched.look()
+        for process in self.processes:
+            for name in NAMES:
+                self._check_slots(process, name)
+        self._check_order()
+        # One timer for each run: on its slot, its sending, its handler, or its calling off.
+        open_runs = sum(not watched.closing.done() for watched in self.runs.values())
+        assert self.clock.pending == self.dispatcher.in_flight == open_runs
+
+    def _check_slots(self, process: Process, name: str) -> None:
+        runs = [
+            watched
+            for watched in self.runs.values()
+            if watched.process is process and watched.name == name and not watched.closing.done()
+        ]
+        waiting = [watched for watched in runs if watched.waits_for_a_slot]
+        holding = len(runs) - len(waiting)
+        assert holding <= process.slots
+        assert holding == process.slots or not waiting
         if process.lost:
-            assert not calls
+            assert not runs
+
+    def _check_order(self) -> None:
+        """No speculative run has got a slot that a committed one has waited for ever since."""
+        guesses = {
+            invocation.invocation_id: self.runs[invocation.invocation_id]
+            for process in self.processes
+            for invocation in process.link.asked
+            if not invocation.call_id
+        }
+        waiting = {
+            invocation_id: watched
+            for invocation_id, watched in self.runs.items()
+            if watched.waits_for_a_slot and not watched.run.speculative
+        }
+        for started in guesses.keys() - self._guesses_asked:
+            for passed_over in waiting.keys() & self._calls_waiting:
+                started_run, waiting_run = guesses[started], waiting[passed_over]
+                assert (started_run.process, started_run.name) != (
+                    waiting_run.process,
+                    waiting_run.name,
+                )
+        self._guesses_asked, self._calls_waiting = set(guesses), set(waiting)
 
     async def finish(self) -> None:
-        """Time passes until the last call has ended by itself; then the late answers come."""
+        """Time passes until the last run has ended by itself."""
         for process in self.processes:
             process.link.taking = True
-        for _ in range(len(self.calls) + 3):
+        for _ in range(len(self.runs) + 3):
             await self.settle()
             self.clock.advance(TIMEOUT_S)
         await self.settle()
-        assert all(call.done() for call in self.calls.values())
+        assert all(watched.ended for watched in self.runs.values())
+
+    async def leave(self) -> None:
+        """The dispatcher's block ends while runs are open."""
+        for process in self.processes:
+            process.link.taking = True
+        for watched in self.runs.values():
+            if watched.run.ended is None:
+                watched.discarded = CancelReason.DRAINING
+
+    def answer_late(self) -> None:
         for choice in range(sum(len(each.link.invocations) for each in self.processes)):
             self.answer(choice)
             self.answer(choice)
 
     def check_endings(self) -> None:
         for process in self.processes:
-            told = Counter(invocation_id for invocation_id, _ in process.link.cancels)
-            for invocation in process.link.invocations:
-                times = told.pop(invocation.invocation_id, 0)
-                wanted_to_the_end = self._check_ending(invocation)
-                assert times <= 1
-                if wanted_to_the_end:
-                    assert times == 0
-                elif not process.lost and not process.was_stuck:
-                    assert times == 1
-            assert not told
+            link = process.link
+            assert max(Counter(told for told, _ in link.cancels).values(), default=0) <= 1
+            assert max(Counter(told for told, _ in link.commits).values(), default=0) <= 1
+            sent = {each.invocation_id: each for each in link.invocations}
+            cancels, commits = dict(link.cancels), dict(link.commits)
+            assert cancels.keys() | commits.keys() <= sent.keys()
+            for invocation_id, call_id in commits.items():
+                assert sent[invocation_id].call_id == ""
+                assert self.runs[invocation_id].run.call_id == call_id
+            for watched in self.runs.values():
+                if watched.process is process:
+                    self._check_ending(watched, cancels.get(watched.run.invocation_id))
 
-    def _check_ending(self, invocation: Invocation) -> bool:
-        """Whether the call got what was answered, or lost its process, before anyone gave it up."""
-        call = self.calls[invocation.call_id]
-        answer = self.timely.get(invocation.invocation_id)
-        if call.cancelled():
-            return answer is not None
-        ending = call.result()
-        match ending.outcome:
-            case CallOutcome.RESULT:
-                assert ending.result_json == answer
-            case CallOutcome.ERROR:
-                assert answer == "{"
-            case CallOutcome.TIMEOUT | CallOutcome.UNAVAILABLE:
-                assert answer is None
-            case _:
-                raise AssertionError(ending)
-        return ending.outcome is not CallOutcome.TIMEOUT
+    def _check_ending(self, watched: Watched, told: CancelReason | None) -> None:
+        """The ending says what happened, and the process was told what its handler must know."""
+        ending = watched.run.ended
+        assert ending is not None
+        reason = ending.error and ending.error.reason
+        if watched.answer is not None:
+            assert reason is (Reason.RESULT_INVALID if watched.answer == "{" else None)
+            assert ending.result_json == (watched.answer if reason is None else "")
+        else:
+            assert reason not in ANSWERED
+        if watched.discarded is not None:
+            assert reason is Reason.CANCELLED
+        else:
+            assert reason is not Reason.CANCELLED
+        if reason in NEVER_RAN:
+            assert not watched.run.sent
+        because = CancelReason.TIMEOUT if reason is Reason.TOOL_TIMEOUT else watched.discarded
+        if not watched.run.sent or because is None:
+            assert told is None
+        elif not watched.process.lost and not watched.process.was_stuck:
+            assert told is because
+        else:
+            assert told in (None, because)
 
     def check_nothing_left(self) -> None:
         assert self.dispatcher.in_flight == 0
         assert self.clock.pending == 0
         for peer in self.dispatcher._peers.values():  # pyright: ignore[reportPrivateUsage]
+            assert not peer.runs
             assert not peer.gates
             assert not peer.owed
 
@@ -239,9 +356,13 @@ Step = Callable[[Interleaving, int], None]
 # Calls and answers come up more often than what ends everything.
 STEPS: tuple[Step, ...] = (
     *(Interleaving.call,) * 5,
+    *(Interleaving.guess,) * 5,
     *(Interleaving.answer,) * 4,
     *(Interleaving.wait,) * 3,
-    *(Interleaving.cancel,) * 2,
+    *(Interleaving.commit,) * 3,
+    *(Interleaving.discard,) * 3,
+    *(Interleaving.stop_waiting,) * 2,
+    Interleaving.wait_for_ending,
     Interleaving.answer_badly,
     Interleaving.answer_for_another,
     Interleaving.progress,
@@ -252,24 +373,29 @@ STEPS: tuple[Step, ...] = (
     Interleaving.register,
 )
 
+# What happens, to which of those that it may happen to, and whether the event loop gets its turn
+# afterwards: without it, the next step falls into the same breath.
+A_STEP = st.tuples(st.sampled_from(STEPS), st.integers(0, 30), st.booleans())
+
 
 @settings(max_examples=200, deadline=None)
 @given(
-    places=st.integers(1, 3),
-    # A step, which one it is about, and whether the event loop gets its turn afterwards: without
-    # it, the next step falls into the same breath.
-    steps=st.lists(
-        st.tuples(st.sampled_from(STEPS), st.integers(0, 15), st.booleans()), max_size=80
-    ),
+    slots=st.integers(1, 3),
+    # The long ones are what finds failures, the short ones what they are shrunk to.
+    steps=st.lists(A_STEP, max_size=40) | st.lists(A_STEP, min_size=40, max_size=80),
+    leaves=st.booleans(),
 )
-def test_every_invocation_ends_once(places: int, steps: list[tuple[Step, int, bool]]) -> None:
+def test_every_run_ends_once(slots: int, steps: list[tuple[Step, int, bool]], leaves: bool) -> None:
     async def interleave() -> None:
-        interleaving = Interleaving(places)
-        for step, choice, breath in steps:
-            step(interleaving, choice)
-            if breath:
-                await interleaving.settle()
-        await interleaving.finish()
+        interleaving = Interleaving(slots)
+        async with interleaving.dispatcher:
+            for step, choice, breath in steps:
+                step(interleaving, choice)
+                if breath:
+                    await interleaving.settle()
+            await (interleaving.leave() if leaves else interleaving.finish())
+        await interleaving.settle()
+        interleaving.answer_late()
         interleaving.check_endings()
         interleaving.check_nothing_left()
 

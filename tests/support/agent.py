@@ -281,8 +281,9 @@ async def agent_on(
     running = asyncio.create_task(there.supervisor.run())
     await settle()
     try:
-        yield there
-        await there.close()
+        async with there.dispatcher:
+            yield there
+            await there.close()
     finally:
         running.cancel()
         await asyncio.wait([running])

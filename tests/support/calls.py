@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
-from precall_service.domain.errors import Reason
-from precall_service.domain.messages import ToolCall
+from precall_service.domain.endings import InvocationEnding
+from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.tools import ToolEffects
 from precall_service.domain.turn import CallOutcome
+from precall_service.tools.arguments import check_arguments
 from precall_service.tools.declarations import ToolProposal
-from precall_service.tools.dispatch import Dispatcher, InvocationContext
-from precall_service.tools.endings import InvocationEnding
-from precall_service.tools.link import HandlerResult
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.link import CancelReason, HandlerResult
+from precall_service.tools.run import InvocationContext, Run
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.clock import ManualClock, settle
 from tests.support.links import RecordingLink
 from tests.support.tools import CITY_SCHEMA, tool_limits
 
 CONTEXT = InvocationContext(turn_id="turn", conversation_id="conversation")
+ROME = '{"city":"Rome"}'
 TIMEOUT_S = 5.0
 
 
 class Calls:
-    """Calls of the tool `weather`, which has two places."""
+    """Calls of the tool `weather`, which has two slots."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -32,14 +36,18 @@ class Calls:
         self.dispatcher = Dispatcher(self.clock, self.limits)
         self.progress: list[tuple[str, float | None]] = []
         self._running: list[asyncio.Task[InvocationEnding]] = []
+        self._runs: list[Run] = []
         self.register()
 
-    def register(self, *, output_schema: str = "", read_only: bool = False) -> None:
+    def register(
+        self, *, output_schema: str = "", read_only: bool = False, version: str = ""
+    ) -> None:
         """Registers the tool, or updates it."""
         [registration] = self.toolset.register(
             [
                 ToolProposal(
                     name="weather",
+                    version=version,
                     input_schema_json=CITY_SCHEMA,
                     output_schema_json=output_schema,
                     effects=ToolEffects(read_only=read_only),
@@ -55,22 +63,49 @@ class Calls:
         [tool] = self.toolset.snapshot()
         return tool
 
-    async def call(
-        self, arguments_json: str = '{"city":"Rome"}', *, tool: RegisteredTool | None = None
-    ) -> asyncio.Task[InvocationEnding]:
-        """A call that has gone as far as it can without an answer."""
-        call_id = f"call-{len(self._running) + 1}"
-        running = asyncio.create_task(
-            self.dispatcher.run(
-                call=ToolCall(call_id=call_id, tool_name="weather", arguments_json=arguments_json),
-                tool=tool or self.tool,
-                context=CONTEXT,
-                on_progress=lambda message, fraction: self.progress.append((message, fraction)),
-            )
+    async def launch(
+        self, arguments_json: str = ROME, *, call_id: str = "", prediction_id: str = ""
+    ) -> Run:
+        """A run that has gone as far as it can without an answer; speculative without a call."""
+        run = self.dispatcher.launch(
+            tool=self.tool,
+            arguments_json=arguments_json,
+            context=CONTEXT,
+            call_id=call_id,
+            prediction_id=prediction_id,
         )
+        run.on_progress(lambda message, fraction: self.progress.append((message, fraction)))
+        self._runs.append(run)
+        await settle()
+        return run
+
+    async def call(
+        self, arguments_json: str = ROME, *, tool: RegisteredTool | None = None
+    ) -> asyncio.Task[InvocationEnding]:
+        """A call, as a turn makes it, that has gone as far as it can without an answer."""
+        call_id = f"call-{len(self._running) + 1}"
+        running = asyncio.create_task(self._answer(call_id, tool or self.tool, arguments_json))
         self._running.append(running)
         await settle()
         return running
+
+    async def _answer(
+        self, call_id: str, tool: RegisteredTool, arguments_json: str
+    ) -> InvocationEnding:
+        try:
+            current = self.dispatcher.current(tool)
+            check_arguments(current, arguments_json, self.limits)
+        except ServiceError as error:
+            return InvocationEnding.of_error(error)
+        run = self.dispatcher.launch(
+            tool=current, arguments_json=arguments_json, context=CONTEXT, call_id=call_id
+        )
+        run.on_progress(lambda message, fraction: self.progress.append((message, fraction)))
+        try:
+            return await run.ending()
+        finally:
+            run.discard(CancelReason.TURN_ENDED)
+            await run.closed()
 
     async def answer(self, index: int = -1, result_json: str = "1") -> None:
         """The handler's answer to the invocation of that index, counted as they were sent."""
@@ -83,22 +118,40 @@ class Calls:
         await settle()
 
     async def assert_over(self) -> None:
-        """Every call has ended and nothing is left of it."""
+        """Every call and every run has ended, and nothing is left of it."""
         await settle()
         assert all(running.done() for running in self._running)
+        assert all(run.ended for run in self._runs)
         assert self.dispatcher.in_flight == 0
         assert self.clock.pending == 0
 
 
-def ending(running: asyncio.Task[InvocationEnding]) -> tuple[CallOutcome, Reason | None]:
-    """How the call ended, and why."""
+@asynccontextmanager
+async def open_calls() -> AsyncGenerator[Calls]:
+    """Calls that have all ended by the end of the block."""
+    calls = Calls()
+    async with calls.dispatcher:
+        yield calls
+        await calls.assert_over()
+
+
+def ended(running: asyncio.Task[InvocationEnding] | Run) -> InvocationEnding:
+    """The ending of a call or a run that has ended."""
+    if isinstance(running, Run):
+        assert running.ended is not None, "the run has not ended"
+        return running.ended
     assert running.done(), "the call still runs"
-    result = running.result()
+    return running.result()
+
+
+def ending(running: asyncio.Task[InvocationEnding] | Run) -> tuple[CallOutcome, Reason | None]:
+    """How it ended, and why."""
+    result = ended(running)
     return result.outcome, result.error and result.error.reason
 
 
-def message(running: asyncio.Task[InvocationEnding]) -> str:
-    """What is said of the error with which the call ended."""
-    error = running.result().error
+def message(running: asyncio.Task[InvocationEnding] | Run) -> str:
+    """What is said of the error with which it ended."""
+    error = ended(running).error
     assert error is not None
     return error.message

@@ -11,12 +11,15 @@ from precall_service.tools.link import CancelReason, Invocation
 class RecordingLink:
     """A `HandlerLink` that keeps what it is sent.
 
-    Not `taking`: it takes nothing, as when its queue is full. After `break_off`
-    it refuses, as when it is gone.
+    While it is not `taking`, its methods wait, as those of a process whose queue is full. After
+    `break_off` they raise, as those of a process that is gone.
     """
 
     def __init__(self) -> None:
+        self.asked: list[Invocation] = []
+        """All that it was to send, whether it took them or not."""
         self.invocations: list[Invocation] = []
+        self.commits: list[tuple[str, str]] = []
         self.cancels: list[tuple[str, CancelReason]] = []
         self.broken = False
         self._moves = asyncio.Event()
@@ -34,13 +37,18 @@ class RecordingLink:
             self._moves.clear()
 
     def break_off(self) -> None:
-        """Whoever waits for room, or comes later, is refused."""
+        """Refuses the frames that wait and all later ones."""
         self.broken = True
         self._moves.set()
 
     async def invoke(self, invocation: Invocation) -> None:
+        self.asked.append(invocation)
         await self._accept()
         self.invocations.append(invocation)
+
+    async def commit(self, invocation_id: str, call_id: str) -> None:
+        await self._accept()
+        self.commits.append((invocation_id, call_id))
 
     async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
         await self._accept()

@@ -21,6 +21,7 @@ from precall_service.agent.ended import EndedTurns, same_turn
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import (
     InvocationCancelled,
+    InvocationCommitted,
     Outbox,
     ToolsRegistered,
     ToolsWithdrawn,
@@ -177,6 +178,15 @@ class Conversation:
         """
         self._check_linked()
         await self.outbox.put(invocation, invocation.turn_id)
+
+    async def commit(self, invocation_id: str, call_id: str) -> None:
+        """Tells the client that a speculative run now answers a call.
+
+        Raises:
+            ServiceError: TOOL_UNAVAILABLE, the client is gone.
+        """
+        self._check_linked()
+        await self.outbox.put(InvocationCommitted(invocation_id, call_id))
 
     async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
         """Tells the client that a run is no longer wanted.

@@ -43,6 +43,14 @@ class ToolsWithdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class InvocationCommitted:
+    """A speculative invocation now answers a call."""
+
+    invocation_id: str
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class InvocationCancelled:
     """An invocation is no longer wanted."""
 
@@ -64,6 +72,7 @@ ConversationEvent = (
     | ToolsRegistered
     | ToolsWithdrawn
     | Invocation
+    | InvocationCommitted
     | InvocationCancelled
     | GoAway
 )

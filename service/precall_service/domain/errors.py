@@ -2,7 +2,8 @@
 
 A ServiceError refuses or ends something. Its `reason` says why, and the gRPC code follows from the
 reason. Reasons mirror `precall.v1.ErrorReason`, whose comments state cause and remedy. Everything
-in a ServiceError reaches the wire, so it holds only what was written for the user.
+in a ServiceError reaches the wire, so it holds only what was written for the user, and its texts are
+made encodable here: they quote names, arguments and messages of models and handlers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
+
+from precall_service.domain.text import encodable
 
 
 class Code(enum.Enum):
@@ -111,12 +114,14 @@ class ServiceError(Exception):
         retry_after_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(encodable(message))
         self.reason = reason
-        self.message = message
-        self.field = field
+        self.message = encodable(message)
+        self.field = encodable(field)
         self.retry_after_s = retry_after_s
-        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+        self.metadata: Mapping[str, str] = MappingProxyType(
+            {encodable(name): encodable(value) for name, value in (metadata or {}).items()}
+        )
 
     @property
     def code(self) -> Code:

@@ -1,20 +1,39 @@
-"""JSON text in and out, the same way everywhere."""
+"""JSON text in and out, the same way everywhere.
+
+JSON can spell half of a surrogate pair, such as U+D800. `parse` accepts it, as RFC 8259 does.
+UTF-8, protobuf, tokenizers and the validator of schemas do not: code that gives a parsed value to
+one of them first refuses such halves (`find_half_pair`) or replaces them (`without_half_pairs`).
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeAlias, cast
+
+import rfc8785
+
+from precall_service.domain.text import encodable
 
 JsonValue: TypeAlias = (
     "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
 )
 JsonObject: TypeAlias = Mapping[str, JsonValue]
 
+HALF_PAIR: Final = "holds half of a surrogate pair, which is not a character"
+
+_MAY_BE_HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
+_NUMBER_CHARS_MAX: Final = 40
+
 
 class JsonError(ValueError):
-    """The text is not JSON as RFC 8259 has it; the message says where."""
+    """A text is not JSON as RFC 8259 has it, or a value has no canonical text.
+
+    The message says what is wrong and, as far as that is known, where.
+    """
 
 
 def parse(text: str) -> JsonValue:
@@ -56,6 +75,81 @@ def parse_object(text: str) -> JsonObject:
 def dump(value: JsonValue) -> str:
     """Compact JSON text of a value, in the order of its names."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def canonical(value: JsonValue) -> bytes:
+    """The canonical JSON text of a value (RFC 8785), in UTF-8: equal values have equal bytes.
+
+    Raises:
+        JsonError: the value is outside of I-JSON (RFC 7493): an integer beyond 2^53 - 1, a number
+            that is not finite, half of a surrogate pair, a name that is not a string, or nesting
+            deeper than Python can follow.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.IntegerDomainError as error:
+        number = str(error).split(maxsplit=1)[0][:_NUMBER_CHARS_MAX]
+        raise JsonError(f"the integer {number} is beyond 2^53 - 1") from None
+    except rfc8785.FloatDomainError as error:
+        raise JsonError(str(error)) from None
+    except RecursionError:
+        raise JsonError("nested too deeply") from None
+    except ValueError as error:
+        if UnicodeEncodeError in (type(error), type(error.__cause__)):
+            raise JsonError(f"{find_half_pair(value, '$')}: {HALF_PAIR}") from None
+        # In the library's words, or in Python's own for an integer of more than 4300 digits.
+        raise JsonError(str(error)) from None
+
+
+def may_hold_half_pair(text: str) -> bool:
+    """Whether a JSON text has an escape or a character that may be half of a surrogate pair.
+
+    It looks at the text alone, and so is cheap: it is also true for a text that spells both halves.
+    """
+    return _MAY_BE_HALF_PAIR.search(text) is not None
+
+
+def find_half_pair(value: JsonValue, root: str) -> str | None:
+    """Where a string or a name in a value holds half of a surrogate pair; None if there is none.
+
+    `root` is what the value is called, as in `spell_path`.
+    """
+    waiting: list[tuple[tuple[str | int, ...], JsonValue]] = [((), value)]
+    while waiting:
+        path, part = waiting.pop()
+        if isinstance(part, str):
+            if _HALF_PAIR.search(part):
+                return spell_path(root, path)
+        elif isinstance(part, Mapping):
+            if any(map(_HALF_PAIR.search, part)):
+                return f"a name in {spell_path(root, path)}"
+            waiting.extend(((*path, name), inner) for name, inner in part.items())
+        elif isinstance(part, Sequence):
+            waiting.extend(((*path, index), inner) for index, inner in enumerate(part))
+    return None
+
+
+def without_half_pairs(value: JsonValue) -> JsonValue:
+    """The value with "?" in place of each half of a surrogate pair.
+
+    Where that makes names of one object equal, the last one counts.
+
+    Raises:
+        JsonError: nested deeper than Python can follow.
+    """
+    try:
+        return cast("JsonValue", json.loads(encodable(dump(value))))
+    except RecursionError:
+        raise JsonError("nested too deeply") from None
+
+
+def spell_path(root: str, path: Iterable[str | int]) -> str:
+    """Such as `arguments.cities[0]['a name']`."""
+    steps = (
+        f".{step}" if isinstance(step, str) and step.isidentifier() else f"[{step!r}]"
+        for step in path
+    )
+    return root + "".join(steps)
 
 
 def _refuse_constant(name: str) -> JsonValue:

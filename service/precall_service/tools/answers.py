@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.json import JsonError, parse
+from precall_service.domain.json import JsonError, may_hold_half_pair, parse, without_half_pairs
 from precall_service.tools.declarations import ToolLimits
-from precall_service.tools.endings import InvocationEnding
 from precall_service.tools.link import HandlerAnswer, HandlerCancelled, HandlerError, HandlerResult
 from precall_service.tools.schema import MismatchError
 from precall_service.tools.text import shorten
@@ -40,7 +40,7 @@ def read_answer(
 
 
 def _check_result(tool: RegisteredTool, result_json: str, bytes_max: int) -> None:
-    size = len(result_json.encode())
+    size = len(result_json.encode(errors="replace"))
     if size > bytes_max:
         raise _result_error(
             Reason.TOO_LARGE,
@@ -56,8 +56,10 @@ def _check_result(tool: RegisteredTool, result_json: str, bytes_max: int) -> Non
     if tool.result is None:
         return
     try:
+        # Without a schema such a result is taken too, and a string is shown to the model like this.
+        value = without_half_pairs(value) if may_hold_half_pair(result_json) else value
         tool.result.check(value, root="result")
-    except MismatchError as error:
+    except (JsonError, MismatchError) as error:
         raise _result_error(
             Reason.RESULT_INVALID, tool, f"breaks its output schema: {error}"
         ) from None

@@ -1,75 +1,94 @@
-"""A bound on the runs of one tool at one process: so many places, first come, first served.
+"""A bound on the runs of one tool at one process: so many slots, committed runs first.
 
-Never: time. Who waits too long is cancelled from outside.
+Owns: who holds a slot, and the two queues for the next one.
+Never: time. A run that has waited too long leaves; the gate does not notice how long it waited.
+Concurrency: one event loop; all state changes are synchronous.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from contextlib import suppress
 
 from precall_service.domain.errors import Reason, ServiceError
 
-WAITING_MAX = 64
+COMMITTED_WAITING_MAX = 64
+SPECULATIVE_WAITING_MAX = 8
+"""Fewer than calls: a prediction that waits long is overtaken by the call that it predicts."""
+
+
+class Ticket:
+    """One run's claim to a slot. It holds the slot once `granted` is set."""
+
+    def __init__(self) -> None:
+        self.granted = asyncio.Event()
 
 
 class Gate:
-    """Places for runs. At most WAITING_MAX wait for one; more are refused."""
+    """The slots of one tool.
+
+    A free slot goes to the committed run that has waited longest, and to a speculative one only
+    when no committed run waits. A run that finds its queue full is refused.
+    """
 
     def __init__(self) -> None:
-        self._places = 0
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._slots = 0
+        self._holders: set[Ticket] = set()
+        # Dictionaries, as ordered sets: the oldest first.
+        self._committed: dict[Ticket, None] = {}
+        self._speculative: dict[Ticket, None] = {}
 
     @property
     def idle(self) -> bool:
-        """Whether nobody runs and nobody waits."""
-        return not self._taken and not self._waiting
+        """Whether no run holds a slot or waits for one."""
+        return not (self._holders or self._committed or self._speculative)
 
-    async def enter(self, places: int) -> None:
-        """Takes one of now `places` places, as soon as there is one.
-
-        On cancel: no place is taken and the queue closes up.
+    def enter(self, slots: int, *, speculative: bool = False) -> Ticket:
+        """A claim to one of the slots, whose number is `slots` from now on.
 
         Raises:
-            ServiceError: OVERLOADED, too many wait.
+            ServiceError: OVERLOADED, too many runs of this kind wait.
         """
-        self._places = places
+        self._slots = slots
         self._hand_out()
-        if self._taken < places:
-            self._taken += 1
-            return
-        if len(self._waiting) >= WAITING_MAX:
+        if len(self._holders) >= slots:
+            self._check_room(self._committed, COMMITTED_WAITING_MAX)
+            if speculative:
+                self._check_room(self._speculative, SPECULATIVE_WAITING_MAX)
+        ticket = Ticket()
+        queue = self._speculative if speculative else self._committed
+        queue[ticket] = None
+        self._hand_out()
+        return ticket
+
+    def commit(self, ticket: Ticket) -> None:
+        """Moves a speculative run that waits to the end of the committed queue.
+
+        It is never refused. The committed queue stays bounded, by the sum of the two limits,
+        because no speculative run may start to wait while that queue is at its own limit.
+        """
+        if ticket in self._speculative:
+            del self._speculative[ticket]
+            self._committed[ticket] = None
+
+    def leave(self, ticket: Ticket) -> None:
+        """Gives up a slot, or the wait for one. Idempotent."""
+        self._holders.discard(ticket)
+        self._committed.pop(ticket, None)
+        self._speculative.pop(ticket, None)
+        self._hand_out()
+
+    def _check_room(self, queue: dict[Ticket, None], limit: int) -> None:
+        if len(queue) >= limit:
             raise ServiceError(
                 Reason.OVERLOADED,
-                f"{places} runs of this tool are in flight and {WAITING_MAX} wait, the limit;"
-                " make fewer calls at once",
-                metadata={"limit": str(WAITING_MAX)},
+                f"{len(self._holders)} runs of this tool are in flight and {len(queue)} wait, the"
+                f" limit is {limit}; make fewer calls at once",
+                metadata={"limit": str(limit)},
             )
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.cancelled():
-                # Or someone has passed over it already.
-                with suppress(ValueError):
-                    self._waiting.remove(waiter)
-            else:
-                # The place came in the same breath as the cancel: it goes to the next one.
-                self.leave()
-            raise
-
-    def leave(self) -> None:
-        """Gives a place back."""
-        self._taken -= 1
-        self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._waiting and self._taken < self._places:
-            waiter = self._waiting.popleft()
-            # One that was cancelled a moment ago may still stand in the queue.
-            if not waiter.done():
-                self._taken += 1
-                waiter.set_result(None)
+        while len(self._holders) < self._slots and (queue := self._committed or self._speculative):
+            ticket = next(iter(queue))
+            del queue[ticket]
+            self._holders.add(ticket)
+            ticket.granted.set()

@@ -11,15 +11,17 @@ from precall_service.domain.turn import TraceContext
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """One run of a handler, as it is asked for. Both ids are made by the dispatcher.
+    """One run of a handler, as it is asked for. The dispatcher makes the first two ids.
 
-    `arguments_json` is a JSON object that has passed the tool's input schema; `timeout_s` counts
-    from the handler's receipt.
+    `call_id` is the call that the run answers; it is empty while the run is speculative.
+    `prediction_id` is the prediction that started the run, if one did. `arguments_json` is a JSON
+    object that has passed the tool's input schema; `timeout_s` counts from the handler's receipt.
     """
 
     invocation_id: str
     execution_id: str
     call_id: str
+    prediction_id: str
     turn_id: str
     conversation_id: str
     tool_name: str
@@ -63,15 +65,23 @@ HandlerAnswer = HandlerResult | HandlerError | HandlerCancelled
 
 
 class HandlerLink(Protocol):
-    """The way to one process that holds handlers; told apart by identity, and held weakly.
+    """The way to one process that holds handlers. The dispatcher compares links by identity.
 
-    Both methods return once the frame is accepted for sending, wait for room until then, and do
-    all or nothing: when one raises or is cancelled, the frame is not and will never be sent. What
-    the process answers comes to `Dispatcher.deliver` and `.progress`; its loss to `.link_lost`.
+    Each method returns once the frame has been accepted for sending, and waits for room until
+    then. It does all or nothing: when it raises or is cancelled, the frame is never sent. Answers
+    of the process go to `Dispatcher.deliver` and `.progress`, its loss to `.link_lost`.
     """
 
     async def invoke(self, invocation: Invocation) -> None:
         """Asks the process to run a handler.
+
+        Raises:
+            ServiceError: TOOL_UNAVAILABLE, the process is gone.
+        """
+        ...
+
+    async def commit(self, invocation_id: str, call_id: str) -> None:
+        """Tells the process that a speculative run now answers a call.
 
         Raises:
             ServiceError: TOOL_UNAVAILABLE, the process is gone.

@@ -7,12 +7,12 @@ Never: retrieval. A schema reaches only what stands in its own text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, cast
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, ValidationError
 
-from precall_service.domain.json import JsonObject, JsonValue
+from precall_service.domain.json import HALF_PAIR, JsonObject, JsonValue, spell_path
 from precall_service.tools.schema_parts import SchemaParts, UnboundedSchemaError
 from precall_service.tools.text import shorten
 
@@ -64,11 +64,11 @@ class Schema:
         except UnboundedSchemaError as error:
             raise SchemaError(_bounded(str(error))) from None
         except ValidationError as error:
-            where = _spell("$", error.instance_path)
+            where = spell_path("$", error.instance_path)
             raise SchemaError(_bounded(f"{where}: {_reason(error)}")) from None
 
     def check(self, value: JsonValue, *, root: str) -> None:
-        """Returns when `value` fits; `root` is what the value is called in messages.
+        """Returns if the value fits; `root` is what the value is called in messages.
 
         Raises:
             MismatchError: such as `arguments.city: 5 is not of type "string"`.
@@ -79,16 +79,19 @@ class Schema:
                 f"{root}: too large to be checked against a schema of {self._parts.count} parts"
             )
         try:
-            if self._validator.is_valid(value):
-                return
-        except UnicodeEncodeError:
-            raise MismatchError(f"{root}: holds a character that UTF-8 cannot carry") from None
+            self._validate(value, depth, size, root)
+        except UnicodeEncodeError:  # of the validator, for some values that hold such a half
+            raise MismatchError(f"{root}: {HALF_PAIR}") from None
+
+    def _validate(self, value: JsonValue, depth: int, size: int, root: str) -> None:
+        if self._validator.is_valid(value):
+            return
         if self._parts.visits(depth) * size > DETAILED_WORK_MAX:
             raise MismatchError(f"{root}: does not fit its schema, and is too large to say where")
         try:
             self._validator.validate(value)
         except ValidationError as error:
-            where = _spell(root, error.instance_path)
+            where = spell_path(root, error.instance_path)
             raise MismatchError(_bounded(f"{where}: {_reason(error)}")) from None
 
 
@@ -124,21 +127,14 @@ def _reason(error: ValidationError) -> str:
     branches = cast("list[list[ValidationError]]", getattr(error.kind, "context", []))
     if not branches:
         return error.message
+    above = len(error.instance_path)
     reasons = dict.fromkeys(
-        f"{_spell('', branch[0].instance_path[len(error.instance_path) :])} {_reason(branch[0])}"
+        f"{spell_path('', branch[0].instance_path[above:])} {_reason(branch[0])}"
         for branch in branches
         if branch
     )
     shown = [reason.strip() for reason in reasons][:_BRANCHES_SHOWN]
     return f"fits no alternative: {'; or '.join(shown)}" if shown else error.message
-
-
-def _spell(root: str, path: Iterable[str | int]) -> str:
-    steps = (
-        f".{step}" if isinstance(step, str) and step.isidentifier() else f"[{step!r}]"
-        for step in path
-    )
-    return root + "".join(steps)
 
 
 def _bounded(message: str) -> str:

@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator
 
 import pytest_asyncio
 
-from tests.support.calls import Calls
+from tests.support.calls import Calls, open_calls
 
 
 @pytest_asyncio.fixture
 async def calls() -> AsyncGenerator[Calls]:
-    calls = Calls()
-    yield calls
-    await calls.assert_over()
+    async with open_calls() as calls:
+        yield calls

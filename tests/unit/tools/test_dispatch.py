@@ -7,14 +7,8 @@ import weakref
 import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.messages import ToolCall
 from precall_service.domain.turn import CallOutcome
-from precall_service.tools.dispatch import (
-    CANCEL_TIMEOUT_S,
-    OWED_MAX,
-    PROGRESS_CHARS_MAX,
-    SEND_TIMEOUT_S,
-)
+from precall_service.tools.failures import SEND_TIMEOUT_S
 from precall_service.tools.link import (
     CancelReason,
     HandlerAnswer,
@@ -23,11 +17,10 @@ from precall_service.tools.link import (
     HandlerResult,
     Invocation,
 )
-from tests.support.calls import CONTEXT, TIMEOUT_S, Calls, ending, message
+from precall_service.tools.run import CANCEL_TIMEOUT_S, OWED_MAX, PROGRESS_CHARS_MAX
+from tests.support.calls import ROME, TIMEOUT_S, Calls, ended, ending, message
 from tests.support.clock import settle
 from tests.support.links import RecordingLink
-
-ROME = '{"city":"Rome"}'
 
 
 def refusal(calls: Calls, invocation_id: str, answer: HandlerAnswer) -> ServiceError:
@@ -280,18 +273,20 @@ async def test_result_twice(calls: Calls) -> None:
     assert running.result().result_json == "1"
 
 
-async def test_defect_of_a_link_leaves_nothing_behind(calls: Calls) -> None:
+async def test_defect_of_a_link_ends_only_the_run(
+    calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
     async def fail(invocation: Invocation) -> None:
         raise RuntimeError("defect")
 
     calls.link.invoke = fail
-    with pytest.raises(RuntimeError, match="defect"):
-        await calls.dispatcher.run(
-            call=ToolCall(call_id="c", tool_name="weather", arguments_json=ROME),
-            tool=calls.tool,
-            context=CONTEXT,
-            on_progress=lambda _message, _fraction: None,
-        )
+    running = await calls.call()
+    assert ending(running) == (CallOutcome.ERROR, Reason.INTERNAL)
+    error = ended(running).error
+    assert error is not None
+    incident = error.metadata["incident"]
+    assert incident in caplog.text
+    assert "defect" in caplog.text
     assert calls.dispatcher.in_flight == 0
 
 

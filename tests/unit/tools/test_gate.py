@@ -1,53 +1,108 @@
-"""Places are neither lost nor doubled when a cancel and a free place meet."""
+"""Slots are neither lost nor handed out twice, and committed runs come first."""
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from precall_service.tools.gate import Gate
-from tests.support.clock import settle
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.tools.gate import (
+    COMMITTED_WAITING_MAX,
+    SPECULATIVE_WAITING_MAX,
+    Gate,
+    Ticket,
+)
 
 
-async def test_place_that_came_with_the_cancel_goes_to_the_next() -> None:
+def granted(*tickets: Ticket) -> list[bool]:
+    return [ticket.granted.is_set() for ticket in tickets]
+
+
+def test_slot_that_came_with_the_cancel_goes_to_the_next() -> None:
     gate = Gate()
-    await gate.enter(1)
-    first, second = (asyncio.create_task(gate.enter(1)) for _ in range(2))
-    await settle()
-    gate.leave()
-    first.cancel()
-    await settle()
-    assert first.cancelled()
-    assert second.done()
-    gate.leave()
+    holder, first, second = (gate.enter(1) for _ in range(3))
+    gate.leave(holder)
+    assert granted(first, second) == [True, False]
+    gate.leave(first)
+    gate.leave(first)
+    assert granted(second) == [True]
+    gate.leave(second)
     assert gate.idle
 
 
-async def test_cancelled_one_that_still_stands_in_the_queue_is_passed_over() -> None:
+def test_cancelled_one_leaves_the_queue() -> None:
     gate = Gate()
-    await gate.enter(1)
-    first, second = (asyncio.create_task(gate.enter(1)) for _ in range(2))
-    await settle()
-    first.cancel()
-    gate.leave()
-    await settle()
-    assert first.cancelled()
-    assert second.done()
-    gate.leave()
+    holder, first, second = (gate.enter(1) for _ in range(3))
+    gate.leave(first)
+    gate.leave(holder)
+    assert granted(first, second) == [False, True]
+    assert not gate.idle
+    gate.leave(second)
     assert gate.idle
 
 
-@pytest.mark.parametrize(("places", "running"), [(1, 2), (3, 3), (4, 4)])
-async def test_places_follow_the_latest_declaration(places: int, running: int) -> None:
+@pytest.mark.parametrize(("slots", "running"), [(1, 2), (3, 3), (4, 4)])
+def test_slots_follow_the_latest_declaration(slots: int, running: int) -> None:
     gate = Gate()
-    for _ in range(2):
-        await gate.enter(2)
-    waiting = [asyncio.create_task(gate.enter(2)) for _ in range(4)]
-    await settle()
-    late = asyncio.create_task(gate.enter(places))
-    await settle()
-    assert 2 + sum(each.done() for each in waiting) == running
-    assert not late.done()
-    for each in (*waiting, late):
-        each.cancel()
+    waiting = [gate.enter(2) for _ in range(6)]
+    late = gate.enter(slots)
+    assert sum(granted(*waiting)) == running
+    assert granted(late) == [False]
+
+
+def test_committed_runs_come_before_speculative_ones() -> None:
+    gate = Gate()
+    holder = gate.enter(1)
+    guess, other_guess = (gate.enter(1, speculative=True) for _ in range(2))
+    call, other_call = gate.enter(1), gate.enter(1)
+    order: list[Ticket] = []
+    for _ in range(4):
+        gate.leave(holder)
+        [holder] = [
+            each
+            for each in (guess, other_guess, call, other_call)
+            if each.granted.is_set() and each not in order
+        ]
+        order.append(holder)
+    assert order == [call, other_call, guess, other_guess]
+
+
+def test_commit_moves_a_run_behind_the_committed_ones() -> None:
+    gate = Gate()
+    holder = gate.enter(1)
+    guess, other_guess = (gate.enter(1, speculative=True) for _ in range(2))
+    call = gate.enter(1)
+    gate.commit(other_guess)
+    gate.commit(other_guess)
+    gate.leave(holder)
+    assert granted(call) == [True]
+    gate.leave(call)
+    assert granted(guess, other_guess) == [False, True]
+    gate.commit(other_guess)
+    gate.leave(other_guess)
+    assert granted(guess) == [True]
+
+
+def test_a_full_queue_refuses_its_own_kind() -> None:
+    gate = Gate()
+    gate.enter(1)
+    guesses = [gate.enter(1, speculative=True) for _ in range(SPECULATIVE_WAITING_MAX)]
+    with pytest.raises(ServiceError) as caught:
+        gate.enter(1, speculative=True)
+    assert caught.value.reason is Reason.OVERLOADED
+    assert caught.value.metadata == {"limit": str(SPECULATIVE_WAITING_MAX)}
+    calls = [gate.enter(1) for _ in range(COMMITTED_WAITING_MAX)]
+    with pytest.raises(ServiceError) as caught:
+        gate.enter(1)
+    assert caught.value.metadata == {"limit": str(COMMITTED_WAITING_MAX)}
+    assert not any(granted(*guesses, *calls))
+
+
+def test_commits_cannot_make_the_committed_queue_grow_without_end() -> None:
+    gate = Gate()
+    gate.enter(1)
+    for _ in range(COMMITTED_WAITING_MAX - 1):
+        gate.commit(gate.enter(1, speculative=True))
+    for guess in [gate.enter(1, speculative=True) for _ in range(SPECULATIVE_WAITING_MAX)]:
+        gate.commit(guess)
+    with pytest.raises(ServiceError):
+        gate.enter(1, speculative=True)

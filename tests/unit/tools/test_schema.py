@@ -71,9 +71,19 @@ def test_where_no_alternative_fits_each_says_why() -> None:
     )
 
 
-def test_text_that_utf_8_cannot_carry() -> None:
-    with pytest.raises(MismatchError, match="UTF-8 cannot carry"):
-        Schema({"minLength": 2}).check("\ud800", root="arguments")
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"minLength": 2}, "\ud800"),
+        ({"type": "object"}, ["\ud800"]),
+        ({"type": "object"}, "\ud800"),
+        ({"additionalProperties": False}, {"\ud800": 1}),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, ["\ud800"]),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_a_mismatch(schema: JsonObject, value: JsonValue) -> None:
+    with pytest.raises(MismatchError, match="half of a surrogate pair"):
+        Schema(schema).check(value, root="arguments")
 
 
 def test_recursive_schema_works_with_an_older_dialect_named() -> None:

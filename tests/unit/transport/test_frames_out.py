@@ -40,6 +40,7 @@ INVOCATION = Invocation(
     invocation_id="i",
     execution_id="e",
     call_id="c",
+    prediction_id="",
     turn_id="t",
     conversation_id="conv",
     tool_name="weather",

@@ -1,12 +1,12 @@
-"""Calls that wait for a place among the runs of their tool."""
+"""Calls that wait for a slot of their tool."""
 
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason
 from precall_service.domain.turn import CallOutcome
 from precall_service.tools.declarations import ToolProposal
-from precall_service.tools.dispatch import CANCEL_TIMEOUT_S
-from precall_service.tools.gate import WAITING_MAX
+from precall_service.tools.gate import COMMITTED_WAITING_MAX
+from precall_service.tools.run import CANCEL_TIMEOUT_S
 from tests.support.calls import TIMEOUT_S, Calls, ending, message
 
 
@@ -22,7 +22,7 @@ async def test_concurrency_is_first_come_first_served(calls: Calls) -> None:
     assert made[2].cancelled()
 
 
-async def test_waiting_for_a_place_has_the_bound_of_the_tool(calls: Calls) -> None:
+async def test_waiting_for_a_slot_has_the_bound_of_the_tool(calls: Calls) -> None:
     for _ in range(2):
         await calls.call()
     await calls.advance(1.0)
@@ -44,9 +44,9 @@ async def test_waiting_for_a_place_has_the_bound_of_the_tool(calls: Calls) -> No
 
 
 async def test_too_many_wait(calls: Calls) -> None:
-    made = [await calls.call() for _ in range(2 + WAITING_MAX + 1)]
+    made = [await calls.call() for _ in range(2 + COMMITTED_WAITING_MAX + 1)]
     assert ending(made[-1]) == (CallOutcome.ERROR, Reason.OVERLOADED)
-    assert str(WAITING_MAX) in message(made[-1])
+    assert str(COMMITTED_WAITING_MAX) in message(made[-1])
     calls.dispatcher.link_lost(calls.link)
 
 
@@ -78,7 +78,7 @@ async def test_updated_tool_takes_over_waiting_calls(calls: Calls) -> None:
             )
         ]
     )
-    # Today's declaration has more places, and stricter arguments.
+    # The current declaration has more slots, and stricter arguments.
     later = await calls.call('{"city":"Ulm"}', tool=before)
     assert [each.tool_version for each in calls.link.invocations][2:] == ["2"]
     assert [ending(each) for each in made[2:]] == [

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import CallOutcome
-from precall_service.tools.endings import InvocationEnding, model_text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import dump, parse
+from precall_service.domain.text import encodable
 from precall_service.domain.turn import CallOutcome
 
 _OUTCOMES = {
@@ -54,5 +55,4 @@ def _plain(result_json: str) -> str:
         return result_json
     text = parse(result_json)
     assert isinstance(text, str)
-    # JSON can spell half a surrogate pair; UTF-8, and so every tokenizer, cannot.
-    return text.encode(errors="replace").decode()
+    return encodable(text)

@@ -1,0 +1,351 @@
+"""One run of a handler in another process, from its launch to the last frame about it.
+
+Owns: the run's one ending, its deadlines, what its process is told of it, and what is open with
+    that process besides (`Peer`).
+Never: whose run it is or what its ending is used for, how frames travel.
+Concurrency: one event loop. A run changes only synchronously, and one task of the dispatcher works
+    for it. The task is cancelled when the run ends; all that it does from then on is to tell the
+    process to stop, if it must be told, and to give up the tool's slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import uuid
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+
+from precall_service.domain.clock import Clock
+from precall_service.domain.endings import InvocationEnding
+from precall_service.domain.errors import ServiceError
+from precall_service.domain.text import encodable
+from precall_service.domain.turn import TraceContext
+from precall_service.tools import failures
+from precall_service.tools.answers import read_answer
+from precall_service.tools.arguments import check_arguments
+from precall_service.tools.declarations import ToolLimits
+from precall_service.tools.gate import Gate, Ticket
+from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
+from precall_service.tools.text import shorten
+from precall_service.tools.timeout import within
+from precall_service.tools.toolset import RegisteredTool
+
+log = logging.getLogger(__name__)
+
+CANCEL_TIMEOUT_S = 1.0
+"""How long the process may take to accept the news that a run is no longer wanted."""
+OWED_MAX = 256
+"""Late answers that are still expected of one process; the oldest is forgotten first."""
+PROGRESS_CHARS_MAX = 1024
+
+ProgressListener = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvocationContext:
+    """For whom a handler runs."""
+
+    turn_id: str
+    conversation_id: str
+    trace_context: TraceContext = field(default_factory=TraceContext)
+
+
+class Peer:
+    """What is open between the service and one process that holds handlers.
+
+    `runs` have not ended; `gates` are those of tools with a run that holds a slot or waits for one;
+    `owed` are the answers still to come of runs that ended without them.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.runs: dict[str, Run] = {}
+        self.gates: dict[str, Gate] = {}
+        self.owed: dict[str, None] = {}
+
+    def current_registration(self, tool: RegisteredTool) -> RegisteredTool:
+        """The tool as it is registered now.
+
+        Raises:
+            ServiceError: TOOL_UNAVAILABLE, it was withdrawn or the process is gone.
+        """
+        current = tool.current()
+        if current is None:
+            raise failures.withdrawn(tool)
+        if self.lost:
+            raise failures.gone(current, sent=False)
+        return current
+
+    def owe(self, invocation_id: str) -> None:
+        """An answer will come that is not wanted any more."""
+        if len(self.owed) >= OWED_MAX:
+            del self.owed[next(iter(self.owed))]
+        self.owed[invocation_id] = None
+
+    def lose(self) -> None:
+        """The process is gone: its runs end, and no answers are owed. Idempotent."""
+        self.lost = True
+        self.owed.clear()
+        for run in list(self.runs.values()):
+            run.lose()
+
+
+class Run:
+    """The handle of one run. It ends exactly once, with its handler's answer or without it.
+
+    Attributes:
+        invocation_id: Names the run on the wire.
+        execution_id: Names the execution for an idempotent handler.
+        tool: The registration that it runs with; an update of the tool may replace it until the
+            run has its slot.
+        call_id: The call that the run answers; empty while the run is speculative.
+        prediction_id: The prediction that started the run, if one did.
+        sent: Whether the process was handed the invocation. Without that, there are no effects.
+        ended: The ending; None until there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        tool: RegisteredTool,
+        arguments_json: str,
+        context: InvocationContext,
+        call_id: str,
+        prediction_id: str,
+        peer: Peer,
+        clock: Clock,
+        limits: ToolLimits,
+    ) -> None:
+        self.invocation_id = uuid.uuid4().hex
+        self.execution_id = uuid.uuid4().hex
+        self.tool = tool
+        self.call_id = call_id
+        self.prediction_id = prediction_id
+        self.sent = False
+        self.ended: InvocationEnding | None = None
+        self._arguments_json = arguments_json
+        self._context = context
+        self._peer = peer
+        self._clock = clock
+        self._limits = limits
+        self._listeners: list[ProgressListener] = []
+        self._committed = asyncio.Event()
+        self._over = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._ticket: tuple[Gate, Ticket] | None = None
+        self._unwanted: CancelReason | None = None
+        """Why the process must be told to stop."""
+        peer.runs[self.invocation_id] = self
+
+    # For the owner of the run: the turn, or what predicts for it.
+
+    @property
+    def speculative(self) -> bool:
+        """Whether no call of the model has been given to the run yet."""
+        return not self.call_id
+
+    async def ending(self) -> InvocationEnding:
+        """The ending, as soon as there is one. Any number of tasks may wait for it.
+
+        It takes at most the tool's timeout for a free slot, SEND_TIMEOUT_S for the process to take
+        the invocation, and the tool's timeout for the handler.
+
+        On cancel: the run goes on.
+        """
+        await self._over.wait()
+        assert self.ended is not None
+        return self.ended
+
+    async def closed(self) -> None:
+        """Returns once the run has ended and nothing of it is left, CANCEL_TIMEOUT_S later at most.
+
+        If its process had to be told to stop, it was told by then, or did not take the news.
+
+        On cancel: the run goes on.
+        """
+        await self._over.wait()
+        if self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    def on_progress(self, listener: ProgressListener) -> None:
+        """Calls the listener with each sign of life that the handler gives from now on."""
+        self._listeners.append(listener)
+
+    def commit(self, call_id: str) -> None:
+        """Gives a speculative run to a call, which the process is told. Idempotent.
+
+        Raises:
+            ValueError: a defect of the caller: no call, or the run answers another call already.
+        """
+        if not call_id or self.call_id not in ("", call_id):
+            raise ValueError(f"a run of call {self.call_id!r} cannot answer call {call_id!r}")
+        self.call_id = call_id
+        self._committed.set()
+        if self._ticket is not None:
+            gate, ticket = self._ticket
+            gate.commit(ticket)
+
+    def discard(self, reason: CancelReason) -> None:
+        """Ends a run that is no longer wanted, at once, as CANCELLED; its late answer is swallowed.
+
+        A run that has not been sent never starts. A run that has ended stays as it is.
+        """
+        self._give_up(reason, failures.discarded(self.tool, reason, sent=self.sent))
+
+    # For the dispatcher.
+
+    def start(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
+        """Starts the task that works for the run."""
+        self._task = group.create_task(self._work())
+        return self._task
+
+    def take_answer(self, answer: HandlerAnswer) -> None:
+        """Ends the run with its handler's answer.
+
+        Raises:
+            ServiceError: TOO_LARGE or RESULT_INVALID, or INTERNAL for a defect: the run ended with
+                that error.
+        """
+        self.sent = True  # the process may be quicker than its link
+        try:
+            ending = read_answer(self.tool, answer, self._limits)
+        except ServiceError as error:
+            self._end(InvocationEnding.of_error(error))
+            raise
+        except Exception:  # a defect of ours must not leave the call open
+            incident = secrets.token_hex(4)
+            log.exception("a result of tool %r failed, incident %s", self.tool.name, incident)
+            error = failures.defect(self.tool, incident)
+            self._end(InvocationEnding.of_error(error))
+            raise error from None
+        self._end(ending)
+
+    def take_progress(self, message: str, fraction: float | None) -> None:
+        """Passes a sign of life of the handler on."""
+        message = shorten(encodable(message), PROGRESS_CHARS_MAX)
+        for listener in self._listeners:
+            listener(message, fraction)
+
+    def lose(self) -> None:
+        """Ends the run because its process is gone."""
+        self._end(InvocationEnding.of_error(failures.gone(self.tool, sent=self.sent)))
+
+    # Its life.
+
+    async def _work(self) -> None:
+        with self._failures_end_it():
+            async with self._tool_slot():
+                try:
+                    with self._failures_end_it():
+                        self._take_current_registration()
+                        await self._run_handler()
+                finally:
+                    if self._unwanted is not None and not self._peer.lost:
+                        await self._tell_to_stop(self._unwanted)
+
+    @contextmanager
+    def _failures_end_it(self) -> Generator[None]:
+        """Turns what its block raises into the run's ending, unless the run has ended."""
+        try:
+            yield
+        except ServiceError as error:
+            self._give_up(CancelReason.CALL_CANCELLED, error)
+        except Exception:  # a defect of ours must not end the runs of others
+            incident = secrets.token_hex(4)
+            log.exception("a run of tool %r failed, incident %s", self.tool.name, incident)
+            self._give_up(CancelReason.CALL_CANCELLED, failures.defect(self.tool, incident))
+
+    @asynccontextmanager
+    async def _tool_slot(self) -> AsyncGenerator[None]:
+        """Holds one of the tool's slots at its process. On cancel: it is given back."""
+        declaration, gates = self.tool.declaration, self._peer.gates
+        gate = gates.setdefault(declaration.name, Gate())
+        ticket = gate.enter(declaration.max_concurrency, speculative=self.speculative)
+        self._ticket = gate, ticket
+        try:
+            with self._deadline(declaration.timeout_s, failures.kept_waiting):
+                await ticket.granted.wait()
+            yield
+        finally:
+            gate.leave(ticket)
+            if gate.idle:
+                gates.pop(declaration.name, None)
+
+    def _take_current_registration(self) -> None:
+        """While the run waited, the tool may have been updated or withdrawn."""
+        current = self._peer.current_registration(self.tool)
+        if current is self.tool:
+            return
+        if self.speculative and current.declaration.effects != self.tool.declaration.effects:
+            raise failures.changed(current)
+        check_arguments(current, self._arguments_json, self._limits)
+        self.tool = current
+
+    async def _run_handler(self) -> None:
+        """Returns once the run has ended. On cancel: what has not been sent never is."""
+        link, invocation = self.tool.link, self._invocation()
+        with self._deadline(failures.SEND_TIMEOUT_S, failures.not_taken):
+            await link.invoke(invocation)
+        self.sent = True
+        if self.ended is not None:
+            return
+        with self._deadline(self.tool.declaration.timeout_s, failures.timed_out):
+            if not invocation.call_id:
+                await self._committed.wait()
+                with suppress(ServiceError):  # the process is gone, which ends the run
+                    await link.commit(self.invocation_id, self.call_id)
+            await self._over.wait()
+
+    async def _tell_to_stop(self, reason: CancelReason) -> None:
+        # A process that takes nothing any more is its stream's affair: the run is over either way.
+        with suppress(TimeoutError, ServiceError):
+            async with within(self._clock, CANCEL_TIMEOUT_S):
+                await self.tool.link.cancel(self.invocation_id, reason)
+
+    @contextmanager
+    def _deadline(
+        self, seconds: float, why: Callable[[RegisteredTool], ServiceError]
+    ) -> Generator[None]:
+        """Ends the run if its block takes longer."""
+        timer = self._clock.call_later(
+            seconds, lambda: self._give_up(CancelReason.TIMEOUT, why(self.tool))
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self, reason: CancelReason, error: ServiceError) -> None:
+        """Ends the run without its handler's answer; a handler that may run is told to stop."""
+        if self.ended is not None:
+            return
+        if self.sent:
+            self._unwanted = reason
+            self._peer.owe(self.invocation_id)
+        self._end(InvocationEnding.of_error(error))
+
+    def _end(self, ending: InvocationEnding) -> None:
+        assert self.ended is None
+        del self._peer.runs[self.invocation_id]
+        self.ended = ending
+        self._over.set()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def _invocation(self) -> Invocation:
+        return Invocation(
+            invocation_id=self.invocation_id,
+            execution_id=self.execution_id,
+            call_id=self.call_id,
+            prediction_id=self.prediction_id,
+            turn_id=self._context.turn_id,
+            conversation_id=self._context.conversation_id,
+            tool_name=self.tool.name,
+            tool_version=self.tool.declaration.version,
+            arguments_json=self._arguments_json,
+            timeout_s=self.tool.declaration.timeout_s,
+            trace_context=self._context.trace_context,
+        )

@@ -1,0 +1,478 @@
+"""The handle of a run: what its owner may ask of it, and in which order its process is told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from precall_service.domain.errors import Reason
+from precall_service.domain.tools import ToolEffects
+from precall_service.domain.turn import CallOutcome
+from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.gate import SPECULATIVE_WAITING_MAX
+from precall_service.tools.link import (
+    CancelReason,
+    HandlerError,
+    HandlerResult,
+    Invocation,
+)
+from precall_service.tools.run import CANCEL_TIMEOUT_S, Run
+from precall_service.tools.toolset import Toolset
+from tests.support.calls import CONTEXT, ROME, TIMEOUT_S, Calls, ended, ending, message
+from tests.support.clock import ManualClock, settle
+from tests.support.links import RecordingLink
+from tests.support.tools import CITY_SCHEMA, tool_limits
+
+DISCARDED = (CallOutcome.CANCELLED, Reason.CANCELLED)
+
+
+# The ending.
+
+
+async def test_several_wait_for_one_ending(calls: Calls) -> None:
+    run = await calls.launch(call_id="c")
+    assert (run.sent, run.ended, run.speculative) == (True, None, False)
+    first, second, gone = (asyncio.create_task(run.ending()) for _ in range(3))
+    await settle()
+    gone.cancel()
+    await settle()
+    assert gone.cancelled()
+    assert run.ended is None
+    await calls.answer(result_json="7")
+    assert first.result() is second.result() is run.ended
+    assert (await run.ending()).result_json == "7"
+    await run.closed()
+    assert calls.link.cancels == []
+
+
+async def test_cancelling_a_wait_for_the_close_changes_nothing(calls: Calls) -> None:
+    run = await calls.launch(call_id="c")
+    calls.link.taking = False
+    run.discard(CancelReason.TURN_ENDED)
+    first, second = (asyncio.create_task(run.closed()) for _ in range(2))
+    await settle()
+    first.cancel()
+    await settle()
+    assert not second.done()
+    calls.link.taking = True
+    await settle()
+    assert second.done()
+    assert calls.link.cancels == [(run.invocation_id, CancelReason.TURN_ENDED)]
+
+
+async def test_every_failure_is_an_ending(calls: Calls) -> None:
+    old = calls.tool
+    calls.toolset.withdraw(["weather"])
+    run = calls.dispatcher.launch(tool=old, arguments_json="{", context=CONTEXT, call_id="c")
+    await settle()
+    assert ending(run) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert not run.sent
+
+
+async def test_progress_goes_to_every_listener(calls: Calls) -> None:
+    run = await calls.launch()
+    early: list[str] = []
+    late: list[str] = []
+    run.on_progress(lambda message, _: early.append(message))
+    calls.dispatcher.progress(calls.link, run.invocation_id, "one", None)
+    run.on_progress(lambda message, _: late.append(message))
+    calls.dispatcher.progress(calls.link, run.invocation_id, "tw\ud800", 0.5)
+    assert early == ["one", "tw?"]
+    assert late == ["tw?"]
+    await calls.answer()
+
+
+# Speculative runs.
+
+
+async def test_a_speculative_run_says_so_and_may_be_answered(calls: Calls) -> None:
+    run = await calls.launch(prediction_id="p")
+    [invocation] = calls.link.invocations
+    assert (invocation.call_id, invocation.prediction_id) == ("", "p")
+    assert (run.call_id, run.prediction_id, run.speculative) == ("", "p", True)
+    await calls.answer(result_json="1")
+    assert ending(run) == (CallOutcome.RESULT, None)
+    run.commit("c")
+    assert not run.speculative
+    await settle()
+    assert calls.link.commits == []
+
+
+async def test_a_commit_is_told_once(calls: Calls) -> None:
+    run = await calls.launch()
+    run.commit("c")
+    run.commit("c")
+    await settle()
+    assert calls.link.commits == [(run.invocation_id, "c")]
+    with pytest.raises(ValueError, match="'c' cannot answer call 'd'"):
+        run.commit("d")
+    with pytest.raises(ValueError, match="cannot answer call ''"):
+        run.commit("")
+    assert run.call_id == "c"
+    await calls.answer()
+
+
+async def test_a_run_of_a_call_is_not_told_of_its_commit(calls: Calls) -> None:
+    run = await calls.launch(call_id="c")
+    run.commit("c")
+    await settle()
+    assert calls.link.commits == []
+    await calls.answer()
+
+
+async def test_a_commit_while_the_invocation_waits_to_be_sent_follows_it(calls: Calls) -> None:
+    calls.link.taking = False
+    run = await calls.launch()
+    run.commit("c")
+    calls.link.taking = True
+    await settle()
+    assert calls.link.invocations[0].call_id == ""
+    assert calls.link.commits == [(run.invocation_id, "c")]
+    await calls.answer()
+
+
+async def test_an_ending_overtakes_a_commit_that_waits_to_be_sent(calls: Calls) -> None:
+    runs = [await calls.launch() for _ in range(2)]
+    calls.link.taking = False
+    for run in runs:
+        run.commit(f"of-{run.invocation_id}")
+    await settle()
+    await calls.answer(0)
+    assert ending(runs[0]) == (CallOutcome.RESULT, None)
+    await calls.advance(TIMEOUT_S)
+    assert ending(runs[1]) == (CallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
+    calls.link.taking = True
+    await settle()
+    assert calls.link.commits == []
+    assert calls.link.cancels == [(runs[1].invocation_id, CancelReason.TIMEOUT)]
+
+
+async def test_a_run_that_was_committed_while_it_waited_starts_as_one_of_a_call(
+    calls: Calls,
+) -> None:
+    busy = [await calls.launch(call_id=f"busy-{number}") for number in range(2)]
+    guess, promoted = await calls.launch(), await calls.launch()
+    call = await calls.launch(call_id="c")
+    promoted.commit("p")
+    for _ in range(2):
+        await calls.answer(len(calls.link.invocations) - 2)
+    assert [each.call_id for each in calls.link.invocations[2:]] == ["c", "p"]
+    assert (guess.sent, promoted.sent, call.sent) == (False, True, True)
+    await calls.answer(2)
+    await calls.answer(3)
+    assert guess.sent
+    assert calls.link.commits == []
+    await calls.answer(4)
+    assert all(run.ended for run in (*busy, guess, promoted, call))
+
+
+async def test_a_commit_before_the_run_has_begun_makes_it_one_of_a_call(calls: Calls) -> None:
+    run = calls.dispatcher.launch(tool=calls.tool, arguments_json=ROME, context=CONTEXT)
+    run.commit("c")
+    await settle()
+    assert [each.call_id for each in calls.link.invocations] == ["c"]
+    assert calls.link.commits == []
+    await calls.answer()
+
+
+async def test_too_many_speculative_runs_end_and_displace_no_call(calls: Calls) -> None:
+    busy = [await calls.launch(call_id=f"busy-{number}") for number in range(2)]
+    call = await calls.launch(call_id="c")
+    guesses = [await calls.launch() for _ in range(SPECULATIVE_WAITING_MAX + 1)]
+    assert ending(guesses[-1]) == (CallOutcome.ERROR, Reason.OVERLOADED)
+    assert not any(run.ended for run in (*busy, call, *guesses[:-1]))
+    calls.dispatcher.link_lost(calls.link)
+    await settle()
+    assert ["did not run" in message(run) for run in (*busy, call)] == [False, False, True]
+
+
+async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls) -> None:
+    for number in range(2):
+        await calls.launch(call_id=f"busy-{number}")
+    guess, promoted = await calls.launch(), await calls.launch()
+    calls.toolset.register(
+        [
+            ToolProposal(
+                name="weather",
+                input_schema_json=CITY_SCHEMA,
+                effects=ToolEffects(writes=("city:{city}",)),
+                timeout_s=TIMEOUT_S,
+                max_concurrency=2,
+            )
+        ]
+    )
+    promoted.commit("p")
+    await calls.answer(0)
+    await calls.answer(1)
+    assert ending(guess) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert "did not run" in message(guess)
+    assert promoted.sent
+    await calls.answer(2)
+
+
+# Runs that are no longer wanted.
+
+
+@pytest.mark.parametrize("reason", CancelReason)
+async def test_a_discarded_run_ends_at_once_and_its_late_answer_is_swallowed(
+    calls: Calls, reason: CancelReason
+) -> None:
+    run = await calls.launch()
+    run.discard(reason)
+    assert ending(run) == DISCARDED
+    assert message(run).endswith("'weather'; whether it took effect is not known")
+    run.discard(CancelReason.DRAINING)
+    run.commit("c")
+    await run.closed()
+    assert calls.link.cancels == [(run.invocation_id, reason)]
+    assert calls.link.commits == []
+    calls.dispatcher.deliver(calls.link, run.invocation_id, HandlerResult("1"))
+    assert ending(run) == DISCARDED
+
+
+async def test_a_run_that_has_ended_is_not_discarded(calls: Calls) -> None:
+    run = await calls.launch(call_id="c")
+    await calls.answer()
+    run.discard(CancelReason.TURN_ENDED)
+    await run.closed()
+    assert ending(run) == (CallOutcome.RESULT, None)
+    assert calls.link.cancels == []
+
+
+async def test_a_run_that_was_discarded_before_it_was_sent_never_starts(calls: Calls) -> None:
+    begun = calls.dispatcher.launch(tool=calls.tool, arguments_json=ROME, context=CONTEXT)
+    begun.discard(CancelReason.PREDICTION_DISCARDED)
+    for number in range(2):
+        await calls.launch(call_id=f"busy-{number}")
+    waiting = await calls.launch()
+    waiting.discard(CancelReason.PREDICTION_DISCARDED)
+    await calls.answer(0)
+    calls.link.taking = False
+    sending = await calls.launch()
+    sending.discard(CancelReason.PREDICTION_DISCARDED)
+    for run in (begun, waiting, sending):
+        assert ending(run) == DISCARDED
+        assert "did not run" in message(run)
+        assert not run.sent
+        await run.closed()
+    calls.link.taking = True
+    await calls.answer(1)
+    assert len(calls.link.invocations) == 2
+    assert calls.link.cancels == []
+
+
+async def test_a_discarded_run_gives_its_slot_to_the_next(calls: Calls) -> None:
+    running = [await calls.launch() for _ in range(2)]
+    call = await calls.launch(call_id="c")
+    running[0].discard(CancelReason.PREDICTION_DISCARDED)
+    await settle()
+    assert call.sent
+    await calls.answer(1)
+    await calls.answer(2)
+
+
+async def test_close_is_bounded(calls: Calls) -> None:
+    run = await calls.launch()
+    calls.link.taking = False
+    run.discard(CancelReason.PREDICTION_DISCARDED)
+    closing = asyncio.create_task(run.closed())
+    await settle()
+    await calls.advance(CANCEL_TIMEOUT_S - 0.01)
+    assert not closing.done()
+    await calls.advance(0.01)
+    assert closing.done()
+    calls.link.taking = True
+    await settle()
+    assert calls.link.cancels == []
+
+
+# Defects.
+
+
+async def test_a_defect_after_the_run_was_sent_stops_the_handler(
+    calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(invocation_id: str, call_id: str) -> None:
+        raise RuntimeError(f"defect of {call_id}")
+
+    calls.link.commit = fail
+    run, other = await calls.launch(), await calls.launch()
+    run.commit("c")
+    await run.closed()
+    assert ending(run) == (CallOutcome.ERROR, Reason.INTERNAL)
+    assert "defect of c" in caplog.text
+    assert calls.link.cancels == [(run.invocation_id, CancelReason.CALL_CANCELLED)]
+    await calls.answer(1)
+    assert ending(other) == (CallOutcome.RESULT, None)
+
+
+async def test_a_defect_while_a_handler_is_stopped_ends_nothing_else(
+    calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(invocation_id: str, reason: CancelReason) -> None:
+        raise RuntimeError(f"defect at {reason.name}")
+
+    calls.link.cancel = fail
+    run, other = await calls.launch(), await calls.launch()
+    run.discard(CancelReason.TURN_ENDED)
+    await run.closed()
+    assert ending(run) == DISCARDED
+    assert "defect at TURN_ENDED" in caplog.text
+    await calls.answer(1)
+    assert ending(other) == (CallOutcome.RESULT, None)
+
+
+# Halves of surrogate pairs, which UTF-8 cannot carry.
+
+
+@pytest.mark.parametrize(
+    ("output_schema", "result_json", "outcome"),
+    [
+        ("", '"\\ud800"', CallOutcome.RESULT),
+        ('{"type":"string"}', '"\\ud800"', CallOutcome.RESULT),
+        ('{"type":"string","maxLength":1}', '"\\ud800"', CallOutcome.RESULT),
+        ('{"type":"object"}', '["\\ud800"]', CallOutcome.ERROR),
+        ('{"type":"object"}', '"\\ud800"', CallOutcome.ERROR),
+        ('{"properties":{"a":{"enum":["x"]}}}', '{"a":"\\udfff"}', CallOutcome.ERROR),
+        ('{"additionalProperties":false}', '{"\\udfff":1}', CallOutcome.ERROR),
+    ],
+)
+async def test_a_result_with_half_a_pair_ends_its_call_at_once(
+    calls: Calls, output_schema: str, result_json: str, outcome: CallOutcome
+) -> None:
+    calls.register(output_schema=output_schema)
+    run = await calls.launch(call_id="c")
+    if outcome is CallOutcome.RESULT:
+        await calls.answer(result_json=result_json)
+        assert ended(run).result_json == result_json
+    else:
+        with pytest.raises(Exception, match="breaks its output schema"):
+            await calls.answer(result_json=result_json)
+        assert ending(run) == (CallOutcome.ERROR, Reason.RESULT_INVALID)
+        message(run).encode()
+
+
+async def test_a_handler_may_fail_with_half_a_pair(calls: Calls) -> None:
+    run = await calls.launch(call_id="c")
+    answer = HandlerError("Odd\ud800", "no \udfff")
+    calls.dispatcher.deliver(calls.link, run.invocation_id, answer)
+    error = ended(run).error
+    assert error is not None
+    assert (error.message, error.metadata["handler_error_type"]) == ("no ?", "Odd?")
+
+
+async def test_a_defect_in_reading_a_result_ends_the_call(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr("precall_service.tools.run.read_answer", fail)
+    run = await calls.launch(call_id="c")
+    with pytest.raises(Exception, match="a defect of the server"):
+        await calls.answer()
+    assert ending(run) == (CallOutcome.ERROR, Reason.INTERNAL)
+    assert "RuntimeError: defect" in caplog.text
+
+
+# The dispatcher's end.
+
+
+def launched(dispatcher: Dispatcher, link: RecordingLink, **ids: str) -> Run:
+    toolset = Toolset(link, tool_limits())
+    toolset.register([ToolProposal(name="weather", max_concurrency=1)])
+    [tool] = toolset.snapshot()
+    return dispatcher.launch(tool=tool, arguments_json="{}", context=CONTEXT, **ids)
+
+
+async def test_leaving_discards_every_run_and_tells_the_processes() -> None:
+    link, clock = RecordingLink(), ManualClock()
+    async with Dispatcher(clock, tool_limits()) as dispatcher:
+        runs = [launched(dispatcher, link, call_id=str(number)) for number in range(2)]
+        await settle()
+    late = launched(dispatcher, link, call_id="late")
+    for run in (*runs, late):
+        assert ending(run) == DISCARDED
+        await run.closed()
+    assert link.cancels == [
+        (invocation.invocation_id, CancelReason.DRAINING) for invocation in link.invocations
+    ]
+    assert (dispatcher.in_flight, clock.pending) == (0, 0)
+
+
+@dataclass
+class Serving:
+    """A dispatcher in a task of its own, with a run at a process that takes nothing any more."""
+
+    link: RecordingLink
+    clock: ManualClock
+    run: Run
+    task: asyncio.Task[None]
+    leave: asyncio.Future[None]
+
+
+async def serving() -> Serving:
+    link, clock = RecordingLink(), ManualClock()
+    leave = asyncio.get_running_loop().create_future()
+    runs: list[Run] = []
+
+    async def serve() -> None:
+        async with Dispatcher(clock, tool_limits()) as dispatcher:
+            runs.append(launched(dispatcher, link))
+            await leave
+
+    task = asyncio.create_task(serve())
+    await settle()
+    link.taking = False
+    return Serving(link, clock, runs[0], task, leave)
+
+
+async def test_leaving_waits_for_a_process_that_takes_nothing_for_a_bounded_time() -> None:
+    served = await serving()
+    served.leave.set_result(None)
+    await settle()
+    assert not served.task.done()
+    served.clock.advance(CANCEL_TIMEOUT_S)
+    await settle()
+    assert served.task.done()
+    assert ending(served.run) == DISCARDED
+
+
+async def test_an_error_leaves_at_once_and_as_it_is() -> None:
+    served = await serving()
+    served.leave.set_exception(LookupError())
+    with pytest.raises(LookupError):
+        await served.task
+    assert served.run.ended
+    assert served.clock.pending == 0
+
+
+@pytest.mark.parametrize("discarded", [False, True])
+async def test_a_cancel_leaves_at_once(discarded: bool) -> None:
+    served = await serving()
+    if discarded:  # and its process is being told
+        served.run.discard(CancelReason.TURN_ENDED)
+        await settle()
+    served.task.cancel()
+    await settle()
+    assert served.task.cancelled()
+    assert served.run.ended
+    assert served.clock.pending == 0
+
+
+async def test_an_answer_that_overtakes_its_link_ends_the_run() -> None:
+    clock = ManualClock()
+
+    class Quick(RecordingLink):
+        async def invoke(self, invocation: Invocation) -> None:
+            dispatcher.deliver(self, invocation.invocation_id, HandlerResult("1"))
+
+    async with Dispatcher(clock, tool_limits()) as dispatcher:
+        run = launched(dispatcher, Quick())
+        assert (await run.ending()).result_json == "1"
+        await run.closed()
+        assert run.sent
+    assert clock.pending == 0
