@@ -100,6 +100,9 @@ BAD_ARGUMENTS = {
     '{"city":NaN}': "NaN",
     '{"city":"Rome","days":%s}' % ("1" * 5000): "arguments",
     json.dumps({"city": "x" * 2000}): "1024",
+    '{"city":"\\ud800"}': "arguments.city: holds half of a surrogate pair",
+    '{"city":"Rome","days":"\\ud800"}': "arguments.days: holds half of a surrogate pair",
+    '{"city":"Rome","\\ud800":1}': "a name in arguments: holds half of a surrogate pair",
 }
 
 
@@ -209,6 +212,21 @@ async def test_a_result_that_breaks_its_output_schema_is_refused() -> None:
         stream = await asked(server, strict)
         number = await stream.answer((await stream.invoked()).invocation_id, '"30 C"')
         assert (await stream.refused(number)).reason == "RESULT_INVALID"
+        await done(stream)
+
+
+@pytest.mark.parametrize("text", ['["\\ud800"]', '"\\ud800"', '{"\\udfff":[]}'])
+async def test_half_of_a_surrogate_pair_that_breaks_the_output_schema_ends_the_call(
+    text: str,
+) -> None:
+    strict = tool_pb2.Tool(
+        name="weather", input_schema_json=CITY_SCHEMA, output_schema_json='{"type":"integer"}'
+    )
+    async with running_server(then_answer(CALL)) as server:
+        stream = await asked(server, strict)
+        number = await stream.answer((await stream.invoked()).invocation_id, text)
+        assert (await stream.refused(number)).reason == "RESULT_INVALID"
+        assert failure((await stream.call_completed()).error).reason == "RESULT_INVALID"
         await done(stream)
 
 
