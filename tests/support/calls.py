@@ -10,7 +10,6 @@ from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.tools import ToolEffects
 from precall_service.domain.turn import CallOutcome
-from precall_service.tools.arguments import check_arguments
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import CancelReason, HandlerResult
@@ -94,7 +93,7 @@ class Calls:
     ) -> InvocationEnding:
         try:
             current = self.dispatcher.current(tool)
-            check_arguments(current, arguments_json, self.limits)
+            self.dispatcher.check_arguments(current, arguments_json)
         except ServiceError as error:
             return InvocationEnding.of_error(error)
         run = self.dispatcher.launch(

@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.json import JsonObject
+from precall_service.tools.arguments import check_arguments
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.link import CancelReason, HandlerAnswer, HandlerLink
 from precall_service.tools.run import InvocationContext, Peer, Run
@@ -74,6 +76,14 @@ class Dispatcher:
         """
         return self._peer(tool.link).current_registration(tool)
 
+    def check_arguments(self, tool: RegisteredTool, arguments_json: str) -> JsonObject:
+        """The arguments of a call of the tool, which a run may be launched with.
+
+        Raises:
+            ServiceError: TOO_LARGE or ARGUMENTS_INVALID.
+        """
+        return check_arguments(tool, arguments_json, self.limits)
+
     def launch(
         self,
         *,
@@ -83,7 +93,7 @@ class Dispatcher:
         call_id: str = "",
         prediction_id: str = "",
     ) -> Run:
-        """Starts a run with checked arguments (`check_arguments`).
+        """Starts a run of a current registration with arguments that have passed its check.
 
         Without a `call_id` the run is speculative: it waits behind committed runs, and is to be
         committed to a call or discarded later. Whatever goes wrong becomes the ending of the run.

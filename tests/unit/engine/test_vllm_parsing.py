@@ -133,6 +133,11 @@ OUTPUTS = {
     "bare JSON": Output(
         f'{{"name": "get_weather", "parameters": {PARIS}}}', ONE, tool="llama3_json"
     ),
+    "half of a surrogate pair": Output(
+        '{"name": "get_\\ud800", "parameters": {"city": "\\udfff"}}',
+        Parsed(calls=(("get_?", '{"city": "\\udfff"}'),), begun=1),
+        tool="llama3_json",
+    ),
 }
 CHUNKS = {"token by token": 1, "three tokens": 3, "seven tokens": 7, "all at once": 10_000}
 

@@ -17,6 +17,7 @@ from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser.abstract_parser import DelegatingParser, Parser
 
+from precall_service.domain.text import encodable
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
@@ -149,7 +150,7 @@ class StepParser:
                 call = told[index]
             else:
                 call = self._calls[index] = _Call(index)
-                yield CallBegun(index, found.name)
+                yield CallBegun(index, encodable(found.name))
             if found.arguments.startswith(call.arguments):
                 yield from self._add(call, found.arguments[len(call.arguments) :])
 
@@ -175,7 +176,7 @@ class StepParser:
                 if not function.name:
                     continue
                 call = self._calls[part.index] = _Call(index=len(self._calls))
-                yield CallBegun(call.index, function.name)
+                yield CallBegun(call.index, encodable(function.name))
             if function.arguments:
                 yield from self._add(call, function.arguments)
 
@@ -195,6 +196,8 @@ class StepParser:
                 fragment = call.arguments[before:end]
                 call.arguments = call.arguments[:end]
         if fragment:
+            # Parsers that read arguments and write them again leave halves of surrogate pairs bare.
+            fragment = fragment.encode(errors="backslashreplace").decode()
             yield CallPiece(call.index, fragment)
         if call.written:
             yield CallWritten(call.index)
