@@ -1,4 +1,4 @@
-"""How a call ended, and what the model is told of it."""
+"""How a call ended, and what the model is told about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvocationEnding:
-    """The one ending of a call: `result_json` goes with RESULT, `error` with all else."""
+    """The ending of a call. RESULT has a `result_json`, every other outcome an `error`."""
 
     outcome: CallOutcome
     result_json: str = ""
@@ -26,22 +26,22 @@ class InvocationEnding:
 
     @staticmethod
     def of_result(result_json: str) -> InvocationEnding:
-        """The handler returned this."""
+        """Returns the ending for a result of the handler."""
         return InvocationEnding(outcome=CallOutcome.RESULT, result_json=result_json)
 
     @staticmethod
     def of_error(error: ServiceError) -> InvocationEnding:
-        """There is no result, for this reason; the outcome follows from it."""
+        """Returns the ending for an error; the outcome follows from its reason."""
         outcome = _OUTCOMES.get(error.reason, CallOutcome.ERROR)
         return InvocationEnding(outcome=outcome, error=error)
 
 
 def model_text(ending: InvocationEnding) -> str:
-    """The text of the tool message that answers the call.
+    """Returns the text of the tool message that answers the call.
 
-    A result is its JSON text as the handler wrote it; only a string stands without quotes and
-    escapes, which would be noise to the model. Anything else is one JSON object, `error`, with a
-    `type` and a `message` that the model can act on.
+    For a result, this is the JSON text that the handler wrote; a string is shown without quotes and
+    escapes, which would be noise to the model. For an error, it is a JSON object whose `error` has
+    a `type` and a `message` that the model can act on.
     """
     if ending.error is None:
         return _plain(ending.result_json)

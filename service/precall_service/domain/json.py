@@ -1,4 +1,4 @@
-"""JSON text in and out, the same way everywhere.
+"""Reads and writes JSON text, in the same way everywhere.
 
 JSON can spell half of a surrogate pair, such as U+D800. `parse` accepts it, as RFC 8259 does.
 UTF-8, protobuf, tokenizers and the validator of schemas do not: code that gives a parsed value to
@@ -37,11 +37,11 @@ class JsonError(ValueError):
 
 
 def parse(text: str) -> JsonValue:
-    """The value of a JSON text.
+    """Returns the value of a JSON text.
 
     Raises:
-        JsonError: not JSON; also for NaN, infinities and duplicate names, which RFC 8259 and
-            RFC 8785 leave without a meaning, and for nesting deeper than Python can follow.
+        JsonError: not JSON; also for NaN, infinities and duplicate names, to which RFC 8259 and
+            RFC 8785 give no meaning, and for nesting deeper than Python can follow.
     """
     try:
         return json.loads(
@@ -61,7 +61,7 @@ def parse(text: str) -> JsonValue:
 
 
 def parse_object(text: str) -> JsonObject:
-    """The value of a JSON text that holds an object.
+    """Returns the value of a JSON text that is an object.
 
     Raises:
         JsonError: not JSON (as in `parse`), or not an object.
@@ -73,12 +73,12 @@ def parse_object(text: str) -> JsonObject:
 
 
 def dump(value: JsonValue) -> str:
-    """Compact JSON text of a value, in the order of its names."""
+    """Returns the compact JSON text of a value, with names in their given order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def canonical(value: JsonValue) -> bytes:
-    """The canonical JSON text of a value (RFC 8785), in UTF-8: equal values have equal bytes.
+    """Returns the canonical JSON text of a value (RFC 8785): equal values have equal bytes.
 
     Raises:
         JsonError: the value is outside of I-JSON (RFC 7493): an integer beyond 2^53 - 1, a number
@@ -102,17 +102,17 @@ def canonical(value: JsonValue) -> bytes:
 
 
 def may_hold_half_pair(text: str) -> bool:
-    """Whether a JSON text has an escape or a character that may be half of a surrogate pair.
+    """Returns whether a JSON text has an escape or a character that may be half of a pair.
 
-    It looks at the text alone, and so is cheap: it is also true for a text that spells both halves.
+    This is cheap because it reads only the text. It is also true if the text spells both halves.
     """
     return _MAY_BE_HALF_PAIR.search(text) is not None
 
 
 def find_half_pair(value: JsonValue, root: str) -> str | None:
-    """Where a string or a name in a value holds half of a surrogate pair; None if there is none.
+    """Returns where a string or name in a value holds half of a surrogate pair, or None.
 
-    `root` is what the value is called, as in `spell_path`.
+    The value is called `root`, as in `spell_path`.
     """
     waiting: list[tuple[tuple[str | int, ...], JsonValue]] = [((), value)]
     while waiting:
@@ -130,9 +130,9 @@ def find_half_pair(value: JsonValue, root: str) -> str | None:
 
 
 def without_half_pairs(value: JsonValue) -> JsonValue:
-    """The value with "?" in place of each half of a surrogate pair.
+    """Returns the value with "?" in place of each half of a surrogate pair.
 
-    Where that makes names of one object equal, the last one counts.
+    If that makes names of one object equal, the last one counts.
 
     Raises:
         JsonError: nested deeper than Python can follow.
@@ -144,7 +144,7 @@ def without_half_pairs(value: JsonValue) -> JsonValue:
 
 
 def spell_path(root: str, path: Iterable[str | int]) -> str:
-    """Such as `arguments.cities[0]['a name']`."""
+    """Returns a path as text, such as `arguments.cities[0]['a name']`."""
     steps = (
         f".{step}" if isinstance(step, str) and step.isidentifier() else f"[{step!r}]"
         for step in path

@@ -1,12 +1,12 @@
-"""Text that UTF-8 can carry."""
+"""Text that can be encoded in UTF-8."""
 
 from __future__ import annotations
 
 
 def encodable(text: str) -> str:
-    """The text, with "?" in place of each half of a surrogate pair.
+    """Returns the text with "?" in place of each half of a surrogate pair.
 
-    JSON can spell such a half, Python can hold it, and UTF-8 cannot encode it: neither protobuf
-    nor a tokenizer takes it.
+    JSON can spell such a half and a Python string can hold it, but UTF-8 cannot encode it, so
+    neither protobuf nor a tokenizer accepts it.
     """
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""From what a handler answered to the ending of its call."""
+"""Turns what a handler answered into the ending of its run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MESSAGE_CHARS_MAX = 2000
 def read_answer(
     tool: RegisteredTool, answer: HandlerAnswer, limits: ToolLimits
 ) -> InvocationEnding:
-    """The ending that the answer makes.
+    """Returns the ending that follows from the answer.
 
     Raises:
         ServiceError: TOO_LARGE or RESULT_INVALID, the result cannot be used.
@@ -56,7 +56,7 @@ def _check_result(tool: RegisteredTool, result_json: str, bytes_max: int) -> Non
     if tool.result is None:
         return
     try:
-        # Without a schema such a result is taken too, and a string is shown to the model like this.
+        # Without a schema such a result is accepted, and a string is shown to the model like this.
         value = without_half_pairs(value) if may_hold_half_pair(result_json) else value
         tool.result.check(value, root="result")
     except (JsonError, MismatchError) as error:

@@ -1,4 +1,4 @@
-"""From what a client proposes as a tool to a declaration that the service stands by.
+"""Checks what a client proposes as a tool, and makes a declaration of it.
 
 Never: which tools there are already (`toolset`), handlers.
 """
@@ -17,7 +17,7 @@ from precall_service.tools.text import shorten
 
 VERSION_BYTES_MAX = 128
 RESOURCES_MAX = 64
-"""Templates in one of `reads` and `writes`."""
+"""The most templates in `reads`, and in `writes`."""
 RESOURCE_BYTES_MAX = 256
 
 _NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -25,7 +25,7 @@ _NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolLimits:
-    """What the service allows of tools. Sizes in bytes of UTF-8."""
+    """Limits of tools and of their calls. Sizes are in bytes of UTF-8."""
 
     tools_max: int
     schema_bytes_max: int
@@ -41,7 +41,7 @@ class ToolLimits:
 class ToolProposal:
     """A tool as its owner declares it, unchecked.
 
-    Empty texts, None and 0 are what the owner left unset.
+    An empty text, None or 0 means that the owner left the field unset.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ToolProposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedTool:
-    """A declaration, and its schemas ready to check values with."""
+    """A declaration, with its schemas compiled."""
 
     declaration: ToolDeclaration
     arguments: Schema
@@ -67,11 +67,11 @@ class CheckedTool:
 
 
 def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> CheckedTool:
-    """The declaration that the proposal makes; `path` stands before the field in errors.
+    """Returns the declaration of a proposed tool. `path` precedes the names of fields in errors.
 
     Raises:
         ServiceError: TOOL_NAME_INVALID, TOO_LARGE, TOOL_SCHEMA_INVALID, FIELD_INVALID, or
-            NOT_SERVED for what would be unsafe to ignore.
+            NOT_SERVED for an option that would be unsafe to ignore.
     """
     _check_name(proposal.name, path)
     checker = _Checker(proposal.name, path)
@@ -123,7 +123,7 @@ def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> Ch
 
 @dataclass(frozen=True, slots=True)
 class _Checker:
-    """Checks of one tool's fields; its errors name tool, field and limit."""
+    """Checks the fields of one tool. Its errors name the tool, the field and the limit."""
 
     tool_name: str
     path: str
@@ -156,7 +156,7 @@ class _Checker:
                 Reason.TOOL_SCHEMA_INVALID, name, f"must be the JSON text of an object: {error}"
             ) from None
         try:
-            # Numbers beyond a double and lone surrogates parse, and could not be written again.
+            # Numbers beyond a double and halves of surrogate pairs parse, but cannot be written.
             dump(value).encode()
         except ValueError:
             raise self.error(
@@ -230,9 +230,10 @@ def _input_schema(
 
 
 def _digest(shown: JsonObject, *, sort_names: bool) -> str:
-    """Changes whenever the meaning of a call or of its result may have changed.
+    """Returns a digest that changes whenever the meaning of a call or a result may have changed.
 
-    The order of names means nothing to a schema, and so to a version, but it shows in prompts.
+    The order of names does not matter to a schema, and so to a version, but prompts show it. This
+    is not canonical JSON (RFC 8785), which has no text for the 64-bit limits in many schemas.
     """
     text = json.dumps(shown, sort_keys=sort_names, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,6 +1,6 @@
-"""The runs of handlers in other processes: launched here, answered from there.
+"""Launches runs of handlers in other processes, and gives each run what its process answers.
 
-Owns: the tasks of all runs, and which run an answer is for.
+Owns: the tasks of all runs, and the state of each process.
 Never: which tools a turn sees, what the model is told, how frames travel.
 Concurrency: one event loop; all state changes are synchronous. The tasks are in a TaskGroup that
     lives as long as the dispatcher's `async with` block.
@@ -25,7 +25,7 @@ from precall_service.tools.toolset import RegisteredTool
 
 
 class Dispatcher:
-    """Launches runs and brings them what their processes say. Use it as `async with`."""
+    """Launches runs and gives them their answers, inside its `async with` block."""
 
     def __init__(self, clock: Clock, limits: ToolLimits) -> None:
         self.limits = limits
@@ -33,11 +33,11 @@ class Dispatcher:
         self._group = asyncio.TaskGroup()
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
-        # Forgotten with their links, to which only open runs of theirs refer.
+        # An entry goes with its link, to which only open runs of the entry refer.
         self._peers: WeakKeyDictionary[HandlerLink, Peer] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
-        """Runs can be launched from now on."""
+        """Runs can be launched from here to the end of the block."""
         await self._group.__aenter__()
         return self
 
@@ -47,9 +47,9 @@ class Dispatcher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Discards all runs. Returns once their processes know, CANCEL_TIMEOUT_S later at most.
+        """Discards all runs, and tells their processes within CANCEL_TIMEOUT_S.
 
-        After an error or a cancel in the block: waits for no process, as if all were gone.
+        After an error or a cancel in the block, no process is told, as if all were gone.
         """
         self._closing = True
         for peer in list(self._peers.values()):
@@ -60,24 +60,24 @@ class Dispatcher:
         if error is not None:
             for task in self._tasks:
                 task.cancel()
-        # Kept from the group, which would wrap the error of the block.
+        # Without the error of the block, which the group would wrap.
         await self._group.__aexit__(None, None, None)
 
     @property
     def in_flight(self) -> int:
-        """Runs of which something is left: no ending yet, or a process that must be told of it."""
+        """The number of runs that have not ended, or whose process must still be told to stop."""
         return len(self._tasks)
 
     def current(self, tool: RegisteredTool) -> RegisteredTool:
-        """The tool as it is registered now; a run is launched with this registration.
+        """Returns the current registration of a tool, with which its runs are launched.
 
         Raises:
-            ServiceError: TOOL_UNAVAILABLE, it was withdrawn or its process is gone.
+            ServiceError: TOOL_UNAVAILABLE, the tool was withdrawn or its process is gone.
         """
         return self._peer(tool.link).current_registration(tool)
 
     def check_arguments(self, tool: RegisteredTool, arguments_json: str) -> JsonObject:
-        """The arguments of a call of the tool, which a run may be launched with.
+        """Returns the arguments of a call if they fit the tool.
 
         Raises:
             ServiceError: TOO_LARGE or ARGUMENTS_INVALID.
@@ -93,10 +93,10 @@ class Dispatcher:
         call_id: str = "",
         prediction_id: str = "",
     ) -> Run:
-        """Starts a run of a current registration with arguments that have passed its check.
+        """Starts a run. `tool` is a current registration, which the arguments fit.
 
-        Without a `call_id` the run is speculative: it waits behind committed runs, and is to be
-        committed to a call or discarded later. Whatever goes wrong becomes the ending of the run.
+        Without a `call_id` the run is speculative: it waits behind committed runs, and its owner
+        commits it to a call or discards it later. Every failure becomes the ending of the run.
         """
         run = Run(
             tool=tool,
@@ -117,7 +117,7 @@ class Dispatcher:
         return run
 
     def deliver(self, link: HandlerLink, invocation_id: str, answer: HandlerAnswer) -> None:
-        """Ends a run with its handler's answer. The late answer of a run is swallowed, once.
+        """Ends a run with its handler's answer. One late answer of each ended run is ignored.
 
         Raises:
             ServiceError: INVOCATION_UNKNOWN, no run of that id is open for this process; TOO_LARGE,
@@ -135,11 +135,11 @@ class Dispatcher:
     def progress(
         self, link: HandlerLink, invocation_id: str, message: str, fraction: float | None
     ) -> None:
-        """Brings a run a sign of life. One of a run that has ended without an answer is dropped.
+        """Gives a run a progress report. One of a run that ended without its answer is ignored.
 
         Raises:
             ServiceError: INVOCATION_UNKNOWN, no run of that id is open for this process;
-                FIELD_INVALID, the fraction is not one.
+                FIELD_INVALID, the fraction is not between 0 and 1.
         """
         peer = self._peer(link)
         run = peer.runs.get(invocation_id)
@@ -155,7 +155,7 @@ class Dispatcher:
             run.take_progress(message, fraction)
 
     def link_lost(self, link: HandlerLink) -> None:
-        """Ends all runs of a process that is gone; later ones end as soon as they start."""
+        """Ends all runs of a process that is gone. Later ones are never sent. Idempotent."""
         self._peer(link).lose()
 
     def _peer(self, link: HandlerLink) -> Peer:

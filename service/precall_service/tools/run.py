@@ -1,11 +1,11 @@
 """One run of a handler in another process, from its launch to the last frame about it.
 
-Owns: the run's one ending, its deadlines, what its process is told of it, and what is open with
-    that process besides (`Peer`).
-Never: whose run it is or what its ending is used for, how frames travel.
-Concurrency: one event loop. A run changes only synchronously, and one task of the dispatcher works
-    for it. The task is cancelled when the run ends; all that it does from then on is to tell the
-    process to stop, if it must be told, and to give up the tool's slot.
+Owns: the ending of the run, its deadlines, and what its process is told about it; also the state of
+    each process (`Peer`).
+Never: what the ending is used for, how frames travel.
+Concurrency: one event loop; all state changes are synchronous. One task of the dispatcher works for
+    each run. The ending of the run cancels the task, which then only tells the process to stop, if
+    necessary, and gives up the tool's slot.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from precall_service.tools.toolset import RegisteredTool
 log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT_S = 1.0
-"""How long the process may take to accept the news that a run is no longer wanted."""
+"""How long a process may take to accept the frame that tells it to stop a run."""
 OWED_MAX = 256
-"""Late answers that are still expected of one process; the oldest is forgotten first."""
+"""The most late answers expected from one process; the oldest is forgotten first."""
 PROGRESS_CHARS_MAX = 1024
 
 ProgressListener = Callable[[str, float | None], None]
@@ -54,10 +54,13 @@ class InvocationContext:
 
 
 class Peer:
-    """What is open between the service and one process that holds handlers.
+    """The state of one process that holds handlers.
 
-    `runs` have not ended; `gates` are those of tools with a run that holds a slot or waits for one;
-    `owed` are the answers still to come of runs that ended without them.
+    Attributes:
+        lost: Whether the process is gone.
+        runs: The runs that have not ended, by invocation id.
+        gates: The gates of tools with a run that holds a slot or waits for one, by name.
+        owed: The invocation ids of runs that ended before their handlers answered.
     """
 
     def __init__(self) -> None:
@@ -67,10 +70,10 @@ class Peer:
         self.owed: dict[str, None] = {}
 
     def current_registration(self, tool: RegisteredTool) -> RegisteredTool:
-        """The tool as it is registered now.
+        """Returns the current registration of the tool.
 
         Raises:
-            ServiceError: TOOL_UNAVAILABLE, it was withdrawn or the process is gone.
+            ServiceError: TOOL_UNAVAILABLE, the tool was withdrawn or the process is gone.
         """
         current = tool.current()
         if current is None:
@@ -80,13 +83,13 @@ class Peer:
         return current
 
     def owe(self, invocation_id: str) -> None:
-        """An answer will come that is not wanted any more."""
+        """Notes that the answer of an ended run is still to come."""
         if len(self.owed) >= OWED_MAX:
             del self.owed[next(iter(self.owed))]
         self.owed[invocation_id] = None
 
     def lose(self) -> None:
-        """The process is gone: its runs end, and no answers are owed. Idempotent."""
+        """Ends the runs of a process that is gone. Idempotent."""
         self.lost = True
         self.owed.clear()
         for run in list(self.runs.values()):
@@ -94,17 +97,17 @@ class Peer:
 
 
 class Run:
-    """The handle of one run. It ends exactly once, with its handler's answer or without it.
+    """The handle of one run, which ends exactly once.
 
     Attributes:
         invocation_id: Names the run on the wire.
         execution_id: Names the execution for an idempotent handler.
-        tool: The registration that it runs with; an update of the tool may replace it until the
-            run has its slot.
+        tool: The registration with which the handler runs; until the run has its slot, an update
+            of the tool may replace it.
         call_id: The call that the run answers; empty while the run is speculative.
-        prediction_id: The prediction that started the run, if one did.
-        sent: Whether the process was handed the invocation. Without that, there are no effects.
-        ended: The ending; None until there is one.
+        prediction_id: The prediction that started the run; empty if there is none.
+        sent: Whether the process was sent the invocation. Only then can the handler have effects.
+        ended: The ending; None until the run ends.
     """
 
     def __init__(
@@ -140,15 +143,15 @@ class Run:
         """Why the process must be told to stop."""
         peer.runs[self.invocation_id] = self
 
-    # For the owner of the run: the turn, or what predicts for it.
+    # For the owner of the run.
 
     @property
     def speculative(self) -> bool:
-        """Whether no call of the model has been given to the run yet."""
+        """Whether the run does not answer a call, or not yet."""
         return not self.call_id
 
     async def ending(self) -> InvocationEnding:
-        """The ending, as soon as there is one. Any number of tasks may wait for it.
+        """Returns the ending, as soon as the run has ended. Several tasks may wait for it.
 
         It takes at most the tool's timeout for a free slot, SEND_TIMEOUT_S for the process to take
         the invocation, and the tool's timeout for the handler.
@@ -160,9 +163,9 @@ class Run:
         return self.ended
 
     async def closed(self) -> None:
-        """Returns once the run has ended and nothing of it is left, CANCEL_TIMEOUT_S later at most.
+        """Returns once the run has ended and its process has been told to stop, if necessary.
 
-        If its process had to be told to stop, it was told by then, or did not take the news.
+        That is CANCEL_TIMEOUT_S after the ending at the latest, even if the process takes no frame.
 
         On cancel: the run goes on.
         """
@@ -171,14 +174,14 @@ class Run:
             await asyncio.wait([self._task])
 
     def on_progress(self, listener: ProgressListener) -> None:
-        """Calls the listener with each sign of life that the handler gives from now on."""
+        """Adds a listener that is called with each progress report from now on."""
         self._listeners.append(listener)
 
     def commit(self, call_id: str) -> None:
-        """Gives a speculative run to a call, which the process is told. Idempotent.
+        """Makes a speculative run answer a call, and tells its process. Idempotent.
 
         Raises:
-            ValueError: a defect of the caller: no call, or the run answers another call already.
+            ValueError: a defect of the caller: the id is empty, or the run answers another call.
         """
         if not call_id or self.call_id not in ("", call_id):
             raise ValueError(f"a run of call {self.call_id!r} cannot answer call {call_id!r}")
@@ -189,9 +192,9 @@ class Run:
             gate.commit(ticket)
 
     def discard(self, reason: CancelReason) -> None:
-        """Ends a run that is no longer wanted, at once, as CANCELLED; its late answer is swallowed.
+        """Ends a run that is no longer wanted, as CANCELLED, and ignores its late answer.
 
-        A run that has not been sent never starts. A run that has ended stays as it is.
+        A run that has not been sent never starts. A run that has ended is not changed.
         """
         self._give_up(reason, failures.discarded(self.tool, reason, sent=self.sent))
 
@@ -209,7 +212,7 @@ class Run:
             ServiceError: TOO_LARGE or RESULT_INVALID, or INTERNAL for a defect: the run ended with
                 that error.
         """
-        self.sent = True  # the process may be quicker than its link
+        self.sent = True  # a process may answer before `HandlerLink.invoke` returns
         try:
             ending = read_answer(self.tool, answer, self._limits)
         except ServiceError as error:
@@ -224,7 +227,7 @@ class Run:
         self._end(ending)
 
     def take_progress(self, message: str, fraction: float | None) -> None:
-        """Passes a sign of life of the handler on."""
+        """Passes a progress report of the handler to the listeners."""
         message = shorten(encodable(message), PROGRESS_CHARS_MAX)
         for listener in self._listeners:
             listener(message, fraction)
@@ -248,7 +251,7 @@ class Run:
 
     @contextmanager
     def _failures_end_it(self) -> Generator[None]:
-        """Turns what its block raises into the run's ending, unless the run has ended."""
+        """Ends the run with what its block raises, unless the run has ended already."""
         try:
             yield
         except ServiceError as error:
@@ -275,7 +278,11 @@ class Run:
                 gates.pop(declaration.name, None)
 
     def _take_current_registration(self) -> None:
-        """While the run waited, the tool may have been updated or withdrawn."""
+        """Replaces the registration if the tool was updated while the run waited.
+
+        Raises:
+            ServiceError: TOOL_UNAVAILABLE, TOO_LARGE or ARGUMENTS_INVALID.
+        """
         current = self._peer.current_registration(self.tool)
         if current is self.tool:
             return
@@ -285,7 +292,7 @@ class Run:
         self.tool = current
 
     async def _run_handler(self) -> None:
-        """Returns once the run has ended. On cancel: what has not been sent never is."""
+        """Sends the invocation, then the commit if there is one. Returns once the run has ended."""
         link, invocation = self.tool.link, self._invocation()
         with self._deadline(failures.SEND_TIMEOUT_S, failures.not_taken):
             await link.invoke(invocation)
@@ -300,7 +307,7 @@ class Run:
             await self._over.wait()
 
     async def _tell_to_stop(self, reason: CancelReason) -> None:
-        # A process that takes nothing any more is its stream's affair: the run is over either way.
+        # If the process takes no frame, its stream deals with that; the run has ended in any case.
         with suppress(TimeoutError, ServiceError):
             async with within(self._clock, CANCEL_TIMEOUT_S):
                 await self.tool.link.cancel(self.invocation_id, reason)
@@ -309,7 +316,7 @@ class Run:
     def _deadline(
         self, seconds: float, why: Callable[[RegisteredTool], ServiceError]
     ) -> Generator[None]:
-        """Ends the run if its block takes longer."""
+        """Ends the run if its block takes longer than `seconds`."""
         timer = self._clock.call_later(
             seconds, lambda: self._give_up(CancelReason.TIMEOUT, why(self.tool))
         )
@@ -319,7 +326,7 @@ class Run:
             timer.cancel()
 
     def _give_up(self, reason: CancelReason, error: ServiceError) -> None:
-        """Ends the run without its handler's answer; a handler that may run is told to stop."""
+        """Ends a run that has not ended, without its answer. A sent one is told to stop."""
         if self.ended is not None:
             return
         if self.sent:

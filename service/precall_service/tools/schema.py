@@ -1,8 +1,8 @@
-"""JSON Schema 2020-12: a schema's own check, and the check of values against it.
+"""JSON Schema 2020-12: checks a schema, and checks values against it.
 
-Both happen on the event loop, so both are bounded: what could take long is refused.
+Both run on the event loop, so both are bounded: a schema or value that could take long is refused.
 
-Never: retrieval. A schema reaches only what stands in its own text.
+Never: fetches a schema. References lead only to parts of the same schema.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from precall_service.tools.schema_parts import SchemaParts, UnboundedSchemaError
 from precall_service.tools.text import shorten
 
 VALUE_DEPTH_MAX: Final = 256
-"""Levels of JSON in one value."""
+"""The most levels of JSON in one value."""
 WORK_MAX: Final = 30_000_000
-"""Parts of a schema times the size of a value: some 0.2 s at the worst."""
+"""The most parts of a schema times the size of a value: about 0.2 s in the worst case."""
 DETAILED_WORK_MAX: Final = 200_000
-"""The same, where all that is wrong is collected to say what."""
+"""The same for a value that does not fit, where all mismatches are collected for the message."""
 
 _MESSAGE_CHARS_MAX = 300
 _CHARS_AS_ONE_VALUE = 8
 _BRANCHES_SHOWN = 4
-# Patterns take time linear in the text. Those with lookaround cannot: they get so many steps.
+# Patterns take time linear in the text, except those with lookaround, whose steps are limited.
 _PATTERNS = FancyRegexOptions(backtrack_limit=10_000, size_limit=1 << 20)
 
 
 class SchemaError(ValueError):
-    """Not a schema that can be served; the message has the JSON path of the offending part."""
+    """The schema cannot be used; the message has the JSON path of the offending part."""
 
 
 class MismatchError(ValueError):
-    """A value does not fit its schema; the message has its path, in words for a model."""
+    """A value does not fit its schema; the message tells a model where and why."""
 
 
 class Schema:
     """A schema that values can be checked against.
 
-    It is read as 2020-12, whatever `$schema` says: generators of tools name older dialects and use
-    only what both have; what 2020-12 spells otherwise, such as a list in `items`, is refused.
+    It is read as 2020-12, whatever `$schema` says: libraries that generate schemas of tools name
+    older dialects but use only what both have. Older spellings, such as a list in `items`, are
+    refused.
     """
 
     __slots__ = ("_parts", "_validator")
@@ -51,10 +52,10 @@ class Schema:
         """Compiles the schema.
 
         Raises:
-            SchemaError: not valid 2020-12, too much work to check with, or it refers to what is
-                not in its own text.
+            SchemaError: not valid 2020-12, too much work to check values with, or a reference leads
+                out of the schema.
         """
-        # Left in, `$schema` would change the dialect wherever a reference leads to the root.
+        # `$schema` would change the dialect wherever a reference leads to the root.
         schema = {name: part for name, part in schema.items() if name != "$schema"}
         try:
             self._parts = SchemaParts(schema)
@@ -68,7 +69,7 @@ class Schema:
             raise SchemaError(_bounded(f"{where}: {_reason(error)}")) from None
 
     def check(self, value: JsonValue, *, root: str) -> None:
-        """Returns if the value fits; `root` is what the value is called in messages.
+        """Returns if the value fits. Messages call the value `root`.
 
         Raises:
             MismatchError: such as `arguments.city: 5 is not of type "string"`.
@@ -80,7 +81,7 @@ class Schema:
             )
         try:
             self._validate(value, depth, size, root)
-        except UnicodeEncodeError:  # of the validator, for some values that hold such a half
+        except UnicodeEncodeError:  # the validator raises it for some values with such a half
             raise MismatchError(f"{root}: {HALF_PAIR}") from None
 
     def _validate(self, value: JsonValue, depth: int, size: int, root: str) -> None:
@@ -96,10 +97,10 @@ class Schema:
 
 
 def _extent(value: JsonValue, root: str) -> tuple[int, int]:
-    """Levels in a value, and how many values are in it; long texts count as several.
+    """Returns the levels of a value and the number of values in it; a long text counts as several.
 
     Raises:
-        MismatchError: there are too many levels.
+        MismatchError: too many levels.
     """
     size = 0
     level: list[JsonValue] = [value]
@@ -121,7 +122,7 @@ def _extent(value: JsonValue, root: str) -> tuple[int, int]:
 
 
 def _reason(error: ValidationError) -> str:
-    """The message; where no alternative fits, with what is wrong in the first of them."""
+    """Returns the message of a mismatch; if no alternative fits, it says why for each."""
     if error.kind.name == "format":
         return f"{error.instance!r} is no regular expression (ECMA 262), or too large a one"
     branches = cast("list[list[ValidationError]]", getattr(error.kind, "context", []))

@@ -1,8 +1,8 @@
-"""How much work a schema asks for, before it is compiled.
+"""Bounds the work that a schema causes, before it is compiled.
 
-A validator visits a part of a schema once for each way that leads to it. References let a short
-schema have 2^n ways to the same part: such a one is refused here. So are references to other
-documents, and what only a hostile schema has a use for.
+A validator visits a part of a schema once for each path that leads to it. With references, a short
+schema can have 2^n paths to one part; such a schema is refused here. So are references to other
+documents, and sizes that only a hostile schema needs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 from precall_service.domain.json import JsonObject, JsonValue
 
 DEPTH_MAX: Final = 64
-"""Levels of JSON in one schema: far above what people write."""
+"""The most levels of JSON in one schema, far more than people write."""
 REFERENCES_DEPTH_MAX: Final = 128
-"""Parts from the root to the last one, with references followed."""
+"""The most parts on a path from the root, with references followed."""
 PARTS_MAX: Final = 10_000
-"""Parts, each counted as often as it is referred to."""
+"""The most parts, each counted as often as it is referred to."""
 PATTERNS_MAX: Final = 64
-"""Regular expressions: each takes milliseconds to compile and up to a mebibyte to keep."""
+"""The most regular expressions: each takes milliseconds to compile and up to 1 MiB of memory."""
 
-# Where 2020-12 has schemas inside a schema. Everything else, such as `const`, `default` or
-# `examples`, holds data: a "$ref" in there refers to nothing.
+# Keywords of 2020-12 that hold schemas. All others, such as `const`, `default` or `examples`, hold
+# data, in which a "$ref" is not a reference.
 _ONE = frozenset(
     {
         "additionalProperties",
@@ -50,21 +50,22 @@ _BY_NAME = frozenset(
 
 
 class UnboundedSchemaError(ValueError):
-    """The schema asks for more than is allowed; the message has the JSON path of the part."""
+    """The schema exceeds a limit; the message has the JSON path of the offending part."""
 
 
 class SchemaParts:
     """The parts of a schema, with all its references followed.
 
-    A part that leads back to itself is counted once: the validator remembers for each value what
-    such a part has said of it.
+    A part that leads back to itself is counted once, because the validator remembers the result of
+    such a part for each value.
     """
 
     def __init__(self, schema: JsonObject) -> None:
-        """Counts.
+        """Counts the parts.
 
         Raises:
-            UnboundedSchemaError: over a limit, or a reference leads out of the text or nowhere.
+            UnboundedSchemaError: a limit is exceeded, or a reference leads out of the schema or to
+                nothing.
         """
         _check_depth(schema)
         self._root = schema
@@ -77,9 +78,9 @@ class SchemaParts:
         self.count = self._count("$", schema)
 
     def visits(self, depth: int) -> int:
-        """At most so many visits a value takes that has `depth` levels, if nothing is remembered.
+        """Returns a bound on the visits for a value with `depth` levels, if none is remembered.
 
-        It is so where all that is wrong is collected.
+        The validator remembers nothing where it collects all mismatches.
         """
         return min(self.count**depth, sys.maxsize) if self._recursive else self.count
 
@@ -137,7 +138,7 @@ class SchemaParts:
                 raise self._error(f"there is no {reference!r}") from None
 
     def _error(self, problem: str) -> UnboundedSchemaError:
-        """The error for the part that is being looked at, from the last reference on."""
+        """Returns the error for the current part, with its path from the last reference on."""
         last = max((i for i, step in enumerate(self._path) if step[0] in "#$"), default=0)
         return UnboundedSchemaError(f"{''.join(self._path[last:])}: {problem}")
 

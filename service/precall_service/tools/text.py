@@ -1,12 +1,12 @@
-"""Text of others, cut to a length that fits a message."""
+"""Shortens the texts of models, handlers and clients for messages."""
 
 from __future__ import annotations
 
 
 def shorten(text: str, chars_max: int) -> str:
-    """The text, with its middle left out when it is longer than `chars_max`.
+    """Returns the text; one longer than `chars_max` is shortened in the middle.
 
-    Both ends stay: validators write the value first and what is wrong with it last.
+    Both ends are kept because validators name the value first and the problem last.
     """
     if len(text) <= chars_max:
         return text

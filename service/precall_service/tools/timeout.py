@@ -1,4 +1,4 @@
-"""A bound on a wait, by the `Clock`."""
+"""Bounds a wait by the `Clock`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from precall_service.domain.clock import Clock
 
 @asynccontextmanager
 async def within(clock: Clock, seconds: float) -> AsyncGenerator[None]:
-    """Ends its block with TimeoutError after `seconds`.
+    """Raises TimeoutError in its block after `seconds`.
 
-    On cancel: the block is cancelled, as by `asyncio.timeout`, which does the work here; only the
-    moment at which it fires comes from `clock`.
+    `asyncio.timeout` does the work; only the time at which it fires comes from the clock.
+
+    On cancel: the block is cancelled.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as scope:

@@ -1,6 +1,6 @@
 """The tools that one stream offers.
 
-Owns: which tools there are, in which order, and which declaration of a name is today's.
+Owns: which tools there are, their order, and the current declaration of each name.
 Never: runs of handlers.
 """
 
@@ -18,7 +18,7 @@ from precall_service.tools.schema import Schema
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """The outcome for one proposed tool: a version, or why it was refused."""
+    """The outcome for one proposed tool: its version, or the error that refused it."""
 
     name: str
     version: str = ""
@@ -27,7 +27,11 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegisteredTool:
-    """A tool as it was when a turn took its snapshot. `arguments` and `result` check values."""
+    """A tool as it was registered at one time.
+
+    `arguments` checks the arguments of calls, and `result` the results, if the tool has an output
+    schema.
+    """
 
     declaration: ToolDeclaration
     arguments: Schema
@@ -41,16 +45,16 @@ class RegisteredTool:
         return self.declaration.name
 
     def current(self) -> RegisteredTool | None:
-        """The tool under this name today: itself, its update, or None when it was withdrawn.
+        """This registration, the update that replaced it, or None if the tool was withdrawn.
 
-        A call is run against this one: an update brings its handler along, and the handler that
-        the snapshot spoke of is gone.
+        A call runs with the current registration: an update replaces the handler in its process,
+        so the handler of the older registration no longer exists.
         """
         return self.toolset.current(self.name)
 
 
 class Toolset:
-    """The tools of one stream. What `snapshot` gave never changes."""
+    """The tools of one stream. A snapshot does not change when the tools do."""
 
     def __init__(self, link: HandlerLink, limits: ToolLimits) -> None:
         self._link = link
@@ -60,9 +64,10 @@ class Toolset:
     def register(
         self, proposals: Sequence[ToolProposal], *, path: str = "register_tools.tools"
     ) -> list[Registration]:
-        """Accepts or refuses each tool on its own, in order; `path` names them in errors.
+        """Accepts or refuses each tool separately, in order.
 
-        A known name is updated in its place. A refused update leaves the tool as it was.
+        A tool with a known name replaces the old one and keeps its position. A refused update
+        leaves the old one registered. `path` is the field of the tools, for errors.
         """
         names: set[str] = set()
         registrations: list[Registration] = []
@@ -78,9 +83,9 @@ class Toolset:
         return registrations
 
     def withdraw(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """The names that are no longer offered, and those that never were.
+        """Withdraws tools. Returns the withdrawn names, and those that were not registered.
 
-        What runs is finished; later calls from older snapshots end as unavailable.
+        Runs that were sent go on to their end. Calls from older snapshots end as unavailable.
         """
         withdrawn: list[str] = []
         unknown: list[str] = []
@@ -90,11 +95,11 @@ class Toolset:
         return withdrawn, unknown
 
     def snapshot(self) -> tuple[RegisteredTool, ...]:
-        """The tools of today, in the order of their first registration."""
+        """The current tools, in the order of their first registration."""
         return tuple(self._tools.values())
 
     def current(self, name: str) -> RegisteredTool | None:
-        """The tool of that name today."""
+        """The tool of that name, or None if none is registered."""
         return self._tools.get(name)
 
     def _admit(self, proposal: ToolProposal, names: set[str], path: str) -> RegisteredTool:
@@ -105,7 +110,7 @@ class Toolset:
                 field=f"{path}name",
                 metadata={"tool_name": proposal.name},
             )
-        # Before the schemas are looked at: they are what costs time.
+        # Before the schemas are checked, which is what takes time.
         if proposal.name not in self._tools and len(self._tools) >= self._limits.tools_max:
             raise ServiceError(
                 Reason.LIMIT_REACHED,
