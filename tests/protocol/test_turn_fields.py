@@ -34,7 +34,7 @@ def turn(**fields: object) -> turn_pb2.StartTurn:
         if isinstance(value, str | int):
             setattr(right, name, value)
         elif isinstance(value, list):
-            right.ClearField(name)
+            del getattr(right, name)[:]
             getattr(right, name).extend(value)
         else:
             getattr(right, name).CopyFrom(value)
@@ -60,9 +60,10 @@ BAD_FIELDS = [
     ("content", turn(content=said(" \n", "\t "))),
     ("content", turn(content=said("\u2003\u00a0"))),
     ("content[1]", turn(content=[*said("Hi."), ContentPart()])),
-    *[(f"generation.{penalty}", turn(generation=Generation(**{penalty: value})))
-      for penalty in ("presence_penalty", "frequency_penalty")
+    *[("generation.presence_penalty", turn(generation=Generation(presence_penalty=value)))
       for value in (-2.1, 2.1, float("nan"))],
+    *[("generation.frequency_penalty", turn(generation=Generation(frequency_penalty=value)))
+      for value in (-2.1, 2.1, float("inf"))],
     *[("generation.temperature", turn(generation=Generation(temperature=value)))
       for value in (-0.1, 2.1, float("nan"), float("inf"), float("-inf"))],
     *[("generation.top_p", turn(generation=Generation(top_p=value)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.turn import CallOutcome
-from precall_service.domain.endings import InvocationEnding
 from precall_service.tools.text import shorten
 
 

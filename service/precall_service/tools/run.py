@@ -147,7 +147,7 @@ class Run:
 
     @property
     def speculative(self) -> bool:
-        """Whether the run does not answer a call, or not yet."""
+        """Whether the run answers no call yet."""
         return not self.call_id
 
     async def ending(self) -> InvocationEnding:
