@@ -17,7 +17,7 @@ import grpc.aio
 from bench.process import Child, started
 from bench.report import AtMost, Report
 from bench.stats import slope
-from precall.v1 import agent_pb2, agent_pb2_grpc, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, agent_pb2_grpc, content_pb2, tool_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
 
 SETTLE_S = 0.5
@@ -41,7 +41,10 @@ _OPEN = agent_pb2.ConverseRequest(
     ),
 )
 _START = agent_pb2.ConverseRequest(
-    sequence=2, start_turn=turn_pb2.StartTurn(turn_id="turn-1", text="How is the weather?")
+    sequence=2,
+    start_turn=turn_pb2.StartTurn(
+        turn_id="turn-1", content=[content_pb2.ContentPart(text="How is the weather?")]
+    ),
 )
 
 

@@ -23,7 +23,7 @@ from typing import Self
 from bench.h2 import Reader
 from bench.process import Child, started
 from bench.report import AtLeast, Report
-from precall.v1 import agent_pb2, turn_pb2
+from precall.v1 import agent_pb2, content_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
 
 TEXT = " word"
@@ -42,7 +42,10 @@ OPEN = agent_pb2.ConverseRequest(
     sequence=1, open=agent_pb2.OpenConversation(client_name="bench")
 ).SerializeToString()
 START = agent_pb2.ConverseRequest(
-    sequence=2, start_turn=turn_pb2.StartTurn(turn_id="turn-1", text="Go on.")
+    sequence=2,
+    start_turn=turn_pb2.StartTurn(
+        turn_id="turn-1", content=[content_pb2.ContentPart(text="Go on.")]
+    ),
 ).SerializeToString()
 
 

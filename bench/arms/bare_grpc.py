@@ -50,6 +50,15 @@ class BareServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> agent_pb2.GetServerInfoResponse:
         return agent_pb2.GetServerInfoResponse()
 
+    async def GetTranscript(  # noqa: N802
+        self,
+        request: agent_pb2.GetTranscriptRequest,
+        context: grpc.aio.ServicerContext[
+            agent_pb2.GetTranscriptRequest, Awaitable[agent_pb2.GetTranscriptResponse]
+        ],
+    ) -> agent_pb2.GetTranscriptResponse:
+        return agent_pb2.GetTranscriptResponse()
+
 
 async def main(config: JsonObject, link: Link) -> None:
     """Serves until the bench ends."""

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from bench.process import Link, run_child
 from precall_service import app
+from precall_service.agent.account import Happening, Sampled, TurnAccount
 from precall_service.agent.conversation import Conversation
-from precall_service.agent.report import Stopwatch
 from precall_service.cli.launch import engine_config
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Message, Transcript
@@ -177,21 +177,22 @@ class Gaps:
     def __init__(self) -> None:
         self._answered_at: float | None = None
         self._gaps: list[float] = []
-        deliver, first_piece = Conversation.deliver, Stopwatch.first_piece
+        deliver, note = Conversation.deliver, TurnAccount.note
         gaps = self
 
         def noted_deliver(self: Conversation, invocation_id: str, answer: HandlerAnswer) -> None:
             gaps._answered_at = time.perf_counter()
             deliver(self, invocation_id, answer)
 
-        def noted_first_piece(self: Stopwatch) -> None:
-            if gaps._answered_at is not None:
-                gaps._gaps.append(time.perf_counter() - gaps._answered_at)
-                gaps._answered_at = None
-            first_piece(self)
+        def noted_note(self: TurnAccount, happening: Happening) -> None:
+            if isinstance(happening, Sampled) and happening.pieces:
+                if gaps._answered_at is not None:
+                    gaps._gaps.append(time.perf_counter() - gaps._answered_at)
+                    gaps._answered_at = None
+            note(self, happening)
 
         Conversation.deliver = noted_deliver
-        Stopwatch.first_piece = noted_first_piece
+        TurnAccount.note = noted_note
 
     async def take(self, _fields: JsonObject) -> JsonObject:
         """The times since they were last asked for."""

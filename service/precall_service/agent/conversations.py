@@ -20,7 +20,6 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.messages import Transcript
 from precall_service.domain.turn import TurnOutcome
 from precall_service.tools.declarations import ToolLimits
-from precall_service.tools.timeout import within
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ class Conversations:
             conversation.outbox.offer(GoAway(time_left_s, "the server is shutting down"))
             conversation.drain(error)
         try:
-            async with within(self._services.clock, time_left_s):
+            async with asyncio.timeout(time_left_s):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("%d conversations outlast the drain time", len(self._open))

@@ -207,7 +207,7 @@ async def test_the_growth_of_answered_turns_is_remembered() -> None:
 async def test_the_growth_of_a_turn_cut_by_a_limit_is_not_remembered() -> None:
     async with agent(*[says("x" * 100)] * 4, *[calls(ROME)] * 4) as there:
         client = there.open(WEATHER)
-        for limits in (replace(LIMITS, max_tokens=50), replace(LIMITS, max_steps=1)):
+        for limits in (replace(LIMITS, max_turn_tokens=50), replace(LIMITS, max_steps=1)):
             for _ in range(4):
                 assert (await client.ask(limits=limits)).outcome is TurnOutcome.LIMIT
         assert there.growth.expected("ann", "", safe=10_000) == 10_000

@@ -6,7 +6,7 @@ import pytest
 
 from bench.h2 import Reader
 from bench.process import started
-from precall.v1 import agent_pb2, turn_pb2
+from precall.v1 import agent_pb2, content_pb2, turn_pb2
 
 CALLS, DELTAS = 5, 40
 
@@ -16,7 +16,10 @@ async def test_the_reader_counts_the_messages_of_every_call() -> None:
     config = {"deltas": DELTAS, "text": " word"}
     open_frame = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
     start_frame = agent_pb2.ConverseRequest(
-        sequence=2, start_turn=turn_pb2.StartTurn(turn_id="turn-1", text="Go on.")
+        sequence=2,
+        start_turn=turn_pb2.StartTurn(
+            turn_id="turn-1", content=[content_pb2.ContentPart(text="Go on.")]
+        ),
     )
     async with started("bench.arms.bare_grpc", config) as server:
         address = str(server.ready["address"])
