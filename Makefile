@@ -39,7 +39,7 @@ setup: ## install the service, the engine and the tools for development into .ve
 runtime:
 	@scripts/setup runtime $(BACKEND)
 
-lint: setup ## style, types, import rules, the wire contract, fresh stubs
+lint: setup ## style, types, import rules, the wire contract, fresh generated code
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/basedpyright --warnings
@@ -54,7 +54,7 @@ fmt: setup ## format Python and proto files, fix what can be fixed
 	$(BIN)/ruff format
 	$(BIN)/buf format --write proto
 
-gen: setup ## generate the Python stubs from proto/
+gen: setup ## generate the Python stubs and events from proto/
 	@$(BIN)/python scripts/gen.py
 
 baseline: setup ## at a release: the wire contract that later ones must stay compatible with

@@ -1,7 +1,7 @@
-"""Generates the Python stubs of proto/precall/v1.
+"""Generates the Python of proto/precall/v1: the stubs, and the events (gen_events.py).
 
-    scripts/gen.py            rewrite the stubs in clients/python/src/precall/v1
-    scripts/gen.py --check    exit 1 if the stubs differ from what the .proto files give
+    scripts/gen.py            rewrite what differs from what the .proto files give
+    scripts/gen.py --check    exit 1 if anything does
 
 The same files give the same bytes, so a difference is always a change of the contract or a tool.
 """
@@ -9,11 +9,14 @@ The same files give the same bytes, so a difference is always a change of the co
 from __future__ import annotations
 
 import argparse
-import filecmp
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+import gen_events
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
@@ -23,7 +26,7 @@ INIT = '"""Generated from proto/precall/v1 by `make gen`. Do not edit."""\n'
 
 
 def protoc(*arguments: str) -> None:
-    """Runs protoc over every file of the contract; exits with a message if protoc fails."""
+    """Runs protoc over every file of the contract."""
     files = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("precall/v1/*.proto"))
     if not files:
         sys.exit(f"gen: no .proto file in {PROTO / 'precall/v1'}")
@@ -32,8 +35,25 @@ def protoc(*arguments: str) -> None:
         sys.exit("gen: protoc failed; the lines above say where")
 
 
-def generate(folder: Path) -> Path:
-    """Writes the stubs under `folder` and returns their package's folder."""
+def generate() -> dict[Path, bytes]:
+    """Returns what the .proto files give, by path in the repository."""
+    with tempfile.TemporaryDirectory() as scratch:
+        descriptors = Path(scratch) / "descriptors.binpb"
+        stubs(Path(scratch))
+        protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={descriptors}")
+        described = FileDescriptorSet.FromString(descriptors.read_bytes())
+        files = {
+            STUBS / path.name: path.read_bytes()
+            for path in (Path(scratch) / "precall/v1").glob("*.py*")
+        }
+    files[STUBS / "__init__.py"] = INIT.encode()
+    for path, text in gen_events.modules(described).items():
+        files[ROOT / path] = text.encode()
+    return files
+
+
+def stubs(folder: Path) -> None:
+    """Writes the stubs under `folder`."""
     plugins = Path(sys.executable).parent
     protoc(
         f"--python_out={folder}",
@@ -43,40 +63,38 @@ def generate(folder: Path) -> Path:
         f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
         f"--mypy_grpc_out=quiet,only_async:{folder}",
     )
-    package = folder / "precall/v1"
-    for module in package.glob("*_pb2_grpc.py"):
+    for module in folder.glob("precall/v1/*_pb2_grpc.py"):
         if "class " not in module.read_text():  # a file with messages only: nothing to call
             module.unlink()
             module.with_suffix(".pyi").unlink()
-    (package / "__init__.py").write_text(INIT)
-    return package
 
 
-def differences(fresh: Path, committed: Path) -> list[str]:
-    """Returns the names that are missing, left over or different in `committed`."""
-    names = {path.name for folder in (fresh, committed) for path in folder.glob("*.py*")}
-    _, changed, missing = filecmp.cmpfiles(fresh, committed, names, shallow=False)
-    return sorted(changed + missing)
+def stale(fresh: dict[Path, bytes]) -> list[Path]:
+    """Returns the files that are missing, left over or different in the repository."""
+    paths = {*fresh, *STUBS.glob("*.py*")}
+    return sorted(
+        path for path in paths if not path.exists() or path.read_bytes() != fresh.get(path)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Generate the Python stubs.")
+    parser = argparse.ArgumentParser(description="Generate the Python of the contract.")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     options = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = generate(Path(scratch))
-        stale = differences(fresh, STUBS)
-        if options.check:
-            if stale:
-                sys.exit(f"gen: stubs are stale, run `make gen`: {', '.join(stale)}")
-            return
-        STUBS.mkdir(parents=True, exist_ok=True)
-        for name in stale:
-            (STUBS / name).unlink(missing_ok=True)
-            if (fresh / name).exists():
-                (STUBS / name).write_bytes((fresh / name).read_bytes())
-        print(f"gen: {len(stale)} files changed in {STUBS.relative_to(ROOT)}")
+    fresh = generate()
+    changed = stale(fresh)
+    if options.check:
+        if changed:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in changed)
+            sys.exit(f"gen: run `make gen`, these are stale: {names}")
+        return
+    for path in changed:
+        path.unlink(missing_ok=True)
+        if path in fresh:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(fresh[path])
+    print(f"gen: {len(changed)} files changed")
 
 
 if __name__ == "__main__":

@@ -185,10 +185,10 @@ class Gaps:
             deliver(self, invocation_id, answer)
 
         def noted_note(self: TurnAccount, happening: Happening) -> None:
-            if isinstance(happening, Sampled) and happening.pieces:
-                if gaps._answered_at is not None:
-                    gaps._gaps.append(time.perf_counter() - gaps._answered_at)
-                    gaps._answered_at = None
+            piece = isinstance(happening, Sampled) and bool(happening.pieces)
+            if piece and gaps._answered_at is not None:
+                gaps._gaps.append(time.perf_counter() - gaps._answered_at)
+                gaps._answered_at = None
             note(self, happening)
 
         Conversation.deliver = noted_deliver

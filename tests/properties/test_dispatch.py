@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import InvocationCancelReason, Invoke
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
-from precall_service.tools.link import CancelReason, HandlerResult, Invocation
+from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.clock import ManualClock, settle
@@ -59,7 +60,7 @@ class Watched:
         self.closing = asyncio.create_task(run.closed())
         self.waits: list[asyncio.Task[InvocationEnding]] = [asyncio.create_task(run.ending())]
         self.ended: InvocationEnding | None = None
-        self.discarded: CancelReason | None = None
+        self.discarded: InvocationCancelReason | None = None
         self.answer: str | None = None
         """What its handler answered while it was wanted."""
         run.on_progress(self._on_progress)
@@ -113,7 +114,7 @@ class Interleaving:
         runs = list(self.runs.values())
         return runs[choice % len(runs)] if runs else None
 
-    def invocation(self, choice: int) -> tuple[Process, Invocation] | None:
+    def invocation(self, choice: int) -> tuple[Process, Invoke] | None:
         sent = [(each, one) for each in self.processes for one in each.link.invocations]
         return sent[choice % len(sent)] if sent else None
 
@@ -141,7 +142,7 @@ class Interleaving:
 
     def discard(self, choice: int) -> None:
         if (watched := self.some_run(choice)) is not None:
-            reason = list(CancelReason)[choice % len(CancelReason)]
+            reason = list(InvocationCancelReason)[choice % len(InvocationCancelReason)]
             if watched.run.ended is None:
                 watched.discarded = reason
             watched.run.discard(reason)
@@ -189,7 +190,7 @@ class Interleaving:
         [other] = [each for each in self.processes if each is not process]
         assert self._deliver(other, invocation, "0") is Reason.INVOCATION_UNKNOWN
 
-    def _deliver(self, process: Process, invocation: Invocation, text: str) -> Reason | None:
+    def _deliver(self, process: Process, invocation: Invoke, text: str) -> Reason | None:
         try:
             self.dispatcher.deliver(process.link, invocation.invocation_id, HandlerResult(text))
         except ServiceError as error:
@@ -296,7 +297,7 @@ class Interleaving:
             process.link.taking = True
         for watched in self.runs.values():
             if watched.run.ended is None:
-                watched.discarded = CancelReason.DRAINING
+                watched.discarded = InvocationCancelReason.DRAINING
 
     def answer_late(self) -> None:
         for choice in range(sum(len(each.link.invocations) for each in self.processes)):
@@ -318,7 +319,7 @@ class Interleaving:
                 if watched.process is process:
                     self._check_ending(watched, cancels.get(watched.run.invocation_id))
 
-    def _check_ending(self, watched: Watched, told: CancelReason | None) -> None:
+    def _check_ending(self, watched: Watched, told: InvocationCancelReason | None) -> None:
         """The ending says what happened, and the process was told what its handler must know."""
         ending = watched.run.ended
         assert ending is not None
@@ -334,7 +335,9 @@ class Interleaving:
             assert reason is not Reason.CANCELLED
         if reason in NEVER_RAN:
             assert not watched.run.sent
-        because = CancelReason.TIMEOUT if reason is Reason.TOOL_TIMEOUT else watched.discarded
+        because = (
+            InvocationCancelReason.TIMEOUT if reason is Reason.TOOL_TIMEOUT else watched.discarded
+        )
         if not watched.run.sent or because is None:
             assert told is None
         elif not watched.process.lost and not watched.process.was_stuck:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from precall_service.domain.events import Invoke, TurnOutcome
 from precall_service.domain.messages import Message, Transcript
-from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnOutcome
+from precall_service.domain.turn import GenerationSettings, TurnLimits
 from precall_service.engine.base import Finish, Prompt, StepEnd, StepSpec
-from precall_service.tools.link import HandlerResult, Invocation
+from precall_service.tools.link import HandlerResult
 from tests.support import scripted_template as template
 from tests.support.agent import WEATHER, Client, agent_on
 from tests.support.clock import settle
@@ -127,7 +128,7 @@ def _room_for_text(said: Said, max_tokens: int) -> int:
 
 async def _answer_all(client: Client, order: st.DataObject, answered: int) -> int:
     """Answers what the client is asked to run, in any order; returns how much that was so far."""
-    while len(invocations := client.of(Invocation)) > answered:
+    while len(invocations := client.of(Invoke)) > answered:
         waiting = list(enumerate(invocations))[answered:]
         for index, invocation in order.draw(st.permutations(waiting)):
             client.conversation.deliver(invocation.invocation_id, HandlerResult(str(index)))

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.events import TurnCompleted
-from precall_service.domain.turn import GenerationSettings, TurnOutcome, TurnSpec
+from precall_service.domain.events import Invoke, TurnCompleted, TurnOutcome
+from precall_service.domain.turn import GenerationSettings, TurnSpec
 from precall_service.engine.base import (
     CallBegun,
     EngineDiedError,
@@ -23,7 +23,7 @@ from precall_service.engine.base import (
     Prompt,
     StepSpec,
 )
-from precall_service.tools.link import HandlerError, HandlerResult, Invocation
+from precall_service.tools.link import HandlerError, HandlerResult
 from tests.support.agent import (
     LIMITS,
     OSLO,
@@ -139,7 +139,7 @@ class Play:
 
     def _answer(self, client: Client, *, failed: bool) -> None:
         answer = HandlerError("ValueError", "no") if failed else HandlerResult("1")
-        for invocation in client.of(Invocation):
+        for invocation in client.of(Invoke):
             if invocation.invocation_id not in self._answered:
                 self._answered.add(invocation.invocation_id)
                 client.conversation.deliver(invocation.invocation_id, answer)

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = "clients/python/src/precall/v1/"
+STUBS = "clients/python/src/precall/v1/"
+GENERATED = "Generated from proto/precall/v1 by `make gen`. Do not edit."
 BINARY = {".binpb", ".gif", ".png"}
 
 
@@ -24,10 +25,16 @@ def written(*suffixes: str) -> list[str]:
     return [
         path
         for path in tracked()
-        if not path.startswith(GENERATED)
+        if not path.startswith(STUBS)
         and Path(path).suffix not in BINARY
         and (not suffixes or path.endswith(suffixes))
+        and not is_generated(path)
     ]
+
+
+def is_generated(path: str) -> bool:
+    """Returns whether a module's docstring says so."""
+    return path.endswith(".py") and GENERATED in text(path).splitlines()[:10]
 
 
 def text(path: str) -> str:

@@ -12,7 +12,7 @@ from tests.repo.files import ROOT
 
 CHECKS = {
     "import contracts": [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"],
-    "stubs are fresh": [sys.executable, "scripts/gen.py", "--check"],
+    "stubs and events are fresh": [sys.executable, "scripts/gen.py", "--check"],
 }
 
 

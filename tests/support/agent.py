@@ -15,15 +15,15 @@ from precall_service.agent.context import TurnServices
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.agent.limits import AgentLimits
-from precall_service.agent.outbox import ConversationEvent, NumberedEvent
-from precall_service.domain.events import TurnCompleted
+from precall_service.agent.outbox import NumberedEvent
+from precall_service.domain.events import ConversationEvent, Invoke, TurnCompleted
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Transcript
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
-from precall_service.tools.link import HandlerAnswer, HandlerResult, Invocation
+from precall_service.tools.link import HandlerAnswer, HandlerResult
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
 from tests.support.scripts import Script, Step
@@ -39,7 +39,7 @@ TIME = ToolProposal(name="time", timeout_s=20.0)
 ROME = ("weather", '{"city":"Rome"}')
 OSLO = ("weather", '{"city":"Oslo"}')
 
-Handler = Callable[[Invocation], HandlerAnswer | None]
+Handler = Callable[[Invoke], HandlerAnswer | None]
 """Answers an invocation at once, or leaves that to the test."""
 
 
@@ -130,7 +130,7 @@ class Client:
 
     async def deliver(self, answer: HandlerAnswer, index: int = -1) -> None:
         """The answer to the invocation of that index, counted as they came."""
-        invocation = self.of(Invocation)[index]
+        invocation = self.of(Invoke)[index]
         self.conversation.deliver(invocation.invocation_id, answer)
         await settle()
 
@@ -170,7 +170,7 @@ class Client:
                 return
             self.numbered += taken
             for event in taken:
-                if isinstance(event.event, Invocation) and self._handler is not None:
+                if isinstance(event.event, Invoke) and self._handler is not None:
                     answer = self._handler(event.event)
                     if answer is not None:
                         self.conversation.deliver(event.event.invocation_id, answer)

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import InvocationCancelReason, ToolCallOutcome
 from precall_service.domain.tools import ToolEffects
-from precall_service.domain.turn import CallOutcome
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
-from precall_service.tools.link import CancelReason, HandlerResult
+from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.clock import ManualClock, settle
@@ -103,7 +103,7 @@ class Calls:
         try:
             return await run.ending()
         finally:
-            run.discard(CancelReason.TURN_ENDED)
+            run.discard(InvocationCancelReason.TURN_ENDED)
             await run.closed()
 
     async def answer(self, index: int = -1, result_json: str = "1") -> None:
@@ -143,7 +143,7 @@ def ended(running: asyncio.Task[InvocationEnding] | Run) -> InvocationEnding:
     return running.result()
 
 
-def ending(running: asyncio.Task[InvocationEnding] | Run) -> tuple[CallOutcome, Reason | None]:
+def ending(running: asyncio.Task[InvocationEnding] | Run) -> tuple[ToolCallOutcome, Reason | None]:
     """How it ended, and why."""
     result = ended(running)
     return result.outcome, result.error and result.error.reason

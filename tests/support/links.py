@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.tools.link import CancelReason, Invocation
+from precall_service.domain.events import InvocationCancelReason, Invoke
 
 
 class RecordingLink:
@@ -16,11 +16,11 @@ class RecordingLink:
     """
 
     def __init__(self) -> None:
-        self.asked: list[Invocation] = []
+        self.asked: list[Invoke] = []
         """All that it was to send, whether it took them or not."""
-        self.invocations: list[Invocation] = []
+        self.invocations: list[Invoke] = []
         self.commits: list[tuple[str, str]] = []
-        self.cancels: list[tuple[str, CancelReason]] = []
+        self.cancels: list[tuple[str, InvocationCancelReason]] = []
         self.broken = False
         self._moves = asyncio.Event()
         self._moves.set()
@@ -41,7 +41,7 @@ class RecordingLink:
         self.broken = True
         self._moves.set()
 
-    async def invoke(self, invocation: Invocation) -> None:
+    async def invoke(self, invocation: Invoke) -> None:
         self.asked.append(invocation)
         await self._accept()
         self.invocations.append(invocation)
@@ -50,7 +50,7 @@ class RecordingLink:
         await self._accept()
         self.commits.append((invocation_id, call_id))
 
-    async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
+    async def cancel(self, invocation_id: str, reason: InvocationCancelReason) -> None:
         await self._accept()
         self.cancels.append((invocation_id, reason))
 

@@ -6,24 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from precall_service.agent.outbox import ConversationEvent, NumberedEvent
+from precall_service.agent.outbox import NumberedEvent
 from precall_service.domain.events import (
+    ConversationEvent,
+    Invoke,
     ReasoningDelta,
     StepCompleted,
+    StepFinishReason,
     StepStarted,
     TextDelta,
     ToolCallArgumentsDelta,
     ToolCallCompleted,
+    ToolCallOutcome,
     ToolCallProgress,
     ToolCallReady,
     ToolCallStarted,
     TurnCompleted,
     TurnEvent,
+    TurnOutcome,
     TurnQueued,
     TurnStarted,
 )
-from precall_service.domain.turn import CallOutcome, StepFinish, TurnOutcome
-from precall_service.tools.link import Invocation
 
 T = TypeVar("T")
 
@@ -113,7 +116,7 @@ class _Telling:
                 self.text += text
             case ReasoningDelta():
                 assert self.in_step
-            case Invocation(call_id=call_id):
+            case Invoke(call_id=call_id):
                 assert self.calls[call_id].ready
                 assert not self.calls[call_id].completed
             case _:
@@ -137,10 +140,10 @@ class _Telling:
             case ToolCallProgress(call_id):
                 assert not self.in_step
                 assert not self.calls[call_id].completed
-            case ToolCallCompleted(call_id, outcome, _, error, wait_s):
+            case ToolCallCompleted(call_id, outcome, _, error, wait_time_s):
                 assert not self.calls[call_id].completed
-                assert (error is None) == (outcome is CallOutcome.RESULT)
-                assert wait_s >= 0
+                assert (error is None) == (outcome is ToolCallOutcome.RESULT)
+                assert wait_time_s >= 0
                 self.calls[call_id].completed = True
             case _:
                 raise AssertionError(f"{event} is of no turn")
@@ -154,6 +157,6 @@ class _Telling:
         self.completed = event
 
 
-def finishes(events: Sequence[TurnEvent | ConversationEvent]) -> list[StepFinish]:
+def finishes(events: Sequence[TurnEvent | ConversationEvent]) -> list[StepFinishReason]:
     """How each step ended."""
-    return [event.finish for event in of(StepCompleted, events)]
+    return [event.finish_reason for event in of(StepCompleted, events)]

@@ -24,11 +24,16 @@ from precall_service.agent.transcript import TurnTranscript
 from precall_service.domain.clock import Clock
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import ServiceError
-from precall_service.domain.events import ToolCallCompleted, ToolCallProgress, TurnEvent
+from precall_service.domain.events import (
+    InvocationCancelReason,
+    ResultSource,
+    ToolCallCompleted,
+    ToolCallProgress,
+    TraceContext,
+    TurnEvent,
+)
 from precall_service.domain.messages import ToolCall
-from precall_service.domain.turn import TraceContext
 from precall_service.tools.dispatch import Dispatcher
-from precall_service.tools.link import CancelReason
 from precall_service.tools.run import InvocationContext
 from precall_service.tools.toolset import RegisteredTool
 
@@ -141,7 +146,7 @@ class TurnCalls:
         try:
             return await run.ending()
         except asyncio.CancelledError:
-            run.discard(CancelReason.TURN_ENDED)
+            run.discard(InvocationCancelReason.TURN_ENDED)
             await run.closed()
             raise
         finally:
@@ -153,9 +158,14 @@ class TurnCalls:
         """Tells a call's ending: the first one, should a cancel have cut the telling short."""
         call = self._open[call_id]
         if call.completed is None:
-            wait_s = self._clock.now() - call.ready_at
+            has_result = ending.error is None
             call.completed = ToolCallCompleted(
-                call_id, ending.outcome, ending.result_json, ending.error, wait_s
+                call_id,
+                ending.outcome,
+                ending.result_json,
+                ending.error,
+                wait_time_s=self._clock.now() - call.ready_at,
+                source=ResultSource.COMMITTED if has_result else ResultSource.UNSPECIFIED,
             )
             self._account.note(call.completed)
         await self._emit(call.completed)

@@ -19,28 +19,27 @@ from precall_service.agent import refusals
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.ended import EndedTurns, same_turn
 from precall_service.agent.limits import AgentLimits
-from precall_service.agent.outbox import (
-    InvocationCancelled,
-    InvocationCommitted,
-    Outbox,
-    ToolsRegistered,
-    ToolsWithdrawn,
-)
+from precall_service.agent.outbox import Outbox
 from precall_service.agent.transcript import Tail
 from precall_service.agent.turn import Turn
 from precall_service.domain.clock import Timer
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.messages import Transcript
-from precall_service.domain.turn import (
-    ToolChoice,
-    ToolChoiceMode,
+from precall_service.domain.events import (
+    CancelInvocation,
+    InvocationCancelReason,
+    InvocationCommitted,
+    Invoke,
+    ToolRegistration,
+    ToolsRegistered,
+    ToolsWithdrawn,
     TurnOutcome,
-    TurnSpec,
 )
+from precall_service.domain.messages import Transcript
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolLimits, ToolProposal
-from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
-from precall_service.tools.toolset import RegisteredTool, Registration, Toolset
+from precall_service.tools.link import HandlerAnswer
+from precall_service.tools.toolset import RegisteredTool, Toolset
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +82,18 @@ class Conversation:
 
     # What the client says.
 
-    def register(self, proposals: Sequence[ToolProposal], *, path: str) -> tuple[Registration, ...]:
+    def register(
+        self, proposals: Sequence[ToolProposal], *, path: str
+    ) -> tuple[ToolRegistration, ...]:
         """Declares or updates inline tools; a running turn keeps those that it began with.
 
         `path` is where they stand in the client's frame, for errors.
         """
         refused = self._no_tool_calls()
         if refused is not None:
-            return tuple(Registration(name=p.name, version="", error=refused) for p in proposals)
+            return tuple(
+                ToolRegistration(name=p.name, version="", error=refused) for p in proposals
+            )
         return tuple(self._toolset.register(proposals, path=path))
 
     async def register_tools(self, frame: int, proposals: Sequence[ToolProposal]) -> None:
@@ -170,7 +173,7 @@ class Conversation:
 
     # The way to the client's handlers (tools.link.HandlerLink).
 
-    async def invoke(self, invocation: Invocation) -> None:
+    async def invoke(self, invocation: Invoke) -> None:
         """Asks the client to run a handler.
 
         Raises:
@@ -188,14 +191,14 @@ class Conversation:
         self._check_linked()
         await self.outbox.put(InvocationCommitted(invocation_id, call_id))
 
-    async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
+    async def cancel(self, invocation_id: str, reason: InvocationCancelReason) -> None:
         """Tells the client that a run is no longer wanted.
 
         Raises:
             ServiceError: TOOL_UNAVAILABLE, the client is gone.
         """
         self._check_linked()
-        await self.outbox.put(InvocationCancelled(invocation_id, reason))
+        await self.outbox.put(CancelInvocation(invocation_id, reason))
 
     # Its life.
 

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from precall_service.agent.context import TurnServices
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.limits import AgentLimits
-from precall_service.agent.outbox import GoAway
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import GoAway, TurnOutcome
 from precall_service.domain.messages import Transcript
-from precall_service.domain.turn import TurnOutcome
 from precall_service.tools.declarations import ToolLimits
 
 log = logging.getLogger(__name__)

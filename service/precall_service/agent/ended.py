@@ -7,8 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from precall_service.agent import refusals
-from precall_service.domain.events import TurnCompleted
-from precall_service.domain.turn import TraceContext, TurnSpec
+from precall_service.domain.events import TraceContext, TurnCompleted
+from precall_service.domain.turn import TurnSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

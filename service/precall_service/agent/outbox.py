@@ -11,71 +11,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from precall_service.domain.errors import ServiceError
-from precall_service.domain.events import TurnEvent
-from precall_service.tools.link import CancelReason, Invocation
-from precall_service.tools.toolset import Registration
-
-
-@dataclass(frozen=True, slots=True)
-class FrameRejected:
-    """A frame of the client was refused."""
-
-    frame_sequence: int
-    error: ServiceError
-
-
-@dataclass(frozen=True, slots=True)
-class ToolsRegistered:
-    """The answer to a registration."""
-
-    frame_sequence: int
-    registrations: tuple[Registration, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ToolsWithdrawn:
-    """The answer to a withdrawal."""
-
-    frame_sequence: int
-    names: tuple[str, ...]
-    unknown_names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InvocationCommitted:
-    """A speculative invocation now answers a call."""
-
-    invocation_id: str
-    call_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class InvocationCancelled:
-    """An invocation is no longer wanted."""
-
-    invocation_id: str
-    reason: CancelReason
-
-
-@dataclass(frozen=True, slots=True)
-class GoAway:
-    """The stream will close in `time_left_s` seconds."""
-
-    time_left_s: float
-    message: str
-
-
-ConversationEvent = (
-    TurnEvent
-    | FrameRejected
-    | ToolsRegistered
-    | ToolsWithdrawn
-    | Invocation
-    | InvocationCommitted
-    | InvocationCancelled
-    | GoAway
-)
+from precall_service.domain.events import ConversationEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.turn import CallOutcome
+from precall_service.domain.events import ToolCallOutcome
 from precall_service.tools.text import shorten
 
 
@@ -154,7 +154,7 @@ def call_of_unknown_tool(name: str, known: Collection[str]) -> InvocationEnding:
     """The model called what is not there."""
     names = ", ".join(sorted(known)) or "none"
     return InvocationEnding(
-        outcome=CallOutcome.ERROR,
+        outcome=ToolCallOutcome.ERROR,
         error=ServiceError(
             Reason.TOOL_UNKNOWN, f"no tool {name!r} is registered; there are: {names}"
         ),
@@ -164,7 +164,7 @@ def call_of_unknown_tool(name: str, known: Collection[str]) -> InvocationEnding:
 def call_not_made() -> InvocationEnding:
     """A limit cut the step before the message with the call was whole."""
     return InvocationEnding(
-        outcome=CallOutcome.CANCELLED,
+        outcome=ToolCallOutcome.CANCELLED,
         error=ServiceError(
             Reason.LIMIT_REACHED, "the step was cut before its message ended: no call was made"
         ),
@@ -197,7 +197,7 @@ def failed_after_effects(cause: ServiceError, tools: Iterable[str]) -> ServiceEr
 def answer_too_long() -> InvocationEnding:
     """What later turns read in place of results that left no room for them."""
     return InvocationEnding(
-        outcome=CallOutcome.ERROR,
+        outcome=ToolCallOutcome.ERROR,
         error=ServiceError(
             Reason.TOO_LARGE, "the result left no room in the context window and was dropped"
         ),
@@ -212,5 +212,5 @@ def call_outlived(why: ServiceError | None, *, in_doubt: bool) -> InvocationEndi
     if in_doubt:
         message += "; whether it took effect is not known"
     return InvocationEnding(
-        outcome=CallOutcome.CANCELLED, error=ServiceError(Reason.CANCELLED, message)
+        outcome=ToolCallOutcome.CANCELLED, error=ServiceError(Reason.CANCELLED, message)
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from precall_service.agent.account import Happening, Sampled, StepBegan
 from precall_service.domain.events import (
     StepCompleted,
+    StepFinishReason,
+    TokenUsage,
     ToolCallCompleted,
     ToolCallReady,
+    TurnReport,
     TurnStarted,
 )
-from precall_service.domain.turn import StepFinish, TokenUsage, TurnReport
 
 
 class TurnReporter:
@@ -58,12 +60,12 @@ class TurnReporter:
         self._end_tools()
         first = self._first_piece_at
         return TurnReport(
-            wall_s=ended_at - self._received_at,
-            queue_s=self._queue_s,
+            wall_time_s=ended_at - self._received_at,
+            queue_time_s=self._queue_s,
             time_to_first_token_s=None if first is None else first - self._received_at,
-            generation_s=self._generation_s,
-            tool_exposed_s=self._tool_s,
-            continuation_s=self._continuation_s,
+            generation_time_s=self._generation_s,
+            tool_time_exposed_s=self._tool_s,
+            continuation_time_s=self._continuation_s,
             steps=self._steps,
             tool_calls=self._calls,
             usage=self._usage,
@@ -79,12 +81,12 @@ class TurnReporter:
             if type(piece) is ToolCallReady:
                 self._calls_in_step += 1
 
-    def _end_step(self, at: float, finish: StepFinish, usage: TokenUsage) -> None:
-        self._usage += usage
+    def _end_step(self, at: float, finish: StepFinishReason, usage: TokenUsage) -> None:
+        self._usage = _sum(self._usage, usage)
         if self._step_began_at is not None:
             self._generation_s += at - self._step_began_at
             self._step_began_at = None
-        if finish is StepFinish.TOOL_CALLS:
+        if finish is StepFinishReason.TOOL_CALLS:
             self._calls += self._calls_in_step
             self._calls_ready_at, self._answered_at = at, None
 
@@ -92,3 +94,12 @@ class TurnReporter:
         if self._calls_ready_at is not None and self._answered_at is not None:
             self._tool_s += self._answered_at - self._calls_ready_at
         self._calls_ready_at = None
+
+
+def _sum(one: TokenUsage, other: TokenUsage) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=one.input_tokens + other.input_tokens,
+        cached_tokens=one.cached_tokens + other.cached_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        reasoning_tokens=one.reasoning_tokens + other.reasoning_tokens,
+    )

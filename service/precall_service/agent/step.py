@@ -12,14 +12,15 @@ from precall_service.agent.account import Piece, Sampled, TurnAccount
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import (
     ReasoningDelta,
+    StepFinishReason,
     TextDelta,
+    TokenUsage,
     ToolCallArgumentsDelta,
     ToolCallReady,
     ToolCallStarted,
     TurnEvent,
 )
 from precall_service.domain.messages import AssistantMessage, ToolCall
-from precall_service.domain.turn import StepFinish, TokenUsage
 from precall_service.engine import base
 from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream
 
@@ -41,11 +42,13 @@ class Step:
     end: StepEnd
 
     @property
-    def finish(self) -> StepFinish:
+    def finish(self) -> StepFinishReason:
         """Why it ended."""
         if self.message.tool_calls:
-            return StepFinish.TOOL_CALLS
-        return StepFinish.LENGTH if self.end.finish is Finish.LENGTH else StepFinish.STOP
+            return StepFinishReason.TOOL_CALLS
+        return (
+            StepFinishReason.LENGTH if self.end.finish is Finish.LENGTH else StepFinishReason.STOP
+        )
 
     def usage(self, prompt: Prompt) -> TokenUsage:
         """The tokens that it took, from its prompt on."""

@@ -16,8 +16,14 @@ from precall_service.agent.step import Step, StepReader
 from precall_service.agent.transcript import TurnTranscript
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import ServiceError
-from precall_service.domain.events import StepCompleted, StepStarted, TurnEvent
-from precall_service.domain.turn import StepFinish, TokenUsage, ToolChoice, TurnSpec
+from precall_service.domain.events import (
+    StepCompleted,
+    StepFinishReason,
+    StepStarted,
+    TokenUsage,
+    TurnEvent,
+)
+from precall_service.domain.turn import ToolChoice, TurnSpec
 from precall_service.engine.base import Engine, Priority, Prompt, StepSpec
 
 Emit = Callable[[TurnEvent], Awaitable[None]]
@@ -82,7 +88,7 @@ class TurnSteps:
             # Of the tokens that it sampled none is counted; its prompt was computed.
             usage = TokenUsage(input_tokens=self._prompt_tokens if self._reader.begun else 0)
             self._transcript.keep_cut_step(self._reader.text)
-            self._note_end(StepFinish.ABORTED, usage)
+            self._note_end(StepFinishReason.ABORTED, usage)
             self._calls.open(self._reader.calls_told)
         await self._calls.end_all(why)
         await self._tell_end()
@@ -101,7 +107,7 @@ class TurnSteps:
             template_variables=self._context.transcript.template_variables,
         )
 
-    def _note_end(self, finish: StepFinish, usage: TokenUsage) -> None:
+    def _note_end(self, finish: StepFinishReason, usage: TokenUsage) -> None:
         self._untold = StepCompleted(self.number, finish, usage)
         self._account.note(self._untold)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
 from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
 from precall_service.agent.context import TurnContext
-from precall_service.domain.events import StepCompleted, ToolCallCompleted, TurnCompleted
-from precall_service.domain.turn import (
-    CallOutcome,
-    StepFinish,
+from precall_service.domain.events import (
+    StepCompleted,
+    StepFinishReason,
     TokenUsage,
+    ToolCallCompleted,
+    ToolCallOutcome,
     TraceContext,
+    TurnCompleted,
     TurnOutcome,
-    TurnSpec,
 )
+from precall_service.domain.turn import TurnSpec
 from precall_service.engine.base import StepSpec
 from precall_tracing import names
 from precall_tracing.turns import OpenSpan, StepSettings, Tracer, TurnTrace, Usage
@@ -27,7 +30,7 @@ class TurnSpans:
     def __init__(self, tracer: Tracer, spec: TurnSpec, context: TurnContext) -> None:
         self._turn = TurnTrace(
             tracer,
-            parent=spec.trace_context.carrier(),
+            parent=asdict(spec.trace_context),
             conversation_id=context.conversation_id,
             tenant=context.tenant,
             turn_id=spec.turn_id,
@@ -73,12 +76,12 @@ class TurnSpans:
             case _:
                 pass
 
-    def _complete_step(self, finish: StepFinish, usage: TokenUsage) -> None:
+    def _complete_step(self, finish: StepFinishReason, usage: TokenUsage) -> None:
         if self._step is None:
             return
         self._step.use(_used(usage))
         self._step.set({names.RESPONSE_FINISH_REASONS: [finish.name.lower()]})
-        if finish is not StepFinish.ABORTED:  # else the turn's ending says why
+        if finish is not StepFinishReason.ABORTED:  # else the turn's ending says why
             self._end_step()
 
     def _complete_call(self, completed: ToolCallCompleted) -> None:
@@ -86,7 +89,7 @@ class TurnSpans:
         if span is None:  # it was never on its way
             return
         span.set({names.TOOL_OUTCOME: completed.outcome.name.lower()})
-        if completed.error is not None and completed.outcome is not CallOutcome.CANCELLED:
+        if completed.error is not None and completed.outcome is not ToolCallOutcome.CANCELLED:
             span.fail(completed.error.reason.name)
         span.end()
 
@@ -97,7 +100,7 @@ class TurnSpans:
         self._turn.set(
             {
                 names.TURN_OUTCOME: completed.outcome.name.lower(),
-                names.TURN_QUEUE_TIME: report.queue_s,
+                names.TURN_QUEUE_TIME: report.queue_time_s,
                 names.TURN_STEPS: report.steps,
                 names.TURN_TOOL_CALLS: report.tool_calls,
             }

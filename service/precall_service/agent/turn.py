@@ -28,9 +28,15 @@ from precall_service.agent.transcript import TurnTranscript
 from precall_service.domain.clock import Timer
 from precall_service.domain.endings import model_text
 from precall_service.domain.errors import ServiceError
-from precall_service.domain.events import TurnCompleted, TurnEvent, TurnQueued, TurnStarted
+from precall_service.domain.events import (
+    TurnCompleted,
+    TurnEvent,
+    TurnOutcome,
+    TurnQueued,
+    TurnStarted,
+)
 from precall_service.domain.messages import Message
-from precall_service.domain.turn import ToolChoice, TurnOutcome, TurnSpec
+from precall_service.domain.turn import ToolChoice, TurnSpec
 from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool

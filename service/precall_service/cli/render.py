@@ -149,7 +149,8 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
     usage = report.usage
     yield "whole turn", f"{report.wall_time_s:.2f} s in {counted(report.steps, 'step')}"
     yield "waited for admission", f"{report.queue_time_s * 1000:.0f} ms"
-    yield "to the first token", f"{report.time_to_first_token_s:.2f} s"
+    if report.time_to_first_token_s is not None:
+        yield "to the first token", f"{report.time_to_first_token_s:.2f} s"
     yield "model generated", f"{report.generation_time_s:.2f} s"
     calls = counted(report.tool_calls, "call")
     yield "waited for tools", f"{report.tool_time_exposed_s:.2f} s in {calls}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import ToolCallOutcome
 from precall_service.domain.json import dump, parse
 from precall_service.domain.text import encodable
-from precall_service.domain.turn import CallOutcome
 
 _OUTCOMES = {
-    Reason.TOOL_UNAVAILABLE: CallOutcome.UNAVAILABLE,
-    Reason.TOOL_TIMEOUT: CallOutcome.TIMEOUT,
-    Reason.CANCELLED: CallOutcome.CANCELLED,
+    Reason.TOOL_UNAVAILABLE: ToolCallOutcome.UNAVAILABLE,
+    Reason.TOOL_TIMEOUT: ToolCallOutcome.TIMEOUT,
+    Reason.CANCELLED: ToolCallOutcome.CANCELLED,
 }
 
 
@@ -20,19 +20,19 @@ _OUTCOMES = {
 class InvocationEnding:
     """The ending of a call. RESULT has a `result_json`, every other outcome an `error`."""
 
-    outcome: CallOutcome
+    outcome: ToolCallOutcome
     result_json: str = ""
     error: ServiceError | None = None
 
     @staticmethod
     def of_result(result_json: str) -> InvocationEnding:
         """Returns the ending for a result of the handler."""
-        return InvocationEnding(outcome=CallOutcome.RESULT, result_json=result_json)
+        return InvocationEnding(outcome=ToolCallOutcome.RESULT, result_json=result_json)
 
     @staticmethod
     def of_error(error: ServiceError) -> InvocationEnding:
         """Returns the ending for an error; the outcome follows from its reason."""
-        outcome = _OUTCOMES.get(error.reason, CallOutcome.ERROR)
+        outcome = _OUTCOMES.get(error.reason, ToolCallOutcome.ERROR)
         return InvocationEnding(outcome=outcome, error=error)
 
 

@@ -2,8 +2,8 @@
 
 A ServiceError refuses or ends something. Its `reason` says why, and the gRPC code follows from it.
 Reasons mirror `precall.v1.ErrorReason`, whose comments state cause and remedy. Everything in a
-ServiceError reaches the wire, so it holds only what was written for the user. Its texts quote names,
-arguments and messages of models and handlers, so they are made encodable here.
+ServiceError reaches the wire, so it holds only what was written for the user. Its texts quote
+names, arguments and messages of models and handlers, so they are made encodable here.
 """
 
 from __future__ import annotations

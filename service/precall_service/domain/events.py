@@ -1,120 +1,463 @@
-"""What a client is told about a turn, in the order in which it happens."""
+"""What a client is told: events, and the values in them.
+
+Fields that end in `_s` are seconds.
+
+Generated from proto/precall/v1 by `make gen`. Do not edit.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from dataclasses import KW_ONLY, dataclass
 
 from precall_service.domain.errors import ServiceError
-from precall_service.domain.turn import (
-    CallOutcome,
-    StepFinish,
-    TokenUsage,
-    TurnOutcome,
-    TurnReport,
-)
+
+
+class ToolCallOutcome(enum.Enum):
+    """How a tool call ended. Whatever it is, the model is told."""
+
+    UNSPECIFIED = 0
+    """Never sent."""
+    RESULT = 1
+    """The handler returned a result. This is a terminal state."""
+    ERROR = 2
+    """The handler failed, its result was unusable, or the arguments were not valid. This is a
+    terminal state."""
+    TIMEOUT = 3
+    """The handler did not answer in time. This is a terminal state."""
+    CANCELLED = 4
+    """The turn or the call was cancelled, or the step was cut by a limit. This is a terminal
+    state."""
+    UNAVAILABLE = 5
+    """No handler was there, or it left while the call ran. This is a terminal state."""
+    DENIED = 6
+    """A person denied the call. This is a terminal state."""
+
+
+class ResultSource(enum.Enum):
+    """Where a call's result came from."""
+
+    UNSPECIFIED = 0
+    """There was no result."""
+    COMMITTED = 1
+    """A handler ran for this call."""
+    SPECULATIVE = 2
+    """A prediction had run it early."""
+    CACHE = 3
+    """The tool cache had it."""
+
+
+class StepFinishReason(enum.Enum):
+    """Why a step ended."""
+
+    UNSPECIFIED = 0
+    """Never sent."""
+    STOP = 1
+    """The model ended its message, or wrote a stop text."""
+    TOOL_CALLS = 2
+    """The model ended its message with tool calls."""
+    LENGTH = 3
+    """A token limit cut it."""
+    ABORTED = 4
+    """It was cancelled or failed."""
+
+
+class TurnOutcome(enum.Enum):
+    """How a turn ended."""
+
+    UNSPECIFIED = 0
+    """Never sent."""
+    ANSWERED = 1
+    """The model gave its answer. This is a terminal state."""
+    LIMIT = 2
+    """A limit on tokens, steps or wall time cut it; the text so far stands. This is a terminal
+    state."""
+    CANCELLED = 3
+    """The client cancelled it. This is a terminal state."""
+    FAILED = 4
+    """It failed; `error` says why. This is a terminal state."""
+    INTERJECTED = 5
+    """Its message became part of the turn that was running, `merged_into_turn_id`, which answers
+    it. This is a terminal state."""
+
+
+class InvocationCancelReason(enum.Enum):
+    """Why a run is no longer wanted."""
+
+    UNSPECIFIED = 0
+    """Never sent."""
+    TIMEOUT = 1
+    """The tool's timeout has passed. The model has been told."""
+    TURN_ENDED = 2
+    """The turn was cancelled or failed."""
+    CALL_CANCELLED = 3
+    """The client cancelled this one call."""
+    PREDICTION_DISCARDED = 4
+    """The prediction behind it was discarded."""
+    DRAINING = 5
+    """The server shuts down."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRejected:
+    """One frame of the client was refused. The stream, and everything else on it, lives on."""
+
+    frame_sequence: int = 0
+    """`sequence` of the refused frame; 0 where it had none."""
+    error: ServiceError | None = None
+    """What was wrong, where, the limit, and what to do. Its details hold exactly one
+    `google.rpc.ErrorInfo`: the reason is the full name of an `ErrorReason` value
+    ("ERROR_REASON_TURN_RUNNING") and the domain is "precall". `google.rpc.BadRequest` names the
+    field. Refusals that may be retried carry `google.rpc.RetryInfo`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRegistration:
+    """The outcome for one declared tool."""
+
+    name: str = ""
+    """The tool's name, as declared."""
+    version: str = ""
+    """The version under which it is registered. Empty when it was refused."""
+    error: ServiceError | None = None
+    """Set when it was refused: what was wrong, where, the limit and what to do (see
+    FrameRejected.error)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsRegistered:
+    """Server to client: the answer to one RegisterTools."""
+
+    frame_sequence: int = 0
+    """`sequence` of the RegisterTools frame that this answers."""
+    registrations: tuple[ToolRegistration, ...] = ()
+    """One entry per declared tool, in the order of the declaration."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsWithdrawn:
+    """Server to client: the answer to one WithdrawTools."""
+
+    frame_sequence: int = 0
+    """`sequence` of the WithdrawTools frame that this answers."""
+    names: tuple[str, ...] = ()
+    """Names that were withdrawn."""
+    unknown_names: tuple[str, ...] = ()
+    """Names that this stream had not registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnQueued:
-    """The turn waits for admission; `position` turns start before it."""
+    """The turn waits for its admission.
 
-    position: int
+    Sent again when its position changes; a client that is slow to read may miss some.
+    """
+
+    position: int = 0
+    """How many turns start before it. 0: it is next."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
-    """The turn was admitted after `waited_s` seconds."""
+    """The turn was admitted: it has its slot and its share of the KV cache."""
 
-    waited_s: float
+    waited_s: float = 0.0
+    """How long it waited."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """An assistant message begins, on a prompt of so many tokens."""
+    """A step begins: one assistant message."""
 
-    step: int
-    prompt_tokens: int
+    step: int = 0
+    """0 for the first step of the turn."""
+    prompt_tokens: int = 0
+    """Tokens of its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of the answer."""
+    """A piece of the answer's text."""
 
-    text: str
+    text: str = ""
+    """The piece. Pieces of a step concatenate to its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of the model's reasoning."""
+    """A piece of the model's reasoning, kept apart from the answer."""
 
-    text: str
+    text: str = ""
+    """The piece."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStarted:
-    """The model begins to write a call. Followed by exactly one ToolCallCompleted."""
+    """The model begins to write a tool call.
 
-    call_id: str
-    tool_name: str
+    Followed by exactly one ToolCallCompleted before the end of the turn.
+    """
+
+    call_id: str = ""
+    """Made by the server; unique in the conversation."""
+    tool_name: str = ""
+    """Name of the tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArgumentsDelta:
     """A piece of a call's arguments."""
 
-    call_id: str
-    json_fragment: str
+    call_id: str = ""
+    """The call."""
+    json_fragment: str = ""
+    """The piece of JSON text. Pieces concatenate to the arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallReady:
     """The model has written the whole call."""
 
-    call_id: str
-    tool_name: str
-    arguments_json: str
+    call_id: str = ""
+    """The call."""
+    tool_name: str = ""
+    """Name of the tool."""
+    arguments_json: str = ""
+    """The arguments: a JSON object as the model wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallProgress:
-    """A handler says how far it is; `fraction` is None when it does not know."""
+    """A handler says how far it is."""
 
-    call_id: str
-    message: str
-    fraction: float | None
+    call_id: str = ""
+    """The call."""
+    message: str = ""
+    """What it is doing, for people. Longer messages are shortened in the middle to 1024
+    characters."""
+    fraction: float | None = None
+    """From 0 to 1. None: unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPart:
+    """One part of what is said.
+
+    Text is always served. Every other kind needs a model that reads it: a server that does not
+    serve one refuses it as NOT_SERVED (CAPABILITY_MEDIA), with the path of the part.
+    """
+
+    text: str = ""
+    """Text. Adjacent text parts are one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallCompleted:
-    """A call ended, `wait_s` seconds after it was ready.
+    """A tool call ended."""
 
-    `result_json` goes with RESULT, `error` with every other outcome.
-    """
+    call_id: str = ""
+    """The call."""
+    outcome: ToolCallOutcome = ToolCallOutcome.UNSPECIFIED
+    """How it ended."""
+    result_json: str = ""
+    """The result, with RESULT only: JSON text."""
+    error: ServiceError | None = None
+    """What went wrong, with every other outcome (see FrameRejected.error)."""
+    wait_time_s: float = 0.0
+    """From the call being ready to its ending."""
+    source: ResultSource = ResultSource.UNSPECIFIED
+    """Where the result came from."""
+    cache_entry_version: int = 0
+    """With CACHE: the entry version that was served."""
+    cache_age_s: float = 0.0
+    """With CACHE: how old the result is."""
+    _: KW_ONLY
+    prediction_id: str = ""
+    """With SPECULATIVE: the prediction that was confirmed."""
+    time_saved_s: float = 0.0
+    """With SPECULATIVE: how much longer the turn would have waited for a run that started when the
+    call was ready."""
+    content: tuple[ContentPart, ...] = ()
+    """With RESULT: what the model saw in place of the JSON text (see InvocationResult.content).
+    Empty: the JSON text."""
 
-    call_id: str
-    outcome: CallOutcome
-    result_json: str
-    error: ServiceError | None
-    wait_s: float
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens. Of a step that was aborted only the prompt counts, once it was computed."""
+
+    input_tokens: int = 0
+    """Tokens of prompts."""
+    cached_tokens: int = 0
+    """Those of them that were served from the KV cache."""
+    output_tokens: int = 0
+    """Tokens generated, reasoning included."""
+    reasoning_tokens: int = 0
+    """Tokens generated as reasoning, where the model's format tells."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
-    """An assistant message ended."""
+    """A step ended. If it made calls, they are answered and the next step begins."""
 
-    step: int
-    finish: StepFinish
-    usage: TokenUsage
+    step: int = 0
+    """The step."""
+    finish_reason: StepFinishReason = StepFinishReason.UNSPECIFIED
+    """Why it ended."""
+    usage: TokenUsage = TokenUsage()
+    """What it used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnReport:
+    """Where a turn's time and tokens went, and what was saved."""
+
+    wall_time_s: float = 0.0
+    """From the receipt of StartTurn to the turn's end."""
+    queue_time_s: float = 0.0
+    """Waiting for admission."""
+    time_to_first_token_s: float | None = None
+    """From the receipt of StartTurn to the first piece of text, reasoning or call. None: there was
+    none."""
+    generation_time_s: float = 0.0
+    """Time in which the model generated."""
+    tool_time_exposed_s: float = 0.0
+    """Time in which the turn had nothing to do but wait for tools."""
+    tool_time_hidden_s: float = 0.0
+    """Tool time that ran while the model generated."""
+    continuation_time_s: float = 0.0
+    """From a tool result's arrival to the next token, summed over the steps that continue the
+    turn."""
+    saved_by_overlap_s: float = 0.0
+    """Time saved by tools that ran while the model still generated: the sum of
+    ToolCallCompleted.time_saved."""
+    saved_by_drafts_s: float = 0.0
+    """Time saved by predicted calls that the engine verified in place of decoding them token by
+    token."""
+    saved_by_continuation_s: float = 0.0
+    """Time saved by steps that went on from tokens which the KV cache still held: their prefill."""
+    wasted_time_s: float = 0.0
+    """Handler time spent on discarded predictions."""
+    steps: int = 0
+    """Steps that began."""
+    tool_calls: int = 0
+    """Tool calls that the model made, whether or not they were run."""
+    usage: TokenUsage = TokenUsage()
+    """Tokens of all steps."""
+    cache_hits: int = 0
+    """Calls served from the tool cache."""
+    predictions: int = 0
+    """Predictions proposed."""
+    predictions_confirmed: int = 0
+    """Predictions confirmed."""
+    draft_tokens_proposed: int = 0
+    """Draft tokens staged."""
+    draft_tokens_accepted: int = 0
+    """Draft tokens accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnCompleted:
-    """The turn ended: sent exactly once per turn. `text` is that of the last step."""
+    """The turn ended. Sent exactly once per turn, and again for a repeated StartTurn."""
 
-    outcome: TurnOutcome
-    text: str
-    error: ServiceError | None
-    report: TurnReport
+    outcome: TurnOutcome = TurnOutcome.UNSPECIFIED
+    """How it ended."""
+    text: str = ""
+    """The text of the last step: the answer."""
+    error: ServiceError | None = None
+    """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED the
+    conversation is as it was before the turn, unless handlers ran of tools that are not read_only:
+    then its finished steps stand, `called` in the ErrorInfo metadata names those tools, and there
+    is no RetryInfo, since the same turn again might do twice what was done."""
+    report: TurnReport = TurnReport()
+    """Where the time went."""
+    merged_into_turn_id: str = ""
+    """With INTERJECTED: the turn that answers the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """The W3C trace context of the sender of a frame (https://www.w3.org/TR/trace-context/).
+
+    It travels in frames because one stream outlives many traces.
+    """
+
+    traceparent: str = ""
+    """The `traceparent` header value. Empty: there is no trace."""
+    tracestate: str = ""
+    """The `tracestate` header value. May be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Server to handler: run it.
+
+    Answered by exactly one InvocationResult, also after a CancelInvocation.
+    """
+
+    invocation_id: str = ""
+    """Made by the server; unique on this server. Names this run in every later frame."""
+    execution_id: str = ""
+    """Made by the server; survives retries, reconnects and replays. A handler with side effects
+    runs at most once per execution id."""
+    call_id: str = ""
+    """The tool call of the model that is answered. Empty while the run is speculative;
+    InvocationCommitted then names it if the model makes the call."""
+    prediction_id: str = ""
+    """The prediction that is run early. Empty when the run was started for a call."""
+    turn_id: str = ""
+    """The turn that it serves."""
+    conversation_id: str = ""
+    """The conversation that it serves."""
+    tool_name: str = ""
+    """Name of the registered tool."""
+    tool_version: str = ""
+    """Version under which it is registered."""
+    _: KW_ONLY
+    arguments_json: str = ""
+    """The arguments: a JSON object, checked against the tool's input schema."""
+    timeout_s: float = 0.0
+    """How long the handler may take, from when the server has this frame ready to send."""
+    trace_context: TraceContext = TraceContext()
+    """Parent of the handler's span."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelInvocation:
+    """Server to handler: stop this run if you can.
+
+    The InvocationResult is still owed, best with `cancelled`. The frame carries no turn id: the
+    invocation id says all.
+    """
+
+    invocation_id: str = ""
+    """The run to stop."""
+    reason: InvocationCancelReason = InvocationCancelReason.UNSPECIFIED
+    """Why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The server will close this stream soon: finish, start nothing new, reconnect elsewhere."""
+
+    time_left_s: float = 0.0
+    """How long turns that already run may still take on this stream."""
+    message: str = ""
+    """Why, for people: "draining for shutdown", for example."""
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationCommitted:
+    """Server to handler: the model has made the call that this speculative run predicted.
+
+    From now on the run is a committed one, and its result answers the call: a handler that puts
+    costly work off until then may go on.
+    """
+
+    invocation_id: str = ""
+    """The run."""
+    call_id: str = ""
+    """The model's call."""
 
 
 TurnEvent = (
@@ -131,3 +474,27 @@ TurnEvent = (
     | StepCompleted
     | TurnCompleted
 )
+"""What a turn tells while it runs."""
+
+ConversationEvent = (
+    FrameRejected
+    | ToolsRegistered
+    | ToolsWithdrawn
+    | TurnQueued
+    | TurnStarted
+    | StepStarted
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallStarted
+    | ToolCallArgumentsDelta
+    | ToolCallReady
+    | ToolCallProgress
+    | ToolCallCompleted
+    | StepCompleted
+    | TurnCompleted
+    | Invoke
+    | CancelInvocation
+    | GoAway
+    | InvocationCommitted
+)
+"""Everything that a conversation tells its client."""

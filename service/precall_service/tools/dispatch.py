@@ -15,10 +15,11 @@ from weakref import WeakKeyDictionary
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import InvocationCancelReason
 from precall_service.domain.json import JsonObject
 from precall_service.tools.arguments import check_arguments
 from precall_service.tools.declarations import ToolLimits
-from precall_service.tools.link import CancelReason, HandlerAnswer, HandlerLink
+from precall_service.tools.link import HandlerAnswer, HandlerLink
 from precall_service.tools.run import InvocationContext, Peer, Run
 from precall_service.tools.text import shorten
 from precall_service.tools.toolset import RegisteredTool
@@ -56,7 +57,7 @@ class Dispatcher:
             if error is not None:
                 peer.lose()
             for run in list(peer.runs.values()):
-                run.discard(CancelReason.DRAINING)
+                run.discard(InvocationCancelReason.DRAINING)
         if error is not None:
             for task in self._tasks:
                 task.cancel()
@@ -109,7 +110,7 @@ class Dispatcher:
             limits=self.limits,
         )
         if self._closing:
-            run.discard(CancelReason.DRAINING)
+            run.discard(InvocationCancelReason.DRAINING)
         else:
             task = run.start(self._group)
             self._tasks.add(task)

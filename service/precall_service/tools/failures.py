@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.tools.link import CancelReason
+from precall_service.domain.events import InvocationCancelReason
 from precall_service.tools.toolset import RegisteredTool
 
 SEND_TIMEOUT_S = 10.0
@@ -70,15 +70,15 @@ def timed_out(tool: RegisteredTool) -> ServiceError:
 
 
 _WHY_DISCARDED = {
-    CancelReason.TIMEOUT: "there was no time left for",
-    CancelReason.TURN_ENDED: "the turn ended before the end of",
-    CancelReason.CALL_CANCELLED: "the call was cancelled before the end of",
-    CancelReason.PREDICTION_DISCARDED: "the prediction was discarded that had started",
-    CancelReason.DRAINING: "the server shuts down and stopped",
+    InvocationCancelReason.TIMEOUT: "there was no time left for",
+    InvocationCancelReason.TURN_ENDED: "the turn ended before the end of",
+    InvocationCancelReason.CALL_CANCELLED: "the call was cancelled before the end of",
+    InvocationCancelReason.PREDICTION_DISCARDED: "the prediction was discarded that had started",
+    InvocationCancelReason.DRAINING: "the server shuts down and stopped",
 }
 
 
-def discarded(tool: RegisteredTool, reason: CancelReason, *, sent: bool) -> ServiceError:
+def discarded(tool: RegisteredTool, reason: InvocationCancelReason, *, sent: bool) -> ServiceError:
     """The run was no longer wanted."""
     return ServiceError(
         Reason.CANCELLED,

@@ -2,43 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-from precall_service.domain.turn import TraceContext
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
-    """One run of a handler, as it is asked for. The dispatcher makes the first two ids.
-
-    `call_id` is the call that the run answers; it is empty while the run is speculative.
-    `prediction_id` is the prediction that started the run, if one did. `arguments_json` is a JSON
-    object that has passed the tool's input schema; `timeout_s` counts from the handler's receipt.
-    """
-
-    invocation_id: str
-    execution_id: str
-    call_id: str
-    prediction_id: str
-    turn_id: str
-    conversation_id: str
-    tool_name: str
-    tool_version: str
-    arguments_json: str
-    timeout_s: float
-    trace_context: TraceContext
-
-
-class CancelReason(enum.Enum):
-    """Why a run is no longer wanted, by the numbers of `precall.v1.InvocationCancelReason`."""
-
-    TIMEOUT = 1
-    TURN_ENDED = 2
-    CALL_CANCELLED = 3
-    PREDICTION_DISCARDED = 4
-    DRAINING = 5
+from precall_service.domain.events import InvocationCancelReason, Invoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +39,7 @@ class HandlerLink(Protocol):
     of the process go to `Dispatcher.deliver` and `.progress`, its loss to `.link_lost`.
     """
 
-    async def invoke(self, invocation: Invocation) -> None:
+    async def invoke(self, invocation: Invoke) -> None:
         """Asks the process to run a handler.
 
         Raises:
@@ -88,7 +55,7 @@ class HandlerLink(Protocol):
         """
         ...
 
-    async def cancel(self, invocation_id: str, reason: CancelReason) -> None:
+    async def cancel(self, invocation_id: str, reason: InvocationCancelReason) -> None:
         """Tells the process that a run is no longer wanted.
 
         Raises:

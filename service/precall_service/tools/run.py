@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 from precall_service.domain.clock import Clock
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import ServiceError
+from precall_service.domain.events import InvocationCancelReason, Invoke, TraceContext
 from precall_service.domain.text import encodable
-from precall_service.domain.turn import TraceContext
 from precall_service.tools import failures
 from precall_service.tools.answers import read_answer
 from precall_service.tools.arguments import check_arguments
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.gate import Gate, Ticket
-from precall_service.tools.link import CancelReason, HandlerAnswer, Invocation
+from precall_service.tools.link import HandlerAnswer
 from precall_service.tools.text import shorten
 from precall_service.tools.timeout import within
 from precall_service.tools.toolset import RegisteredTool
@@ -139,7 +139,7 @@ class Run:
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ticket: tuple[Gate, Ticket] | None = None
-        self._unwanted: CancelReason | None = None
+        self._unwanted: InvocationCancelReason | None = None
         """Why the process must be told to stop."""
         peer.runs[self.invocation_id] = self
 
@@ -191,7 +191,7 @@ class Run:
             gate, ticket = self._ticket
             gate.commit(ticket)
 
-    def discard(self, reason: CancelReason) -> None:
+    def discard(self, reason: InvocationCancelReason) -> None:
         """Ends a run that is no longer wanted, as CANCELLED, and ignores its late answer.
 
         A run that has not been sent never starts. A run that has ended is not changed.
@@ -255,11 +255,13 @@ class Run:
         try:
             yield
         except ServiceError as error:
-            self._give_up(CancelReason.CALL_CANCELLED, error)
+            self._give_up(InvocationCancelReason.CALL_CANCELLED, error)
         except Exception:  # a defect of ours must not end the runs of others
             incident = secrets.token_hex(4)
             log.exception("a run of tool %r failed, incident %s", self.tool.name, incident)
-            self._give_up(CancelReason.CALL_CANCELLED, failures.defect(self.tool, incident))
+            self._give_up(
+                InvocationCancelReason.CALL_CANCELLED, failures.defect(self.tool, incident)
+            )
 
     @asynccontextmanager
     async def _tool_slot(self) -> AsyncGenerator[None]:
@@ -306,7 +308,7 @@ class Run:
                     await link.commit(self.invocation_id, self.call_id)
             await self._over.wait()
 
-    async def _tell_to_stop(self, reason: CancelReason) -> None:
+    async def _tell_to_stop(self, reason: InvocationCancelReason) -> None:
         # If the process takes no frame, its stream deals with that; the run has ended in any case.
         with suppress(TimeoutError, ServiceError):
             async with within(self._clock, CANCEL_TIMEOUT_S):
@@ -318,14 +320,14 @@ class Run:
     ) -> Generator[None]:
         """Ends the run if its block takes longer than `seconds`."""
         timer = self._clock.call_later(
-            seconds, lambda: self._give_up(CancelReason.TIMEOUT, why(self.tool))
+            seconds, lambda: self._give_up(InvocationCancelReason.TIMEOUT, why(self.tool))
         )
         try:
             yield
         finally:
             timer.cancel()
 
-    def _give_up(self, reason: CancelReason, error: ServiceError) -> None:
+    def _give_up(self, reason: InvocationCancelReason, error: ServiceError) -> None:
         """Ends a run that has not ended, without its answer. A sent one is told to stop."""
         if self.ended is not None:
             return
@@ -342,8 +344,8 @@ class Run:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
-    def _invocation(self) -> Invocation:
-        return Invocation(
+    def _invocation(self) -> Invoke:
+        return Invoke(
             invocation_id=self.invocation_id,
             execution_id=self.execution_id,
             call_id=self.call_id,

@@ -10,19 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import ToolRegistration
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.tools.declarations import ToolLimits, ToolProposal, declare
 from precall_service.tools.link import HandlerLink
 from precall_service.tools.schema import Schema
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """The outcome for one proposed tool: its version, or the error that refused it."""
-
-    name: str
-    version: str = ""
-    error: ServiceError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,22 +55,24 @@ class Toolset:
 
     def register(
         self, proposals: Sequence[ToolProposal], *, path: str = "register_tools.tools"
-    ) -> list[Registration]:
+    ) -> list[ToolRegistration]:
         """Accepts or refuses each tool separately, in order.
 
         A tool with a known name replaces the old one and keeps its position. A refused update
         leaves the old one registered. `path` is the field of the tools, for errors.
         """
         names: set[str] = set()
-        registrations: list[Registration] = []
+        registrations: list[ToolRegistration] = []
         for index, proposal in enumerate(proposals):
             try:
                 tool = self._admit(proposal, names, f"{path}[{index}].")
             except ServiceError as error:
-                registrations.append(Registration(name=proposal.name, error=error))
+                registrations.append(ToolRegistration(name=proposal.name, error=error))
             else:
                 self._tools[tool.name] = tool
-                registrations.append(Registration(name=tool.name, version=tool.declaration.version))
+                registrations.append(
+                    ToolRegistration(name=tool.name, version=tool.declaration.version)
+                )
             names.add(proposal.name)
         return registrations
 

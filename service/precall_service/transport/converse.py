@@ -17,13 +17,12 @@ from google.protobuf.message import DecodeError
 from precall.v1 import agent_pb2, prediction_pb2
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
-from precall_service.agent.outbox import FrameRejected
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.turn import TurnOutcome
+from precall_service.domain.events import FrameRejected, ToolRegistration, TurnOutcome
 from precall_service.incidents import report_defect
 from precall_service.tools.timeout import within
-from precall_service.tools.toolset import Registration
-from precall_service.transport import frames_in, frames_out, opening_in
+from precall_service.transport import events_out, frames_in, opening_in
+from precall_service.transport.fields import duration
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.stall import WriteWatch
 from precall_service.transport.statuses import not_served
@@ -89,7 +88,7 @@ class ConverseStream:
             raise conversation.error
 
     async def _converse(
-        self, conversation: Conversation, registrations: tuple[Registration, ...]
+        self, conversation: Conversation, registrations: tuple[ToolRegistration, ...]
     ) -> None:
         """Reads, writes and runs turns until the conversation has ended."""
         how = "the client left"
@@ -131,25 +130,25 @@ class ConverseStream:
         return opening_in.tenant(self._context.invocation_metadata() or ())
 
     def _opened(
-        self, conversation: Conversation, registrations: tuple[Registration, ...]
+        self, conversation: Conversation, registrations: tuple[ToolRegistration, ...]
     ) -> agent_pb2.ConverseResponse:
         opened = agent_pb2.ConversationOpened(
             conversation_id=conversation.conversation_id,
-            expires_after=frames_out.duration(conversation.limits.idle_expiry_s),
+            expires_after=duration(conversation.limits.idle_expiry_s),
             model=self._info.model,
             capabilities=self._info.capabilities(),
             limits=self._info.limits(),
             speculation=prediction_pb2.SpeculationSettings(
                 mode=prediction_pb2.SPECULATION_MODE_OFF
             ),
-            registrations=map(frames_out.registration, registrations),
+            registrations=map(events_out.tool_registration, registrations),
         )
         return agent_pb2.ConverseResponse(
             sequence=conversation.outbox.take_number(), acknowledged=self._processed, opened=opened
         )
 
     async def _write(
-        self, conversation: Conversation, registrations: tuple[Registration, ...]
+        self, conversation: Conversation, registrations: tuple[ToolRegistration, ...]
     ) -> None:
         """Answers the handshake, then sends events until the conversation's run has ended.
 
@@ -164,7 +163,7 @@ class ConverseStream:
                 while numbered := await outbox.take():
                     for event in numbered:
                         watch.begin()
-                        await context.write(frames_out.converse_response(event, self._processed))
+                        await context.write(events_out.converse_response(event, self._processed))
                     watch.end()
         except TimeoutError:
             unread = _unread(self._unread_s)

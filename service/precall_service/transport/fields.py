@@ -1,4 +1,4 @@
-"""Checks of single fields of a frame, and the errors that name field, size and limit."""
+"""Single fields of a frame: checks, conversions, and errors that name field, size and limit."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def json_object(path: str, text: str) -> JsonObject:
         raise invalid(path, str(error)) from None
     except (ValueError, RecursionError):
         raise invalid(path, "it has a number or a character that UTF-8 JSON cannot carry") from None
+    return value
+
+
+def duration(seconds: float) -> Duration:
+    """A number of seconds as a duration."""
+    value = Duration()
+    value.FromNanoseconds(round(seconds * 1e9))
     return value
 
 

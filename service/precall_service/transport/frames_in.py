@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from precall.v1 import common_pb2, invocation_pb2, turn_pb2
 from precall_service.agent.limits import AgentLimits
-from precall_service.domain.turn import TraceContext, TurnLimits, TurnSpec
+from precall_service.domain.events import TraceContext
+from precall_service.domain.turn import TurnLimits, TurnSpec
 from precall_service.tools.link import (
     HandlerAnswer,
     HandlerCancelled,

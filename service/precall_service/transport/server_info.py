@@ -14,7 +14,7 @@ from precall_service.engine.base import EngineDiedError, EngineLoad, Feature
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.timeout import within
-from precall_service.transport.frames_out import duration
+from precall_service.transport.fields import duration
 
 log = logging.getLogger(__name__)
 

@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.events import ToolCallCompleted, TurnCompleted, TurnStarted
-from precall_service.domain.turn import (
-    CallOutcome,
-    GenerationSettings,
-    ToolChoice,
-    ToolChoiceMode,
+from precall_service.domain.events import (
+    ToolCallCompleted,
+    ToolCallOutcome,
     TraceContext,
+    TurnCompleted,
     TurnOutcome,
-    TurnSpec,
+    TurnStarted,
 )
+from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode, TurnSpec
 from tests.support.agent import (
     LIMITS,
     ROME,
@@ -283,7 +282,7 @@ async def test_a_client_that_hangs_up_gets_its_answer_without_its_tools() -> Non
         assert client.running.done()
         assert client.ending().text == "Sorry."
         outcomes = [call.outcome for call in client.of(ToolCallCompleted)]
-        assert outcomes == [CallOutcome.UNAVAILABLE] * 2
+        assert outcomes == [ToolCallOutcome.UNAVAILABLE] * 2
 
 
 async def test_an_idle_conversation_expires() -> None:

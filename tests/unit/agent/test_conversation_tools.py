@@ -6,15 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from precall_service.agent.outbox import InvocationCancelled, ToolsRegistered, ToolsWithdrawn
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.events import ToolCallCompleted
-from precall_service.domain.turn import (
-    CallOutcome,
+from precall_service.domain.events import (
+    CancelInvocation,
+    InvocationCancelReason,
+    Invoke,
+    ToolCallCompleted,
+    ToolCallOutcome,
+    ToolsRegistered,
+    ToolsWithdrawn,
 )
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolProposal
-from precall_service.tools.link import CancelReason, HandlerResult, Invocation
+from precall_service.tools.link import HandlerResult
 from tests.support.agent import (
     ROME,
     TIME,
@@ -43,7 +47,7 @@ async def test_new_tools_are_there_from_the_next_turn_on() -> None:
         assert prompts[1].startswith("<system> tools: weather, time\n"), "rendered afresh"
         assert prompts[1].endswith("<user>hi\n<model>One.\n<user>hi\n<model>")
         [completed] = client.of(ToolCallCompleted)
-        assert completed.outcome is CallOutcome.RESULT
+        assert completed.outcome is ToolCallOutcome.RESULT
 
 
 async def test_the_same_tools_again_change_nothing() -> None:
@@ -86,7 +90,7 @@ async def test_a_tool_withdrawn_while_a_turn_runs_is_unavailable_to_its_later_ca
         await client.answer()
         assert client.ending().text == "Sorry."
         outcomes = [call.outcome for call in client.of(ToolCallCompleted)]
-        assert outcomes == [CallOutcome.RESULT, CallOutcome.UNAVAILABLE]
+        assert outcomes == [ToolCallOutcome.RESULT, ToolCallOutcome.UNAVAILABLE]
         names = [[tool.name for tool in spec.tools] for spec in there.engine.specs]
         assert names == [["weather"]] * 3, "the turn keeps the tools that it began with"
 
@@ -99,7 +103,7 @@ async def test_a_tool_updated_while_a_turn_runs_is_called_in_its_new_form() -> N
         await client.answer()
         await client.answer()
         assert client.ending().text == "Yes."
-        versions = [invocation.tool_version for invocation in client.of(Invocation)]
+        versions = [invocation.tool_version for invocation in client.of(Invoke)]
         assert versions[1] == "2" != versions[0]
 
 
@@ -121,10 +125,10 @@ async def test_a_run_that_took_too_long_is_called_off_at_the_client() -> None:
     async with agent(calls(ROME), says("Sorry.")) as there:
         client = there.open(WEATHER)
         await client.send()
-        [invocation] = client.of(Invocation)
+        [invocation] = client.of(Invoke)
         await there.advance(20.0)
-        assert client.of(InvocationCancelled) == [
-            InvocationCancelled(invocation.invocation_id, CancelReason.TIMEOUT)
+        assert client.of(CancelInvocation) == [
+            CancelInvocation(invocation.invocation_id, InvocationCancelReason.TIMEOUT)
         ]
 
 
@@ -143,7 +147,7 @@ async def test_an_invocation_of_another_conversation() -> None:
     async with agent(calls(ROME), says("Yes.")) as there:
         client, other = there.open(WEATHER), there.open(WEATHER)
         await client.send()
-        [invocation] = client.of(Invocation)
+        [invocation] = client.of(Invoke)
         with pytest.raises(ServiceError) as caught:
             other.conversation.deliver(invocation.invocation_id, HandlerResult("1"))
         assert caught.value.reason is Reason.INVOCATION_UNKNOWN

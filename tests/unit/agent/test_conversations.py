@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from precall_service.agent.outbox import GoAway
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.turn import TurnOutcome
+from precall_service.domain.events import GoAway, TurnOutcome
 from tests.support.agent import Agent, agent, agent_limits
 from tests.support.clock import settle
 from tests.support.scripts import Pause, says

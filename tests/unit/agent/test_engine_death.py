@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from precall_service.domain.errors import Code, Reason
-from precall_service.domain.events import StepCompleted, TurnQueued
-from precall_service.domain.turn import StepFinish, TurnOutcome
+from precall_service.domain.events import StepCompleted, StepFinishReason, TurnOutcome, TurnQueued
 from precall_service.engine.base import EngineDiedError
 from tests.support.agent import ROME, WEATHER, agent_on, scripted
 from tests.support.clock import settle
@@ -34,7 +33,7 @@ async def test_a_turn_that_generates_fails_and_the_conversation_goes_on() -> Non
         assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
         assert ending.error.code is Code.UNAVAILABLE
         assert ending.error.retry_after_s is not None
-        assert client.of(StepCompleted)[-1].finish is StepFinish.ABORTED
+        assert client.of(StepCompleted)[-1].finish_reason is StepFinishReason.ABORTED
 
         assert (await client.ask("three")).text == "Back."
         [prompt] = second.prompts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from precall_service.agent.outbox import GoAway, NumberedEvent, Outbox
-from precall_service.domain.events import TextDelta
+from precall_service.agent.outbox import NumberedEvent, Outbox
+from precall_service.domain.events import GoAway, TextDelta
 from tests.support.clock import settle
 
 

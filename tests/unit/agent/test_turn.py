@@ -8,26 +8,24 @@ import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
+    Invoke,
     ReasoningDelta,
+    ResultSource,
     StepCompleted,
+    StepFinishReason,
     StepStarted,
     TextDelta,
     ToolCallArgumentsDelta,
     ToolCallCompleted,
+    ToolCallOutcome,
     ToolCallProgress,
     ToolCallReady,
     ToolCallStarted,
     TurnCompleted,
+    TurnOutcome,
     TurnStarted,
 )
-from precall_service.domain.turn import (
-    CallOutcome,
-    GenerationSettings,
-    StepFinish,
-    ToolChoice,
-    ToolChoiceMode,
-    TurnOutcome,
-)
+from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
@@ -35,7 +33,7 @@ from precall_service.engine.base import (
     GenerationRefusedError,
     Priority,
 )
-from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult, Invocation
+from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult
 from tests.support.agent import OSLO, ROME, TIME, WEATHER, agent, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
@@ -62,7 +60,7 @@ async def test_a_plain_answer() -> None:
         assert prompt_text(prompt).endswith("<user>Say hello.\n<model>")
         assert client.of(StepStarted) == [StepStarted(0, len(prompt))]
         [step] = client.of(StepCompleted)
-        assert step.finish is StepFinish.STOP
+        assert step.finish_reason is StepFinishReason.STOP
         assert step.usage.output_tokens == len("Hello.") + 1
         assert ending.report.usage == step.usage
 
@@ -71,7 +69,7 @@ async def test_a_call_and_its_result() -> None:
     async with agent(says("Let me see. ") + calls(ROME), says("Sunny.")) as there:
         client = there.open(WEATHER)
         turn_id = await client.send("Rome?")
-        [invocation] = client.of(Invocation)
+        [invocation] = client.of(Invoke)
         assert invocation.arguments_json == ROME[1]
         assert invocation.turn_id == turn_id
         assert invocation.conversation_id == client.conversation.conversation_id
@@ -86,11 +84,18 @@ async def test_a_call_and_its_result() -> None:
             ToolCallArgumentsDelta(call_id, ':"Rome"}'),
             ToolCallReady(call_id, "weather", ROME[1]),
             invocation,
-            ToolCallCompleted(call_id, CallOutcome.RESULT, '{"sky":"clear"}', None, 0.0),
+            ToolCallCompleted(
+                call_id,
+                ToolCallOutcome.RESULT,
+                '{"sky":"clear"}',
+                None,
+                0.0,
+                ResultSource.COMMITTED,
+            ),
             StepStarted(1, len(there.engine.prompts[1])),
             TextDelta("Sunny."),
         ]
-        assert finishes(client.events) == [StepFinish.TOOL_CALLS, StepFinish.STOP]
+        assert finishes(client.events) == [StepFinishReason.TOOL_CALLS, StepFinishReason.STOP]
         assert prompt_text(there.engine.prompts[1]).endswith(
             'Let me see. <call weather>{"city":"Rome"}</call>\n'
             '<tool>weather: {"sky":"clear"}\n<model>'
@@ -110,7 +115,7 @@ async def test_parallel_calls_are_answered_in_call_order(order: tuple[int, ...])
     async with agent(calls(*THREE), says("Done.")) as there:
         client = there.open(WEATHER)
         await client.send()
-        assert len(client.of(Invocation)) == 3
+        assert len(client.of(Invoke)) == 3
         for index in order:
             assert len(there.engine.prompts) == 1
             await client.answer(index, result_json=str(index))
@@ -140,7 +145,7 @@ async def test_a_tool_that_is_not_there() -> None:
         ending = await client.ask()
         assert ending.text == "Sorry."
         [completed] = client.of(ToolCallCompleted)
-        assert completed.outcome is CallOutcome.ERROR
+        assert completed.outcome is ToolCallOutcome.ERROR
         assert completed.error is not None
         assert completed.error.reason is Reason.TOOL_UNKNOWN
         assert "weather" in completed.error.message
@@ -155,7 +160,7 @@ async def test_arguments_that_are_not_valid(arguments: str) -> None:
         [completed] = client.of(ToolCallCompleted)
         assert completed.error is not None
         assert completed.error.reason is Reason.ARGUMENTS_INVALID
-        assert client.of(Invocation) == []
+        assert client.of(Invoke) == []
 
 
 async def test_a_handler_that_fails() -> None:
@@ -166,7 +171,7 @@ async def test_a_handler_that_fails() -> None:
         await client.deliver(HandlerCancelled(), 1)
         assert client.ending().outcome is TurnOutcome.ANSWERED
         outcomes = [completed.outcome for completed in client.of(ToolCallCompleted)]
-        assert outcomes == [CallOutcome.ERROR, CallOutcome.CANCELLED]
+        assert outcomes == [ToolCallOutcome.ERROR, ToolCallOutcome.CANCELLED]
         assert "no such city" in prompt_text(there.engine.prompts[1])
 
 
@@ -177,14 +182,14 @@ async def test_a_handler_that_hangs() -> None:
         await there.advance(20.0)
         assert client.ending().outcome is TurnOutcome.ANSWERED
         [completed] = client.of(ToolCallCompleted)
-        assert (completed.outcome, completed.wait_s) == (CallOutcome.TIMEOUT, 20.0)
+        assert (completed.outcome, completed.wait_time_s) == (ToolCallOutcome.TIMEOUT, 20.0)
 
 
 async def test_progress_of_a_handler_is_passed_on() -> None:
     async with agent(calls(ROME), says("Sunny.")) as there:
         client = there.open(WEATHER)
         await client.send()
-        [invocation] = client.of(Invocation)
+        [invocation] = client.of(Invoke)
         client.conversation.progress(invocation.invocation_id, "half", 0.5)
         await settle()
         assert client.of(ToolCallProgress) == [ToolCallProgress(invocation.call_id, "half", 0.5)]
@@ -276,7 +281,7 @@ async def test_a_refusal_or_failure_of_the_engine_fails_the_turn(
         assert ending.error is not None
         assert ending.error.reason is reason
         assert "top_p" in ending.error.message
-        assert finishes(client.events) == [StepFinish.ABORTED]
+        assert finishes(client.events) == [StepFinishReason.ABORTED]
         assert (await client.ask()).text == "Yes."
 
 

@@ -13,18 +13,20 @@ import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
+    Invoke,
     StepCompleted,
+    StepFinishReason,
     StepStarted,
     ToolCallCompleted,
+    ToolCallOutcome,
     ToolCallStarted,
     TurnCompleted,
+    TurnOutcome,
     TurnQueued,
     TurnStarted,
 )
 from precall_service.domain.tools import ToolEffects
-from precall_service.domain.turn import CallOutcome, StepFinish, TurnOutcome
 from precall_service.engine.base import CallBegun
-from precall_service.tools.link import Invocation
 from tests.support.agent import (
     HOLD_S,
     OSLO,
@@ -123,11 +125,15 @@ def _check_endings(phase: str, client: Client) -> None:
     assert len(outcomes) == len(client.of(ToolCallStarted))
     answered = phase in ("one tool of two", "resuming", "second step")
     if answered:
-        assert outcomes.pop(0) is CallOutcome.RESULT
-    assert set(outcomes) <= {CallOutcome.CANCELLED}
+        assert outcomes.pop(0) is ToolCallOutcome.RESULT
+    assert set(outcomes) <= {ToolCallOutcome.CANCELLED}
     cut = phase.startswith(("before", "in", "after", "second"))
     last = finishes(client.events)[-1:]
-    expected = [] if phase == "queued" else [StepFinish.ABORTED if cut else StepFinish.TOOL_CALLS]
+    expected = (
+        []
+        if phase == "queued"
+        else [StepFinishReason.ABORTED if cut else StepFinishReason.TOOL_CALLS]
+    )
     assert last == expected
 
 
@@ -201,7 +207,7 @@ async def test_the_engine_dies(phase: str) -> None:
         await settle()
         there.resize()  # or a turn that gave its share up waits for the next engine
         await settle()
-        for index, _ in enumerate(client.of(Invocation)):
+        for index, _ in enumerate(client.of(Invoke)):
             if not client.of(TurnCompleted) and not (index == 0 and phase == "one tool of two"):
                 await client.answer(index)
         ending = client.ending()
@@ -286,7 +292,7 @@ async def test_cancelled_while_the_client_does_not_read(events_max: int) -> None
         await settle()
         client.reading.set()
         await settle()
-        if client.of(Invocation) and not client.of(TurnCompleted):
+        if client.of(Invoke) and not client.of(TurnCompleted):
             await client.answer(0)
         assert client.of(TurnCompleted)
         assert len(client.of(StepStarted)) == len(client.of(StepCompleted))
@@ -332,7 +338,7 @@ async def test_a_result_that_came_before_the_cut_is_what_the_client_is_told() ->
     async with agent(calls(ROME), limits=agent_limits(events_max=1)) as there:
         client = there.open(WEATHER)
         await client.send()
-        [invocation] = client.of(Invocation)
+        [invocation] = client.of(Invoke)
         client.reading.clear()
         for _ in range(2):  # one is taken by the reading that is under way, one fills the outbox
             client.conversation.progress(invocation.invocation_id, "half", None)
@@ -344,7 +350,7 @@ async def test_a_result_that_came_before_the_cut_is_what_the_client_is_told() ->
         await settle()
         assert client.ending().outcome is TurnOutcome.CANCELLED
         [completed] = client.of(ToolCallCompleted)
-        assert (completed.outcome, completed.result_json) == (CallOutcome.RESULT, '"clear"')
+        assert (completed.outcome, completed.result_json) == (ToolCallOutcome.RESULT, '"clear"')
 
 
 @pytest.mark.parametrize(("phase", "generated_s", "tools_s"), [("in text", 3, 0), ("tools", 0, 3)])
@@ -358,5 +364,5 @@ async def test_the_report_counts_what_was_cut(
         client.conversation.cancel_turn("")
         await settle()
         report = client.ending().report
-        assert (report.generation_s, report.tool_exposed_s) == (generated_s, tools_s)
-        assert report.wall_s == 3.0
+        assert (report.generation_time_s, report.tool_time_exposed_s) == (generated_s, tools_s)
+        assert report.wall_time_s == 3.0

@@ -9,14 +9,18 @@ import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
+    Invoke,
     StepCompleted,
+    StepFinishReason,
     ToolCallCompleted,
+    ToolCallOutcome,
     ToolCallReady,
     ToolCallStarted,
     TurnCompleted,
+    TurnOutcome,
 )
-from precall_service.domain.turn import CallOutcome, GenerationSettings, StepFinish, TurnOutcome
-from precall_service.tools.link import HandlerResult, Invocation
+from precall_service.domain.turn import GenerationSettings
+from precall_service.tools.link import HandlerResult
 from tests.support.agent import (
     LIMITS,
     OSLO,
@@ -64,9 +68,13 @@ async def test_too_many_steps() -> None:
         error = cut(ending)
         assert "2 steps" in error.message
         assert error.metadata["limit"] == "2"
-        assert len(client.of(Invocation)) == 1, "calls that no step can use are not run"
+        assert len(client.of(Invoke)) == 1, "calls that no step can use are not run"
         outcomes = [call.outcome for call in client.of(ToolCallCompleted)]
-        assert outcomes == [CallOutcome.RESULT, CallOutcome.CANCELLED, CallOutcome.CANCELLED]
+        assert outcomes == [
+            ToolCallOutcome.RESULT,
+            ToolCallOutcome.CANCELLED,
+            ToolCallOutcome.CANCELLED,
+        ]
 
         await client.ask("next")
         kept = prompt_text(there.engine.prompts[-1])
@@ -102,7 +110,7 @@ async def test_no_step_is_begun_without_a_token_left() -> None:
         kept = prompt_text(there.engine.prompts[-1])
         assert "the turn ended before the call did" in kept
         assert kept.endswith("<user>next\n<model>")
-        assert not client.of(Invocation)
+        assert not client.of(Invoke)
 
 
 async def test_a_step_has_a_limit_of_its_own() -> None:
@@ -111,7 +119,7 @@ async def test_a_step_has_a_limit_of_its_own() -> None:
         ending = await client.ask(generation=GenerationSettings(max_step_tokens=10))
         assert "10 tokens" in cut(ending).message
         assert ending.text == "x" * 10
-        assert finishes(client.events) == [StepFinish.LENGTH]
+        assert finishes(client.events) == [StepFinishReason.LENGTH]
         await client.ask("next")
         kept = prompt_text(there.engine.prompts[-1])
         assert kept == f"<user>hi\n<model>{'x' * 10}\n<user>next\n<model>"
@@ -132,10 +140,10 @@ async def test_a_step_cut_anywhere_in_or_after_its_call(max_tokens: int) -> None
             return
         cut(ending)
         assert ending.text == text_of(client.events) == "See: "[:max_tokens]
-        assert client.of(Invocation) == []
+        assert client.of(Invoke) == []
         assert len(client.of(ToolCallStarted)) == len(client.of(ToolCallCompleted))
         for completed in client.of(ToolCallCompleted):
-            assert completed.outcome is CallOutcome.CANCELLED
+            assert completed.outcome is ToolCallOutcome.CANCELLED
             assert completed.error is not None
             assert "no call was made" in completed.error.message
 
@@ -154,7 +162,7 @@ async def test_a_step_cut_after_a_complete_call_makes_none() -> None:
         )
         cut(ending)
         assert len(client.of(ToolCallReady)) >= 1
-        assert client.of(Invocation) == []
+        assert client.of(Invoke) == []
         assert ending.report.tool_calls == 0
 
 
@@ -220,6 +228,6 @@ async def test_results_beyond_the_context_window() -> None:
         assert error.metadata["limit"] == "300"
         assert len(there.engine.specs) == 1
         [completed] = client.of(ToolCallCompleted)
-        assert completed.outcome is CallOutcome.RESULT
+        assert completed.outcome is ToolCallOutcome.RESULT
         assert (await client.ask("And now?")).text == "Next.", "the conversation is not lost"
         assert '"too_large"' in prompt_text(there.engine.prompts[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from precall_service.domain.errors import Reason
 from precall_service.domain.events import (
@@ -11,10 +11,10 @@ from precall_service.domain.events import (
     StepStarted,
     ToolCallCompleted,
     TurnCompleted,
+    TurnOutcome,
     TurnQueued,
     TurnStarted,
 )
-from precall_service.domain.turn import TurnOutcome
 from precall_service.tools.link import HandlerResult
 from tests.support.agent import HOLD_S, LIMITS, OSLO, ROME, WEATHER, agent
 from tests.support.clock import settle
@@ -49,17 +49,18 @@ async def test_the_report_tells_where_the_time_went() -> None:
         await settle()
 
         report = client.ending().report
-        assert report.queue_s == 1.0
+        assert report.queue_time_s == 1.0
         assert report.time_to_first_token_s == 3.0
-        assert report.generation_s == 2.25
-        assert report.tool_exposed_s == 3.5
-        assert report.continuation_s == 0.25
-        assert report.wall_s == 6.75
+        assert report.generation_time_s == 2.25
+        assert report.tool_time_exposed_s == 3.5
+        assert report.continuation_time_s == 0.25
+        assert report.wall_time_s == 6.75
         assert (report.steps, report.tool_calls) == (2, 2)
         first, second = (completed.usage for completed in client.of(StepCompleted))
-        assert report.usage == first + second
+        both = zip(astuple(first), astuple(second), strict=True)
+        assert astuple(report.usage) == tuple(map(sum, both))
         assert second.cached_tokens > 0
-        assert [call.wait_s for call in client.of(ToolCallCompleted)] == [3.0, 3.5]
+        assert [call.wait_time_s for call in client.of(ToolCallCompleted)] == [3.0, 3.5]
 
 
 async def test_a_call_waits_from_when_it_was_ready() -> None:
@@ -73,7 +74,7 @@ async def test_a_call_waits_from_when_it_was_ready() -> None:
         await there.advance(3.0)
         await client.answer(0)
         await client.answer(1)
-        assert [call.wait_s for call in client.of(ToolCallCompleted)] == [5.0, 3.0]
+        assert [call.wait_time_s for call in client.of(ToolCallCompleted)] == [5.0, 3.0]
 
 
 async def test_a_turn_that_said_nothing_has_no_first_token() -> None:

@@ -113,6 +113,7 @@ def test_report_says_where_the_time_went() -> None:
     usage = precall.TokenUsage(input_tokens=200, cached_tokens=150, output_tokens=30)
     report = precall.TurnReport(
         wall_time_s=2.0,
+        time_to_first_token_s=0.5,
         generation_time_s=1.5,
         continuation_time_s=0.01,
         steps=2,
@@ -123,6 +124,7 @@ def test_report_says_where_the_time_went() -> None:
     console.print(report_table(report))
     shown = "\n".join(lines(console))
     assert "_ in 2 steps" in shown
+    assert "to the first token" in shown
     assert "200, 75% of them from the KV cache" in shown
     assert "30, 20 a second" in shown
     assert "result to next token" in shown
@@ -131,7 +133,9 @@ def test_report_says_where_the_time_went() -> None:
 def test_report_of_a_turn_that_did_nothing() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(report_table(precall.TurnReport()))
-    assert "none of them from the KV cache" in "\n".join(lines(console))
+    shown = "\n".join(lines(console))
+    assert "none of them from the KV cache" in shown
+    assert "to the first token" not in shown
 
 
 def test_timeline_has_a_line_for_each_thing_that_happened() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.turn import CallOutcome
+from precall_service.domain.events import ToolCallOutcome
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from precall_service.domain.turn import CallOutcome
 )
 def test_result_is_given_as_it_is_but_for_strings(result_json: str, text: str) -> None:
     ending = InvocationEnding.of_result(result_json)
-    assert ending.outcome is CallOutcome.RESULT
+    assert ending.outcome is ToolCallOutcome.RESULT
     assert model_text(ending) == text
     text.encode()
 
@@ -34,14 +34,14 @@ def test_result_is_given_as_it_is_but_for_strings(result_json: str, text: str) -
 @pytest.mark.parametrize(
     ("reason", "outcome"),
     [
-        (Reason.TOOL_TIMEOUT, CallOutcome.TIMEOUT),
-        (Reason.TOOL_UNAVAILABLE, CallOutcome.UNAVAILABLE),
-        (Reason.CANCELLED, CallOutcome.CANCELLED),
-        (Reason.ARGUMENTS_INVALID, CallOutcome.ERROR),
-        (Reason.TOO_LARGE, CallOutcome.ERROR),
+        (Reason.TOOL_TIMEOUT, ToolCallOutcome.TIMEOUT),
+        (Reason.TOOL_UNAVAILABLE, ToolCallOutcome.UNAVAILABLE),
+        (Reason.CANCELLED, ToolCallOutcome.CANCELLED),
+        (Reason.ARGUMENTS_INVALID, ToolCallOutcome.ERROR),
+        (Reason.TOO_LARGE, ToolCallOutcome.ERROR),
     ],
 )
-def test_error_is_one_object(reason: Reason, outcome: CallOutcome) -> None:
+def test_error_is_one_object(reason: Reason, outcome: ToolCallOutcome) -> None:
     ending = InvocationEnding.of_error(ServiceError(reason, "why"))
     assert ending.outcome is outcome
     assert json.loads(model_text(ending)) == {

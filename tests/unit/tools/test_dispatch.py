@@ -7,16 +7,9 @@ import weakref
 import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.turn import CallOutcome
+from precall_service.domain.events import InvocationCancelReason, Invoke, ToolCallOutcome
 from precall_service.tools.failures import SEND_TIMEOUT_S
-from precall_service.tools.link import (
-    CancelReason,
-    HandlerAnswer,
-    HandlerCancelled,
-    HandlerError,
-    HandlerResult,
-    Invocation,
-)
+from precall_service.tools.link import HandlerAnswer, HandlerCancelled, HandlerError, HandlerResult
 from precall_service.tools.run import CANCEL_TIMEOUT_S, OWED_MAX, PROGRESS_CHARS_MAX
 from tests.support.calls import ROME, TIMEOUT_S, Calls, ended, ending, message
 from tests.support.clock import settle
@@ -41,7 +34,7 @@ async def test_result(calls: Calls) -> None:
     assert invocation.invocation_id != invocation.execution_id
 
     await calls.answer(result_json='{"sky": "clear"}')
-    assert ending(running) == (CallOutcome.RESULT, None)
+    assert ending(running) == (ToolCallOutcome.RESULT, None)
     assert running.result().result_json == '{"sky": "clear"}'
     assert calls.link.cancels == []
 
@@ -59,7 +52,7 @@ async def test_bad_arguments_reach_no_handler(
     calls: Calls, arguments_json: str, reason: Reason, says: str
 ) -> None:
     running = await calls.call(arguments_json)
-    assert ending(running) == (CallOutcome.ERROR, reason)
+    assert ending(running) == (ToolCallOutcome.ERROR, reason)
     assert says in message(running)
     assert calls.link.invocations == []
 
@@ -70,7 +63,7 @@ async def test_handler_fails(calls: Calls) -> None:
     answer = HandlerError("LookupError", "no such city " + "x" * 5000)
     calls.dispatcher.deliver(calls.link, invocation.invocation_id, answer)
     await settle()
-    assert ending(running)[0] is CallOutcome.ERROR
+    assert ending(running)[0] is ToolCallOutcome.ERROR
     assert message(running).startswith("no such city xxx")
     assert len(message(running)) == 2000
 
@@ -80,7 +73,7 @@ async def test_handler_stops_on_its_own(calls: Calls) -> None:
     [invocation] = calls.link.invocations
     calls.dispatcher.deliver(calls.link, invocation.invocation_id, HandlerCancelled())
     await settle()
-    assert ending(running) == (CallOutcome.CANCELLED, Reason.CANCELLED)
+    assert ending(running) == (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +97,7 @@ async def test_bad_result_is_told_to_both_sides(
     assert error.field == "invocation_result.result_json"
     assert says in error.message
     await settle()
-    assert ending(running) == (CallOutcome.ERROR, reason)
+    assert ending(running) == (ToolCallOutcome.ERROR, reason)
     assert calls.link.cancels == []
 
 
@@ -114,9 +107,9 @@ async def test_timeout_then_late_answer(calls: Calls) -> None:
     await calls.advance(TIMEOUT_S - 0.01)
     assert not running.done()
     await calls.advance(0.01)
-    assert ending(running) == (CallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
+    assert ending(running) == (ToolCallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
     assert "whether it took effect is not known" in message(running)
-    assert calls.link.cancels == [(invocation.invocation_id, CancelReason.TIMEOUT)]
+    assert calls.link.cancels == [(invocation.invocation_id, InvocationCancelReason.TIMEOUT)]
 
     calls.dispatcher.progress(calls.link, invocation.invocation_id, "nearly there", None)
     assert calls.progress == []
@@ -153,7 +146,7 @@ async def test_cancel_tells_the_handler(calls: Calls) -> None:
     running.cancel()
     await settle()
     assert running.cancelled()
-    assert calls.link.cancels == [(invocation.invocation_id, CancelReason.TURN_ENDED)]
+    assert calls.link.cancels == [(invocation.invocation_id, InvocationCancelReason.TURN_ENDED)]
     await calls.answer()
 
 
@@ -185,7 +178,7 @@ async def test_cancel_in_the_same_breath_as_the_timeout(calls: Calls) -> None:
     running.cancel()
     await settle()
     assert running.cancelled()
-    assert [reason for _, reason in calls.link.cancels] == [CancelReason.TIMEOUT]
+    assert [reason for _, reason in calls.link.cancels] == [InvocationCancelReason.TIMEOUT]
 
 
 async def test_answer_in_the_same_breath_as_the_cancel(calls: Calls) -> None:
@@ -200,14 +193,14 @@ async def test_process_takes_nothing(calls: Calls) -> None:
     calls.link.taking = False
     running = await calls.call()
     await calls.advance(SEND_TIMEOUT_S)
-    assert ending(running) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert ending(running) == (ToolCallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
     assert calls.link.cancels == []
 
 
 async def test_process_refuses(calls: Calls) -> None:
     calls.link.break_off()
     running = await calls.call()
-    assert ending(running) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert ending(running) == (ToolCallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
 
 
 async def test_timeout_counts_from_the_sending(calls: Calls) -> None:
@@ -219,7 +212,7 @@ async def test_timeout_counts_from_the_sending(calls: Calls) -> None:
     await calls.advance(TIMEOUT_S - 0.01)
     assert not running.done()
     await calls.answer()
-    assert ending(running) == (CallOutcome.RESULT, None)
+    assert ending(running) == (ToolCallOutcome.RESULT, None)
 
 
 async def test_lost_process_ends_running_waiting_and_later_calls(calls: Calls) -> None:
@@ -229,7 +222,9 @@ async def test_lost_process_ends_running_waiting_and_later_calls(calls: Calls) -
     calls.dispatcher.link_lost(calls.link)
     await settle()
     made.append(await calls.call())
-    assert {ending(each) for each in made} == {(CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)}
+    assert {ending(each) for each in made} == {
+        (ToolCallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    }
     assert ["did not run" in message(each) for each in made] == [False, False, True, True]
     assert len(calls.link.invocations) == 2
     assert calls.link.cancels == []
@@ -276,12 +271,12 @@ async def test_result_twice(calls: Calls) -> None:
 async def test_defect_of_a_link_ends_only_the_run(
     calls: Calls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(invocation: Invocation) -> None:
+    async def fail(invocation: Invoke) -> None:
         raise RuntimeError("defect")
 
     calls.link.invoke = fail
     running = await calls.call()
-    assert ending(running) == (CallOutcome.ERROR, Reason.INTERNAL)
+    assert ending(running) == (ToolCallOutcome.ERROR, Reason.INTERNAL)
     error = ended(running).error
     assert error is not None
     incident = error.metadata["incident"]

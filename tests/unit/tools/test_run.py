@@ -8,17 +8,12 @@ from dataclasses import dataclass
 import pytest
 
 from precall_service.domain.errors import Reason
+from precall_service.domain.events import InvocationCancelReason, Invoke, ToolCallOutcome
 from precall_service.domain.tools import ToolEffects
-from precall_service.domain.turn import CallOutcome
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.gate import SPECULATIVE_WAITING_MAX
-from precall_service.tools.link import (
-    CancelReason,
-    HandlerError,
-    HandlerResult,
-    Invocation,
-)
+from precall_service.tools.link import HandlerError, HandlerResult
 from precall_service.tools.run import CANCEL_TIMEOUT_S, Run
 from precall_service.tools.toolset import Toolset
 from tests.support.calls import CONTEXT, ROME, TIMEOUT_S, Calls, ended, ending, message
@@ -26,7 +21,7 @@ from tests.support.clock import ManualClock, settle
 from tests.support.links import RecordingLink
 from tests.support.tools import CITY_SCHEMA, tool_limits
 
-DISCARDED = (CallOutcome.CANCELLED, Reason.CANCELLED)
+DISCARDED = (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
 
 
 # The ending.
@@ -51,7 +46,7 @@ async def test_several_wait_for_one_ending(calls: Calls) -> None:
 async def test_cancelling_a_wait_for_the_close_changes_nothing(calls: Calls) -> None:
     run = await calls.launch(call_id="c")
     calls.link.taking = False
-    run.discard(CancelReason.TURN_ENDED)
+    run.discard(InvocationCancelReason.TURN_ENDED)
     first, second = (asyncio.create_task(run.closed()) for _ in range(2))
     await settle()
     first.cancel()
@@ -60,7 +55,7 @@ async def test_cancelling_a_wait_for_the_close_changes_nothing(calls: Calls) -> 
     calls.link.taking = True
     await settle()
     assert second.done()
-    assert calls.link.cancels == [(run.invocation_id, CancelReason.TURN_ENDED)]
+    assert calls.link.cancels == [(run.invocation_id, InvocationCancelReason.TURN_ENDED)]
 
 
 async def test_every_failure_is_an_ending(calls: Calls) -> None:
@@ -68,7 +63,7 @@ async def test_every_failure_is_an_ending(calls: Calls) -> None:
     calls.toolset.withdraw(["weather"])
     run = calls.dispatcher.launch(tool=old, arguments_json="{", context=CONTEXT, call_id="c")
     await settle()
-    assert ending(run) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert ending(run) == (ToolCallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
     assert not run.sent
 
 
@@ -94,7 +89,7 @@ async def test_a_speculative_run_says_so_and_may_be_answered(calls: Calls) -> No
     assert (invocation.call_id, invocation.prediction_id) == ("", "p")
     assert (run.call_id, run.prediction_id, run.speculative) == ("", "p", True)
     await calls.answer(result_json="1")
-    assert ending(run) == (CallOutcome.RESULT, None)
+    assert ending(run) == (ToolCallOutcome.RESULT, None)
     run.commit("c")
     assert not run.speculative
     await settle()
@@ -141,13 +136,13 @@ async def test_an_ending_overtakes_a_commit_that_waits_to_be_sent(calls: Calls) 
         run.commit(f"of-{run.invocation_id}")
     await settle()
     await calls.answer(0)
-    assert ending(runs[0]) == (CallOutcome.RESULT, None)
+    assert ending(runs[0]) == (ToolCallOutcome.RESULT, None)
     await calls.advance(TIMEOUT_S)
-    assert ending(runs[1]) == (CallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
+    assert ending(runs[1]) == (ToolCallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
     calls.link.taking = True
     await settle()
     assert calls.link.commits == []
-    assert calls.link.cancels == [(runs[1].invocation_id, CancelReason.TIMEOUT)]
+    assert calls.link.cancels == [(runs[1].invocation_id, InvocationCancelReason.TIMEOUT)]
 
 
 async def test_a_run_that_was_committed_while_it_waited_starts_as_one_of_a_call(
@@ -182,7 +177,7 @@ async def test_too_many_speculative_runs_end_and_displace_no_call(calls: Calls) 
     busy = [await calls.launch(call_id=f"busy-{number}") for number in range(2)]
     call = await calls.launch(call_id="c")
     guesses = [await calls.launch() for _ in range(SPECULATIVE_WAITING_MAX + 1)]
-    assert ending(guesses[-1]) == (CallOutcome.ERROR, Reason.OVERLOADED)
+    assert ending(guesses[-1]) == (ToolCallOutcome.ERROR, Reason.OVERLOADED)
     assert not any(run.ended for run in (*busy, call, *guesses[:-1]))
     calls.dispatcher.link_lost(calls.link)
     await settle()
@@ -207,7 +202,7 @@ async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls)
     promoted.commit("p")
     await calls.answer(0)
     await calls.answer(1)
-    assert ending(guess) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert ending(guess) == (ToolCallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
     assert "did not run" in message(guess)
     assert promoted.sent
     await calls.answer(2)
@@ -216,15 +211,15 @@ async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls)
 # Runs that are no longer wanted.
 
 
-@pytest.mark.parametrize("reason", CancelReason)
+@pytest.mark.parametrize("reason", InvocationCancelReason)
 async def test_a_discarded_run_ends_at_once_and_its_late_answer_is_swallowed(
-    calls: Calls, reason: CancelReason
+    calls: Calls, reason: InvocationCancelReason
 ) -> None:
     run = await calls.launch()
     run.discard(reason)
     assert ending(run) == DISCARDED
     assert message(run).endswith("'weather'; whether it took effect is not known")
-    run.discard(CancelReason.DRAINING)
+    run.discard(InvocationCancelReason.DRAINING)
     run.commit("c")
     await run.closed()
     assert calls.link.cancels == [(run.invocation_id, reason)]
@@ -236,23 +231,23 @@ async def test_a_discarded_run_ends_at_once_and_its_late_answer_is_swallowed(
 async def test_a_run_that_has_ended_is_not_discarded(calls: Calls) -> None:
     run = await calls.launch(call_id="c")
     await calls.answer()
-    run.discard(CancelReason.TURN_ENDED)
+    run.discard(InvocationCancelReason.TURN_ENDED)
     await run.closed()
-    assert ending(run) == (CallOutcome.RESULT, None)
+    assert ending(run) == (ToolCallOutcome.RESULT, None)
     assert calls.link.cancels == []
 
 
 async def test_a_run_that_was_discarded_before_it_was_sent_never_starts(calls: Calls) -> None:
     begun = calls.dispatcher.launch(tool=calls.tool, arguments_json=ROME, context=CONTEXT)
-    begun.discard(CancelReason.PREDICTION_DISCARDED)
+    begun.discard(InvocationCancelReason.PREDICTION_DISCARDED)
     for number in range(2):
         await calls.launch(call_id=f"busy-{number}")
     waiting = await calls.launch()
-    waiting.discard(CancelReason.PREDICTION_DISCARDED)
+    waiting.discard(InvocationCancelReason.PREDICTION_DISCARDED)
     await calls.answer(0)
     calls.link.taking = False
     sending = await calls.launch()
-    sending.discard(CancelReason.PREDICTION_DISCARDED)
+    sending.discard(InvocationCancelReason.PREDICTION_DISCARDED)
     for run in (begun, waiting, sending):
         assert ending(run) == DISCARDED
         assert "did not run" in message(run)
@@ -267,7 +262,7 @@ async def test_a_run_that_was_discarded_before_it_was_sent_never_starts(calls: C
 async def test_a_discarded_run_gives_its_slot_to_the_next(calls: Calls) -> None:
     running = [await calls.launch() for _ in range(2)]
     call = await calls.launch(call_id="c")
-    running[0].discard(CancelReason.PREDICTION_DISCARDED)
+    running[0].discard(InvocationCancelReason.PREDICTION_DISCARDED)
     await settle()
     assert call.sent
     await calls.answer(1)
@@ -277,7 +272,7 @@ async def test_a_discarded_run_gives_its_slot_to_the_next(calls: Calls) -> None:
 async def test_close_is_bounded(calls: Calls) -> None:
     run = await calls.launch()
     calls.link.taking = False
-    run.discard(CancelReason.PREDICTION_DISCARDED)
+    run.discard(InvocationCancelReason.PREDICTION_DISCARDED)
     closing = asyncio.create_task(run.closed())
     await settle()
     await calls.advance(CANCEL_TIMEOUT_S - 0.01)
@@ -302,27 +297,27 @@ async def test_a_defect_after_the_run_was_sent_stops_the_handler(
     run, other = await calls.launch(), await calls.launch()
     run.commit("c")
     await run.closed()
-    assert ending(run) == (CallOutcome.ERROR, Reason.INTERNAL)
+    assert ending(run) == (ToolCallOutcome.ERROR, Reason.INTERNAL)
     assert "defect of c" in caplog.text
-    assert calls.link.cancels == [(run.invocation_id, CancelReason.CALL_CANCELLED)]
+    assert calls.link.cancels == [(run.invocation_id, InvocationCancelReason.CALL_CANCELLED)]
     await calls.answer(1)
-    assert ending(other) == (CallOutcome.RESULT, None)
+    assert ending(other) == (ToolCallOutcome.RESULT, None)
 
 
 async def test_a_defect_while_a_handler_is_stopped_ends_nothing_else(
     calls: Calls, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(invocation_id: str, reason: CancelReason) -> None:
+    async def fail(invocation_id: str, reason: InvocationCancelReason) -> None:
         raise RuntimeError(f"defect at {reason.name}")
 
     calls.link.cancel = fail
     run, other = await calls.launch(), await calls.launch()
-    run.discard(CancelReason.TURN_ENDED)
+    run.discard(InvocationCancelReason.TURN_ENDED)
     await run.closed()
     assert ending(run) == DISCARDED
     assert "defect at TURN_ENDED" in caplog.text
     await calls.answer(1)
-    assert ending(other) == (CallOutcome.RESULT, None)
+    assert ending(other) == (ToolCallOutcome.RESULT, None)
 
 
 # Halves of surrogate pairs, which UTF-8 cannot carry.
@@ -331,27 +326,27 @@ async def test_a_defect_while_a_handler_is_stopped_ends_nothing_else(
 @pytest.mark.parametrize(
     ("output_schema", "result_json", "outcome"),
     [
-        ("", '"\\ud800"', CallOutcome.RESULT),
-        ('{"type":"string"}', '"\\ud800"', CallOutcome.RESULT),
-        ('{"type":"string","maxLength":1}', '"\\ud800"', CallOutcome.RESULT),
-        ('{"type":"object"}', '["\\ud800"]', CallOutcome.ERROR),
-        ('{"type":"object"}', '"\\ud800"', CallOutcome.ERROR),
-        ('{"properties":{"a":{"enum":["x"]}}}', '{"a":"\\udfff"}', CallOutcome.ERROR),
-        ('{"additionalProperties":false}', '{"\\udfff":1}', CallOutcome.ERROR),
+        ("", '"\\ud800"', ToolCallOutcome.RESULT),
+        ('{"type":"string"}', '"\\ud800"', ToolCallOutcome.RESULT),
+        ('{"type":"string","maxLength":1}', '"\\ud800"', ToolCallOutcome.RESULT),
+        ('{"type":"object"}', '["\\ud800"]', ToolCallOutcome.ERROR),
+        ('{"type":"object"}', '"\\ud800"', ToolCallOutcome.ERROR),
+        ('{"properties":{"a":{"enum":["x"]}}}', '{"a":"\\udfff"}', ToolCallOutcome.ERROR),
+        ('{"additionalProperties":false}', '{"\\udfff":1}', ToolCallOutcome.ERROR),
     ],
 )
 async def test_a_result_with_half_a_pair_ends_its_call_at_once(
-    calls: Calls, output_schema: str, result_json: str, outcome: CallOutcome
+    calls: Calls, output_schema: str, result_json: str, outcome: ToolCallOutcome
 ) -> None:
     calls.register(output_schema=output_schema)
     run = await calls.launch(call_id="c")
-    if outcome is CallOutcome.RESULT:
+    if outcome is ToolCallOutcome.RESULT:
         await calls.answer(result_json=result_json)
         assert ended(run).result_json == result_json
     else:
         with pytest.raises(Exception, match="breaks its output schema"):
             await calls.answer(result_json=result_json)
-        assert ending(run) == (CallOutcome.ERROR, Reason.RESULT_INVALID)
+        assert ending(run) == (ToolCallOutcome.ERROR, Reason.RESULT_INVALID)
         message(run).encode()
 
 
@@ -374,7 +369,7 @@ async def test_a_defect_in_reading_a_result_ends_the_call(
     run = await calls.launch(call_id="c")
     with pytest.raises(Exception, match="a defect of the server"):
         await calls.answer()
-    assert ending(run) == (CallOutcome.ERROR, Reason.INTERNAL)
+    assert ending(run) == (ToolCallOutcome.ERROR, Reason.INTERNAL)
     assert "RuntimeError: defect" in caplog.text
 
 
@@ -398,7 +393,8 @@ async def test_leaving_discards_every_run_and_tells_the_processes() -> None:
         assert ending(run) == DISCARDED
         await run.closed()
     assert link.cancels == [
-        (invocation.invocation_id, CancelReason.DRAINING) for invocation in link.invocations
+        (invocation.invocation_id, InvocationCancelReason.DRAINING)
+        for invocation in link.invocations
     ]
     assert (dispatcher.in_flight, clock.pending) == (0, 0)
 
@@ -454,7 +450,7 @@ async def test_an_error_leaves_at_once_and_as_it_is() -> None:
 async def test_a_cancel_leaves_at_once(discarded: bool) -> None:
     served = await serving()
     if discarded:  # and its process is being told
-        served.run.discard(CancelReason.TURN_ENDED)
+        served.run.discard(InvocationCancelReason.TURN_ENDED)
         await settle()
     served.task.cancel()
     await settle()
@@ -467,7 +463,7 @@ async def test_an_answer_that_overtakes_its_link_ends_the_run() -> None:
     clock = ManualClock()
 
     class Quick(RecordingLink):
-        async def invoke(self, invocation: Invocation) -> None:
+        async def invoke(self, invocation: Invoke) -> None:
             dispatcher.deliver(self, invocation.invocation_id, HandlerResult("1"))
 
     async with Dispatcher(clock, tool_limits()) as dispatcher:

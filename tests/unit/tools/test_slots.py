@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason
-from precall_service.domain.turn import CallOutcome
+from precall_service.domain.events import ToolCallOutcome
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.gate import COMMITTED_WAITING_MAX
 from precall_service.tools.run import CANCEL_TIMEOUT_S
@@ -30,22 +30,22 @@ async def test_waiting_for_a_slot_has_the_bound_of_the_tool(calls: Calls) -> Non
     await calls.answer(0)
     await calls.answer(1)
     await calls.answer(2)
-    assert ending(waiting) == (CallOutcome.RESULT, None)
+    assert ending(waiting) == (ToolCallOutcome.RESULT, None)
 
     calls.register(read_only=True)
     busy = [await calls.call() for _ in range(2)]
     calls.link.taking = False
     stuck = await calls.call()
     await calls.advance(TIMEOUT_S)
-    assert ending(stuck) == (CallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
+    assert ending(stuck) == (ToolCallOutcome.TIMEOUT, Reason.TOOL_TIMEOUT)
     assert "this one did not run" in message(stuck)
     await calls.advance(CANCEL_TIMEOUT_S)
-    assert {ending(each)[0] for each in busy} == {CallOutcome.TIMEOUT}
+    assert {ending(each)[0] for each in busy} == {ToolCallOutcome.TIMEOUT}
 
 
 async def test_too_many_wait(calls: Calls) -> None:
     made = [await calls.call() for _ in range(2 + COMMITTED_WAITING_MAX + 1)]
-    assert ending(made[-1]) == (CallOutcome.ERROR, Reason.OVERLOADED)
+    assert ending(made[-1]) == (ToolCallOutcome.ERROR, Reason.OVERLOADED)
     assert str(COMMITTED_WAITING_MAX) in message(made[-1])
     calls.dispatcher.link_lost(calls.link)
 
@@ -55,13 +55,13 @@ async def test_withdrawn_tool_ends_later_calls_and_waiting_ones(calls: Calls) ->
     made = [await calls.call() for _ in range(3)]
     calls.toolset.withdraw(["weather"])
     later = await calls.call(tool=tool)
-    assert ending(later) == (CallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
+    assert ending(later) == (ToolCallOutcome.UNAVAILABLE, Reason.TOOL_UNAVAILABLE)
     await calls.answer(0)
     await calls.answer(1)
     assert [ending(each)[0] for each in made] == [
-        CallOutcome.RESULT,
-        CallOutcome.RESULT,
-        CallOutcome.UNAVAILABLE,
+        ToolCallOutcome.RESULT,
+        ToolCallOutcome.RESULT,
+        ToolCallOutcome.UNAVAILABLE,
     ]
     assert "no longer offered" in message(made[2])
 
@@ -82,8 +82,8 @@ async def test_updated_tool_takes_over_waiting_calls(calls: Calls) -> None:
     later = await calls.call('{"city":"Ulm"}', tool=before)
     assert [each.tool_version for each in calls.link.invocations][2:] == ["2"]
     assert [ending(each) for each in made[2:]] == [
-        (CallOutcome.ERROR, Reason.ARGUMENTS_INVALID)
+        (ToolCallOutcome.ERROR, Reason.ARGUMENTS_INVALID)
     ] * 2
     for index in range(3):
         await calls.answer(index)
-    assert ending(later) == (CallOutcome.RESULT, None)
+    assert ending(later) == (ToolCallOutcome.RESULT, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason
+from precall_service.domain.events import ToolRegistration
 from precall_service.tools.declarations import ToolProposal
-from precall_service.tools.toolset import Registration, Toolset
+from precall_service.tools.toolset import Toolset
 from tests.support.links import RecordingLink
 from tests.support.tools import tool_limits
 
@@ -21,7 +22,7 @@ def names(tools: Toolset) -> list[str]:
     return [each.name for each in tools.snapshot()]
 
 
-def reasons(registrations: list[Registration]) -> list[Reason | None]:
+def reasons(registrations: list[ToolRegistration]) -> list[Reason | None]:
     return [each.error and each.error.reason for each in registrations]
 
 

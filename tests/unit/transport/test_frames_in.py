@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.errors import ServiceError
+from precall_service.domain.events import TraceContext
 from precall_service.domain.tools import CacheScope, ToolEffects
-from precall_service.domain.turn import (
-    GenerationSettings,
-    ToolChoice,
-    ToolChoiceMode,
-    TraceContext,
-    TurnLimits,
-)
+from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode, TurnLimits
 from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult
 from precall_service.tools.toolset import Toolset
-from precall_service.transport import frames_in, frames_out, opening_in
+from precall_service.transport import events_out, frames_in, opening_in
 from precall_service.transport.statuses import to_status
 from tests.support.any_frames import TEXTS, frames
 from tests.support.links import RecordingLink
@@ -183,7 +178,7 @@ def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> 
     assert [entry.name for entry in entries] == [tool.name for tool in tools]
     for entry in entries:
         assert (entry.error is None) == bool(entry.version)
-        told = frames_out.registration(entry)
+        told = events_out.tool_registration(entry)
         if entry.error is not None:
             failure(told.error)
 

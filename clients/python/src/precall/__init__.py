@@ -17,6 +17,7 @@ async with precall.Client("localhost:50151") as client:
 
 from __future__ import annotations
 
+from precall import _events
 from precall._client import Client
 from precall._context import ToolContext
 from precall._conversation import Conversation
@@ -39,27 +40,7 @@ from precall._errors import (
     TurnRunningError,
     UnavailableError,
 )
-from precall._events import (
-    Event,
-    ReasoningDelta,
-    ResultSource,
-    StepCompleted,
-    StepFinishReason,
-    StepStarted,
-    TextDelta,
-    TokenUsage,
-    ToolCallArgumentsDelta,
-    ToolCallCompleted,
-    ToolCallOutcome,
-    ToolCallProgress,
-    ToolCallReady,
-    ToolCallStarted,
-    TurnCompleted,
-    TurnOutcome,
-    TurnQueued,
-    TurnReport,
-    TurnStarted,
-)
+from precall._events import *  # noqa: F403 - generated, with an __all__ of its own
 from precall._messages import Answer, Message, ToolCall
 from precall._options import ClientOptions
 from precall._served import NotServedWarning
@@ -77,7 +58,7 @@ from precall._turn_options import TurnOptions
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__: list[str] = [
     "Answer",
     "Capability",
     "Client",
@@ -91,7 +72,6 @@ __all__ = [
     "EngineLoad",
     "EngineState",
     "EngineUnavailableError",
-    "Event",
     "InvalidArgumentError",
     "LimitReachedError",
     "Message",
@@ -99,38 +79,21 @@ __all__ = [
     "NotServedWarning",
     "OverloadedError",
     "PrecallError",
-    "ReasoningDelta",
-    "ResultSource",
     "ServerError",
     "ServerInfo",
     "ServerLimits",
-    "StepCompleted",
-    "StepFinishReason",
-    "StepStarted",
-    "TextDelta",
-    "TokenUsage",
     "TooLargeError",
     "Tool",
     "ToolCall",
-    "ToolCallArgumentsDelta",
-    "ToolCallCompleted",
     "ToolCallError",
-    "ToolCallOutcome",
-    "ToolCallProgress",
-    "ToolCallReady",
-    "ToolCallStarted",
     "ToolContext",
     "ToolNamed",
     "ToolOptions",
     "ToolRejectedError",
     "Turn",
-    "TurnCompleted",
     "TurnLimits",
     "TurnOptions",
-    "TurnOutcome",
-    "TurnQueued",
-    "TurnReport",
     "TurnRunningError",
-    "TurnStarted",
     "UnavailableError",
 ]
+__all__ += _events.__all__

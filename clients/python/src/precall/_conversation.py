@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
-from precall import _errors, _frames, _telemetry
+from precall import _errors, _events_in, _frames, _telemetry
 from precall._errors import ConversationClosedError, PrecallError, ToolRejectedError
 from precall._feed import TurnFeed
 from precall._invocations import Invocations
@@ -341,7 +341,7 @@ class Conversation:
             case "go_away":
                 logger.info("the server will close the stream: %s", event.go_away.message)
             case _:
-                value = _frames.event(event)
+                value = _events_in.event(event)
                 if value is not None and self._turn and self._turn.turn_id == event.turn_id:
                     self._turn.put(value)
 

@@ -1,4 +1,4 @@
-"""Turns values of this client into messages of the contract, and events back into values.
+"""Turns values of this client into messages of the contract, and answers back into values.
 
 Owns: every use of a field of the contract, except the fields of the stream itself.
 """
@@ -14,8 +14,6 @@ import pydantic_core
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 
-from precall import _errors, _events
-from precall._events import Event
 from precall._messages import Message
 from precall._server import (
     Capability,
@@ -222,98 +220,6 @@ def server_info(answer: agent_pb2.GetServerInfoResponse) -> ServerInfo:
             waiting_turns=answer.load.waiting_turns,
         ),
         uptime_s=seconds(answer.uptime),
-    )
-
-
-def event(frame: agent_pb2.ConverseResponse) -> Event | None:  # noqa: C901, PLR0912  one per event
-    """Returns the event that a frame tells of; None for one that this client does not know."""
-    match frame.WhichOneof("event"):
-        case "text_delta":
-            return _events.TextDelta(frame.text_delta.text)
-        case "reasoning_delta":
-            return _events.ReasoningDelta(frame.reasoning_delta.text)
-        case "tool_call_arguments_delta":
-            delta = frame.tool_call_arguments_delta
-            return _events.ToolCallArgumentsDelta(delta.call_id, delta.json_fragment)
-        case "turn_queued":
-            return _events.TurnQueued(frame.turn_queued.position)
-        case "turn_started":
-            return _events.TurnStarted(seconds(frame.turn_started.waited))
-        case "step_started":
-            return _events.StepStarted(frame.step_started.step, frame.step_started.prompt_tokens)
-        case "tool_call_started":
-            started = frame.tool_call_started
-            return _events.ToolCallStarted(started.call_id, started.tool_name)
-        case "tool_call_ready":
-            ready = frame.tool_call_ready
-            return _events.ToolCallReady(ready.call_id, ready.tool_name, ready.arguments_json)
-        case "tool_call_progress":
-            progress = frame.tool_call_progress
-            fraction = progress.fraction if progress.HasField("fraction") else None
-            return _events.ToolCallProgress(progress.call_id, progress.message, fraction)
-        case "tool_call_completed":
-            return _tool_call_completed(frame.tool_call_completed)
-        case "step_completed":
-            ended = frame.step_completed
-            reason = member(
-                _events.StepFinishReason, turn_pb2.StepFinishReason.DESCRIPTOR, ended.finish_reason
-            )
-            return _events.StepCompleted(ended.step, reason, _usage(ended.usage))
-        case "turn_completed":
-            return _turn_completed(frame.turn_completed)
-        case _:
-            return None
-
-
-def _tool_call_completed(ended: turn_pb2.ToolCallCompleted) -> _events.ToolCallCompleted:
-    return _events.ToolCallCompleted(
-        call_id=ended.call_id,
-        outcome=member(_events.ToolCallOutcome, turn_pb2.ToolCallOutcome.DESCRIPTOR, ended.outcome),
-        result_json=ended.result_json,
-        error=_errors.from_status(ended.error, family=_errors.ToolCallError)
-        if ended.HasField("error")
-        else None,
-        wait_time_s=seconds(ended.wait_time),
-        source=member(_events.ResultSource, turn_pb2.ResultSource.DESCRIPTOR, ended.source),
-    )
-
-
-def _turn_completed(ended: turn_pb2.TurnCompleted) -> _events.TurnCompleted:
-    return _events.TurnCompleted(
-        outcome=member(_events.TurnOutcome, turn_pb2.TurnOutcome.DESCRIPTOR, ended.outcome),
-        text=ended.text,
-        error=_errors.from_status(ended.error) if ended.HasField("error") else None,
-        report=_report(ended.report),
-    )
-
-
-def _usage(used: turn_pb2.TokenUsage) -> _events.TokenUsage:
-    return _events.TokenUsage(
-        used.input_tokens, used.cached_tokens, used.output_tokens, used.reasoning_tokens
-    )
-
-
-def _report(told: turn_pb2.TurnReport) -> _events.TurnReport:
-    return _events.TurnReport(
-        wall_time_s=seconds(told.wall_time),
-        queue_time_s=seconds(told.queue_time),
-        time_to_first_token_s=seconds(told.time_to_first_token),
-        generation_time_s=seconds(told.generation_time),
-        tool_time_exposed_s=seconds(told.tool_time_exposed),
-        tool_time_hidden_s=seconds(told.tool_time_hidden),
-        continuation_time_s=seconds(told.continuation_time),
-        saved_by_overlap_s=seconds(told.saved_by_overlap),
-        saved_by_drafts_s=seconds(told.saved_by_drafts),
-        saved_by_continuation_s=seconds(told.saved_by_continuation),
-        wasted_time_s=seconds(told.wasted_time),
-        steps=told.steps,
-        tool_calls=told.tool_calls,
-        usage=_usage(told.usage),
-        cache_hits=told.cache_hits,
-        predictions=told.predictions,
-        predictions_confirmed=told.predictions_confirmed,
-        draft_tokens_proposed=told.draft_tokens_proposed,
-        draft_tokens_accepted=told.draft_tokens_accepted,
     )
 
 

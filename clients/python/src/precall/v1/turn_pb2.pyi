@@ -930,15 +930,15 @@ class TokenLogProbability(_message.Message):
     log_probability: _builtins.float
     """The natural logarithm of its probability."""
     @_builtins.property
-    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogProbability]:
-        """The likeliest tokens at this position, most likely first, without alternatives of their own."""
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
+        """The likeliest tokens at this position, most likely first."""
 
     def __init__(
         self,
         *,
         token: _builtins.str = ...,
         log_probability: _builtins.float = ...,
-        alternatives: _abc.Iterable[Global___TokenLogProbability] | None = ...,
+        alternatives: _abc.Iterable[Global___TokenAlternative] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -947,6 +947,32 @@ class TokenLogProbability(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenLogProbability: _TypeAlias = TokenLogProbability  # noqa: Y015
+
+@_typing.final
+class TokenAlternative(_message.Message):
+    """A token that could have been sampled, with its log probability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token's text. A token that is part of a character has none."""
+    log_probability: _builtins.float
+    """The natural logarithm of its probability."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        log_probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probability", b"log_probability", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenAlternative: _TypeAlias = TokenAlternative  # noqa: Y015
 
 @_typing.final
 class TokenUsage(_message.Message):

@@ -1,0 +1,210 @@
+"""The values that events are in Python, on the service and on the client."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from contract import Enum, Events, Field, Kind, Message
+
+POSITIONAL_MAX = 8
+"""Later fields are keyword-only, so that a new field breaks no positional pattern."""
+
+COLUMNS = 100
+ZEROS = {"bool": "False", "bytes": 'b""', "float": "0.0", "int": "0", "str": '""'}
+
+SERVICE_VALUES = '''"""What a client is told: events, and the values in them.
+
+Fields that end in `_s` are seconds.
+
+Generated from proto/precall/v1 by `make gen`. Do not edit.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import {dataclass}
+
+from precall_service.domain.errors import ServiceError
+
+{classes}
+
+TurnEvent = {turn}
+"""What a turn tells while it runs."""
+
+ConversationEvent = {all}
+"""Everything that a conversation tells its client."""
+'''
+
+CLIENT_VALUES = '''"""What a turn tells while it runs, as frozen values that `match` takes apart.
+
+Fields that end in `_s` are seconds. Events of a newer server are skipped.
+
+Generated from proto/precall/v1 by `make gen`. Do not edit.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import {dataclass}
+from typing import TypeAlias
+
+import pydantic
+import pydantic_core
+
+from precall._errors import PrecallError
+
+__all__ = {names}
+
+{classes}
+
+Event: TypeAlias = {turn}
+"""Everything that iterating over a turn yields."""
+'''
+
+
+def service_values(events: Events, of_a_turn: Events) -> str:
+    """domain/events.py."""
+    classes = "\n".join(
+        [
+            *(line for each in events.enums for line in service_enum(each)),
+            *(
+                line
+                for each in events.messages
+                for line in dataclass_of(each, events, error="ServiceError", zero="UNSPECIFIED")
+            ),
+        ]
+    )
+    return SERVICE_VALUES.format(
+        dataclass=dataclass_imports(classes),
+        classes=classes,
+        turn=union(of_a_turn),
+        all=union(events),
+    )
+
+
+def client_values(events: Events) -> str:
+    """The client's _events.py."""
+    classes = "\n".join(
+        [
+            *(line for each in events.enums for line in client_enum(each)),
+            *(
+                line
+                for each in events.messages
+                for line in (
+                    *dataclass_of(each, events, error="PrecallError", zero="UNKNOWN"),
+                    *parsed_json(each),
+                )
+            ),
+        ]
+    )
+    return CLIENT_VALUES.format(
+        dataclass=dataclass_imports(classes),
+        names=sorted(["Event", *(each.name for each in (*events.enums, *events.messages))]),
+        classes=classes,
+        turn=union(events),
+    )
+
+
+def service_enum(each: Enum) -> Iterator[str]:
+    """An enum with the numbers of the contract."""
+    yield f"\nclass {each.name}(enum.Enum):"
+    yield from class_doc(each.name, each.doc)
+    for name, number, doc in each.members:
+        yield f"    {name} = {number}"
+        yield from attribute_doc(doc)
+
+
+def client_enum(each: Enum) -> Iterator[str]:
+    """An enum with texts for values; what this client does not know has a member too."""
+    yield f"\nclass {each.name}(enum.Enum):"
+    yield from class_doc(each.name, each.doc)
+    for name, number, doc in each.members:
+        if number == 0:
+            yield '    UNKNOWN = "unknown"'
+            yield from attribute_doc(
+                "A value of a newer server."
+                if doc == "Never sent."
+                else f"{doc} Or a value of a newer server."
+            )
+        else:
+            yield f'    {name} = "{name.lower()}"'
+            yield from attribute_doc(doc)
+
+
+def dataclass_of(message: Message, events: Events, *, error: str, zero: str) -> Iterator[str]:
+    """A message as a frozen value; `error` is the class that stands for a status."""
+    long = len(message.fields) > POSITIONAL_MAX
+    is_event = message in events.by_field.values()
+    kw_only = ", kw_only=True" if long and not is_event else ""
+    yield f"\n@dataclass(frozen=True, slots=True{kw_only})"
+    yield f"class {message.name}:"
+    yield from class_doc(message.name, message.doc)
+    for at, field in enumerate(message.fields):
+        if at == POSITIONAL_MAX and is_event:
+            yield "    _: KW_ONLY"
+        yield f"    {field.name}: {annotation(field, error, zero)}"
+        yield from attribute_doc(field.doc)
+
+
+def dataclass_imports(classes: str) -> str:
+    return "KW_ONLY, dataclass" if "KW_ONLY" in classes else "dataclass"
+
+
+def annotation(field: Field, error: str, zero: str) -> str:
+    """A field's type and default."""
+    item = error if field.kind is Kind.STATUS else field.type_name
+    if field.repeated:
+        return f"tuple[{item}, ...] = ()"
+    if field.nullable:
+        return f"{item} | None = None"
+    match field.kind:
+        case Kind.ENUM:
+            return f"{item} = {item}.{zero}"
+        case Kind.MESSAGE:
+            return f"{item} = {item}()"
+        case _:
+            return f"{item} = {ZEROS[item]}"
+
+
+def parsed_json(message: Message) -> Iterator[str]:
+    """A property for each field that holds JSON as text, with the value that it says."""
+    for field in message.fields:
+        if field.name.endswith("_json") and not field.repeated:
+            yield "    @property"
+            yield f"    def {field.name.removesuffix('_json')}(self) -> pydantic.JsonValue:"
+            yield f'        """`{field.name}` as Python values; None where it is empty."""'
+            yield f"        text = self.{field.name}"
+            yield "        return pydantic_core.from_json(text) if text else None"
+
+
+def union(events: Events) -> str:
+    return f"({' | '.join(event.name for event in events.by_field.values())})"
+
+
+def class_doc(name: str, doc: str) -> Iterator[str]:
+    """A docstring: all on one line, or its first sentence, and then the rest."""
+    first, _, rest = doc.partition(". ")
+    if len(doc) <= COLUMNS - 10:
+        yield f'    """{doc}"""\n'
+    else:
+        if not rest or len(first) > COLUMNS - 8:
+            first, rest = f"{name} of the contract", doc
+        yield f'    """{first}.\n'
+        yield from wrapped(rest)
+        yield '    """\n'
+
+
+def attribute_doc(doc: str) -> Iterator[str]:
+    yield from wrapped(f'"""{doc}"""' if doc else "")
+
+
+def wrapped(text: str) -> Iterable[str]:
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent="    ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
