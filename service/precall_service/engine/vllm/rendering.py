@@ -23,6 +23,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
+from cachetools import LRUCache
 from vllm.exceptions import VLLMClientError
 from vllm.renderers import ChatParams, TokenizeParams
 from vllm.renderers.base import BaseRenderer
@@ -41,7 +42,6 @@ from precall_service.domain.messages import (
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
-from precall_service.engine.vllm.recent import Recent
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +88,9 @@ class PromptRenderer:
         self._stop_texts = tuple(
             text for text, token_id in added.items() if token_id in self._stop_token_ids
         )
-        # Bounded, because clients choose the variables in a shape.
-        self._ends: Recent[_Shape, str | None] = Recent(_SHAPES_MAX)
-        self._rewrites: Recent[_Shape, bool] = Recent(_SHAPES_MAX)
+        # Bounded, since clients choose the variables in a shape.
+        self._ends: LRUCache[_Shape, str | None] = LRUCache(_SHAPES_MAX)
+        self._rewrites: LRUCache[_Shape, bool] = LRUCache(_SHAPES_MAX)
         self._warned = False
         self.rendered_afresh = 0
         """How often `append` rendered the whole, because no token ends the message."""

@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
+from cachetools import LRUCache
 from vllm.config import ModelConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser.abstract_parser import Parser
@@ -24,7 +25,6 @@ from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import StepSpec
 from precall_service.engine.vllm.chat import chat_tools
 from precall_service.engine.vllm.grammars import CallForm, as_templates_write, form_of_calls
-from precall_service.engine.vllm.recent import Recent
 
 _PLANS_MAX: Final = 64
 _NO_VARIABLES: Final[Mapping[str, JsonValue]] = MappingProxyType({})
@@ -69,7 +69,7 @@ class StepPlans:
         self._structured_calls = structured_calls
         self._defaults = defaults
         self._call_form: CallForm | None = None
-        self._plans: Recent[_PlanKey, StepPlan] = Recent(_PLANS_MAX)
+        self._plans: LRUCache[_PlanKey, StepPlan] = LRUCache(_PLANS_MAX)
 
     def plan(
         self,
