@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from bench.process import Child, started
 from precall_service.domain.json import JsonObject, JsonValue
+from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import (
-    ModelError,
     ResolvedModel,
     default_cache_dir,
     is_embedded,

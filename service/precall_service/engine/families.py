@@ -1,15 +1,15 @@
 """Chooses vLLM's tool-call and reasoning parsers from what a model says about itself.
 
-vLLM leaves both parsers to the operator (but for the reasoning parser of gpt-oss); this table is
+vLLM leaves both parsers to the operator (except the reasoning parser of gpt-oss); this table holds
 what an operator would look up.
 
 Owns: which model family goes with which parser names of the pinned vLLM.
-Never: vLLM itself (a test holds these names against its tables), files or tokens.
+Never: vLLM itself (a test compares these names with its tables), files or tokens.
 
-The chat template speaks first where it can: it shows the very text that the model was trained to
+The chat template decides where it can, because it shows the text that the model was trained to
 write, whatever the model is called. The architecture decides for families whose template is not
-Jinja, or whose marks others use for another format. A family that neither names gets no parser and
-a reason: its tools are then refused, rather than its calls lost in the text.
+Jinja, or whose marks mean another format in other families. Any other model gets no parser and a
+reason: its tools are refused, because its calls would be lost in the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsers:
-    """Parser names as in vLLM's --tool-call-parser and --reasoning-parser, and why these."""
+    """Parser names for vLLM's --tool-call-parser and --reasoning-parser, and why they fit."""
 
     tool: str | None
     reasoning: str | None
@@ -46,8 +46,8 @@ _BY_MODEL_TYPE: Final[Mapping[str, tuple[str, str | None]]] = {
     "step3p5": ("step3p5", "step3p5"),
 }
 
-# Marks of a tool call in a template, the more telling first: several formats wrap what they write
-# in <tool_call>, so the mark inside it comes before the mark around it.
+# Marks of a tool call in a template, the most specific first: several formats wrap their calls in
+# <tool_call>, so the mark inside it comes before the mark around it.
 _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<start_function_call>", "functiongemma"),
     ("<longcat_tool_call>", "longcat"),
@@ -70,7 +70,7 @@ _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<tool_call>", "hermes"),
     ("<|python_start|>", "llama4_pythonic"),
     ("<|python_tag|>", "llama3_json"),
-    # Llama 3 templates name neither mark, but the role that answers its calls.
+    # Llama 3 templates contain neither mark, only the role of the messages that answer calls.
     ("<|start_header_id|>ipython", "llama3_json"),
 )
 
@@ -81,7 +81,8 @@ _REASONING_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<|channel>thought", "gemma4"),
 )
 
-# Where <think> is the mark, what differs is who opens it and what leaves it out.
+# These all use <think>; their parsers differ in who writes the opening mark and how reasoning is
+# turned off.
 _THINK_BY_TOOL_PARSER: Final[Mapping[str, str]] = {
     "deepseek_v31": "deepseek_v3",
     "glm47": "glm45",
@@ -93,7 +94,7 @@ _THINK_BY_TOOL_PARSER: Final[Mapping[str, str]] = {
 
 
 def choose_parsers(config: Mapping[str, object], chat_template: str | None) -> Parsers:
-    """Returns the parsers for a model, given its config.json and its chat template."""
+    """Returns the parsers for a model with this config.json and chat template."""
     model_type = str(config.get("model_type", ""))
     if model_type in _BY_MODEL_TYPE:
         tool, reasoning = _BY_MODEL_TYPE[model_type]
@@ -111,7 +112,7 @@ def choose_parsers(config: Mapping[str, object], chat_template: str | None) -> P
         reasoning=_reasoning_parser(chat_template, tool),
         reason=f"the chat template writes {mark}"
         if mark
-        else "no known form of a tool call is in the chat template",
+        else "the chat template contains no known form of a tool call",
     )
 
 
@@ -132,5 +133,5 @@ def _reasoning_parser(template: str, tool: str | None) -> str | None:
         return None
     if tool in _THINK_BY_TOOL_PARSER:
         return _THINK_BY_TOOL_PARSER[tool]
-    # A template with this switch can leave reasoning out; this parser is told how it was set.
+    # A template with this switch can turn reasoning off; the parser is told how it was set.
     return "qwen3" if "enable_thinking" in template else "deepseek_r1"

@@ -1,4 +1,4 @@
-"""Asks the hub for a model once, before vLLM does so with many retries and few words."""
+"""Asks the hub for a model once, because vLLM retries for minutes and explains little."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def reachable(name: str) -> bool:
-    """Whether the hub gives the model out; False: it does not answer, and a copy of it is here.
+    """Returns True if the hub serves the model, False if only a local copy can be had.
 
-    Blocks for TIMEOUT_S at most.
+    Blocks for at most TIMEOUT_S.
 
     Raises:
-        ModelError: the hub does not have it or does not give it to this user, or it does not
-            answer and there is no copy.
+        ModelError: the hub does not have the model or does not serve it to this user, or the hub
+            does not answer and there is no local copy.
     """
     if os.environ.get("VLLM_USE_MODELSCOPE"):
-        return True  # another hub, which vLLM asks by itself
-    # Here, since it comes with vLLM, and takes a moment.
+        return True  # another hub, which vLLM asks itself
+    # Imported here because it is installed with vLLM, and is slow to import.
     from huggingface_hub import HfApi, constants, try_to_load_from_cache  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
@@ -41,15 +41,16 @@ def reachable(name: str) -> bool:
         ) from None
     except GatedRepoError:
         raise ModelError(
-            f"--model {name}: {endpoint} gives it only to those who have accepted its licence: do "
+            f"--model {name}: {endpoint} serves it only to users who have accepted its licence: do "
             "so there, then log in (`hf auth login`, or HF_TOKEN)"
         ) from None
     except RepositoryNotFoundError:
         raise ModelError(
-            f"--model {name}: there is no such folder, and {endpoint} has no such model, or not "
-            "for you. Check the name; for a private one log in (`hf auth login`, or HF_TOKEN)"
+            f"--model {name}: there is no such folder, and {endpoint} has no such model, or "
+            "hides it from you. Check the name; for a private model log in (`hf auth login`, or "
+            "HF_TOKEN)"
         ) from None
-    except Exception as error:  # noqa: BLE001 - whatever its HTTP library raises: no answer
+    except Exception as error:  # noqa: BLE001 - any error of its HTTP library means no answer
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             raise ModelError(

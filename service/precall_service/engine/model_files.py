@@ -1,18 +1,15 @@
-"""Checks the files of a model on disk, so that a fault in them is named before the engine starts.
+"""Checks the files of a local model, so that a fault in them is reported before the engine starts.
 
-Owns: what a local model folder must hold; the manifest that a converted folder is verified by.
+Owns: what a local model folder must hold.
 Never: any network; reading weights into memory.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
-
-MANIFEST_NAME: Final = "manifest.json"
 
 _WEIGHT_PATTERNS: Final = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _TOKENIZER_FILES: Final = (
@@ -31,10 +28,10 @@ class ModelError(Exception):
 
 
 def check_model_folder(folder: Path) -> None:
-    """Returns if `folder` holds a configuration, whole weights and a tokenizer.
+    """Returns if `folder` holds a configuration, complete weights and a tokenizer.
 
     Raises:
-        ModelError: something is missing; all that is missing is named at once.
+        ModelError: something is missing; the message names everything that is.
     """
     missing: list[str] = []
     if not any((folder / name).is_file() for name in ("config.json", "params.json")):
@@ -44,16 +41,16 @@ def check_model_folder(folder: Path) -> None:
         missing.append("a tokenizer (tokenizer.json or tokenizer.model)")
     if missing:
         raise ModelError(
-            f"the model folder {folder} is not complete: missing {', '.join(missing)}. "
+            f"the model folder {folder} is incomplete: missing {', '.join(missing)}. "
             "Download or copy the whole model again, or name another one with --model"
         )
 
 
 def read_json_object(path: Path) -> dict[str, object]:
-    """Returns the JSON object in `path`, or an empty one where there is no such file.
+    """Returns the JSON object in `path`, or an empty one if there is no such file.
 
     Raises:
-        ModelError: the file cannot be read, or holds something else.
+        ModelError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         value: object = json.loads(path.read_bytes())
@@ -64,45 +61,6 @@ def read_json_object(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} must hold a JSON object. Copy the model again")
     return cast("dict[str, object]", value)
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file as hexadecimal text (about 0.3 s per 100 MB)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_manifest(folder: Path, origin: Mapping[str, str]) -> None:
-    """Records `origin` and the size and digest of every file that `folder` holds now."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST_NAME
-    }
-    text = json.dumps({"origin": dict(origin), "files": files}, indent=2)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
-
-
-def manifest_fault(folder: Path) -> str | None:
-    """Returns what in `folder` differs from its manifest, or None where all of it is as written."""
-    try:
-        files = read_json_object(folder / MANIFEST_NAME).get("files")
-    except ModelError:
-        return f"{MANIFEST_NAME} is damaged"
-    if not isinstance(files, dict) or not files:
-        return f"{MANIFEST_NAME} is missing"
-    records = cast("dict[str, dict[str, object]]", files)
-    # All sizes first: a file cut short is the common fault, and costs nothing to see.
-    for name, record in records.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != record.get("bytes"):
-            return f"{name} has the wrong size"
-    for name, record in records.items():
-        if file_sha256(folder / name) != record.get("sha256"):
-            return f"{name} does not match its checksum"
-    return None
 
 
 def _missing_weights(folder: Path) -> Iterator[str]:

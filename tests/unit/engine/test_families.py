@@ -64,7 +64,7 @@ def test_an_unknown_template_gives_no_parser_and_says_why() -> None:
     parsers = choose_parsers({"model_type": "gpt2"}, "{{ messages }}")
 
     assert (parsers.tool, parsers.reasoning) == (None, None)
-    assert parsers.reason == "no known form of a tool call is in the chat template"
+    assert parsers.reason == "the chat template contains no known form of a tool call"
 
 
 def test_a_model_without_a_template_gives_no_parser_and_says_why() -> None:

