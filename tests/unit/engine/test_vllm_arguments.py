@@ -1,4 +1,4 @@
-"""Every argument of vLLM's engine can be given, but for those that precall must set itself."""
+"""Every argument of vLLM's engine can be given, except those that precall has to set itself."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_command_line_wins_over_settings_and_both_over_defaults() -> None:
     assert (args.max_num_seqs, args.block_size) == (3, 64)
 
 
-def test_a_size_of_the_cache_holds_on_both_devices() -> None:
+def test_the_cache_size_applies_on_both_devices() -> None:
     for on_cpu in (True, False):
         assert arguments(kv_cache_bytes=1 << 28, on_cpu=on_cpu).kv_cache_memory_bytes == 1 << 28
     given = arguments("--kv-cache-memory-bytes", str(1 << 27), kv_cache_bytes=1 << 28)
@@ -81,7 +81,7 @@ def test_settings_take_every_kind_of_value() -> None:
     assert args.compilation_config.mode == 0
 
 
-def test_what_is_only_on_or_off_may_be_text_as_in_a_variable() -> None:
+def test_an_on_off_argument_may_be_text_as_in_a_variable() -> None:
     settings: dict[str, JsonValue] = {
         "enforce_eager": "false", "trust_remote_code": "True", "disable_log_stats": "true",
         "dtype": "float32",
@@ -130,13 +130,13 @@ def test_dotted_arguments_and_underscores_are_vllms_own() -> None:
         (("--structured-outputs-config.backend", "guidance"), "engine.structured_calls"),
     ],
 )
-def test_what_is_refused_says_why(command_line: tuple[str, ...], told: str) -> None:
+def test_a_refusal_says_why(command_line: tuple[str, ...], told: str) -> None:
     with pytest.raises(EngineStartError) as refusal:
         arguments(*command_line)
     assert told in str(refusal.value)
 
 
-def test_values_that_change_nothing_are_let_through() -> None:
+def test_values_that_change_nothing_are_accepted() -> None:
     args = arguments(
         "--enable-prefix-caching", "--scheduling-policy", "priority", "--runner", "generate",
         "--data-parallel-size", "1", "--no-enable-lora",
@@ -144,7 +144,7 @@ def test_values_that_change_nothing_are_let_through() -> None:
     assert args.enable_prefix_caching
 
 
-def test_another_grammar_is_fine_where_calls_are_not_held() -> None:
+def test_another_grammar_backend_is_accepted_without_structured_calls() -> None:
     given = ("--structured-outputs-config.backend", "guidance")
     args = arguments(*given, structured_calls=False)
     assert args.structured_outputs_config.backend == "guidance"
@@ -163,6 +163,6 @@ def test_the_documentation_names_every_argument_that_is_refused() -> None:
     assert not [name for name in _OWNED if f"`{name}`" not in told]
 
 
-def test_a_setting_that_is_ours_names_ours() -> None:
+def test_a_refused_setting_names_precalls_own() -> None:
     with pytest.raises(EngineStartError, match="precall's own --tool-call-parser"):
         arguments(settings={"tool_call_parser": "hermes"})

@@ -10,7 +10,7 @@ from precall_service.engine.base import EngineStartError
 from precall_service.engine.vllm import environment
 
 
-def test_vllm_is_asked_what_it_would_run_on_without_its_chatter(
+def test_vllm_is_imported_quietly_to_describe_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "environ", {"DO_NOT_TRACK": "0"})

@@ -1,4 +1,4 @@
-"""A start of vLLM: what its failures are turned into, and what is left of one that is given up."""
+"""A start of vLLM: how its failures are reported, and what an abandoned start leaves behind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def start() -> ModuleType:
         ),
     ],
 )
-def test_a_failure_is_told_by_its_first_cause(
+def test_a_failure_is_reported_by_its_first_cause(
     start: ModuleType,
     error: Exception,
     logged: list[StartError],
@@ -67,7 +67,7 @@ def test_a_failure_is_told_by_its_first_cause(
     assert str(failure).endswith(told)
 
 
-async def test_a_first_generation_that_does_not_come_is_given_up(
+async def test_a_first_generation_that_takes_too_long_is_given_up(
     start: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(_engine: Any) -> None:
@@ -78,7 +78,7 @@ async def test_a_first_generation_that_does_not_come_is_given_up(
         await start._first_generated(None, 0.01)
 
 
-async def test_a_process_that_a_start_brings_after_its_cancel_is_ended(
+async def test_a_process_started_after_the_cancel_is_ended(
     start: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()

@@ -1,7 +1,7 @@
 """Decides what vLLM's engine is started with: the operator's arguments, then our defaults.
 
 Owns: the arguments that precall must set itself, each with its reason, and the defaults on a CPU.
-Never: a list of what may be set. vLLM's own parser reads the arguments, so every one is reachable.
+Never: a list of what may be set. vLLM's own parser reads the arguments, so all of them can be set.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from precall_service.engine.base import EngineStartError
 from precall_service.engine.vllm.config import VllmConfig
 
 CPU_BLOCK_TOKENS: Final = 32
-"""Tokens in a block of the KV cache on a CPU. vLLM takes 128; what a step shares with the one
-before it is found in whole blocks, so a smaller one leaves less to compute again."""
+"""Tokens in a block of the KV cache on a CPU, where vLLM's default is 128. A step finds the tokens
+of the step before it in whole blocks, so smaller blocks leave fewer tokens to compute again."""
 
 CPU_KV_CACHE_BYTES: Final = 1 << 30
 CPU_SEQUENCES_MAX: Final = 16
@@ -32,9 +32,9 @@ CPU_SEQUENCES_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class _Owned:
-    """An argument that is not the operator's, except for the values that change nothing.
+    """An argument that the operator cannot set, except to the values that change nothing.
 
-    Some are of vLLM's server, which is not used: its engine would only say that it has none such.
+    Some belong to vLLM's server, which is not used; its engine would call them unknown.
     """
 
     reason: str
@@ -51,12 +51,13 @@ _OWNED: Final[Mapping[str, _Owned]] = {
     "host": _Owned("name the interface with precall's own --host"),
     "port": _Owned("name the port with precall's own --port"),
     "data_parallel_size": _Owned(
-        "the steps of a turn would go to one rank after another, and none has all of its cache: "
+        "the steps of a turn would go to different ranks, and no rank would have its whole cache: "
         "run a service for each rank, behind a load balancer",
         harmless=(1,),
     ),
     "enable_lora": _Owned(
-        "no client can choose an adapter: serve a model that it is merged into", harmless=(False,)
+        "no client can choose an adapter: serve a model with the adapter merged in",
+        harmless=(False,),
     ),
     "scheduling_policy": _Owned(
         "steps that continue a turn go before steps that start one", harmless=("priority",)
@@ -81,10 +82,10 @@ _GRAMMAR_BACKENDS: Final = ("auto", "xgrammar")
 
 
 def engine_arguments(config: VllmConfig, *, on_cpu: bool) -> AsyncEngineArgs:
-    """The arguments of the engine. Takes two seconds the first time: vLLM describes 250 of them.
+    """Returns the arguments of the engine. The first call takes two seconds: vLLM defines 250.
 
     Raises:
-        EngineStartError: an argument is unknown, malformed, or not the operator's to set.
+        EngineStartError: an argument is unknown or malformed, or the operator cannot set it.
     """
     given = _given(config)
     defaults = _cpu_defaults(config) if on_cpu else _gpu_defaults(config)
@@ -100,8 +101,8 @@ def _cpu_defaults(config: VllmConfig) -> dict[str, Any]:
         "block_size": CPU_BLOCK_TOKENS,
         "kv_cache_memory_bytes": config.kv_cache_bytes or CPU_KV_CACHE_BYTES,
         "max_num_seqs": CPU_SEQUENCES_MAX,
-        "max_model_len": -1,  # the model's own, or as much of it as the cache holds
-        "enforce_eager": True,  # compiling takes a minute, and gains little without a GPU
+        "max_model_len": -1,  # the model's own limit, or less if the cache holds less
+        "enforce_eager": True,  # compiling takes a minute and gains little without a GPU
         "use_tqdm_on_load": False,
     }
 
@@ -112,10 +113,14 @@ def _gpu_defaults(config: VllmConfig) -> dict[str, Any]:
 
 
 def _given(config: VllmConfig) -> dict[str, Any]:
-    """What the operator has set, by the names of vLLM's fields, refused where it is not theirs."""
+    """Returns what the operator has set, by the names of vLLM's fields.
+
+    Raises:
+        EngineStartError: the operator cannot set one of them.
+    """
     if any(argument.split("=")[0] == "--config" for argument in config.arguments):
         raise EngineStartError(
-            "--config is not taken after --: put vLLM's arguments under [engine.vllm] in "
+            "--config does not work after --: put vLLM's arguments under [engine.vllm] in "
             "precall's own settings file"
         )
     parser = _argument_parser()
@@ -124,7 +129,7 @@ def _given(config: VllmConfig) -> dict[str, Any]:
     for name, value in given.items():
         owned = _OWNED.get(name)
         if owned is not None and value not in owned.harmless:
-            raise _not_theirs(name, owned)
+            raise _not_settable(name, owned)
     _check_grammar_backend(given, config)
     return given
 
@@ -154,10 +159,8 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _not_theirs(name: str, owned: _Owned) -> EngineStartError:
-    return EngineStartError(
-        f"vLLM's {_option(name)} is not for the operator to set here: {owned.reason}"
-    )
+def _not_settable(name: str, owned: _Owned) -> EngineStartError:
+    return EngineStartError(f"vLLM's {_option(name)} cannot be set here: {owned.reason}")
 
 
 class _ArgumentParser(FlexibleArgumentParser):
@@ -170,12 +173,12 @@ class _ArgumentParser(FlexibleArgumentParser):
         raise self._unknown(re.split(r"[\s=]", unknown)[0])
 
     def forget_defaults(self) -> None:
-        """Only what is said is in what is parsed."""
+        """Makes parsed arguments hold only those that were given."""
         for action in self._actions:
             action.default = argparse.SUPPRESS
 
     def command_line(self, settings: Mapping[str, JsonValue]) -> Iterator[str]:
-        """Settings as arguments on a command line."""
+        """Yields settings as arguments of a command line."""
         actions = {action.dest: action for action in self._actions}
         for name, value in settings.items():
             action = actions.get(name.replace("-", "_"))
@@ -186,7 +189,7 @@ class _ArgumentParser(FlexibleArgumentParser):
     def _unknown(self, option: str) -> EngineStartError:
         name = option.removeprefix("--").replace("-", "_")
         if owned := _OWNED.get(name):
-            return _not_theirs(name, owned)
+            return _not_settable(name, owned)
         known = [text for action in self._actions for text in action.option_strings]
         near = difflib.get_close_matches(option, known, n=3, cutoff=0.6)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -212,7 +215,7 @@ def _as_arguments(action: argparse.Action, value: JsonValue) -> Sequence[str]:
 
 
 def _switch(option: str, value: JsonValue) -> JsonValue:
-    """A value for what is only on or off: true and false are text, where a variable holds them."""
+    """Returns the value of an on/off argument, which is text if it came from a variable."""
     match value.lower() if isinstance(value, str) else value:
         case True | "true":
             return True

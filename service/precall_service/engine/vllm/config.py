@@ -1,6 +1,6 @@
-"""What an operator may say about the embedded engine, before vLLM is imported.
+"""The configuration of the engine, which is made before vLLM is imported.
 
-Never: vLLM itself; this module is part of the settings and of the command line.
+Never: vLLM itself; the command line imports this module.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from types import MappingProxyType
 from precall_service.domain.json import JsonValue
 
 NO_PARSER = "none"
-"""The name of a parser that means: none at all, whatever the model is."""
+"""The parser name that means no parser, whatever the model is."""
 
 
 class Device(enum.Enum):
-    """Where the model runs. AUTO: where the installed build of vLLM can run it."""
+    """Where the model runs. AUTO: wherever the installed build of vLLM runs."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -27,18 +27,18 @@ class Device(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmConfig:
-    """Everything that the embedded engine is started with.
+    """Everything that the engine is started with.
 
-    `arguments` and `settings` reach every argument of vLLM's engine: the first as on vLLM's own
-    command line, the second by name from a settings file. Where both name one, the command line
-    wins; what neither names takes our default, or vLLM's.
+    `arguments` and `settings` can set every argument of vLLM's engine: the first as on vLLM's own
+    command line, the second by name, as in a settings file. `arguments` wins over `settings`; an
+    argument that neither sets has our default, or vLLM's.
     """
 
     model: str
     """A local folder or the name of a model on a hub."""
 
     model_name: str
-    """What clients are told."""
+    """The name that clients see."""
 
     chat_template: str | None = None
     """A Jinja template in place of the model's own."""
@@ -50,24 +50,25 @@ class VllmConfig:
     """One of vLLM's reasoning parsers, or NO_PARSER; None: chosen from the model."""
 
     structured_calls: bool = True
-    """Hold every call to its schema while it is generated."""
+    """Whether every call is held to its schema while it is generated."""
 
     device: Device = Device.AUTO
     kv_cache_bytes: int | None = None
     """Size of the KV cache; None: our default on a CPU, vLLM's on a GPU."""
 
     share_prefix_cache: bool = False
-    """Whether tenants may find each other's prompts in the KV cache, and tell by how fast."""
+    """Whether tenants share cached prompts. A tenant can then tell by the latency that another one
+    has sent the same prompt."""
 
     offline: bool = False
-    """Never ask a hub. Always so for a model that is a local folder."""
+    """Whether no hub is ever asked. A local folder never needs one."""
 
     log_level: str = "WARNING"
-    """From which level on vLLM's own log records are shown."""
+    """The level from which vLLM's own log records are shown."""
 
     start_timeout_s: float = 1800.0
-    """How long an engine that is up may take to answer and to generate for the first time. Not
-    counted: fetching and loading the model, which no limit could tell from being stuck."""
+    """How long a running engine may take to answer and to generate for the first time. Fetching and
+    loading the model is not counted, because no limit could tell it from a start that hangs."""
 
     stop_timeout_s: float = 10.0
     arguments: tuple[str, ...] = ()

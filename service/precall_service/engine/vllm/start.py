@@ -1,6 +1,6 @@
 """Starts an engine: configuration in, a VllmEngine that has generated once out.
 
-Owns: the order of a start; turning what vLLM raises meanwhile into words for the operator.
+Owns: the order of a start, and turning vLLM's exceptions into messages for the operator.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from precall_service.engine.install import install_command
 from precall_service.engine.vllm import scheduling
 from precall_service.engine.vllm.arguments import engine_arguments
 from precall_service.engine.vllm.assembly import PROBE_TOOL, assemble, chosen_parsers
-from precall_service.engine.vllm.config import Device, VllmConfig
+from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.logs import StartError, StartLog
 from precall_service.engine.vllm.processes import EngineProcesses
@@ -61,28 +61,29 @@ _OPERATORS_ERRORS = frozenset(
         NotImplementedError,
     )
 ) | {"OutOfMemoryError"}  # torch's
-"""What vLLM raises when what it was given does not fit model or machine, by name: most come from
-other processes. Nothing says of them whether they pass: memory that is taken is a ValueError."""
+"""What vLLM raises when its arguments do not fit the model or the machine, by name because most are
+raised in other processes. They may also be temporary: memory in use by others is a ValueError."""
 
 _SWEEP_S = 0.1
-"""How often a start that nobody waits for any more is looked after."""
+"""How often an abandoned start is checked."""
 
 
 async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
-    """A running engine.
+    """Returns a running engine.
 
     Raises:
-        EngineStartError: it cannot start as configured.
-        RuntimeError: it did not start this time.
+        EngineStartError: the engine cannot start as configured.
+        RuntimeError: the engine did not start this time.
     On cancel: its processes are killed.
     """
-    async with StartLog(on_progress, config.log_level) as start_log:
+    async with StartLog(config.log_level) as start_log:
         try:
             on_progress("reading the model's configuration", None)
             engine_config = await in_daemon_thread(
                 lambda: _engine_config(config, start_log.config_path)
             )
-            on_progress("starting the engine's processes", None)
+            # vLLM reports nothing in between that a program could read.
+            on_progress("starting the engine and loading the model", None)
             llm = await _launched(engine_config)
         except EngineStartError:
             raise
@@ -100,12 +101,20 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
 
 
 def _engine_config(config: VllmConfig, logging_config: Path) -> EngineConfig:
-    """VLLM's configuration. Reads the model's files, and fetches them from a hub if need be."""
-    _check_device(config.device)
+    """Returns vLLM's configuration. Reads the model's files, fetching them from a hub if needed.
+
+    Raises:
+        EngineStartError: an argument is unknown or cannot be set, or there is no GPU to run on.
+    """
+    if current_platform.is_unspecified():
+        raise EngineStartError(
+            "no GPU was found, and the installed vLLM needs one: check nvidia-smi, or run "
+            f"`{install_command('cpu')}` for the CPU"
+        )
     arguments = engine_arguments(config, on_cpu=current_platform.is_cpu())
-    if not _has_remote_processes(arguments):  # they see neither this machine's files nor sockets
+    if not _has_remote_processes(arguments):  # which see neither files nor sockets here
         arguments.logging_config = LoggingConfig(pylogging_config_file=str(logging_config))
-    # Grammars begin where the reasoning ends, which the engine must be able to tell.
+    # Grammars begin where the reasoning ends, so the engine has to recognise its end.
     parsers = chosen_parsers(config, arguments.create_model_config())
     arguments.reasoning_parser = parsers.reasoning or ""
     engine_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
@@ -117,24 +126,6 @@ def _engine_config(config: VllmConfig, logging_config: Path) -> EngineConfig:
     return engine_config
 
 
-def _check_device(device: Device) -> None:
-    if current_platform.is_unspecified():
-        raise EngineStartError(
-            "no GPU was found, and this build of vLLM needs one: check nvidia-smi, or run "
-            f"`{install_command('cpu')}` for the CPU"
-        )
-    if device is Device.GPU and current_platform.is_cpu():
-        raise EngineStartError(
-            "a GPU was asked for, and the build of vLLM that is installed is for the CPU: run "
-            f"`{install_command('gpu')}`, or leave --device out"
-        )
-    if device is Device.CPU and not current_platform.is_cpu():
-        raise EngineStartError(
-            "the CPU was asked for, and the build of vLLM that is installed is for a GPU: run "
-            f"`{install_command('cpu')}`, or leave --device out"
-        )
-
-
 def _has_remote_processes(arguments: AsyncEngineArgs) -> bool:
     return (
         arguments.distributed_executor_backend == "ray"
@@ -144,11 +135,11 @@ def _has_remote_processes(arguments: AsyncEngineArgs) -> bool:
 
 
 async def _launched(engine_config: EngineConfig) -> AsyncLLM:
-    """An AsyncLLM whose processes run.
+    """Returns an AsyncLLM with running processes.
 
-    On cancel: they are killed, also those that the thread, which goes on, starts only then. Python
-    waits for them when it ends: one that is left would hold the end up for a whole start. Nothing
-    else may start processes until the thread has ended.
+    On cancel: its processes are killed, including those that the thread, which cannot be stopped,
+    starts afterwards. Python waits for them when it exits, so one left over would delay the exit
+    by a whole start. Nothing else may start processes until the thread has ended.
     """
     before = set(multiprocessing.active_children())
     over = threading.Event()
@@ -189,7 +180,7 @@ def _kill(pid: int | None) -> None:
 
 
 def _failure(error: Exception, errors: Sequence[StartError]) -> Exception:
-    """What went wrong first, in whichever process, told apart by whom it concerns."""
+    """Returns the first error of any process, as the type that says who can act on it."""
     if errors:
         kind, message = errors[0].kind, errors[0].message
     else:
@@ -201,7 +192,7 @@ def _failure(error: Exception, errors: Sequence[StartError]) -> Exception:
 
 
 def _plain(message: str) -> str:
-    """Pydantic frames what a validator says in lines of its own; only what it says is kept."""
+    """Returns a validator's own words, without the lines that pydantic puts around them."""
     for line in message.splitlines():
         said = line.strip()
         if said.startswith(("Value error, ", "Assertion failed, ")):
@@ -210,11 +201,11 @@ def _plain(message: str) -> str:
 
 
 async def _first_generated(engine: VllmEngine, timeout_s: float) -> None:
-    """Returns when the engine has been seen to generate.
+    """Returns when the engine has generated.
 
     Raises:
-        EngineStartError: its template takes no message.
-        RuntimeError: it does not generate, or not in time.
+        EngineStartError: its template refuses every message.
+        RuntimeError: it does not generate in time.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -227,7 +218,7 @@ async def _first_generated(engine: VllmEngine, timeout_s: float) -> None:
 
 
 async def _warm_up(engine: VllmEngine) -> None:
-    """Generates once, and once held to a schema: what is built on first use is there afterwards."""
+    """Generates freely and held to a schema, so that nothing is left to build on first use."""
     transcript = Transcript(messages=(UserMessage(text="Hello"),))
     try:
         prompt = await engine.render(transcript)

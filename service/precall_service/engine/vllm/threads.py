@@ -1,4 +1,4 @@
-"""Runs what blocks for long in a thread that never keeps the process from ending."""
+"""Runs long blocking work in a thread that does not keep the process from exiting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises.
+    """Returns or raises what `work` returns or raises.
 
-    Unlike a thread of the event loop's own pool, this one is not waited for when the process
-    ends: Ctrl-C works while vLLM is imported.
+    The process does not wait for this thread when it exits, as it would for one of the event
+    loop's own pool; so Ctrl-C works while vLLM is imported.
 
-    On cancel: the thread goes on, and what it returns is dropped.
+    On cancel: the thread continues, and its result is dropped.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -34,10 +34,10 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
         result, error = None, None
         try:
             result = work()
-        except BaseException as raised:  # noqa: BLE001  (it is raised again, over there)
+        except BaseException as raised:  # noqa: BLE001  (it is raised again in the event loop)
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="precall-engine", daemon=True).start()
+    threading.Thread(target=run, name="precall-blocking", daemon=True).start()
     return await future
