@@ -1,8 +1,7 @@
-"""The command line `precall`: options in, one of four commands run.
+"""The command line `precall`, with its four commands.
 
-Owns: the commands and what they are called with.
-Never: the service's work. Whatever takes long to import is imported by the command that needs it,
-so that `--help` answers at once.
+Never: the service's work. Modules that are slow to import are imported by the command that needs
+them, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -12,19 +11,18 @@ from typing import Annotated
 import typer
 
 from precall_service import __version__
-from precall_service.cli import chat, demo, doctor, serve
-from precall_service.cli.helptext import help_text
+from precall_service.cli import chat, demo, doctor, options, serve
 
 app = typer.Typer(
     name="precall",
-    help=help_text(
+    help=options.help_text(
         "Serves a language model with vLLM and runs the agent loop next to the engine.",
         """Agents connect over gRPC, register their own functions as tools, and see tokens and tool
         calls stream by.""",
         examples={
-            "precall demo": "a turn of the embedded model that calls real functions, and its trace",
+            "precall demo": "a turn of the embedded model that calls real functions, as a timeline",
             "precall serve": "a service; then, in another terminal: precall chat",
-            "precall doctor": "what this machine lacks, and what to do about it",
+            "precall doctor": "what this machine lacks, and how to fix it",
         },
     ),
     no_args_is_help=True,
@@ -55,7 +53,7 @@ def _global(  # pyright: ignore[reportUnusedFunction]
         ),
     ] = False,
 ) -> None:
-    """Options that stand before the command."""
+    """Options that come before the command."""
 
 
 def main() -> None:

@@ -11,21 +11,20 @@ import typer
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging
 from precall_service.cli.errors import CommandError, reported
-from precall_service.cli.helptext import help_text
 
 DEFAULT_ADDRESS = "localhost:50151"
 
-HELP = help_text(
+HELP = options.help_text(
     "Chat with a model in the terminal, and see its tool calls as they happen.",
-    """The model may call current_time, calculate, roll_dice, and list_files and read_file for the
-    working directory (nothing outside of it, and nothing is written). They run in this process.""",
-    """Ctrl-C cancels the turn that runs; at the prompt, twice, it quits, as Ctrl-D does. /help
-    lists what else can be said. Without a terminal, each line of the input is a turn.""",
+    """The model may call current_time, roll_dice, and list_files and read_file, which read the
+    working directory and nothing outside it. The tools run in this process and write nothing.""",
+    """Ctrl-C cancels the running turn; at the prompt, Ctrl-D or a second Ctrl-C quits. /help lists
+    the commands of the chat. Without a terminal, each line of the input is a turn.""",
     examples={
         "precall chat": f"the service at {DEFAULT_ADDRESS}",
-        'precall chat --address gpu-box:50151 --system "Answer in French."': "another one",
-        'precall chat --once "What is 17 times 23?" --tool-choice calculate': "one turn",
-        'echo "What time is it in Tokyo?" | precall chat': "a turn a line",
+        'precall chat --address gpu-box:50151 --system "Answer in French."': "another service",
+        'precall chat --once "Roll two dice." --tool-choice roll_dice': "one turn",
+        'echo "What time is it in Tokyo?" | precall chat': "a turn for each line",
     },
 )
 
@@ -43,19 +42,24 @@ def chat(
         ),
     ] = DEFAULT_ADDRESS,
     system: Annotated[
-        str, typer.Option(metavar="TEXT", help="Instructions that stand before everything else.")
+        str, typer.Option(metavar="TEXT", help="Instructions that precede the conversation.")
     ] = "",
     no_tools: Annotated[bool, typer.Option("--no-tools", help="Offer no tools.")] = False,
     tool_choice: Annotated[
         str,
         typer.Option(
             metavar="auto|required|none|NAME",
-            help="Whether a turn may, must or must not begin with a call, or of which tool.",
+            help="Whether a turn may, must or must not begin with a tool call, or with which.",
         ),
     ] = "auto",
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.0, max=2.0, help="0 is greedy.", show_default="the model's own"),
+        typer.Option(
+            min=0.0,
+            max=2.0,
+            help="0 always takes the likeliest token.",
+            show_default="the model's own",
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None,
@@ -66,7 +70,7 @@ def chat(
     once: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Take one turn, print it and exit.")
     ] = None,
-    log_level: options.LogLevelOption = "error",  # a tool that fails is drawn as one
+    log_level: options.LogLevelOption = "error",  # the turn itself shows tools that fail
 ) -> None:
     """Runs the command that HELP describes."""
     with reported():

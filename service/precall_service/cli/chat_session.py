@@ -1,15 +1,12 @@
-"""A chat on a terminal or a pipe: lines in, turns out.
+"""A chat on a terminal or a pipe: it reads lines and takes a turn for each.
 
-Owns: the conversation that the lines go to, the slash commands, and what Ctrl-C does when.
+Owns: the conversation, the slash commands, and the meaning of Ctrl-C.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import sys
-import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,13 +22,14 @@ from precall_service.cli.chat_tools import chat_tools
 from precall_service.cli.console import stderr, stdout
 from precall_service.cli.interrupts import on_interrupt
 from precall_service.cli.render import TurnView, report_table
+from precall_service.engine.vllm.threads import in_daemon_thread
 
 COMMANDS = {
-    "/help": "this list",
-    "/tools": "the tools that the model may call",
-    "/report": "where the time and tokens of the last turn went",
-    "/new": "a new conversation",
-    "/quit": "the end, as Ctrl-D",
+    "/help": "list the commands",
+    "/tools": "list the tools that the model may call",
+    "/report": "show where the time and tokens of the last turn went",
+    "/new": "start a new conversation",
+    "/quit": "quit, as Ctrl-D does",
 }
 
 
@@ -46,7 +44,7 @@ class ChatOptions:
 
 
 class Chat:
-    """A conversation, made anew when asked for, and what its last turn reported."""
+    """A conversation, replaced by `/new`, and the report of its last turn."""
 
     def __init__(self, client: precall.Client, options: ChatOptions, console: Console) -> None:
         self._client = client
@@ -59,14 +57,14 @@ class Chat:
         """Opens the conversation.
 
         Raises:
-            PrecallError: there is no server, or it refuses the conversation or a tool.
+            PrecallError: the server is not reachable, or refuses the conversation or a tool.
         """
         await self._conversation.open()
 
     async def say(self, text: str) -> bool:
-        """Takes a turn, drawn as it comes; returns whether it was answered.
+        """Takes a turn and writes it as it runs; returns whether it was answered.
 
-        Ctrl-C cancels it on the server; a second Ctrl-C does not wait for the server to agree.
+        Ctrl-C cancels it on the server; a second Ctrl-C does not wait for the server.
 
         Raises:
             PrecallError: the turn was refused or failed.
@@ -84,7 +82,7 @@ class Chat:
         return answer.outcome is precall.TurnOutcome.ANSWERED
 
     async def obey(self, command: str) -> bool:
-        """Does what a slash command says; returns whether the chat goes on."""
+        """Runs a slash command; returns whether the chat goes on."""
         match command.split(maxsplit=1)[0]:
             case "/quit" | "/exit":
                 return False
@@ -103,12 +101,12 @@ class Chat:
                 await self.open()
                 self._console.print("(a new conversation)", style="dim")
             case unknown:
-                told = f"there is no {unknown}; /help lists what there is"
-                self._console.print(told, markup=False)
+                message = f"there is no command {unknown}; /help lists the commands"
+                self._console.print(message, markup=False)
         return True
 
     def greet(self) -> None:
-        """Says who answers."""
+        """Writes which model answers, where, and with which tools."""
         names = ", ".join(tool.name for tool in self._conversation.tools) or "none"
         model, address = escape(self._conversation.model), escape(self._client.address)
         self._console.print(f"[bold]{model}[/] at {address}")
@@ -135,9 +133,9 @@ async def chat_once(options: ChatOptions, text: str) -> bool:
 
 
 async def chat_on(options: ChatOptions) -> bool:
-    """Takes a turn for each line until there are no more; returns whether all were answered.
+    """Takes a turn for each line of the input; returns whether all were answered.
 
-    On a terminal nothing but the user ends the chat, and every ending is a good one.
+    On a terminal only the user ends the chat, and the result is always True.
     """
     async with _opened(options) as chat:
         if sys.stdin.isatty() and sys.stdout.isatty():
@@ -150,7 +148,7 @@ async def chat_on(options: ChatOptions) -> bool:
 @asynccontextmanager
 async def _opened(options: ChatOptions) -> AsyncGenerator[Chat]:
     async with precall.Client(options.address) as client:
-        if options.tools_root is not None and await _calls_tools(client):
+        if options.tools_root is not None and await _can_call_tools(client):
             for tool in chat_tools(options.tools_root):
                 client.add_tool(tool, read_only=True)
         chat = Chat(client, options, stdout())
@@ -158,11 +156,11 @@ async def _opened(options: ChatOptions) -> AsyncGenerator[Chat]:
         yield chat
 
 
-async def _calls_tools(client: precall.Client) -> bool:
+async def _can_call_tools(client: precall.Client) -> bool:
     info = await client.server_info()
     if precall.Capability.TOOL_CALLS in info.capabilities:
         return True
-    stderr().print(f"({info.model} calls no tools)", style="dim", markup=False)
+    stderr().print(f"({info.model} cannot call tools)", style="dim", markup=False)
     return False
 
 
@@ -182,7 +180,7 @@ async def _on_terminal(chat: Chat) -> None:
             if interrupted:
                 return
             interrupted = True
-            stderr().print("(Ctrl-C again, or Ctrl-D, quits)", style="dim")
+            stderr().print("(Ctrl-D or a second Ctrl-C quits)", style="dim")
             continue
         interrupted = False
         try:
@@ -192,12 +190,15 @@ async def _on_terminal(chat: Chat) -> None:
             elif line:
                 await chat.say(line)
         except precall.PrecallError as error:
-            _tell(error)
+            lost = isinstance(error, precall.ConnectionLostError | precall.ConversationClosedError)
+            hint = " (/new connects again)" if lost else ""
+            stderr().print(f"[red]error:[/] {escape(error.message)}{hint}")
 
 
 async def _on_pipe(chat: Chat) -> bool:
     answered = True
-    while line := await _read_line():
+    # The thread is a daemon, so a program that is told to end does not wait for input.
+    while line := await in_daemon_thread(sys.stdin.readline):
         text = line.strip()
         if text.startswith("/"):
             if not await chat.obey(text):
@@ -205,29 +206,3 @@ async def _on_pipe(chat: Chat) -> bool:
         elif text:
             answered = await chat.say(text) and answered
     return answered
-
-
-def _tell(error: precall.PrecallError) -> None:
-    """A failure that does not end the chat."""
-    lost = isinstance(error, precall.ConnectionLostError | precall.ConversationClosedError)
-    hint = " (/new connects again)" if lost else ""
-    stderr().print(f"[red]error:[/] {escape(error.message)}{hint}")
-
-
-async def _read_line() -> str:
-    """A line of the input, empty at its end. On cancel: the thread that reads is left behind."""
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[str] = loop.create_future()
-
-    def settle(text: str) -> None:
-        if not line.done():
-            line.set_result(text)
-
-    def read() -> None:
-        text = sys.stdin.readline()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, text)
-
-    # A daemon, and none of the loop's own threads: a program that ends does not wait for input.
-    threading.Thread(target=read, name="precall stdin", daemon=True).start()
-    return await line

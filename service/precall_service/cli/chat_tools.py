@@ -1,6 +1,6 @@
-"""Tools that a terminal chat offers: time, arithmetic, dice, and the files below one folder.
+"""The tools of `precall chat`: the time, dice, and the files in one folder.
 
-Never: writes anything, or reads outside of that folder. What they refuse is told to the model.
+Never: a write, or a read outside that folder. The model is told why a tool refuses.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
-
-from precall_service.cli.arithmetic import evaluate
 
 _ENTRIES_MAX: Final = 200
 _READ_BYTES_MAX: Final = 16 << 10
@@ -33,27 +31,16 @@ def current_time(
     return f"{datetime.datetime.now(zone):%A %Y-%m-%d %H:%M:%S %Z}"
 
 
-def calculate(
-    expression: Annotated[
-        # The pattern keeps also a small model to arithmetic: calls are held to their schemas.
-        str,
-        Field(pattern=r"^[0-9a-z+*/%(),. -]{1,100}$", description="Such as (17 + 4) * 2"),
-    ],
-) -> int | float:
-    """Calculate the value of an arithmetic expression."""
-    return evaluate(expression)
-
-
 def roll_dice(
     sides: Annotated[int, Field(ge=2, le=1000, description="Sides of each die")] = 6,
     count: Annotated[int, Field(ge=1, le=100, description="How many dice")] = 1,
 ) -> list[int]:
-    """Roll dice."""
+    """Roll dice and return the number on each."""
     return [random.randint(1, sides) for _ in range(count)]  # noqa: S311 - a game
 
 
 class Folder:
-    """The files below one folder, as tools see them."""
+    """Reads the files in one folder and its subfolders."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
@@ -93,7 +80,7 @@ class Folder:
         return text if size <= _READ_BYTES_MAX else f"{text}\n(cut: the file has {size:,} bytes)"
 
     def _inside(self, path: str) -> Path:
-        """The path below the root, with every link followed before it is judged."""
+        """Returns the path with every link resolved, which keeps links from leaving the root."""
         resolved = (self._root / path).resolve()
         if not resolved.is_relative_to(self._root):
             raise ValueError(f"{path} is outside of the working directory")
@@ -101,6 +88,6 @@ class Folder:
 
 
 def chat_tools(root: Path) -> tuple[Callable[..., object], ...]:
-    """Every tool of the chat; `root` is the folder that they may read."""
+    """Returns every tool of the chat; `root` is the folder that they may read."""
     folder = Folder(root)
-    return (current_time, calculate, roll_dice, folder.list_files, folder.read_file)
+    return (current_time, roll_dice, folder.list_files, folder.read_file)

@@ -1,4 +1,4 @@
-"""Where a command writes to: answers on stdout, everything about itself on stderr."""
+"""Where a command writes: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _BriefFormatter(logging.Formatter):
-    """Says of an exception what it is, and not where it was: that is for `--log-level debug`."""
+    """Leaves out the traceback of an exception, which only `--log-level debug` shows."""
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802 - the name is logging's
         """As `logging.Formatter.formatException`."""
@@ -31,21 +31,21 @@ class _BriefFormatter(logging.Formatter):
 
 
 def stdout() -> Console:
-    """The console for what was asked for."""
+    """Returns the console for results."""
     return Console(highlight=False, soft_wrap=True)
 
 
 def stderr() -> Console:
-    """The console for progress, notices and warnings."""
+    """Returns the console for progress, notices and warnings."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def stderr_alone() -> Generator[Console]:
-    """The console on stderr, which nobody else can write to while the block runs.
+    """Yields a console on stderr, and drops what anything else writes there during the block.
 
-    Libraries in C++ and the engine's processes write there without asking, past every logger.
-    Processes that are started in the block stay silent after it.
+    C++ libraries and the engine's processes write to stderr directly, past every logger. Processes
+    started in the block stay silent after it, too.
     """
     sys.stderr.flush()
     ours = os.dup(2)
@@ -61,7 +61,7 @@ def stderr_alone() -> Generator[Console]:
 
 
 def configure_logging(level: LogLevel) -> None:
-    """Shows our own records from `level` on, and those of libraries from WARNING on."""
+    """Shows precall's own log records from `level` on, and those of libraries from WARNING on."""
     console = stderr()
     formatter = logging.Formatter if level == "debug" else _BriefFormatter
     handler: logging.Handler

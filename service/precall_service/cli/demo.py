@@ -1,4 +1,4 @@
-"""`precall demo`: a real turn with two real functions, its trace, and a check that it was real."""
+"""`precall demo`: a turn that calls two Python functions, its timeline, and a check of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,21 +15,20 @@ from rich.markup import escape
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stderr_alone, stdout
 from precall_service.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, reported
-from precall_service.cli.helptext import help_text
 
 if TYPE_CHECKING:
     from precall_service.cli.scenario import Functions
 
-HELP = help_text(
+HELP = options.help_text(
     """Watch one turn: the model calls two Python functions in this process and answers with their
     results.""",
-    """Starts a service on a free port, takes the turn through the Python client, prints what
-    happened when, and ends everything. The exit code is 0 only if both functions ran and the answer
-    has their results in it.""",
+    """Starts a service on a free port, sends the turn with the Python client, prints what
+    happened when, and stops the service. The exit code is 0 only if both functions ran and the
+    answer contains their results.""",
     examples={
         "precall demo": "the embedded model",
-        "precall demo --model ./Qwen3-8B": "another one",
-        "precall demo --address localhost:50151": "a service that runs already",
+        "precall demo --model ./Qwen3-8B": "another model",
+        "precall demo --address localhost:50151": "a service that is already running",
     },
 )
 
@@ -38,14 +37,19 @@ def demo(
     *,
     model: options.Model = None,
     device: options.Device = None,
-    address: options.Address = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", "-a", metavar="HOST:PORT", help="A running service to use instead."
+        ),
+    ] = None,
     log_level: options.LogLevelOption = "error",
 ) -> None:
     """Runs the command that HELP describes."""
     with reported():
         if address is not None and (model, device) != (None, None):
             raise CommandError(
-                "the service at --address has a model already: leave --model and --device out",
+                "the service at --address has its own model: leave --model and --device out",
                 exit_code=EXIT_USAGE,
             )
         configure_logging(log_level)
@@ -80,7 +84,7 @@ async def _demo(model: str | None, device: str | None, address: str | None, leve
 async def _service(
     model: str | None, device: str | None, address: str | None, level: str
 ) -> AsyncGenerator[str]:
-    """The address of a service, which is ours unless one was named."""
+    """Yields `address`, or the address of a service that runs until the end of the block."""
     if address is not None:
         yield address
         return
@@ -90,16 +94,14 @@ async def _service(
 
     settings = load(
         None,
-        {
-            ("server", "host"): "127.0.0.1",
-            ("server", "port"): 0,
-            ("server", "drain_s"): 0.0,
-            ("engine", "model"): model,
-            ("engine", "device"): device,
-            ("engine", "log_level"): level.upper(),
-        },
+        host="127.0.0.1",
+        port=0,
+        drain=0.0,
+        model=model,
+        device=device,
+        log_level=level.upper(),
     )
-    # What is worth knowing of the start comes as progress, or as the error that it ends with.
+    # Progress, and the error of a start that fails, say all that a user needs to know.
     shown = stderr_alone() if level in {"warning", "error"} else nullcontext(stderr())
     async with AsyncExitStack() as stack:
         with shown as console, StartProgress(console) as progress:
@@ -108,10 +110,10 @@ async def _service(
 
 
 async def _turn(address: str, console: Console) -> float:
-    """Takes the turn, drawn as it comes; returns its seconds.
+    """Takes the turn and writes it as it runs; returns how many seconds it took.
 
     Raises:
-        CommandError: the model did not call both functions, or did not use what they returned.
+        CommandError: the model did not call both functions, or did not use their results.
     """
     import precall
     from precall_service.cli.render import report_table
@@ -149,5 +151,5 @@ def _check(functions: Functions, answer: str, console: Console) -> None:
     for run in functions.runs:
         console.print(f"[green]✓[/] {run.name}({escape(run.argument)}) ran in this process")
     if faults := functions.faults(answer):
-        raise CommandError(f"the turn was not what it should be: {'; '.join(faults)}")
+        raise CommandError(f"the turn failed the check: {'; '.join(faults)}")
     console.print("[green]✓[/] the answer has both results in it")

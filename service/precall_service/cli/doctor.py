@@ -1,29 +1,25 @@
-"""`precall doctor`: what of this machine stands in the way of a service, and the remedy."""
+"""`precall doctor`: what on this machine would keep a service from running, and the remedy."""
 
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stdout
 from precall_service.cli.errors import EXIT_FAILED, reported
-from precall_service.cli.helptext import help_text
 
-HELP = help_text(
-    "Check the machine, the packages, the GPU, the port and the model; say what to do about each.",
-    """Nothing is started, built or fetched. The exit code is 1 where something stands in the way of
-    precall serve. The options are those of serve that can be checked without vLLM's own
-    parser.""",
+HELP = options.help_text(
+    "Check the machine, the packages, the GPU, the port and the model; say how to fix each fault.",
+    """Nothing is started, built or downloaded. The exit code is 1 if something would keep precall
+    serve from running. The options are those of serve that can be checked without starting
+    vLLM.""",
     examples={
         "precall doctor": "for the embedded model and the default port",
         "precall doctor --model ./Qwen3-8B --device gpu": "and which parsers fit the model",
-        "precall doctor --config precall.toml": "for what a settings file says",
+        "precall doctor --config precall.toml": "for the settings in a file",
     },
 )
-
-_MARKS = {"good": "[green]✓[/]", "doubtful": "[yellow]![/]", "bad": "[red]✗[/]"}
 
 
 def doctor(
@@ -45,31 +41,30 @@ def doctor(
 
         settings = load(
             config,
-            {
-                ("engine", "model"): model,
-                ("engine", "device"): device,
-                ("engine", "tool_call_parser"): tool_call_parser,
-                ("engine", "reasoning_parser"): reasoning_parser,
-                ("engine", "chat_template"): None if chat_template is None else str(chat_template),
-                ("engine", "log_level"): log_level.upper(),
-                ("server", "host"): host,
-                ("server", "port"): port,
-            },
+            model=model,
+            device=device,
+            host=host,
+            port=port,
+            tool_call_parser=tool_call_parser,
+            reasoning_parser=reasoning_parser,
+            chat_template=chat_template,
+            log_level=log_level.upper(),
         )
         from precall_service.cli.checks import Verdict, checks
 
         console, found = stdout(), checks(settings)
-        for check in found:
-            _show(console, check.verdict.value, check.name, check.finding, check.remedy)
-        faults = sum(check.verdict is Verdict.BAD for check in found)
+        marks = {
+            Verdict.GOOD: "[green]✓[/]",
+            Verdict.DOUBTFUL: "[yellow]![/]",
+            Verdict.BAD: "[red]✗[/]",
+        }
+        for name, check in found.items():
+            console.print(f"{marks[check.verdict]} [bold]{name:<9}[/] {escape(check.finding)}")
+            if check.remedy:
+                console.print(f"            [dim]{escape(check.remedy)}[/]")
+        faults = sum(check.verdict is Verdict.BAD for check in found.values())
         if faults:
-            stand = "check found what stands" if faults == 1 else "checks found what stands"
-            console.print(f"\n{faults} {stand} in the way of `precall serve`")
+            failed = "1 check failed" if faults == 1 else f"{faults} checks failed"
+            console.print(f"\n{failed}: `precall serve` would not run")
             raise typer.Exit(EXIT_FAILED)
-        console.print("\nnothing stands in the way of `precall serve`")
-
-
-def _show(console: Console, verdict: str, name: str, finding: str, remedy: str) -> None:
-    console.print(f"{_MARKS[verdict]} [bold]{name:<9}[/] {escape(finding)}")
-    if remedy:
-        console.print(f"            [dim]{escape(remedy)}[/]")
+        console.print("\n`precall serve` can run here")

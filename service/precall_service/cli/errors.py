@@ -1,6 +1,6 @@
-"""Turns every way in which a command can fail into one clear message and an exit code.
+"""Turns every failure of a command into one clear message and an exit code.
 
-Owns: the exit codes, and the sentence that a user reads instead of a traceback.
+Owns: the exit codes, and the message that a user reads instead of a traceback.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import typer
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
-"""What shells report for a program that Ctrl-C ended."""
+"""What shells report for a program ended by Ctrl-C."""
 
 log = logging.getLogger(__name__)
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked for; the message says why and what to do."""
+    """A command cannot do what it was asked to do; the message says why and what to do about it."""
 
     def __init__(self, message: str, *, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ def reported() -> Generator[None]:
     """Ends the command with a message on stderr and an exit code when the block fails.
 
     Raises:
-        typer.Exit: the block failed, or asked for it.
+        typer.Exit: the block failed, or raised it.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def reported() -> Generator[None]:
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        # Who read our output has gone, as with `| head`; the rest would fail at exit too.
+        # The reader of our output is gone, as with `| head`; flushing at exit would fail as well.
         sys.stdout = None
         raise typer.Exit(EXIT_FAILED) from None
     except Exception as error:  # the last place before a traceback
@@ -55,11 +55,11 @@ def reported() -> Generator[None]:
 
 
 def describe(error: Exception) -> str:
-    """The message for an error, for the user."""
-    # Here, since these modules are loaded anyway wherever their errors can come from.
+    """Returns the message that the user reads for an error."""
+    # Imported here: a command that can raise these errors has loaded the modules already.
     from precall import PrecallError
     from precall_service.engine.base import EngineStartError
-    from precall_service.engine.models import ModelError
+    from precall_service.engine.model_files import ModelError
     from precall_service.transport.server import AddressInUseError
 
     match error:
@@ -71,13 +71,13 @@ def describe(error: Exception) -> str:
             return f"{error.filename}: {error.strerror}" if error.filename else str(error)
         case _:
             return (
-                f"stopped by a fault of its own: {type(error).__name__}: {error}\n"
+                f"stopped by a defect of precall: {type(error).__name__}: {error}\n"
                 "--log-level debug shows where. Please report it with the command that you ran."
             )
 
 
 def _innermost(error: Exception) -> Exception:
-    """The error that a group was made of, where it is one alone."""
+    """Returns the error inside a group that holds only one."""
     match error:
         case ExceptionGroup(exceptions=[member]):
             return _innermost(cast("Exception", member))

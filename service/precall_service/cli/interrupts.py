@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks a service to end in order, a second Ctrl-C ends it at once.
+"""Ctrl-C and SIGTERM: the first one stops a service in order, a second Ctrl-C ends it at once.
 
-Concurrency: one event loop, in the main thread, and while a service runs one thread that waits for
-Ctrl-C on its behalf.
+Concurrency: one event loop, in the main thread, and one thread that waits for Ctrl-C while a
+service runs.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from multiprocessing import resource_tracker
 
 
 class Interrupts:
-    """What signals have asked for so far."""
+    """Receives signals, and keeps what they have asked for."""
 
     def __init__(self) -> None:
         self._asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._orderly = False
         self._main = asyncio.current_task()
         self.insisted = False
-        """Whether everything has to end at once."""
+        """Whether a signal has asked for everything to end at once."""
 
     def end_in_order(self) -> asyncio.Future[None]:
-        """Done when a signal asks for the end. Before this is called, one ends all at once."""
+        """Returns a future that the next signal completes. Before that, signals end all at once."""
         self._orderly = True
         return self._asked
 
     @contextmanager
     def handled(self) -> Generator[None]:
-        """Signals come here for as long as the block runs; Ctrl-C comes here alone.
+        """Receives signals while the block runs, and keeps Ctrl-C from the engine's processes.
 
-        A terminal sends it to the engine's processes too, and the engine would be gone before the
-        turns that it is to finish. So it is blocked, which everything that is started in the block
-        inherits, and waited for by a thread. Threads that were there before may get it still.
+        A terminal sends Ctrl-C to every process of the group, so the engine would end before the
+        turns that it has to finish. It is therefore blocked, which processes and threads started
+        in the block inherit, and a thread waits for it. Earlier threads may still receive it.
         """
         loop = asyncio.get_running_loop()
         ctrl_c_before = signal.getsignal(signal.SIGINT)
         loop.add_signal_handler(signal.SIGINT, self._on_signal, True)
         loop.add_signal_handler(signal.SIGTERM, self._on_signal, False)
-        # Where it does not run yet, the first process to be started starts it, and that unblocks.
+        # Otherwise the first process that is started starts the tracker, and that unblocks SIGINT.
         resource_tracker.ensure_running()
         mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         closed = threading.Event()
@@ -65,7 +65,7 @@ class Interrupts:
             signal.sigwait({signal.SIGINT})
             if closed.is_set():
                 return
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to end
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing is left to end
                 loop.call_soon_threadsafe(self._on_signal, True)
 
     def _on_signal(self, insistent: bool) -> None:
@@ -79,7 +79,7 @@ class Interrupts:
 
 @asynccontextmanager
 async def on_interrupt(act: Callable[[], Coroutine[None, None, None]]) -> AsyncGenerator[None]:
-    """The first Ctrl-C in the block runs `act`, the second one cancels the block."""
+    """Runs `act` on the first Ctrl-C in the block, and cancels the block on the second."""
     main = asyncio.current_task()
     assert main is not None
     pressed = asyncio.Event()

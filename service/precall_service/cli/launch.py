@@ -1,6 +1,6 @@
-"""Settings in, a running service out: the model resolved, vLLM started, the port open.
+"""Turns settings into a running service: the model resolved, vLLM started, the port open.
 
-Owns: what of the settings and of the model the engine is configured with.
+Owns: how the engine is configured from the settings and the model.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from pathlib import Path
 
 from precall_service.app import Service, serve
 from precall_service.cli.errors import CommandError
-from precall_service.cli.machine import installed_engine
 from precall_service.engine.base import Progress
 from precall_service.engine.hub import reachable
-from precall_service.engine.install import INSTALL_ENGINE, install_command
 from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
@@ -27,27 +25,26 @@ from precall_service.settings import Settings
 async def launched(
     settings: Settings, engine_arguments: tuple[str, ...], on_progress: Progress
 ) -> AsyncGenerator[Service]:
-    """A service on the embedded engine, from here to the end of the block.
+    """Yields a service that runs until the end of the block.
 
     `on_progress` is called from several threads.
 
     Raises:
-        CommandError: vLLM is not installed.
-        ModelError: the model cannot be had.
+        CommandError: the chat template cannot be read.
+        ModelError: the model is not available.
         AddressInUseError: the port is taken.
-        EngineStartError: the engine cannot start as configured.
+        EngineStartError: vLLM is not installed, or the engine cannot start as configured.
     On cancel, or when the block raises: everything is stopped at once.
     """
-    _check_engine(settings.engine.device)
     cache_dir = settings.engine.cache_dir or default_cache_dir()
-    # Ctrl-C does not wait for it: what an interrupted conversion leaves behind is no model.
+    # Ctrl-C does not wait for this thread: an interrupted conversion leaves no model folder behind.
     model = await in_daemon_thread(
         lambda: resolve_model(settings.engine.model, cache_dir=cache_dir, on_progress=on_progress)
     )
     config = engine_config(settings, model, engine_arguments)
     if not (model.local or config.offline):
         on_progress("asking the hub for the model", None)
-        # What it asks is asked again by vLLM, for minutes, should the hub not answer.
+        # If the hub does not answer, vLLM would ask it again for minutes.
         config = replace(
             config, offline=not await in_daemon_thread(lambda: reachable(config.model))
         )
@@ -58,23 +55,10 @@ async def launched(
         yield service
 
 
-def _check_engine(device: str) -> None:
-    """Refuses at once what importing vLLM would refuse after ten seconds."""
-    engine = installed_engine()
-    if engine is None:
-        raise CommandError(f"vLLM, which runs the model, is not installed: run {INSTALL_ENGINE}")
-    if device not in {"auto", engine.device}:
-        raise CommandError(
-            f"--device {device} was asked for, and the vLLM that is installed "
-            f"({engine.distribution}) runs on a {engine.device.upper()}: run "
-            f"`{install_command(device)}`, or leave --device out"
-        )
-
-
 def engine_config(
     settings: Settings, model: ResolvedModel, engine_arguments: tuple[str, ...] = ()
 ) -> VllmConfig:
-    """What the engine is started with; where the settings are silent, the model decides.
+    """Returns the engine's configuration; parsers that the settings leave out come from the model.
 
     Raises:
         CommandError: the chat template cannot be read.

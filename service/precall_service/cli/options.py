@@ -1,34 +1,42 @@
-"""The options of the commands, most of which several share."""
+"""The options that several commands share, and the help text of a command."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
+from rich.markup import escape
 
 from precall_service.cli.console import LogLevel
 
-_MODEL = "Model"
-_SERVER = "Server"
+_model = partial(typer.Option, rich_help_panel="Model")
+_server = partial(typer.Option, rich_help_panel="Server")
+
+
+def help_text(*paragraphs: str, examples: Mapping[str, str]) -> str:
+    """Returns help for typer: paragraphs, then each example command with what it does."""
+    flowing = [escape(" ".join(paragraph.split())) for paragraph in paragraphs]
+    shown = [f"  [cyan]{command}[/]\n      {meaning}" for command, meaning in examples.items()]
+    return "\n\n".join([*flowing, "\n".join(["[bold]Examples[/]", *shown])])
+
 
 Model: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _model(
         "--model",
         "-m",
         metavar="FOLDER|NAME",
-        help="A folder with a model, or the name of one on the hub.",
+        help="A folder with a model, or the name of a model on the hub.",
         show_default="the embedded SmolLM2-135M-Instruct",
-        rich_help_panel=_MODEL,
     ),
 ]
 Device: TypeAlias = Annotated[
     Literal["auto", "cpu", "gpu"] | None,
-    typer.Option(
-        help="Where the model runs.",
-        show_default="auto: a GPU where the installed vLLM can use one",
-        rich_help_panel=_MODEL,
+    _model(
+        help="Where the model runs.", show_default="auto: a GPU if the installed vLLM can use one"
     ),
 ]
 Config: TypeAlias = Annotated[
@@ -39,94 +47,68 @@ Config: TypeAlias = Annotated[
 ]
 LogLevelOption: TypeAlias = Annotated[
     LogLevel,
-    typer.Option("--log-level", envvar="PRECALL_LOG_LEVEL", help="From which level on to log."),
+    typer.Option("--log-level", envvar="PRECALL_LOG_LEVEL", help="The lowest level to log."),
 ]
 Host: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _server(
         help="Interface to listen on; 0.0.0.0 is all of them.",
         show_default="127.0.0.1",
-        rich_help_panel=_SERVER,
     ),
 ]
 Port: TypeAlias = Annotated[
     int | None,
-    typer.Option(
-        help="Port to listen on; 0 takes a free one.",
-        min=0,
-        max=65535,
-        show_default="50151",
-        rich_help_panel=_SERVER,
-    ),
+    _server(help="Port to listen on; 0 takes a free one.", min=0, max=65535, show_default="50151"),
 ]
 Drain: TypeAlias = Annotated[
     float | None,
-    typer.Option(
+    _server(
         metavar="SECONDS",
-        help="How long running turns may take to finish when the service is told to end.",
+        help="How long running turns may take to finish when the service is told to stop.",
         min=0,
         show_default="30",
-        rich_help_panel=_SERVER,
     ),
 ]
 ToolCallParser: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--tool-call-parser",
+    _model(
         metavar="NAME",
         help='One of vLLM\'s tool parsers; "none": the model calls no tools.',
         show_default="chosen from the model",
-        rich_help_panel=_MODEL,
     ),
 ]
 ReasoningParser: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--reasoning-parser",
+    _model(
         metavar="NAME",
-        help='One of vLLM\'s reasoning parsers; "none": reasoning is not told from text.',
+        help='One of vLLM\'s reasoning parsers; "none": reasoning is part of the text.',
         show_default="chosen from the model",
-        rich_help_panel=_MODEL,
     ),
 ]
 ChatTemplate: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    _model(
         metavar="FILE.jinja",
-        help="A chat template in place of the model's own.",
+        help="A chat template that replaces the model's own.",
         show_default="the model's own",
-        rich_help_panel=_MODEL,
     ),
 ]
 KvCacheBytes: TypeAlias = Annotated[
     int | None,
-    typer.Option(
-        "--kv-cache-bytes",
+    _model(
         metavar="BYTES",
         help="Size of the KV cache.",
         min=1,
         show_default="1 GiB on a CPU, most of the memory on a GPU",
-        rich_help_panel=_MODEL,
     ),
 ]
-NoStructuredCalls: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--no-structured-calls",
-        help="Do not hold tool calls to their schemas while they are generated.",
-        rich_help_panel=_MODEL,
+StructuredCalls: TypeAlias = Annotated[
+    bool | None,
+    _model(
+        help="Whether tool calls are held to their schemas while they are generated.",
+        show_default="structured-calls",
     ),
 ]
 Offline: TypeAlias = Annotated[
-    bool,
-    typer.Option("--offline", help="Never ask the hub.", rich_help_panel=_MODEL),
-]
-Address: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        "-a",
-        metavar="HOST:PORT",
-        help="Where a service listens that runs already.",
-    ),
+    bool | None, _model("--offline", help="Never ask the hub.", show_default=False)
 ]

@@ -1,6 +1,6 @@
-"""Draws a turn on a terminal, or into a pipe, as its events come.
+"""Writes a turn to a terminal or a pipe, as its events arrive.
 
-Owns: what each event looks like. Nothing is drawn over: every line stays as it was written.
+Owns: what each event looks like. A line is never changed after it has been written.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class TurnView:
         self._console = console
         self._at_line_start = True
         self._forming = ""
-        """The call that stands on the open line."""
+        """The call whose line is still open."""
         self._has_arguments = False
-        """Whether any of its arguments do."""
+        """Whether the open line shows arguments of that call."""
         self._names: dict[str, str] = {}
         self._ready_at: dict[str, float] = {}
 
     def show(self, event: precall.Event) -> None:
-        """Draws an event."""
+        """Writes an event."""
         match event:
             case precall.TurnQueued(position):
                 self._line(f"waiting, {queued(position)}", "dim")
@@ -58,8 +58,8 @@ class TurnView:
             case precall.ToolCallReady(call_id, _, arguments):
                 self._end_call(call_id, arguments)
             case precall.ToolCallProgress(call_id, message, fraction):
-                share = "" if fraction is None else f" {fraction:.0%}"
-                self._line(f"  · {self._name(call_id)}: {message}{share}", "dim")
+                done = "" if fraction is None else f" {fraction:.0%}"
+                self._line(f"  · {self._name(call_id)}: {message}{done}", "dim")
             case precall.ToolCallCompleted():
                 self._show_completed(event)
             case precall.TurnCompleted():
@@ -68,7 +68,7 @@ class TurnView:
                 pass
 
     def close(self) -> None:
-        """Ends the line that the turn stopped in."""
+        """Ends the line that is still open, if any."""
         if not self._at_line_start:
             self._console.print()
             self._at_line_start = True
@@ -92,7 +92,7 @@ class TurnView:
         self._forming, self._has_arguments = call_id, False
 
     def _end_call(self, call_id: str, arguments: str) -> None:
-        """The call is written: its line ends, or is written whole where another came between."""
+        """Ends the call's line, or writes all of it if another line came in between."""
         if self._forming != call_id:
             self._begin_call(call_id)
         if not self._has_arguments:
@@ -122,23 +122,23 @@ class TurnView:
 
 
 def queued(position: int) -> str:
-    """How many turns start before one that waits."""
+    """Says at which queue position a turn waits."""
     return f"{counted(position, 'turn')} before this one"
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things."""
+    """Returns a number with its noun, such as "2 steps"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def shortened(text: str, characters_max: int = _RESULT_CHARACTERS_MAX) -> str:
-    """A text on one line, cut where it is too long to be looked at."""
+    """Returns a text on one line, cut if it is too long to read."""
     line = " ".join(text.split())
     return line if len(line) <= characters_max else f"{line[: characters_max - 1]}…"
 
 
 def report_table(report: precall.TurnReport) -> Table:
-    """Where a turn's time and tokens went."""
+    """Returns a table of where a turn's time and tokens went."""
     table = Table.grid(padding=(0, 2))
     for name, value in _report_rows(report):
         table.add_row(Text(name, style="dim"), value)
@@ -158,13 +158,13 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
         yield "result to next token", f"{report.continuation_time_s * 1000:.0f} ms in all"
     yield (
         "prompt tokens",
-        f"{usage.input_tokens}, {cached_share(usage)} of them from the KV cache",
+        f"{usage.input_tokens}, {cached_fraction(usage)} of them from the KV cache",
     )
     yield "generated tokens", f"{usage.output_tokens}{_speed(report)}"
 
 
-def cached_share(usage: precall.TokenUsage) -> str:
-    """The share of prompt tokens that the KV cache still held."""
+def cached_fraction(usage: precall.TokenUsage) -> str:
+    """Returns the fraction of prompt tokens that came from the KV cache, as text."""
     return f"{usage.cached_tokens / usage.input_tokens:.0%}" if usage.input_tokens else "none"
 
 

@@ -1,8 +1,8 @@
-"""What `precall demo` asks, with which functions, and how its answer is told from a made-up one.
+"""What `precall demo` asks, its two functions, and how it checks that the answer is not made up.
 
-The functions are ordinary Python. The time is in no model, and the answer has to hold what the
-functions returned. Both return whole sentences, which a model as small as the embedded one repeats
-best; a larger one does not care.
+The functions are ordinary Python. No model knows the time, so an answer with what the functions
+returned must have used them. Both return whole sentences, which a model as small as the embedded
+one repeats best; larger models do not need that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ZONES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of a function. `fact` is what an answer that uses the result has in it."""
+    """One run of a function. An answer that uses the result contains `fact`."""
 
     name: str
     argument: str
@@ -41,7 +41,7 @@ class Run:
 
 
 class Functions:
-    """The two functions, and a record of their runs. They run in threads, as any function may."""
+    """The two functions, and a record of their runs. The client runs functions in threads."""
 
     def __init__(self, on_run: Callable[[Run], None]) -> None:
         self._on_run = on_run
@@ -62,11 +62,11 @@ class Functions:
         return self._ran("get_time", city, fact, f"It is {fact} in {city}.", began_at)
 
     def tools(self) -> Sequence[Callable[..., object]]:
-        """Both, for a client."""
+        """Returns both functions, for a client."""
         return (self.count_letters, self.get_time)
 
     def faults(self, answer: str) -> list[str]:
-        """What is missing for the answer to be one that came of these functions; empty: nothing."""
+        """Returns why the answer cannot have come from these functions; empty if it has."""
         faults: list[str] = []
         for tool in self.tools():
             name = tool.__name__
@@ -88,10 +88,12 @@ class Functions:
 def _local_time(city: str) -> str:
     zone = _ZONES.get(city.strip().lower())
     if zone is None:
-        raise ValueError(f"{city} is not known here; {', '.join(sorted(_ZONES))} are")
+        raise ValueError(
+            f"the time in {city} is unknown; known cities: {', '.join(sorted(_ZONES))}"
+        )
     return f"{datetime.datetime.now(zoneinfo.ZoneInfo(zone)):%H:%M}"
 
 
 def _has(answer: str, fact: str) -> bool:
-    """Whether a number or a time stands in the answer, and not as a part of another one."""
+    """Whether the answer contains a number or time, not as a part of another one."""
     return re.search(rf"(?<![\d:.]){re.escape(fact)}(?![\d:])", answer) is not None

@@ -15,8 +15,6 @@ from precall_service import __version__
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stdout
 from precall_service.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, reported
-from precall_service.cli.helptext import help_text
-from precall_service.cli.machine import gpus, installed_engine
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -25,13 +23,13 @@ if TYPE_CHECKING:
     from precall_service.cli.interrupts import Interrupts
     from precall_service.settings import Settings
 
-HELP = help_text(
+HELP = options.help_text(
     "Serve a model to agents, over gRPC, until Ctrl-C.",
-    """The first Ctrl-C (or SIGTERM) takes no new turns and lets running ones finish for --drain
-    seconds; a second Ctrl-C ends them at once.""",
-    """Most flags are also a variable (PRECALL_SERVER__PORT=0) and a line in a settings file (port =
-    0 under [server]), which have more knobs than there are flags. Flags win over variables, and
-    variables over the file.""",
+    """After the first Ctrl-C (or SIGTERM) no new turns start, and running ones may finish for
+    --drain seconds; a second Ctrl-C ends them at once.""",
+    """Most flags can also be set by a variable (PRECALL_SERVER__PORT=0) or in a settings file
+    (port = 0 under [server]), which have more settings than there are flags. Flags win over
+    variables, and variables over the file.""",
     examples={
         "precall serve": "the embedded model, on port 50151",
         "precall serve --model ./Qwen3-8B --device gpu": "a folder with a model",
@@ -42,7 +40,7 @@ HELP = help_text(
 
 
 class ServeCommand(TyperCommand):
-    """Tells who gives an argument of vLLM as a flag of ours where it goes."""
+    """Says where arguments of vLLM go when one is given as an option of `serve`."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """As `TyperCommand.parse_args`."""
@@ -64,15 +62,15 @@ def serve(
     tool_call_parser: options.ToolCallParser = None,
     reasoning_parser: options.ReasoningParser = None,
     chat_template: options.ChatTemplate = None,
-    no_structured_calls: options.NoStructuredCalls = False,
+    structured_calls: options.StructuredCalls = None,
     kv_cache_bytes: options.KvCacheBytes = None,
-    offline: options.Offline = False,
+    offline: options.Offline = None,
     drain: options.Drain = None,
     log_level: options.LogLevelOption = "info",
     engine_arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- VLLM_ARGUMENTS]", help="Arguments of vLLM's engine, as its own."
+            metavar="[-- VLLM_ARGUMENTS]", help="Arguments of vLLM's engine, as on its own."
         ),
     ] = None,
 ) -> None:
@@ -90,19 +88,17 @@ def serve(
 
         settings = load(
             config,
-            {
-                ("server", "host"): host,
-                ("server", "port"): port,
-                ("server", "drain_s"): drain,
-                ("engine", "model"): model,
-                ("engine", "device"): device,
-                ("engine", "tool_call_parser"): tool_call_parser,
-                ("engine", "reasoning_parser"): reasoning_parser,
-                ("engine", "chat_template"): None if chat_template is None else str(chat_template),
-                ("engine", "structured_calls"): False if no_structured_calls else None,
-                ("engine", "kv_cache_bytes"): kv_cache_bytes,
-                ("engine", "offline"): True if offline else None,
-            },
+            model=model,
+            host=host,
+            port=port,
+            device=device,
+            tool_call_parser=tool_call_parser,
+            reasoning_parser=reasoning_parser,
+            chat_template=chat_template,
+            structured_calls=structured_calls,
+            kv_cache_bytes=kv_cache_bytes,
+            offline=offline,
+            drain=drain,
         )
         if exit_code := asyncio.run(_serve(settings, arguments)):
             raise typer.Exit(exit_code)
@@ -113,7 +109,6 @@ async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
     from precall_service.cli.interrupts import Interrupts
     from precall_service.cli.launch import launched
     from precall_service.cli.progress import StartProgress
-    from precall_service.engine.vllm.threads import in_daemon_thread
 
     notices = stderr()
     _warn_if_open(notices, settings.server.host)
@@ -121,12 +116,11 @@ async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
     with interrupts.handled():
         try:
             with StartProgress(notices) as progress:
-                device = await in_daemon_thread(_device)  # the driver may take seconds to answer
                 async with launched(settings, arguments, progress) as service:
                     progress.close()
-                    _tell_ready(stdout(), service, device)
+                    _show_ready(stdout(), service)
                     await _until_asked(service, interrupts)
-                    _tell_draining(notices, service, settings.server.drain_s)
+                    _show_draining(notices, service, settings.server.drain_s)
         except asyncio.CancelledError:
             if not interrupts.insisted:
                 raise
@@ -137,7 +131,7 @@ async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
 
 
 async def _until_asked(service: Service, interrupts: Interrupts) -> None:
-    """Returns when a signal asks for the end.
+    """Returns when a signal asks the service to stop.
 
     Raises:
         Exception: the service can no longer do its work.
@@ -148,30 +142,25 @@ async def _until_asked(service: Service, interrupts: Interrupts) -> None:
         await service.background
 
 
-def _tell_ready(console: Console, service: Service, device: str) -> None:
-    engine = service.engine
+def _show_ready(console: Console, service: Service) -> None:
+    from precall_service.engine.install import installed_engine
+
+    engine, installed = service.engine, installed_engine()
     rows = {
         "address": service.address,
         "model": service.model,
         "engine": engine.name,
-        "device": device,
+        "device": installed.device if installed else "unknown",
         "holds": f"{engine.sequences_max} turns at once, {engine.kv_tokens:,} tokens of KV cache, "
         f"{engine.context_tokens_max:,} tokens of context",
-        "try": f"precall chat --address {_to_connect_to(service.address)}",
+        "try": f"precall chat --address {_local_address(service.address)}",
     }
     console.print(f"[bold]precall {__version__} is ready[/]")
     for name, value in rows.items():
         console.print(f"  {name:<8} {value}", markup=False)
 
 
-def _device() -> str:
-    installed = installed_engine()
-    if installed is None or installed.device == "cpu":
-        return "cpu"
-    return ", ".join(["gpu", *(gpu.name for gpu in gpus())])
-
-
-def _tell_draining(console: Console, service: Service, drain_s: float) -> None:
+def _show_draining(console: Console, service: Service, drain_s: float) -> None:
     turns = service.admission.admitted + service.admission.waiting
     if turns:
         running = "1 turn runs" if turns == 1 else f"{turns} turns run"
@@ -181,22 +170,19 @@ def _tell_draining(console: Console, service: Service, drain_s: float) -> None:
 
 
 def _warn_if_open(console: Console, host: str) -> None:
-    if not _is_loopback(host):
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
         console.print(
-            f"[yellow]warning:[/] host {escape(host)} lets everyone who reaches this machine in: "
-            "precall authenticates nobody yet, and takes the tenant from the caller's metadata. "
-            "Put a proxy in front that authenticates and sets precall-tenant.",
+            f"[yellow]warning:[/] host {escape(host)} admits every client that reaches this "
+            "machine: precall does not authenticate clients yet, and takes the tenant from their "
+            "metadata. Put a proxy in front that authenticates them and sets precall-tenant.",
         )
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _to_connect_to(address: str) -> str:
-    """The address for a client on this machine, where the server listens on every interface."""
+def _local_address(address: str) -> str:
+    """Returns the address for a client on this machine, also if every interface is listened on."""
     host, _, port = address.rpartition(":")
     return f"localhost:{port}" if host in {"0.0.0.0", "[::]"} else address  # noqa: S104

@@ -1,7 +1,7 @@
-"""Writes a turn as a timeline: a line an event, with the time since the turn was sent.
+"""Writes a turn as a timeline: one line for each event, with the time since the turn was sent.
 
-Owns: the clock of the timeline, and what is worth a line in it.
-Concurrency: one event loop, but for `ran`.
+Owns: the clock of the timeline, and which events get a line.
+Concurrency: one event loop, except `ran`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 import precall
-from precall_service.cli.render import cached_share, queued, shortened
+from precall_service.cli.render import cached_fraction, queued, shortened
 
 
 class Timeline:
-    """Writes one turn as its events come."""
+    """Writes one turn as its events arrive."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -24,18 +24,18 @@ class Timeline:
         self._step_at = self._sent_at
         self._prompt_tokens = 0
         self._spoke = False
-        """Whether the step has brought a token yet."""
+        """Whether the step has produced a token yet."""
         self._names: dict[str, str] = {}
         self._begun_at: dict[str, float] = {}
         self._results_at: float | None = None
 
     def sent(self, question: str) -> None:
-        """Starts the clock: the turn is being sent."""
+        """Starts the clock, when the turn is sent."""
         self._sent_at = time.monotonic()
         self._line("sent", question)
 
     def show(self, event: precall.Event) -> None:
-        """Writes what an event is worth."""
+        """Writes the line of an event, if it has one."""
         match event:
             case precall.TurnQueued(position):
                 self._line("queued", queued(position))
@@ -65,7 +65,7 @@ class Timeline:
                 pass
 
     def ran(self, name: str, argument: str, took_s: float) -> None:
-        """Writes that a function ran here. From any thread."""
+        """Writes that a function ran in this process. May be called from any thread."""
         self._line("runs", f"{name}({argument}) in this process", _ms(took_s), "green")
 
     def _first_token(self) -> None:
@@ -95,7 +95,7 @@ class Timeline:
         self._line(
             f"step {event.step + 1}",
             f"{usage.output_tokens} tokens in {took_s:.2f} s; {usage.cached_tokens} of "
-            f"{usage.input_tokens} prompt tokens were cached ({cached_share(usage)})",
+            f"{usage.input_tokens} prompt tokens were cached ({cached_fraction(usage)})",
         )
 
     def _line(self, what: str, text: str, note: str = "", style: str = "") -> None:

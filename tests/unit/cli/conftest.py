@@ -1,4 +1,4 @@
-"""Commands set the process's logging up; the next test finds it as it was."""
+"""Restores the logging of the process, which commands configure, after each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat against the fake server: lines in, turns out."""
+"""A chat with the fake server: lines in, turns out."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ TIME = re.compile(r"\d+\.\d+ s")
 
 
 def options(
-    server: FakeServer, *, tools: bool = True, choice: Literal["auto", "required"] = "auto"
+    server: FakeServer,
+    *,
+    root: Path | None = Path(__file__).parent,
+    choice: Literal["auto", "required"] = "auto",
 ) -> ChatOptions:
     return ChatOptions(
         address=server.address,
         system="Be brief.",
-        tools_root=Path(__file__).parent if tools else None,
+        tools_root=root,
         turn={"tool_choice": choice, "temperature": 0.0},
     )
 
@@ -39,23 +42,26 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
-async def test_once(capsys: pytest.CaptureFixture[str]) -> None:
-    script = [Call("calculate", {"expression": "17/100*230"}), Say("It is 39.1.")]
+async def test_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "note.txt").write_text("hello")
+    script = [Call("read_file", {"path": "note.txt"}), Say("It says hello.")]
     async with FakeServer(script) as server:
-        assert await chat_once(options(server, choice="required"), "17 % of 230?")
+        assert await chat_once(options(server, root=tmp_path, choice="required"), "Read it.")
     assert [TIME.sub("_", line) for line in capsys.readouterr().out.splitlines()] == [
-        '  → calculate {"expression": "17/100*230"}  running',
-        "  ← calculate _  39.1",
-        "It is 39.1.",
+        '  → read_file {"path": "note.txt"}  running',
+        '  ← read_file _  "hello"',
+        "It says hello.",
     ]
     opened = server.frames[0].open
     assert opened.system_prompt == "Be brief."
-    assert len(opened.tools) == 5
+    assert len(opened.tools) == 4
     assert all(tool.effects.read_only for tool in opened.tools)
     assert server.turns[0].frame.generation.tool_choice.mode
 
 
-async def test_tool_that_refuses_tells_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tool_that_refuses_says_why_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     script = [Call("read_file", {"path": "../../secret"}), Say("I may not.")]
     async with FakeServer(script) as server:
         assert await chat_once(options(server), "Read it.")
@@ -68,12 +74,12 @@ async def test_lines_of_a_pipe_are_turns_of_one_conversation(
 ) -> None:
     type_in(monkeypatch, "one", "", "/report", "/[/]", "two", "/quit", "three")
     async with FakeServer([Say("1")], [Say("2")]) as server:
-        assert await chat_on(options(server, tools=False))
+        assert await chat_on(options(server, root=None))
     shown = capsys.readouterr().out
     assert [turn.text for turn in server.turns] == ["one", "two"]
     assert shown.splitlines()[0] == "1"
     assert "whole turn" in shown
-    assert "there is no /[/]; /help lists" in shown
+    assert "there is no command /[/]; /help lists" in shown
     assert shown.splitlines()[-1] == "2"
 
 
@@ -85,13 +91,13 @@ async def test_commands(
         assert await chat_on(options(server))
     shown = capsys.readouterr().out
     assert "/quit" in shown
-    assert "calculate(expression)" in shown
+    assert "read_file(path)" in shown
     assert "(no turn yet)" in shown
     assert "(a new conversation)" in shown
     assert len([frame for frame in server.frames if frame.WhichOneof("frame") == "open"]) == 2
 
 
-async def test_model_that_calls_no_tools_chats(
+async def test_model_that_cannot_call_tools_chats(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with FakeServer([Say("hi")], model="plain") as server:
@@ -99,10 +105,10 @@ async def test_model_that_calls_no_tools_chats(
         assert await chat_once(options(server), "hello")
     assert not server.tools
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("hi\n", "(plain calls no tools)\n")
+    assert (shown.out, shown.err) == ("hi\n", "(plain cannot call tools)\n")
 
 
-async def test_greeting_says_what_the_server_says(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_greeting_shows_model_and_address(capsys: pytest.CaptureFixture[str]) -> None:
     async with (
         FakeServer([], model="[/]") as server,
         precall.Client(server.address) as client,
@@ -120,7 +126,7 @@ async def test_failed_turn_of_a_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) ->
             await chat_on(options(server))
 
 
-async def test_lost_connection_is_told() -> None:
+async def test_lost_connection_is_reported() -> None:
     async with FakeServer([Disconnect()]) as server:
         with pytest.raises(precall.ConnectionLostError):
             await chat_once(options(server), "one")
@@ -142,7 +148,7 @@ async def test_ctrl_c_cancels_the_turn(
     assert "(cancelled)" in capsys.readouterr().out
 
 
-def test_nobody_there() -> None:
+def test_no_server_at_the_address() -> None:
     result = CliRunner().invoke(app, ["chat", "--address", "localhost:1", "--once", "hi"])
     assert result.exit_code == 1
     assert "cannot reach a precall server at localhost:1" in result.output
@@ -150,7 +156,7 @@ def test_nobody_there() -> None:
     assert "Traceback" not in result.output
 
 
-def test_address_that_is_none() -> None:
+def test_invalid_address() -> None:
     result = CliRunner().invoke(app, ["chat", "--address", "http://localhost:1", "--once", "hi"])
     assert result.exit_code == 1
     assert "host:port" in result.output

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from precall import Tool
-from precall_service.cli.chat_tools import Folder, calculate, chat_tools, current_time, roll_dice
+from precall_service.cli.chat_tools import Folder, chat_tools, current_time, roll_dice
 
 
 @pytest.fixture
@@ -22,11 +22,10 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(root)
 
 
-def test_every_one_is_a_tool_with_a_description(tmp_path: Path) -> None:
+def test_every_function_is_a_tool_with_a_description(tmp_path: Path) -> None:
     tools = [Tool.from_function(function, read_only=True) for function in chat_tools(tmp_path)]
     assert [tool.name for tool in tools] == [
         "current_time",
-        "calculate",
         "roll_dice",
         "list_files",
         "read_file",
@@ -43,10 +42,6 @@ def test_current_time_in_a_zone() -> None:
 def test_unknown_zone(zone: str) -> None:
     with pytest.raises(ValueError, match="there is no time zone"):
         current_time(zone)
-
-
-def test_calculate() -> None:
-    assert calculate("17 / 100 * 200") == pytest.approx(34)
 
 
 def test_roll_dice() -> None:
@@ -77,7 +72,7 @@ def test_long_file_is_cut(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("path", ["../secret.txt", "/etc/passwd", "out", "notes/../../secret.txt"])
-def test_nothing_outside_is_read(folder: Folder, path: str) -> None:
+def test_nothing_outside_the_folder_is_read(folder: Folder, path: str) -> None:
     with pytest.raises(ValueError, match="outside of the working directory"):
         folder.read_file(path)
     with pytest.raises(ValueError, match="outside of the working directory"):
@@ -88,11 +83,11 @@ def test_nothing_outside_is_read(folder: Folder, path: str) -> None:
     ("path", "reason"),
     [("nothing", "there is no file"), ("notes", "there is no file"), ("picture.png", "not a text")],
 )
-def test_what_cannot_be_read(folder: Folder, path: str, reason: str) -> None:
+def test_unreadable_files_are_refused(folder: Folder, path: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         folder.read_file(path)
 
 
-def test_file_is_no_folder(folder: Folder) -> None:
+def test_file_is_not_a_folder(folder: Folder) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         folder.list_files("long.txt")

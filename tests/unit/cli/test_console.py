@@ -1,4 +1,4 @@
-"""What reaches stderr, and what does not."""
+"""What is written to stderr, and what is not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_libraries_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("debug")
     logging.getLogger("library.x").info("chatter")
     logging.getLogger("grpc").info("chatter")
@@ -48,7 +48,7 @@ def test_libraries_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.endswith("WARNING library.x: beware\n")
 
 
-def test_nobody_else_writes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_else_writes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     with stderr_alone() as console:
         os.write(2, b"a library in C++\n")
         subprocess.run(["/bin/sh", "-c", "echo a child >&2"], check=True)

@@ -1,4 +1,4 @@
-"""The demo's own judgement of a turn, against a scripted model."""
+"""How the demo judges a turn of a scripted model."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ async def test_turn_that_used_both_results(capsys: pytest.CaptureFixture[str]) -
     assert "the answer has both results in it" in told
 
 
-async def test_names_of_the_server_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_names_of_the_server_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     await show(Parallel([LETTERS, TIME]), Say(BOTH), model="[/]")
     assert "[/] on " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--model", "--device"])
-def test_a_service_that_runs_has_its_model(flag: str) -> None:
+def test_a_running_service_has_its_own_model(flag: str) -> None:
     result = CliRunner().invoke(app, ["demo", "--address", "localhost:1", flag, "cpu"])
     assert result.exit_code == 2
-    assert "has a model already" in result.output
+    assert "has its own model" in result.output
 
 
-async def test_one_call_after_the_other_is_as_good() -> None:
+async def test_calls_may_follow_one_another() -> None:
     await show(LETTERS, TIME, Say(BOTH))
 
 
@@ -82,7 +82,7 @@ def test_functions_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
     functions = Functions(told.append)
     assert functions.count_letters("it's") == "The word it's has 3 letters."
     assert functions.get_time("tokyo ").startswith("It is ")
-    with pytest.raises(ValueError, match="Atlantis is not known here; berlin, "):
+    with pytest.raises(ValueError, match="the time in Atlantis is unknown; known cities: berlin, "):
         functions.get_time("Atlantis")
     assert [run.name for run in functions.runs] == ["count_letters", "get_time"]
     assert told == functions.runs

@@ -1,4 +1,4 @@
-"""Whatever fails, the user reads a sentence."""
+"""Every failure is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 import precall
 from precall_service.cli.errors import CommandError, reported
 from precall_service.engine.base import EngineStartError
-from precall_service.engine.models import ModelError
+from precall_service.engine.model_files import ModelError
 from precall_service.transport.server import AddressInUseError
 
 
@@ -36,7 +36,7 @@ def ending(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[in
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_expected_failures_are_told_in_their_own_words(
+def test_expected_failures_are_reported_in_their_own_words(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ending(error, capsys) == (1, "precall: what to do\n")
@@ -47,10 +47,10 @@ def test_errors_of_the_system_name_the_file(capsys: pytest.CaptureFixture[str]) 
     assert ending(error, capsys) == (1, "precall: precall.toml: Permission denied\n")
 
 
-def test_defects_are_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+def test_defects_are_reported_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     code, told = ending(KeyError("x"), capsys)
     assert code == 1
-    assert told.startswith("precall: stopped by a fault of its own: KeyError: 'x'\n")
+    assert told.startswith("precall: stopped by a defect of precall: KeyError: 'x'\n")
     assert "--log-level debug" in told
 
 

@@ -1,4 +1,4 @@
-"""Help: it is there for everything, tells the truth about defaults, and costs nothing."""
+"""Help covers everything, shows the real defaults, and is quick."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_command_has_examples_and_help_for_every_option(command: str) -> None:
     assert all(helps)
 
 
-def test_literal_brackets_are_not_taken_for_markup() -> None:
+def test_literal_brackets_are_not_markup() -> None:
     assert "[server]" in output_of("serve", "--help")
 
 
@@ -59,16 +59,16 @@ def test_defaults_shown_are_those_of_the_settings() -> None:
         assert f"[default: ({value})]" in shown
 
 
-def test_argument_of_vllm_given_as_ours_is_told_where_it_goes() -> None:
+def test_misplaced_argument_of_vllm_is_explained() -> None:
     shown = output_of("serve", "--max-num-seqs", "8", exit_code=2)
     assert "No such option: --max-num-seqs. Arguments of vLLM go after --" in shown
 
 
-def test_word_that_is_no_argument_is_taken_for_a_model() -> None:
+def test_stray_word_is_taken_for_a_model() -> None:
     assert "Did you mean --model qwen?" in output_of("serve", "qwen", exit_code=2)
 
 
-def test_help_imports_nothing_that_takes_long() -> None:
+def test_help_imports_nothing_slow() -> None:
     program = (
         "import json, sys\n"
         "from precall_service.cli import app\n"

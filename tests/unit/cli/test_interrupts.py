@@ -62,7 +62,9 @@ async def test_second_sigterm_does_not_insist() -> None:
 
 
 @pytest.mark.parametrize("send", [press_ctrl_c, terminate])
-async def test_before_there_is_anything_to_finish_one_is_enough(send: Callable[[], None]) -> None:
+async def test_one_signal_is_enough_before_there_is_anything_to_finish(
+    send: Callable[[], None],
+) -> None:
     interrupts = Interrupts()
     with interrupts.handled():
         send()
@@ -71,7 +73,7 @@ async def test_before_there_is_anything_to_finish_one_is_enough(send: Callable[[
     assert interrupts.insisted
 
 
-async def test_processes_that_are_started_meanwhile_are_spared() -> None:
+async def test_processes_started_meanwhile_do_not_get_ctrl_c() -> None:
     with Interrupts().handled(), multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(blocks_ctrl_c)
     assert not blocks_ctrl_c()

@@ -1,9 +1,10 @@
-"""How far a start is, on a terminal and in a log."""
+"""The progress of a start, on a terminal and in a log."""
 
 from __future__ import annotations
 
 import io
 import re
+import threading
 
 import pytest
 from rich.console import Console
@@ -30,7 +31,29 @@ def told(*, terminal: bool, fail: bool = False) -> list[str]:
     return CONTROL.sub("", console.file.getvalue()).splitlines()
 
 
-def test_log_has_a_line_a_stage() -> None:
+class Signalling(io.StringIO):
+    """Sets an event when a reminder of the stage is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reminded = threading.Event()
+
+    def write(self, text: str, /) -> int:
+        written = super().write(text)
+        if "still loading" in text:
+            self.reminded.set()
+        return written
+
+
+def test_log_says_that_a_long_stage_goes_on() -> None:
+    file = Signalling()
+    with StartProgress(Console(file=file, width=80), remind_s=0.01) as progress:
+        progress("loading [/]", None)
+        assert file.reminded.wait(10)
+    assert re.search(r"^still loading \[/\] after 0 s \.\.\.$", file.getvalue(), re.MULTILINE)
+
+
+def test_log_has_a_line_for_each_stage() -> None:
     assert told(terminal=False) == ["converting ...", "loading [/] ..."]
 
 

@@ -1,4 +1,4 @@
-"""What a turn looks like, line by line, whatever the order of its events."""
+"""What a turn looks like, line by line, for several orders of its events."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_call_forms_runs_and_ends() -> None:
     ]
 
 
-def test_call_that_another_one_interrupts_is_written_whole() -> None:
+def test_call_interrupted_by_another_is_written_whole() -> None:
     shown = drawn(
         precall.ToolCallStarted("c1", "a"),
         precall.ToolCallArgumentsDelta("c1", '{"x"'),
@@ -86,7 +86,7 @@ def test_call_that_another_one_interrupts_is_written_whole() -> None:
         (precall.ToolCallOutcome.UNKNOWN, "unknown"),
     ],
 )
-def test_every_other_ending_of_a_call_says_why(outcome: precall.ToolCallOutcome, told: str) -> None:
+def test_every_failed_call_says_why(outcome: precall.ToolCallOutcome, told: str) -> None:
     error = precall.ToolCallError("because")
     shown = drawn(
         precall.ToolCallStarted("c1", "a"),
