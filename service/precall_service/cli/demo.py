@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stderr_alone, stdout
-from precall_service.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, reported
+from precall_service.cli.errors import EXIT_USAGE, CommandError, reported
 
 if TYPE_CHECKING:
     from precall_service.cli.scenario import Functions
@@ -53,31 +53,23 @@ def demo(
                 exit_code=EXIT_USAGE,
             )
         configure_logging(log_level)
-        if exit_code := asyncio.run(_demo(model, device, address, log_level)):
-            raise typer.Exit(exit_code)
+        asyncio.run(_demo(model, device, address, log_level))
 
 
-async def _demo(model: str | None, device: str | None, address: str | None, level: str) -> int:
+async def _demo(model: str | None, device: str | None, address: str | None, level: str) -> None:
     from precall_service.cli.interrupts import Interrupts
 
     began_at = time.monotonic()
     console = stdout()
-    interrupts = Interrupts()
-    with interrupts.handled():
-        try:
-            async with _service(model, device, address, level) as served_at:
-                started_s = time.monotonic() - began_at
-                turn_s = await _turn(served_at, console)
-        except asyncio.CancelledError:
-            if not interrupts.insisted:
-                raise
-            return EXIT_INTERRUPTED
+    with Interrupts().handled():
+        async with _service(model, device, address, level) as served_at:
+            started_s = time.monotonic() - began_at
+            turn_s = await _turn(served_at, console)
     whole_s = time.monotonic() - began_at
     console.print(
         f"\n[bold]{whole_s:.1f} s[/] in all: {started_s:.1f} to start, {turn_s:.1f} for the turn, "
         f"{whole_s - started_s - turn_s:.1f} to stop"
     )
-    return 0
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from precall_service.app import Service, serve
 from precall_service.cli.errors import CommandError
 from precall_service.engine.base import Progress
 from precall_service.engine.hub import reachable
-from precall_service.engine.models import ResolvedModel, default_cache_dir, resolve_model
+from precall_service.engine.models import ResolvedModel, resolve_model
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.engine.vllm.threads import in_daemon_thread
@@ -36,10 +36,10 @@ async def launched(
         EngineStartError: vLLM is not installed, or the engine cannot start as configured.
     On cancel, or when the block raises: everything is stopped at once.
     """
-    cache_dir = settings.engine.cache_dir or default_cache_dir()
+    engine = settings.engine
     # Ctrl-C does not wait for this thread: an interrupted conversion leaves no model folder behind.
     model = await in_daemon_thread(
-        lambda: resolve_model(settings.engine.model, cache_dir=cache_dir, on_progress=on_progress)
+        lambda: resolve_model(engine.model, cache_dir=engine.cache_dir, on_progress=on_progress)
     )
     config = engine_config(settings, model, engine_arguments)
     if not (model.local or config.offline):

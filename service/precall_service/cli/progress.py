@@ -83,5 +83,5 @@ class StartProgress:
     def _remind(self) -> None:
         while not self._closed.wait(self._remind_s):
             passed_s = time.monotonic() - self._began_at
-            line = f"still {self._stage or 'starting'} after {passed_s:.0f} s ..."
+            line = f"still {self._stage or 'starting'}, {passed_s:.0f} s into the start ..."
             self._console.print(line, markup=False)

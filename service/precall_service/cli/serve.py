@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from precall_service import __version__
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stdout
-from precall_service.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, reported
+from precall_service.cli.errors import EXIT_USAGE, CommandError, reported
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -100,12 +100,15 @@ def serve(
             offline=offline,
             drain=drain,
         )
-        if exit_code := asyncio.run(_serve(settings, arguments)):
-            raise typer.Exit(exit_code)
+        asyncio.run(_serve(settings, arguments))
 
 
-async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
-    """Serves until a signal; returns the exit code."""
+async def _serve(settings: Settings, arguments: tuple[str, ...]) -> None:
+    """Serves until a signal.
+
+    Raises:
+        CancelledError: a signal ended the service at once.
+    """
     from precall_service.cli.interrupts import Interrupts
     from precall_service.cli.launch import launched
     from precall_service.cli.progress import StartProgress
@@ -122,12 +125,9 @@ async def _serve(settings: Settings, arguments: tuple[str, ...]) -> int:
                     await _until_asked(service, interrupts)
                     _show_draining(notices, service, settings.server.drain_s)
         except asyncio.CancelledError:
-            if not interrupts.insisted:
-                raise
             notices.print("stopped at once")
-            return EXIT_INTERRUPTED
+            raise
     notices.print("stopped")
-    return 0
 
 
 async def _until_asked(service: Service, interrupts: Interrupts) -> None:

@@ -63,10 +63,14 @@ def describe_embedded() -> ResolvedModel:
 
 
 def resolve_model(
-    name: str | None, *, cache_dir: Path, on_progress: Progress = lambda _stage, _fraction: None
+    name: str | None,
+    *,
+    cache_dir: Path | None = None,
+    on_progress: Progress = lambda _stage, _fraction: None,
 ) -> ResolvedModel:
     """Returns what to load for `name`: None or "embedded", a local folder, or a name on a hub.
 
+    The embedded model is kept in `cache_dir`; None: in `default_cache_dir()`.
     Blocks while it reads and checks files: some ten seconds if it builds the embedded model.
     `on_progress` is called in the calling thread.
 
@@ -74,7 +78,7 @@ def resolve_model(
         ModelError: the embedded model is not available, or the folder is missing or incomplete.
     """
     if name is None or is_embedded(name):
-        folder = embedded_model_folder(cache_dir, on_progress)
+        folder = embedded_model_folder(cache_dir or default_cache_dir(), on_progress)
         return replace(describe_embedded(), path_or_name=str(folder))
     path = Path(name).expanduser()
     if path.is_dir():

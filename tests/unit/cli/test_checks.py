@@ -18,14 +18,12 @@ from precall_service.cli.checks import (
     Check,
     Verdict,
     check_cpu,
-    check_disk,
     check_engine,
     check_gpu,
     check_memory,
     check_model,
     check_packages,
     check_port,
-    check_python,
     gpus,
     memory_bytes,
 )
@@ -47,10 +45,6 @@ def described(environment: EngineEnvironment) -> Callable[[str], EngineEnvironme
     return describe
 
 
-def test_this_python_is_supported() -> None:
-    assert check_python().verdict is Verdict.GOOD
-
-
 @pytest.mark.parametrize(
     ("flags", "verdict"),
     [
@@ -70,21 +64,6 @@ def test_memory() -> None:
     assert check_memory(8 << 30).verdict is Verdict.GOOD
     assert check_memory(1 << 30).verdict is Verdict.DOUBTFUL
     assert memory_bytes() > 0
-
-
-def test_disk(tmp_path: Path) -> None:
-    assert check_disk(tmp_path / "not" / "there" / "yet").verdict is Verdict.GOOD
-    file = tmp_path / "file"
-    file.touch()
-    check = check_disk(file)
-    assert check.verdict is Verdict.BAD
-    assert "PRECALL_ENGINE__CACHE_DIR" in check.remedy
-
-
-def test_disk_is_checked_for_the_embedded_model_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "describe_environment", described(EngineEnvironment(device="cpu")))
-    settings = Settings(engine=EngineSection(model="Qwen/Qwen3-8B"))
-    assert "disk" not in checks.checks(settings)
 
 
 def test_tested_versions_are_the_pinned_ones() -> None:
@@ -175,29 +154,28 @@ def test_port() -> None:
     assert check_port("127.0.0.1", 0).verdict is Verdict.GOOD
 
 
-def model_check(cache_dir: Path, **engine: Any) -> Check:
-    return check_model(Settings(engine=EngineSection(**engine)), cache_dir)
+def model_check(**engine: Any) -> Check:
+    return check_model(Settings(engine=EngineSection(**engine)))
 
 
 def test_model(tmp_path: Path) -> None:
-    embedded = model_check(tmp_path)
+    embedded = model_check()
     assert embedded.verdict is Verdict.GOOD
     assert "SmolLM2-135M-Instruct: " in embedded.finding
     assert "tool parser hermes" in embedded.finding
-    assert not list(tmp_path.iterdir())
-    assert model_check(tmp_path, model="Qwen/Qwen3-8B").verdict is Verdict.DOUBTFUL
-    assert model_check(tmp_path, model=str(tmp_path / "nothing")).verdict is Verdict.BAD
+    assert model_check(model="Qwen/Qwen3-8B").verdict is Verdict.DOUBTFUL
+    assert model_check(model=str(tmp_path / "nothing")).verdict is Verdict.BAD
 
 
 @pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen3-8B"])
-def test_model_with_parsers_of_the_operator(tmp_path: Path, model: str) -> None:
-    check = model_check(tmp_path, model=model, tool_call_parser="mistral", reasoning_parser="none")
+def test_model_with_parsers_of_the_operator(model: str) -> None:
+    check = model_check(model=model, tool_call_parser="mistral", reasoning_parser="none")
     assert check.verdict is Verdict.GOOD
     assert "tool parser mistral, reasoning parser none (as set)" in check.finding
 
 
 def test_model_with_a_template_that_is_not_there(tmp_path: Path) -> None:
-    check = model_check(tmp_path, chat_template=tmp_path / "nothing.jinja")
+    check = model_check(chat_template=tmp_path / "nothing.jinja")
     assert check.verdict is Verdict.BAD
     assert "nothing.jinja cannot be read" in check.finding
 
@@ -206,15 +184,13 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     def fails(*_: object) -> Check:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(checks, "check_python", fails)
+    monkeypatch.setattr(checks, "check_cpu", fails)
     monkeypatch.setattr(checks, "describe_environment", fails)
     found = checks.checks(Settings())
-    assert found["python"].verdict is Verdict.DOUBTFUL
-    assert found["python"].finding == "cannot be checked: RuntimeError: no such luck"
+    assert found["cpu"].verdict is Verdict.DOUBTFUL
+    assert found["cpu"].finding == "cannot be checked: RuntimeError: no such luck"
     assert found["engine"].verdict is Verdict.DOUBTFUL
-    assert list(found) == [
-        "python", "cpu", "memory", "disk", "packages", "engine", "gpu", "port", "model",
-    ]  # fmt: skip
+    assert list(found) == ["cpu", "memory", "packages", "engine", "gpu", "port", "model"]
 
 
 @pytest.mark.parametrize("problem", ["", "no GPU was found"])

@@ -50,7 +50,9 @@ def test_log_says_that_a_long_stage_goes_on() -> None:
     with StartProgress(Console(file=file, width=80), remind_s=0.01) as progress:
         progress("loading [/]", None)
         assert file.reminded.wait(10)
-    assert re.search(r"^still loading \[/\] after 0 s \.\.\.$", file.getvalue(), re.MULTILINE)
+    assert re.search(
+        r"^still loading \[/\], 0 s into the start \.\.\.$", file.getvalue(), re.MULTILINE
+    )
 
 
 def test_log_has_a_line_for_each_stage() -> None:

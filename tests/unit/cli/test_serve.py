@@ -47,7 +47,7 @@ def resolved(_name: str | None, *, cache_dir: Path, on_progress: Progress) -> Re
     return MODEL
 
 
-Running = Callable[..., Awaitable[tuple[asyncio.Task[int], str]]]
+Running = Callable[..., Awaitable[tuple[asyncio.Task[None], str]]]
 
 
 def address_in(told: str) -> str:
@@ -78,7 +78,7 @@ def press_ctrl_c() -> None:
 def running(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Running:
     """Starts the command with a script; returns its task and its output when it is ready."""
 
-    async def start(script: Step) -> tuple[asyncio.Task[int], str]:
+    async def start(script: Step) -> tuple[asyncio.Task[None], str]:
         ready = asyncio.Event()
 
         @asynccontextmanager
@@ -105,7 +105,7 @@ def running(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 async def test_ready_says_what_runs_and_what_to_try(running: Running) -> None:
     command, shown = await running(says("hi"))
     press_ctrl_c()
-    assert await asyncio.wait_for(command, 10) == 0
+    await asyncio.wait_for(command, 10)
     assert [line.split(maxsplit=1)[0] for line in shown.splitlines()] == [
         "precall", "address", "model", "engine", "device", "holds", "try",
     ]  # fmt: skip
@@ -139,7 +139,7 @@ async def test_ctrl_c_lets_running_turns_finish(
                 go_on.set()
             if isinstance(event, precall.TurnCompleted):
                 assert event.text == "one two"
-    assert await asyncio.wait_for(command, 10) == 0
+    await asyncio.wait_for(command, 10)
     assert capsys.readouterr().err.endswith("stopped\n")
 
 
@@ -156,7 +156,8 @@ async def test_second_ctrl_c_ends_them_at_once(
         press_ctrl_c()
         with pytest.raises(precall.PrecallError):
             await last(events)
-    assert await asyncio.wait_for(command, 10) == 130
+    with pytest.raises(asyncio.CancelledError):
+        await command
     assert capsys.readouterr().err.endswith("stopped at once\n")
 
 
@@ -165,7 +166,7 @@ async def test_without_turns_it_stops_at_once(
 ) -> None:
     command, _ = await running(says("hi"))
     os.kill(os.getpid(), signal.SIGTERM)
-    assert await asyncio.wait_for(command, 10) == 0
+    await asyncio.wait_for(command, 10)
     assert capsys.readouterr().err == "\nno turn runs; stopping\nstopped\n"
 
 
