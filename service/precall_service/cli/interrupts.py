@@ -82,18 +82,14 @@ async def on_interrupt(act: Callable[[], Coroutine[None, None, None]]) -> AsyncG
     """Runs `act` on the first Ctrl-C in the block, and cancels the block on the second."""
     main = asyncio.current_task()
     assert main is not None
-    pressed = asyncio.Event()
-
-    async def act_when_pressed() -> None:
-        await pressed.wait()
-        await act()
+    acting: list[asyncio.Task[None]] = []
 
     def on_signal() -> None:
-        if pressed.is_set():
+        if acting:
             main.cancel()
-        pressed.set()
+        else:
+            acting.append(asyncio.create_task(act()))
 
-    acting = asyncio.create_task(act_when_pressed())
     before = signal.getsignal(signal.SIGINT)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, on_signal)
@@ -102,5 +98,6 @@ async def on_interrupt(act: Callable[[], Coroutine[None, None, None]]) -> AsyncG
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)
-        acting.cancel()
-        await asyncio.wait([acting])
+        for task in acting:
+            task.cancel()
+            await asyncio.wait([task])

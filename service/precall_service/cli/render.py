@@ -27,15 +27,11 @@ _OUTCOMES: Final = {
 
 
 class TurnView:
-    """Writes one turn, event by event."""
+    """Writes the events of one turn."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._at_line_start = True
-        self._forming = ""
-        """The call whose line is still open."""
-        self._has_arguments = False
-        """Whether the open line shows arguments of that call."""
         self._names: dict[str, str] = {}
         self._ready_at: dict[str, float] = {}
 
@@ -48,15 +44,9 @@ class TurnView:
                 self._piece(text, "dim italic")
             case precall.TextDelta(text):
                 self._piece(text)
-            case precall.ToolCallStarted(call_id, name):
-                self._names[call_id] = name
-                self._begin_call(call_id)
-            case precall.ToolCallArgumentsDelta(call_id, fragment):
-                if self._forming == call_id:
-                    self._has_arguments = True
-                    self._piece(fragment, "cyan")
-            case precall.ToolCallReady(call_id, _, arguments):
-                self._end_call(call_id, arguments)
+            case precall.ToolCallReady(call_id, name, arguments):
+                self._names[call_id], self._ready_at[call_id] = name, time.monotonic()
+                self._line(f"  → {name} {arguments}", "cyan")
             case precall.ToolCallProgress(call_id, message, fraction):
                 done = "" if fraction is None else f" {fraction:.0%}"
                 self._line(f"  · {self._name(call_id)}: {message}{done}", "dim")
@@ -72,7 +62,6 @@ class TurnView:
         if not self._at_line_start:
             self._console.print()
             self._at_line_start = True
-        self._forming = ""
 
     def _name(self, call_id: str) -> str:
         return self._names.get(call_id, call_id)
@@ -85,21 +74,6 @@ class TurnView:
     def _line(self, text: str, style: str = "") -> None:
         self.close()
         self._console.print(Text(text, style=style))
-
-    def _begin_call(self, call_id: str) -> None:
-        self.close()
-        self._piece(f"  → {self._name(call_id)} ", "bold cyan")
-        self._forming, self._has_arguments = call_id, False
-
-    def _end_call(self, call_id: str, arguments: str) -> None:
-        """Ends the call's line, or writes all of it if another line came in between."""
-        if self._forming != call_id:
-            self._begin_call(call_id)
-        if not self._has_arguments:
-            self._piece(arguments, "cyan")
-        self._piece("  running", "dim")
-        self.close()
-        self._ready_at[call_id] = time.monotonic()
 
     def _show_completed(self, event: precall.ToolCallCompleted) -> None:
         name = self._name(event.call_id)

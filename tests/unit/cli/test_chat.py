@@ -50,7 +50,7 @@ async def test_once(
     async with FakeServer(script) as server:
         assert await chat_once(options(server, root=tmp_path, choice="required"), "Read it.")
     assert [TIME.sub("_", line) for line in capsys.readouterr().out.splitlines()] == [
-        '  → read_file {"path": "note.txt"}  running',
+        '  → read_file {"path": "note.txt"}',
         '  ← read_file _  "hello"',
         "It says hello.",
     ]

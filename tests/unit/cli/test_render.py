@@ -43,7 +43,7 @@ def test_text_streams_into_one_line() -> None:
     assert drawn(*deltas, done(precall.TurnOutcome.ANSWERED)) == ["It [is] 4:30."]
 
 
-def test_call_forms_runs_and_ends() -> None:
+def test_call_is_written_when_complete_and_when_ended() -> None:
     shown = drawn(
         precall.TextDelta("Let me see."),
         precall.ToolCallStarted("c1", "calculate"),
@@ -56,23 +56,11 @@ def test_call_forms_runs_and_ends() -> None:
     )
     assert shown == [
         "Let me see.",
-        '  → calculate {"expression": "2+2"}  running',
+        '  → calculate {"expression": "2+2"}',
         "  · calculate: adding 50%",
         "  ← calculate _  4",
         "4.",
     ]
-
-
-def test_call_interrupted_by_another_is_written_whole() -> None:
-    shown = drawn(
-        precall.ToolCallStarted("c1", "a"),
-        precall.ToolCallArgumentsDelta("c1", '{"x"'),
-        precall.ToolCallStarted("c2", "b"),
-        precall.ToolCallArgumentsDelta("c1", ": 1}"),
-        precall.ToolCallReady("c2", "b", "{}"),
-        precall.ToolCallReady("c1", "a", '{"x": 1}'),
-    )
-    assert shown == ['  → a {"x"', "  → b {}  running", '  → a {"x": 1}  running']
 
 
 @pytest.mark.parametrize(
