@@ -29,7 +29,7 @@ def run(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedPr
 
 
 def left_of(group: int, timeout_s: float = 10) -> list[psutil.Process]:
-    """The processes of a group that outlast the time."""
+    """Returns the processes of a group that are still there after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         left = [process for process in psutil.process_iter() if in_group(process, group)]
@@ -57,7 +57,7 @@ def test_demo_shows_a_turn_in_which_real_functions_ran() -> None:
         "s in all:",
     ):
         assert told in demo.stdout
-    # Nothing but the stages of the start: no warning of any library, in whatever process.
+    # Only the stages of the start: no process and no library writes a warning.
     assert all(line.endswith(" ...") for line in demo.stderr.splitlines()), demo.stderr
 
 

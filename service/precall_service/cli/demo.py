@@ -1,4 +1,4 @@
-"""`precall demo`: a turn that calls two Python functions, its timeline, and a check of it."""
+"""`precall demo`: one turn with two Python functions, its timeline, and a check of the answer."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class TurnView:
 
 
 def queued(position: int) -> str:
-    """Says at which queue position a turn waits."""
+    """Says how many turns start before one that waits."""
     return f"{counted(position, 'turn')} before this one"
 
 

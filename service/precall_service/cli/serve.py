@@ -70,7 +70,8 @@ def serve(
     engine_arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- VLLM_ARGUMENTS]", help="Arguments of vLLM's engine, as on its own."
+            metavar="[-- VLLM_ARGUMENTS]",
+            help="Arguments of vLLM's engine, as on its own command line.",
         ),
     ] = None,
 ) -> None:

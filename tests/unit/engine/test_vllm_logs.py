@@ -53,7 +53,7 @@ async def test_exceptions_are_kept_in_order_and_warnings_are_not(
         StartError("ValueError", "too\nlong"),
         StartError("RuntimeError", "see above"),
     ]
-    vllm_logger.error("failed again")  # nothing listens any more
+    vllm_logger.error("late", exc_info=ValueError())  # nothing listens any more
 
 
 async def test_warnings_of_every_start_are_dropped(

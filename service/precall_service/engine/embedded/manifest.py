@@ -1,4 +1,4 @@
-"""Records what a folder holds, and says later whether it still holds exactly that."""
+"""Records what a folder holds, so that a later change can be found."""
 
 from __future__ import annotations
 
