@@ -13,6 +13,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +66,11 @@ class Check:
     remedy: str = ""
 
 
+_good = partial(Check, Verdict.GOOD)
+_doubtful = partial(Check, Verdict.DOUBTFUL)
+_bad = partial(Check, Verdict.BAD)
+
+
 def checks(settings: Settings) -> Mapping[str, Check]:
     """Returns the result of every check that matters for these settings, by its name."""
     engine, server = settings.engine, settings.server
@@ -85,7 +91,7 @@ def _result(step: Callable[[], Check]) -> Check:
     try:
         return step()
     except Exception as error:  # noqa: BLE001 - the other checks still have to run
-        return Check(Verdict.DOUBTFUL, f"cannot be checked: {type(error).__name__}: {error}")
+        return _doubtful(f"cannot be checked: {type(error).__name__}: {error}")
 
 
 def check_cpu(cpuinfo: str) -> Check:
@@ -231,15 +237,3 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _good(finding: str) -> Check:
-    return Check(Verdict.GOOD, finding)
-
-
-def _doubtful(finding: str, remedy: str) -> Check:
-    return Check(Verdict.DOUBTFUL, finding, remedy)
-
-
-def _bad(finding: str, remedy: str = "") -> Check:
-    return Check(Verdict.BAD, finding, remedy)

@@ -8,16 +8,12 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Any, Literal
 
 from rich.console import Console
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_ExceptionInfo: TypeAlias = (
-    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-)
 _OURS = ("precall", "precall_service")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -25,7 +21,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 class _BriefFormatter(logging.Formatter):
     """Leaves out the traceback of an exception, which only `--log-level debug` shows."""
 
-    def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802 - the name is logging's
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
         """As `logging.Formatter.formatException`."""
         return f"{ei[0].__name__}: {ei[1]}" if ei[0] is not None else ""
 
