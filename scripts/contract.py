@@ -43,6 +43,8 @@ class Field:
     """With ENUM: the enum in the stubs."""
     nullable: bool
     repeated: bool
+    one_of_several: bool
+    """Whether it is a member of a oneof."""
     doc: str
 
     @property
@@ -176,7 +178,7 @@ class Reader:
         kind, type_name, wire_type = self._type(field)
         doc = self._docs[f"{message}.{field.name}"]
         repeated = field.label == field.LABEL_REPEATED
-        nullable = not repeated and (field.proto3_optional or kind is Kind.STATUS)
+        nullable = not repeated and (field.HasField("oneof_index") or kind is Kind.STATUS)
         return Field(
             wire_name=field.name,
             kind=kind,
@@ -184,6 +186,7 @@ class Reader:
             wire_type=wire_type,
             nullable=nullable,
             repeated=repeated,
+            one_of_several=field.HasField("oneof_index") and not field.proto3_optional,
             doc=re.sub(r"\bUnset\b", "None", doc) if nullable else doc,
         )
 

@@ -138,6 +138,18 @@ def {name}({parameter}: {source}) -> {target}:
     return {target}({arguments})
 '''
 
+FUNCTION_WITH_ONEOF = '''
+def {name}({parameter}: {source}) -> {target}:
+    """{doc}"""
+    message = {target}({arguments})
+{assignments}    return message
+'''
+
+ASSIGNMENT = """\
+    if value.{field.name} is not None:
+        message.{field.wire_name} = {item}
+"""
+
 
 def modules(descriptors: FileDescriptorSet) -> dict[str, str]:
     """The modules by their paths in the repository."""
@@ -179,19 +191,26 @@ def service_messages(events: Events) -> str:
         hot=hot,
         hot_field=HOT,
         hot_value=f"{hot.wire_type}({write(hot, 'event')})",
-        functions="".join(
-            FUNCTION.format(
-                name=each.function,
-                parameter="value" if each.fields else "_",
-                source=f"events.{each.name}",
-                target=each.wire_type,
-                doc=f"{each.name} as a message.",
-                arguments=write(each, "value"),
-            )
-            for each in events.messages
-            if each is not hot
-        ),
+        functions="".join(message_writer(each) for each in events.messages if each is not hot),
         fills="".join(FILL.format(field=each, event=events.by_field[each]) for each in others),
+    )
+
+
+def message_writer(message: Message) -> str:
+    """A function from a value of the service to its message."""
+    # The stubs take no None for these: they are set after the others.
+    assigned = [field for field in message.fields if is_assigned(field)]
+    return (FUNCTION_WITH_ONEOF if assigned else FUNCTION).format(
+        name=message.function,
+        parameter="value" if message.fields else "_",
+        source=f"events.{message.name}",
+        target=message.wire_type,
+        doc=f"{message.name} as a message.",
+        arguments=write(message, "value"),
+        assignments="".join(
+            ASSIGNMENT.format(field=each, item=converted(each, f"value.{each.name}"))
+            for each in assigned
+        ),
     )
 
 
@@ -226,25 +245,41 @@ def client_readers(events: Events) -> str:
 
 def write(message: Message, value: str) -> str:
     """The arguments of a message's constructor, from a value of the service."""
-    return ", ".join(f"{field.wire_name}={write_one(field, value)}" for field in message.fields)
+    return ", ".join(
+        f"{field.wire_name}={write_one(field, value)}"
+        for field in message.fields
+        if not is_assigned(field)
+    )
 
 
 def write_one(field: Field, value: str) -> str:
     """What a field of a value is in its message."""
     item = f"{value}.{field.name}"
-    template = {
-        Kind.SCALAR: "{}",
-        Kind.ENUM: f"{field.wire_type}.ValueType({{}}.value)",
-        Kind.MESSAGE: f"{function_of(field.type_name)}({{}})",
-        Kind.DURATION: "duration({})",
-        Kind.STATUS: "to_status({})",
-    }[field.kind]
     if field.kind is Kind.SCALAR:
         return item  # the stubs take None, and any sequence
     if field.repeated:
-        return f"[{template.format('each')} for each in {item}]"
+        return f"[{converted(field, 'each')} for each in {item}]"
     missing = f"None if {item} is None else " if field.nullable else ""
-    return missing + template.format(item)
+    return missing + converted(field, item)
+
+
+def converted(field: Field, item: str) -> str:
+    """One item of a field, from the service to the wire."""
+    match field.kind:
+        case Kind.SCALAR:
+            return item
+        case Kind.ENUM:
+            return f"{field.wire_type}.ValueType({item}.value)"
+        case Kind.MESSAGE:
+            return f"{function_of(field.type_name)}({item})"
+        case Kind.DURATION:
+            return f"duration({item})"
+        case Kind.STATUS:
+            return f"to_status({item})"
+
+
+def is_assigned(field: Field) -> bool:
+    return field.one_of_several and field.kind in {Kind.SCALAR, Kind.ENUM}
 
 
 def read(message: Message, source: str) -> str:

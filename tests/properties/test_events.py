@@ -31,7 +31,10 @@ ERRORS = st.builds(
 )
 SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_BOOL: st.booleans(),
+    FieldDescriptor.TYPE_BYTES: st.binary(),
     FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False),
+    FieldDescriptor.TYPE_INT32: st.integers(-(2**31), 2**31 - 1),
+    FieldDescriptor.TYPE_INT64: st.integers(-(2**63), 2**63 - 1),
     FieldDescriptor.TYPE_STRING: st.text(),
     FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
     FieldDescriptor.TYPE_UINT64: st.integers(0, 2**64 - 1),
@@ -39,33 +42,47 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def values_of(message: Descriptor) -> st.SearchStrategy[Any]:
-    """Any value of the service for a message of the contract."""
+    """Any value of the service for a message of the contract; of a oneof, one member at most."""
+    members = [field for field in message.fields if is_member(field)]
+    others = {name(each): field_values(each) for each in message.fields if each not in members}
+    chosen = [st.fixed_dictionaries({name(each): item_values(each)}) for each in members]
+    arguments = st.tuples(
+        st.fixed_dictionaries(others), st.one_of(st.just(dict[str, Any]()), *chosen)
+    )
     kind = getattr(events, message.name)
-    fields = {
-        field.name + "_s" * seconds_of(field): field_values(field) for field in message.fields
-    }
-    return st.builds(kind, **fields)
-
-
-def seconds_of(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.name == "Duration"
+    return arguments.map(lambda both: kind(**both[0], **both[1]))
 
 
 def field_values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     """Any value of one field; None and several where it can have them."""
-    if seconds_of(field):
-        one = SECONDS
-    elif field.enum_type is not None:
-        one = st.sampled_from(getattr(events, field.enum_type.name))
-    elif field.message_type is None:
-        one = SCALARS[field.type]
-    elif field.message_type.name == "Status":
-        return st.none() | ERRORS
-    else:
-        one = values_of(field.message_type)
     if field.is_repeated:
-        return st.lists(one, max_size=3).map(tuple)
-    return st.none() | one if field.containing_oneof is not None else one
+        return st.lists(item_values(field), max_size=3).map(tuple)
+    is_status = field.message_type is not None and field.message_type.name == "Status"
+    can_be_none = is_status or field.containing_oneof is not None
+    return st.none() | item_values(field) if can_be_none else item_values(field)
+
+
+def item_values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    """Any one item of a field."""
+    if field.enum_type is not None:
+        return st.sampled_from(getattr(events, field.enum_type.name))
+    if field.message_type is None:
+        return SCALARS[field.type]
+    known = {"Duration": SECONDS, "Status": ERRORS}
+    if field.message_type.name in known:
+        return known[field.message_type.name]
+    return values_of(field.message_type)
+
+
+def is_member(field: FieldDescriptor) -> bool:
+    """Whether it is one of several, unlike an optional one, which has a oneof to itself."""
+    oneof = field.containing_oneof
+    return oneof is not None and not oneof.name.startswith("_")
+
+
+def name(field: FieldDescriptor) -> str:
+    is_duration = field.message_type is not None and field.message_type.name == "Duration"
+    return field.name + "_s" * is_duration
 
 
 TURN_EVENTS = {kind.__name__ for kind in typing.get_args(events.TurnEvent)}
@@ -82,8 +99,8 @@ def check_same(ours: object, theirs: object) -> None:
         assert type(ours).__name__ == type(theirs).__name__
         names = [field.name for field in dataclasses.fields(ours)]
         assert names == [field.name for field in dataclasses.fields(theirs)]
-        for name in names:
-            check_same(getattr(ours, name), getattr(theirs, name))
+        for each in names:
+            check_same(getattr(ours, each), getattr(theirs, each))
     elif isinstance(ours, tuple):
         several = cast("tuple[object, ...]", ours), cast("tuple[object, ...]", theirs)
         for one, other in zip(*several, strict=True):

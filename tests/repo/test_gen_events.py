@@ -268,7 +268,8 @@ def test_events_are_left_out_on_purpose(
         "took=duration(value.took_s),",
         "maybe_took=None if value.maybe_took_s is None else duration(value.maybe_took_s),",
         "error=None if value.error is None else to_status(value.error),",
-        "right=None if value.right is None else small_pb2.Colour.ValueType(value.right.value),",
+        "if value.left is not None: message.left = value.left",
+        "if value.right is not None: message.right = small_pb2.Colour.ValueType(value.right.value)",
     ],
 )
 def test_a_field_is_written_by_its_kind(texts: Mapping[str, str], line: str) -> None:
