@@ -11,25 +11,28 @@ from pathlib import Path
 
 import precall
 import precall.testing
+from precall import _events
 
 ROOT = Path(__file__).parents[2]
 
 PUBLIC = """
-    Answer Capability Client ClientOptions ConnectError ConnectionLostError
+    AccessError Answer Capability Client ClientOptions ConnectError ConnectionLostError
     ContextWindowExceededError Conversation ConversationClosedError ConversationUnknownError
-    EngineLoad EngineState EngineUnavailableError Event InvalidArgumentError LimitReachedError
-    Message NotServedError NotServedWarning OverloadedError PrecallError ReasoningDelta
-    ResultSource ServerError ServerInfo ServerLimits StepCompleted StepFinishReason StepStarted
-    TextDelta TokenUsage TooLargeError Tool ToolCall ToolCallArgumentsDelta ToolCallCompleted
-    ToolCallError ToolCallOutcome ToolCallProgress ToolCallReady ToolCallStarted ToolContext
-    ToolNamed ToolOptions ToolRejectedError Turn TurnCompleted TurnLimits TurnOptions
-    TurnOutcome TurnQueued TurnReport TurnRunningError TurnStarted UnavailableError
+    EngineLoad EngineState EngineUnavailableError InvalidArgumentError LimitReachedError Message
+    NotServedError NotServedWarning OverloadedError PrecallError ServerError ServerInfo
+    ServerLimits TooLargeError Tool ToolCall ToolCallError ToolContext ToolNamed ToolOptions
+    ToolRejectedError Turn TurnLimits TurnOptions TurnRunningError UnavailableError
 """
-TESTING = "Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say Step ToolResult"
+TESTING = """
+    Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say StartedTurn Step
+    ToolResult
+"""
 
 
 def test_the_public_names() -> None:
-    assert precall.__all__ == sorted(PUBLIC.split())
+    """The names of events are generated from the contract."""
+    assert sorted(precall.__all__) == sorted([*PUBLIC.split(), *_events.__all__])
+    assert len(set(precall.__all__)) == len(precall.__all__), "an event hides another name"
     assert precall.testing.__all__ == sorted(TESTING.split())
 
 

@@ -10,7 +10,7 @@ import pytest
 import precall
 from precall import Capability, Client, NotServedWarning, ToolNamed
 from precall.testing import FakeServer, Say
-from precall.v1 import turn_pb2
+from precall.v1 import generation_pb2
 from tests.clients.helpers import talking
 
 SERVES_CACHE = (Capability.TOOL_CALLS, Capability.TOOL_CACHE, Capability.SPECULATION)
@@ -50,11 +50,11 @@ async def test_a_tool_with_the_name_of_a_mode_can_be_chosen() -> None:
                 await conversation.ask("?", tool_choice=choice)
             await conversation.ask("?", tool_choice="auto")
             await conversation.ask("?", tool_choice="none")
-    named = turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="auto")
+    named = generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="auto")
     assert [turn.frame.generation.tool_choice for turn in server.turns] == [
         *[named] * 3,
-        turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_AUTO),
-        turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NONE),
+        generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_AUTO),
+        generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NONE),
     ]
 
 

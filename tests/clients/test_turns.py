@@ -28,7 +28,7 @@ from precall import (
     TurnStarted,
 )
 from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Limit, Refuse, Say
-from precall.v1 import turn_pb2
+from precall.v1 import generation_pb2
 from tests.clients.helpers import FAST, talking
 
 
@@ -115,8 +115,8 @@ async def test_options_reach_the_server() -> None:
         await conversation.ask("?", tool_choice="required")
         await conversation.ask("?")
     full, required, plain = [turn.frame for turn in server.turns]
-    choice = turn_pb2.ToolChoice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="add")
-    assert full.generation == turn_pb2.GenerationSettings(
+    choice = generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="add")
+    assert full.generation == generation_pb2.GenerationSettings(
         temperature=0.5,
         top_p=0.9,
         top_k=3,
@@ -127,8 +127,8 @@ async def test_options_reach_the_server() -> None:
     )
     assert (full.limits.max_steps, full.limits.max_turn_tokens) == (2, 20)
     assert full.limits.max_duration.ToMilliseconds() == 1500
-    assert required.generation.tool_choice.mode == turn_pb2.TOOL_CHOICE_MODE_REQUIRED
-    assert plain.generation == turn_pb2.GenerationSettings()
+    assert required.generation.tool_choice.mode == generation_pb2.TOOL_CHOICE_MODE_REQUIRED
+    assert plain.generation == generation_pb2.GenerationSettings()
     assert not plain.limits.HasField("max_duration")
 
 

@@ -12,42 +12,16 @@ from hypothesis import strategies as st
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import InvocationCancelReason, Invoke
-from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
-from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.clock import ManualClock, settle
-from tests.support.links import RecordingLink
-from tests.support.tools import tool_limits
+from tests.support.processes import LIMITS, NAMES, TIMEOUT_S, Process
 
 CONTEXT = InvocationContext(turn_id="turn", conversation_id="conversation")
-LIMITS = tool_limits()
-TIMEOUT_S = 5.0
-NAMES = ("a", "b")
 NEVER_RAN = {Reason.OVERLOADED}
 ANSWERED = {None, Reason.RESULT_INVALID}
-
-
-class Process:
-    """One process with handlers for two tools, and what is known of it."""
-
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self.link = RecordingLink()
-        self.toolset = Toolset(self.link, LIMITS)
-        self.lost = False
-        self.was_stuck = False
-        self.register()
-        self.tools: tuple[RegisteredTool, ...] = self.toolset.snapshot()
-
-    def register(self) -> None:
-        self.toolset.register(
-            [
-                ToolProposal(name=name, timeout_s=TIMEOUT_S, max_concurrency=self.slots)
-                for name in NAMES
-            ]
-        )
+REASONS = list(InvocationCancelReason)[1:]
 
 
 class Watched:
@@ -142,7 +116,7 @@ class Interleaving:
 
     def discard(self, choice: int) -> None:
         if (watched := self.some_run(choice)) is not None:
-            reason = list(InvocationCancelReason)[choice % len(InvocationCancelReason)]
+            reason = REASONS[choice % len(REASONS)]
             if watched.run.ended is None:
                 watched.discarded = reason
             watched.run.discard(reason)

@@ -43,13 +43,15 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 def values_of(message: Descriptor) -> st.SearchStrategy[Any]:
     """Any value of the service for a message of the contract; of a oneof, one member at most."""
-    members = [field for field in message.fields if is_member(field)]
-    others = {name(each): field_values(each) for each in message.fields if each not in members}
+    kind = getattr(events, message.name)
+    served = {field.name for field in dataclasses.fields(kind)}
+    fields = [field for field in message.fields if name(field) in served]
+    members = [field for field in fields if is_member(field)]
+    others = {name(each): field_values(each) for each in fields if each not in members}
     chosen = [st.fixed_dictionaries({name(each): item_values(each)}) for each in members]
     arguments = st.tuples(
         st.fixed_dictionaries(others), st.one_of(st.just(dict[str, Any]()), *chosen)
     )
-    kind = getattr(events, message.name)
     return arguments.map(lambda both: kind(**both[0], **both[1]))
 
 

@@ -288,3 +288,23 @@ async def test_a_turn_keeps_its_conversation_and_so_does_its_end() -> None:
         error = await stream.ended()
         assert error is not None
         assert error.reason == "CONVERSATION_EXPIRED"
+
+
+async def test_the_log_tells_of_conversations_and_refusals_by_tenant(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "precall_service")
+    async with running_server(always(says("Hello."))) as server:
+        stream = server.stream(("precall-tenant", "ann"))
+        opened = await stream.open()
+        await stream.refused(await stream.send("cancel_turn", turn_pb2.CancelTurn(turn_id="no")))
+        await stream.close()
+        refused = server.stream(("precall-tenant", "a b"))
+        await refused.send("open", agent_pb2.OpenConversation())
+        assert await refused.ended() is not None
+    lines = [record.getMessage() for record in caplog.records]
+    who = f"{opened.conversation_id} (tenant ann)"
+    assert any(line.startswith(f"{who} opened by ") for line in lines)
+    assert any(line.startswith(f"{who}: refused frame 2: TURN_UNKNOWN: ") for line in lines)
+    assert f"{who} ended: closed" in lines
+    assert any("refused a conversation" in line and "FIELD_INVALID" in line for line in lines)

@@ -332,15 +332,6 @@ async def test_the_history_and_the_system_prompt_reach_the_model() -> None:
         await stream.close()
 
 
-async def test_shared_tools_are_not_served_yet() -> None:
-    error = await refused(
-        OpenConversation(shared_tools=tool_pb2.SharedToolSelection(names=["search"]))
-    )
-    assert error.reason == "NOT_SERVED"
-    assert error.metadata["method"] == "open.shared_tools"
-    assert error.metadata["capability"] == "CAPABILITY_TOOL_HOSTS"
-
-
 async def test_tools_of_the_handshake_are_accepted_each_on_its_own() -> None:
     async with running_server() as server:
         stream = server.stream()

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from precall.v1 import agent_pb2, agent_pb2_grpc, tool_cache_pb2, tool_host_pb2
+from precall.v1 import agent_pb2, agent_pb2_grpc, tool_cache_pb2, tool_host_pb2, tool_pb2
 from tests.support.scripts import always, says
 from tests.support.stream import (
     WAIT_S,
@@ -54,6 +54,18 @@ async def test_a_method_that_is_not_served_yet_says_so_by_name(
         assert error.metadata["capability"] == capability
         granted = (await server.info()).capabilities
         assert agent_pb2.Capability.Value(capability) not in granted
+
+
+async def test_shared_tools_are_not_served_yet() -> None:
+    shared = tool_pb2.SharedToolSelection(names=["search"])
+    async with running_server(HELLO) as server:
+        stream = server.stream()
+        await stream.send("open", agent_pb2.OpenConversation(shared_tools=shared))
+        error = await stream.ended()
+        assert error is not None
+        assert error.reason == "NOT_SERVED"
+        assert error.metadata["method"] == "open.shared_tools"
+        assert error.metadata["capability"] == "CAPABILITY_TOOL_HOSTS"
 
 
 async def test_reading_a_transcript_is_not_served_yet() -> None:

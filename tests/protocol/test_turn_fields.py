@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from precall.v1 import content_pb2, turn_pb2
+from precall.v1 import content_pb2, generation_pb2, turn_pb2
 from precall.v1.content_pb2 import ContentPart
 from tests.support.scripts import always, says
 from tests.support.stream import WEATHER, running_server
@@ -14,9 +14,9 @@ from tests.support.wire import said
 
 HELLO = always(says("Hello."))
 
-Generation = turn_pb2.GenerationSettings
+Generation = generation_pb2.GenerationSettings
 Limits = turn_pb2.TurnLimits
-Choice = turn_pb2.ToolChoice
+Choice = generation_pb2.ToolChoice
 StartTurn = turn_pb2.StartTurn
 
 SECTIONS = {
@@ -41,15 +41,15 @@ def turn(**fields: object) -> turn_pb2.StartTurn:
     return right
 
 
-def required(mode: turn_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generation:
+def required(mode: generation_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generation:
     return Generation(tool_choice=Choice(mode=mode, tool_name=name))
 
 
 PICTURE = ContentPart(image=content_pb2.MediaPart(media_type="image/png", data=b"\x89PNG"))
-ANY_ANSWER = turn_pb2.AnswerFormat(json_schema="{}")
+ANY_ANSWER = generation_pb2.AnswerFormat(json_schema="{}")
 ONE_ALLOWED = Generation(tool_choice=Choice(allowed_tool_names=["weather"]))
 ONE_CALL = Generation(tool_choice=Choice(max_parallel_calls=1))
-LATER_MODE = turn_pb2.ToolChoiceMode.ValueType(99)
+LATER_MODE = generation_pb2.ToolChoiceMode.ValueType(99)
 
 BAD_FIELDS = [
     ("turn_id", turn(turn_id="")),
@@ -89,8 +89,8 @@ BAD_FIELDS = [
     ("generation.tool_choice.mode", turn(generation=required(LATER_MODE))),
     *[("generation.tool_choice.tool_name", turn(generation=Generation(tool_choice=choice)))
       for choice in (
-          Choice(mode=turn_pb2.TOOL_CHOICE_MODE_NAMED),
-          Choice(mode=turn_pb2.TOOL_CHOICE_MODE_AUTO, tool_name="weather"),
+          Choice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED),
+          Choice(mode=generation_pb2.TOOL_CHOICE_MODE_AUTO, tool_name="weather"),
           Choice(tool_name="weather"),
       )],
 ]  # fmt: skip
@@ -133,7 +133,7 @@ GOOD_FIELDS = [
     turn(generation=Generation(temperature=0, top_p=1, top_k=1, seed=0, max_step_tokens=1000)),
     turn(generation=Generation(temperature=2, top_p=5e-324, top_k=-1, seed=2**63 - 1)),
     turn(generation=Generation(stop=["é" * 128] * 16)),
-    turn(generation=Generation(tool_choice=Choice(mode=turn_pb2.TOOL_CHOICE_MODE_NONE))),
+    turn(generation=Generation(tool_choice=Choice(mode=generation_pb2.TOOL_CHOICE_MODE_NONE))),
     turn(generation=Generation(tool_choice=Choice())),
     turn(limits=Limits(max_steps=4, max_turn_tokens=1000, max_duration=Duration(seconds=60))),
     turn(limits=Limits(max_steps=1, max_turn_tokens=7, max_duration=Duration(nanos=1))),

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from precall.v1 import tool_pb2, turn_pb2
+from precall.v1 import generation_pb2, tool_pb2, turn_pb2
 from precall_service.engine.base import GenerationRefusedError
 from tests.support.scripted_engine import INFO
 from tests.support.scripted_template import prompt_text
@@ -20,13 +20,13 @@ from tests.support.wire import Failure, failure, said, seconds
 HELLO = always(says("Hello."))
 CALL = calls(("weather", '{"city":"Rome"}'))
 
-Generation = turn_pb2.GenerationSettings
+Generation = generation_pb2.GenerationSettings
 Limits = turn_pb2.TurnLimits
-Choice = turn_pb2.ToolChoice
+Choice = generation_pb2.ToolChoice
 StartTurn = turn_pb2.StartTurn
 
 
-def required(mode: turn_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generation:
+def required(mode: generation_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generation:
     return Generation(tool_choice=Choice(mode=mode, tool_name=name))
 
 
@@ -34,9 +34,9 @@ async def test_a_choice_of_calls_needs_tools() -> None:
     async with running_server(HELLO) as server:
         bare, other = await server.opened(), await server.opened(WEATHER)
         for stream, generation, field in (
-            (bare, required(turn_pb2.TOOL_CHOICE_MODE_REQUIRED), "mode"),
-            (bare, required(turn_pb2.TOOL_CHOICE_MODE_NAMED, "weather"), "tool_name"),
-            (other, required(turn_pb2.TOOL_CHOICE_MODE_NAMED, "wether"), "tool_name"),
+            (bare, required(generation_pb2.TOOL_CHOICE_MODE_REQUIRED), "mode"),
+            (bare, required(generation_pb2.TOOL_CHOICE_MODE_NAMED, "weather"), "tool_name"),
+            (other, required(generation_pb2.TOOL_CHOICE_MODE_NAMED, "wether"), "tool_name"),
         ):
             error = await stream.refused(await stream.start(generation=generation))
             assert error.reason == "TOOL_CHOICE_INVALID"
@@ -49,11 +49,11 @@ async def test_a_choice_of_calls_needs_tools() -> None:
 async def test_a_choice_holds_for_the_first_step_alone_and_none_for_all() -> None:
     async with running_server(in_turn(CALL, says("Warm."), says("No."))) as server:
         stream = await server.opened(WEATHER)
-        named = required(turn_pb2.TOOL_CHOICE_MODE_NAMED, "weather")
+        named = required(generation_pb2.TOOL_CHOICE_MODE_NAMED, "weather")
         await stream.start(generation=named)
         await stream.answer((await stream.invoked()).invocation_id)
         await stream.completed()
-        await stream.ask(turn_id="t2", generation=required(turn_pb2.TOOL_CHOICE_MODE_NONE))
+        await stream.ask(turn_id="t2", generation=required(generation_pb2.TOOL_CHOICE_MODE_NONE))
         modes = [spec.tool_choice.mode.value for spec in server.engine.specs]
         assert modes == ["named", "auto", "none"]
         await stream.close()
@@ -119,7 +119,9 @@ async def test_a_repetition_may_come_in_another_trace() -> None:
         StartTurn(turn_id="t1", content=said("Hi."), generation=Generation(seed=1)),
         StartTurn(turn_id="t1", content=said("Hi."), limits=Limits(max_steps=1)),
         StartTurn(
-            turn_id="t1", content=said("Hi."), generation=required(turn_pb2.TOOL_CHOICE_MODE_NONE)
+            turn_id="t1",
+            content=said("Hi."),
+            generation=required(generation_pb2.TOOL_CHOICE_MODE_NONE),
         ),
     ],
     ids=["text", "generation", "limits", "tool choice"],

@@ -24,6 +24,7 @@ from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerAnswer, HandlerResult
+from precall_tracing.turns import Tracer, default_tracer
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
 from tests.support.scripts import Script, Step
@@ -179,7 +180,9 @@ class Client:
 class Agent:
     """One engine with everything of the agent loop around it, on a clock of its own."""
 
-    def __init__(self, engines: Sequence[ScriptedEngine], limits: AgentLimits) -> None:
+    def __init__(
+        self, engines: Sequence[ScriptedEngine], limits: AgentLimits, tracer: Tracer
+    ) -> None:
         rest = iter(engines)
         self.clock = ManualClock()
         self.supervisor = EngineSupervisor(
@@ -196,6 +199,7 @@ class Agent:
             growth=self.growth,
             dispatcher=self.dispatcher,
             clock=self.clock,
+            tracer=tracer,
         )
         self.conversations = Conversations(services, limits, tool_limits())
         self.engines = engines
@@ -273,10 +277,12 @@ def scripted(*steps: Step, script: Script | None = None, **info: int) -> Scripte
 
 @asynccontextmanager
 async def agent_on(
-    *engines: ScriptedEngine, limits: AgentLimits | None = None
+    *engines: ScriptedEngine,
+    limits: AgentLimits | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncGenerator[Agent]:
     """An agent on these engines, one after another; nothing is left of it after the block."""
-    there = Agent(engines, limits or agent_limits())
+    there = Agent(engines, limits or agent_limits(), tracer or default_tracer())
     await there.supervisor.start(lambda _stage, _fraction: None)
     running = asyncio.create_task(there.supervisor.run())
     await settle()
@@ -291,6 +297,8 @@ async def agent_on(
     assert there.clock.pending == 0
 
 
-def agent(*steps: Step, limits: AgentLimits | None = None) -> AbstractAsyncContextManager[Agent]:
+def agent(
+    *steps: Step, limits: AgentLimits | None = None, tracer: Tracer | None = None
+) -> AbstractAsyncContextManager[Agent]:
     """An agent on one engine that says these steps, whoever asks."""
-    return agent_on(scripted(*steps), limits=limits)
+    return agent_on(scripted(*steps), limits=limits, tracer=tracer)

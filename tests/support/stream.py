@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 from pydantic import JsonValue
 
-from precall.v1 import agent_pb2, agent_pb2_grpc, invocation_pb2, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, agent_pb2_grpc, generation_pb2, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.context import TurnServices
 from precall_service.app import Service, serve
 from precall_service.engine.base import EngineInfo, Progress
@@ -109,7 +109,7 @@ class StreamDriver:
         text: str = "Hi.",
         turn_id: str = "t1",
         *,
-        generation: turn_pb2.GenerationSettings | None = None,
+        generation: generation_pb2.GenerationSettings | None = None,
         limits: turn_pb2.TurnLimits | None = None,
     ) -> int:
         """Starts a turn; returns the number of the frame. What came before is not expected now."""
@@ -124,7 +124,7 @@ class StreamDriver:
         text: str = "Hi.",
         turn_id: str = "t1",
         *,
-        generation: turn_pb2.GenerationSettings | None = None,
+        generation: generation_pb2.GenerationSettings | None = None,
         limits: turn_pb2.TurnLimits | None = None,
     ) -> turn_pb2.TurnCompleted:
         """A turn, to its end."""

@@ -25,6 +25,7 @@ from precall_service.domain.clock import Clock
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
+    ContentPart,
     InvocationCancelReason,
     ResultSource,
     ToolCallCompleted,
@@ -166,6 +167,7 @@ class TurnCalls:
                 ending.error,
                 wait_time_s=self._clock.now() - call.ready_at,
                 source=ResultSource.COMMITTED if has_result else ResultSource.UNSPECIFIED,
+                content=(ContentPart(text=ending.content),) if ending.content else (),
             )
             self._account.note(call.completed)
         await self._emit(call.completed)

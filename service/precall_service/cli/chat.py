@@ -61,10 +61,10 @@ def chat(
             show_default="the model's own",
         ),
     ] = None,
-    max_tokens: Annotated[
+    max_step_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Tokens that one step may generate.", show_default="the server's limit"
+            min=1, help="Tokens that each step may generate.", show_default="the server's limit"
         ),
     ] = None,
     once: Annotated[
@@ -86,8 +86,8 @@ def chat(
                 turn_options["tool_choice"] = ToolNamed(name)
         if temperature is not None:
             turn_options["temperature"] = temperature
-        if max_tokens is not None:
-            turn_options["max_tokens"] = max_tokens
+        if max_step_tokens is not None:
+            turn_options["max_step_tokens"] = max_step_tokens
         chat_options = ChatOptions(
             address=address,
             system=system,

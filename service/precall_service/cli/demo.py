@@ -127,7 +127,7 @@ async def _turn(address: str, console: Console) -> float:
                 tool_choice="required",
                 temperature=0.0,
                 seed=0,
-                max_tokens=STEP_TOKENS_MAX,
+                max_step_tokens=STEP_TOKENS_MAX,
             )
             async for event in turn:
                 timeline.show(event)

@@ -18,16 +18,22 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvocationEnding:
-    """The ending of a call. RESULT has a `result_json`, every other outcome an `error`."""
+    """The ending of a call. RESULT has a `result_json`, every other outcome an `error`.
+
+    `content` is what the model sees of a result in place of the JSON text; empty: the JSON text.
+    """
 
     outcome: ToolCallOutcome
     result_json: str = ""
+    content: str = ""
     error: ServiceError | None = None
 
     @staticmethod
-    def of_result(result_json: str) -> InvocationEnding:
+    def of_result(result_json: str, content: str = "") -> InvocationEnding:
         """Returns the ending for a result of the handler."""
-        return InvocationEnding(outcome=ToolCallOutcome.RESULT, result_json=result_json)
+        return InvocationEnding(
+            outcome=ToolCallOutcome.RESULT, result_json=result_json, content=content
+        )
 
     @staticmethod
     def of_error(error: ServiceError) -> InvocationEnding:
@@ -39,12 +45,12 @@ class InvocationEnding:
 def model_text(ending: InvocationEnding) -> str:
     """Returns the text of the tool message that answers the call.
 
-    For a result, this is the JSON text that the handler wrote; a string is shown without quotes and
-    escapes, which would be noise to the model. For an error, it is a JSON object whose `error` has
-    a `type` and a `message` that the model can act on.
+    For a result, this is its content, or else the JSON text that the handler wrote; a string is
+    shown without quotes and escapes, which would be noise to the model. For an error, it is a JSON
+    object whose `error` has a `type` and a `message` that the model can act on.
     """
     if ending.error is None:
-        return _plain(ending.result_json)
+        return ending.content or _plain(ending.result_json)
     error = ending.error
     kind = error.metadata.get("handler_error_type") or error.reason.name.lower()
     return dump({"error": {"type": kind, "message": error.message}})

@@ -6,7 +6,13 @@ from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonError, may_hold_half_pair, parse, without_half_pairs
 from precall_service.tools.declarations import ToolLimits
-from precall_service.tools.link import HandlerAnswer, HandlerCancelled, HandlerError, HandlerResult
+from precall_service.tools.link import (
+    HandlerAnswer,
+    HandlerCancelled,
+    HandlerError,
+    HandlerResult,
+    HandlerUnusable,
+)
 from precall_service.tools.schema import MismatchError
 from precall_service.tools.text import shorten
 from precall_service.tools.toolset import RegisteredTool
@@ -21,12 +27,15 @@ def read_answer(
     """Returns the ending that follows from the answer.
 
     Raises:
-        ServiceError: TOO_LARGE or RESULT_INVALID, the result cannot be used.
+        ServiceError: TOO_LARGE, RESULT_INVALID or NOT_SERVED, the result cannot be used.
     """
     match answer:
-        case HandlerResult(result_json):
-            _check_result(tool, result_json, limits.result_bytes_max)
-            return InvocationEnding.of_result(result_json)
+        case HandlerResult(result_json, content):
+            _check_size(tool, result_json, content, limits.result_bytes_max)
+            _check_result(tool, result_json)
+            return InvocationEnding.of_result(result_json, content)
+        case HandlerUnusable(error):
+            raise error
         case HandlerError(kind, message):
             return InvocationEnding.of_error(_handler_failed(tool, kind, message))
         case HandlerCancelled():
@@ -39,8 +48,8 @@ def read_answer(
             )
 
 
-def _check_result(tool: RegisteredTool, result_json: str, bytes_max: int) -> None:
-    size = len(result_json.encode(errors="replace"))
+def _check_size(tool: RegisteredTool, result_json: str, content: str, bytes_max: int) -> None:
+    size = len(result_json.encode(errors="replace")) + len(content.encode(errors="replace"))
     if size > bytes_max:
         raise _result_error(
             Reason.TOO_LARGE,
@@ -49,6 +58,9 @@ def _check_result(tool: RegisteredTool, result_json: str, bytes_max: int) -> Non
             size=str(size),
             limit=str(bytes_max),
         )
+
+
+def _check_result(tool: RegisteredTool, result_json: str) -> None:
     try:
         value = parse(result_json)
     except JsonError as error:

@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import InvocationCancelReason, Invoke
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerResult:
-    """The handler returned: any JSON, not checked yet."""
+    """The handler returned: any JSON, not checked yet.
+
+    `content` is text that the model is to see in place of the JSON; empty: the JSON.
+    """
 
     result_json: str
+    content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerUnusable:
+    """The handler returned what this server cannot take, for this reason."""
+
+    error: ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,7 @@ class HandlerCancelled:
     """The handler stopped before it had a result."""
 
 
-HandlerAnswer = HandlerResult | HandlerError | HandlerCancelled
+HandlerAnswer = HandlerResult | HandlerUnusable | HandlerError | HandlerCancelled
 
 
 class HandlerLink(Protocol):

@@ -111,7 +111,10 @@ def tool_call_progress(value: events.ToolCallProgress) -> turn_pb2.ToolCallProgr
 
 def content_part(value: events.ContentPart) -> content_pb2.ContentPart:
     """ContentPart as a message."""
-    return content_pb2.ContentPart(text=value.text)
+    message = content_pb2.ContentPart()
+    if value.text is not None:
+        message.text = value.text
+    return message
 
 
 def tool_call_completed(value: events.ToolCallCompleted) -> turn_pb2.ToolCallCompleted:
@@ -124,9 +127,9 @@ def tool_call_completed(value: events.ToolCallCompleted) -> turn_pb2.ToolCallCom
         wait_time=duration(value.wait_time_s),
         source=turn_pb2.ResultSource.ValueType(value.source.value),
         cache_entry_version=value.cache_entry_version,
-        cache_age=duration(value.cache_age_s),
+        cache_age=None if value.cache_age_s is None else duration(value.cache_age_s),
         prediction_id=value.prediction_id,
-        time_saved=duration(value.time_saved_s),
+        time_saved=None if value.time_saved_s is None else duration(value.time_saved_s),
         content=[content_part(each) for each in value.content],
     )
 

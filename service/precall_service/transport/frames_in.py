@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from precall.v1 import common_pb2, invocation_pb2, turn_pb2
 from precall_service.agent.limits import AgentLimits
+from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import TraceContext
 from precall_service.domain.turn import TurnLimits, TurnSpec
 from precall_service.tools.link import (
@@ -11,9 +12,10 @@ from precall_service.tools.link import (
     HandlerCancelled,
     HandlerError,
     HandlerResult,
+    HandlerUnusable,
 )
 from precall_service.transport.content_in import content_text
-from precall_service.transport.fields import invalid, seconds
+from precall_service.transport.fields import check_text, invalid, seconds
 from precall_service.transport.generation_in import generation_settings
 from precall_service.transport.statuses import not_served
 
@@ -33,7 +35,8 @@ def turn_spec(frame: turn_pb2.StartTurn, limits: AgentLimits) -> TurnSpec:
         raise invalid(
             "start_turn.turn_id", f"it has {size} bytes, 1 to {TURN_ID_BYTES_MAX} are needed"
         )
-    text = content_text("start_turn.content", frame.content, limits.text_bytes_max)
+    text = content_text("start_turn.content", frame.content)
+    check_text("start_turn.content", text, limits.text_bytes_max)
     if not text.strip():
         raise invalid("start_turn.content", "the user's message is empty")
     if frame.while_running not in {
@@ -51,14 +54,18 @@ def turn_spec(frame: turn_pb2.StartTurn, limits: AgentLimits) -> TurnSpec:
 
 
 def handler_answer(frame: invocation_pb2.InvocationResult) -> HandlerAnswer:
-    """How a handler's run ended.
+    """How a handler's run ended; content that is not served ends it as well.
 
     Raises:
         ServiceError: FIELD_INVALID, it says nothing.
     """
     match frame.WhichOneof("outcome"):
         case "result_json":
-            return HandlerResult(frame.result_json)
+            try:
+                content = content_text("invocation_result.content", frame.content)
+            except ServiceError as error:
+                return HandlerUnusable(error)
+            return HandlerResult(frame.result_json, content)
         case "error":
             return HandlerError(frame.error.type, frame.error.message)
         case "cancelled":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precall.v1 import turn_pb2
+from precall.v1 import generation_pb2
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.tools import TOOL_NAME
 from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
@@ -18,7 +18,7 @@ _PATH = "start_turn.generation"
 
 
 def generation_settings(
-    frame: turn_pb2.GenerationSettings, limits: AgentLimits
+    frame: generation_pb2.GenerationSettings, limits: AgentLimits
 ) -> GenerationSettings:
     """The settings; None for what the client leaves to the model.
 
@@ -56,7 +56,7 @@ def generation_settings(
 
 
 def _number(
-    frame: turn_pb2.GenerationSettings, field: str, least: float, most: float
+    frame: generation_pb2.GenerationSettings, field: str, least: float, most: float
 ) -> float | None:
     if not frame.HasField(field):  # pyright: ignore[reportArgumentType] - named by its caller
         return None
@@ -66,7 +66,7 @@ def _number(
     return value
 
 
-def _stop_texts(frame: turn_pb2.GenerationSettings) -> tuple[str, ...]:
+def _stop_texts(frame: generation_pb2.GenerationSettings) -> tuple[str, ...]:
     stop = tuple(frame.stop)
     check_count(f"{_PATH}.stop", len(stop), STOP_TEXTS_MAX, "texts")
     for index, text in enumerate(stop):
@@ -79,15 +79,15 @@ def _stop_texts(frame: turn_pb2.GenerationSettings) -> tuple[str, ...]:
 
 
 _MODES = {
-    turn_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.AUTO,
-    turn_pb2.TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.AUTO,
-    turn_pb2.TOOL_CHOICE_MODE_NONE: ToolChoiceMode.NONE,
-    turn_pb2.TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.REQUIRED,
-    turn_pb2.TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.NAMED,
+    generation_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.AUTO,
+    generation_pb2.TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.AUTO,
+    generation_pb2.TOOL_CHOICE_MODE_NONE: ToolChoiceMode.NONE,
+    generation_pb2.TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.REQUIRED,
+    generation_pb2.TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.NAMED,
 }
 
 
-def _tool_choice(frame: turn_pb2.ToolChoice) -> ToolChoice:
+def _tool_choice(frame: generation_pb2.ToolChoice) -> ToolChoice:
     path = f"{_PATH}.tool_choice"
     if frame.allowed_tool_names:
         raise not_served(f"{path}.allowed_tool_names", "CAPABILITY_TOOL_SELECTION")

@@ -154,7 +154,8 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
     open_calls: dict[str, str] = {}
     for index, message in enumerate(frame.history):
         path = f"open.history[{index}]"
-        text = content_text(f"{path}.content", message.content, limits.text_bytes_max)
+        text = content_text(f"{path}.content", message.content)
+        check_text(f"{path}.content", text, limits.text_bytes_max)
         if message.role == agent_pb2.MESSAGE_ROLE_TOOL:
             name = open_calls.pop(message.tool_call_id, None)
             if name is None:

@@ -10,12 +10,14 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     CancelInvocation,
     InvocationCancelReason,
+    InvocationCommitted,
     Invoke,
     ToolCallCompleted,
     ToolCallOutcome,
     ToolsRegistered,
     ToolsWithdrawn,
 )
+from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerResult
@@ -119,6 +121,32 @@ async def test_tools_on_a_model_without_calls_are_refused() -> None:
             assert "--tool-call-parser" in registration.error.message
         assert client.conversation.register([], path="open.tools") == ()
         assert (await client.ask()).text == "Yes."
+
+
+@pytest.mark.parametrize("mode", [ToolChoiceMode.AUTO, ToolChoiceMode.REQUIRED])
+async def test_tools_from_before_the_engine_was_there_are_refused_by_a_model_without_calls(
+    mode: ToolChoiceMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = replace(INFO, features=INFO.features - {Feature.TOOL_CALLS})
+    async with agent_on(ScriptedEngine([says("Yes.")], info)) as there:
+        with monkeypatch.context() as starting:
+            starting.setattr(there.supervisor, "_info", None)
+            client = there.open(WEATHER)
+        generation = GenerationSettings(tool_choice=ToolChoice(mode=mode))
+        with pytest.raises(ServiceError) as caught:
+            await client.send(generation=generation)
+        assert caught.value.reason is Reason.NOT_SERVED
+        assert caught.value.metadata["capability"] == "CAPABILITY_TOOL_CALLS"
+        await client.conversation.withdraw_tools(1, ["weather"])
+        assert (await client.ask()).text == "Yes."
+
+
+async def test_a_client_is_told_that_its_run_now_answers_a_call() -> None:
+    async with agent() as there:
+        client = there.open(WEATHER)
+        await client.conversation.commit("run-1", "call-1")
+        await settle()
+        assert client.of(InvocationCommitted) == [InvocationCommitted("run-1", "call-1")]
 
 
 async def test_a_run_that_took_too_long_is_called_off_at_the_client() -> None:

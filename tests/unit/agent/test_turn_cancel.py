@@ -224,6 +224,22 @@ async def test_the_engine_dies(phase: str) -> None:
         assert ("<user>the cut one\n<model><call weather>" in kept) == (phase in CALLED)
 
 
+@pytest.mark.parametrize("call", [("weather", '{"town":7}'), ("weather", "{"), ("nothing", "{}")])
+async def test_a_call_that_reached_no_handler_had_no_effects(call: tuple[str, str]) -> None:
+    dies = [*says("So "), Pause(asyncio.Event())]
+    async with agent_on(scripted(calls(call), dies), scripted(says("And on."))) as there:
+        client = there.open(WEATHER)
+        await client.send("the cut one")
+        assert not client.of(Invoke)
+        await there.restart()
+        error = client.ending().error
+        assert error is not None
+        assert error.retry_after_s is not None
+        assert "called" not in error.metadata
+        await client.ask("the next one")
+        assert "the cut one" not in prompt_text(there.engines[1].prompts[-1])
+
+
 async def test_a_turn_that_only_read_leaves_nothing_when_the_engine_dies() -> None:
     steps = steps_to("second step")
     async with agent_on(scripted(*steps), scripted(says("And on."))) as there:

@@ -75,6 +75,7 @@ async def test_too_many_steps() -> None:
             ToolCallOutcome.CANCELLED,
             ToolCallOutcome.CANCELLED,
         ]
+        assert ending.report.tool_calls == 3, "those that were not run were made, too"
 
         await client.ask("next")
         kept = prompt_text(there.engine.prompts[-1])

@@ -135,6 +135,15 @@ def test_settings_left_out_are_the_models_defaults() -> None:
     assert not params.skip_special_tokens
 
 
+def test_penalties_of_a_step_reach_the_engine() -> None:
+    made = plans(defaults={"presence_penalty": 1.5})
+    generation = GenerationSettings(frequency_penalty=-0.5)
+    params = made.sampling_params(
+        step_spec(generation=generation), made.plan((), ToolChoice()), parsed=False
+    )
+    assert (params.presence_penalty, params.frequency_penalty) == (1.5, -0.5)
+
+
 def test_settings_of_a_step_replace_the_models_defaults() -> None:
     """A generation_config.json may have max_new_tokens, for example."""
     made = plans(defaults={"max_tokens": 2048, "seed": 3, "stop": ["X"]})

@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, common_pb2, generation_pb2, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import TraceContext
@@ -33,15 +33,15 @@ def test_a_turn_says_what_the_frame_says() -> None:
         turn_pb2.StartTurn(
             turn_id="t",
             content=said(" Hi. "),
-            generation=turn_pb2.GenerationSettings(
+            generation=generation_pb2.GenerationSettings(
                 temperature=0,
                 top_p=0.5,
                 top_k=-1,
                 seed=7,
                 max_step_tokens=10,
                 stop=["a", "b"],
-                tool_choice=turn_pb2.ToolChoice(
-                    mode=turn_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="weather"
+                tool_choice=generation_pb2.ToolChoice(
+                    mode=generation_pb2.TOOL_CHOICE_MODE_NAMED, tool_name="weather"
                 ),
             ),
             limits=turn_pb2.TurnLimits(

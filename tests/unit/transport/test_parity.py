@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.rpc import code_pb2
 
-from precall.v1 import agent_pb2, error_pb2, turn_pb2
+from precall.v1 import agent_pb2, error_pb2, generation_pb2
 from precall_service.domain.errors import Code, Reason
 from precall_service.domain.turn import ToolChoiceMode
 from precall_service.engine.base import EngineState
@@ -30,7 +30,7 @@ def test_engine_states_have_the_names_and_numbers_of_the_contract() -> None:
 
 
 def test_tool_choices_have_the_names_of_the_contract() -> None:
-    contract = members("TOOL_CHOICE_MODE_", turn_pb2.ToolChoiceMode.items())
+    contract = members("TOOL_CHOICE_MODE_", generation_pb2.ToolChoiceMode.items())
     assert {mode.name for mode in ToolChoiceMode} == set(contract)
 
 

@@ -22,6 +22,7 @@ from precall._client import Client
 from precall._context import ToolContext
 from precall._conversation import Conversation
 from precall._errors import (
+    AccessError,
     ConnectError,
     ConnectionLostError,
     ContextWindowExceededError,
@@ -59,6 +60,7 @@ from precall._turn_options import TurnOptions
 __version__ = "0.1.0"
 
 __all__: list[str] = [
+    "AccessError",
     "Answer",
     "Capability",
     "Client",

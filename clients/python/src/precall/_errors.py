@@ -9,6 +9,7 @@ Exception
     ├── InvalidArgumentError         a field breaks the contract
     │   ├── TooLargeError            over a limit of bytes
     │   └── ContextWindowExceededError   over the model's limit of tokens
+    ├── AccessError                  the server does not let this caller do this
     ├── ToolRejectedError            a tool was refused, or is not there to be removed
     ├── LimitReachedError            over a limit on what is held, or on what a turn may use
     ├── TurnRunningError             one turn at a time
@@ -93,6 +94,10 @@ class ContextWindowExceededError(InvalidArgumentError):
     """The prompt does not fit the model's context window; the message has the numbers."""
 
 
+class AccessError(PrecallError):
+    """The caller's credentials are missing or invalid, or do not permit this; `code` says which."""
+
+
 class ToolRejectedError(PrecallError):
     """A tool was refused for its name, schema, size or options; or there is no tool to remove."""
 
@@ -150,6 +155,9 @@ _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
     "TOOL_CHOICE_INVALID": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
     "INVOCATION_UNKNOWN": (InvalidArgumentError, grpc.StatusCode.NOT_FOUND),
     "APPROVAL_UNKNOWN": (InvalidArgumentError, grpc.StatusCode.NOT_FOUND),
+    "TEMPLATE_REFUSED": (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    "UNAUTHENTICATED": (AccessError, grpc.StatusCode.UNAUTHENTICATED),
+    "PERMISSION_DENIED": (AccessError, grpc.StatusCode.PERMISSION_DENIED),
     "TOO_LARGE": (TooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     "CONTEXT_WINDOW_EXCEEDED": (ContextWindowExceededError, grpc.StatusCode.INVALID_ARGUMENT),
     "NOT_SERVED": (NotServedError, grpc.StatusCode.UNIMPLEMENTED),
@@ -183,6 +191,8 @@ _BY_CODE: Mapping[grpc.StatusCode, type[PrecallError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: LimitReachedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.UNIMPLEMENTED: NotServedError,
+    grpc.StatusCode.UNAUTHENTICATED: AccessError,
+    grpc.StatusCode.PERMISSION_DENIED: AccessError,
     grpc.StatusCode.INTERNAL: ServerError,
     grpc.StatusCode.UNKNOWN: ServerError,
 }

@@ -41,7 +41,7 @@ __all__ = [
 
 
 class ToolCallOutcome(enum.Enum):
-    """How a tool call ended. Whatever it is, the model is told."""
+    """How a tool call ended. The model is told in each case."""
 
     UNKNOWN = "unknown"
     """A value of a newer server."""
@@ -215,13 +215,13 @@ class ContentPart:
     serve one refuses it as NOT_SERVED (CAPABILITY_MEDIA), with the path of the part.
     """
 
-    text: str = ""
+    text: str | None = None
     """Text. Adjacent text parts are one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallCompleted:
-    """A tool call ended."""
+    """A tool call ended. Every ToolCallStarted is followed by exactly one of these."""
 
     call_id: str = ""
     """The call."""
@@ -237,12 +237,12 @@ class ToolCallCompleted:
     """Where the result came from."""
     cache_entry_version: int = 0
     """With CACHE: the entry version that was served."""
-    cache_age_s: float = 0.0
+    cache_age_s: float | None = None
     """With CACHE: how old the result is."""
     _: KW_ONLY
     prediction_id: str = ""
     """With SPECULATIVE: the prediction that was confirmed."""
-    time_saved_s: float = 0.0
+    time_saved_s: float | None = None
     """With SPECULATIVE: how much longer the turn would have waited for a run that started when the
     call was ready."""
     content: tuple[ContentPart, ...] = ()
@@ -258,7 +258,7 @@ class ToolCallCompleted:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens. Of a step that was aborted only the prompt counts, once it was computed."""
+    """Tokens that were used. Of an aborted step only the prompt counts, if it was computed."""
 
     input_tokens: int = 0
     """Tokens of prompts."""
@@ -332,7 +332,10 @@ class TurnReport:
 
 @dataclass(frozen=True, slots=True)
 class TurnCompleted:
-    """The turn ended. Sent exactly once per turn, and again for a repeated StartTurn."""
+    """The turn ended: its last event.
+
+    Sent exactly once per turn, and again for a repeated StartTurn.
+    """
 
     outcome: TurnOutcome = TurnOutcome.UNKNOWN
     """How it ended."""

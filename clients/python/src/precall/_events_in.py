@@ -76,7 +76,7 @@ def tool_call_progress(message: turn_pb2.ToolCallProgress) -> _events.ToolCallPr
 
 def content_part(message: content_pb2.ContentPart) -> _events.ContentPart:
     """Returns a ContentPart."""
-    return _events.ContentPart(text=message.text)
+    return _events.ContentPart(text=message.text if message.HasField("text") else None)
 
 
 def tool_call_completed(message: turn_pb2.ToolCallCompleted) -> _events.ToolCallCompleted:
@@ -93,9 +93,9 @@ def tool_call_completed(message: turn_pb2.ToolCallCompleted) -> _events.ToolCall
         wait_time_s=seconds(message.wait_time),
         source=member(_events.ResultSource, turn_pb2.ResultSource.DESCRIPTOR, message.source),
         cache_entry_version=message.cache_entry_version,
-        cache_age_s=seconds(message.cache_age),
+        cache_age_s=seconds(message.cache_age) if message.HasField("cache_age") else None,
         prediction_id=message.prediction_id,
-        time_saved_s=seconds(message.time_saved),
+        time_saved_s=seconds(message.time_saved) if message.HasField("time_saved") else None,
         content=tuple(content_part(each) for each in message.content),
     )
 

@@ -25,15 +25,15 @@ from precall._server import (
 )
 from precall._tool import Tool
 from precall._turn_options import TURN_ARGUMENTS, TurnOptions, tool_name
-from precall.v1 import agent_pb2, content_pb2, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, content_pb2, generation_pb2, tool_pb2, turn_pb2
 
 E = TypeVar("E", bound=enum.Enum)
 
 
 _TOOL_CHOICES = {
-    "auto": turn_pb2.TOOL_CHOICE_MODE_AUTO,
-    "none": turn_pb2.TOOL_CHOICE_MODE_NONE,
-    "required": turn_pb2.TOOL_CHOICE_MODE_REQUIRED,
+    "auto": generation_pb2.TOOL_CHOICE_MODE_AUTO,
+    "none": generation_pb2.TOOL_CHOICE_MODE_NONE,
+    "required": generation_pb2.TOOL_CHOICE_MODE_REQUIRED,
 }
 _ROLES = {
     "user": agent_pb2.MESSAGE_ROLE_USER,
@@ -79,7 +79,7 @@ def start_turn(
         ValueError: An option has a value that is not allowed.
     """
     options = TURN_ARGUMENTS.validate({"text": text, **options}, "turn")
-    generation = turn_pb2.GenerationSettings(
+    generation = generation_pb2.GenerationSettings(
         temperature=options.get("temperature"),
         top_p=options.get("top_p"),
         top_k=options.get("top_k"),
@@ -93,7 +93,7 @@ def start_turn(
     if isinstance(choice, str):
         generation.tool_choice.mode = _TOOL_CHOICES[choice]
     elif choice is not None:
-        generation.tool_choice.mode = turn_pb2.TOOL_CHOICE_MODE_NAMED
+        generation.tool_choice.mode = generation_pb2.TOOL_CHOICE_MODE_NAMED
         generation.tool_choice.tool_name = tool_name(choice, offered)
     limits = turn_pb2.TurnLimits(
         max_steps=options.get("max_steps"), max_turn_tokens=options.get("max_turn_tokens")

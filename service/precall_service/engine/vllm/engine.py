@@ -50,7 +50,17 @@ _DEATH_WAIT_S: Final = 30.0
 """How long to wait for the death of an engine that aborts a generation by itself. An engine that
 shuts down aborts its generations first, then ends its workers, and then dies."""
 
-_GENERATION_FIELDS: Final = frozenset({"temperature", "top_p", "top_k", "seed", "stop"})
+_GENERATION_FIELDS: Final = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+        "presence_penalty",
+        "frequency_penalty",
+    }
+)
 """Parameters that vLLM and the contract's GenerationSettings call by the same name."""
 
 

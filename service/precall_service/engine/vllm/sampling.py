@@ -106,6 +106,8 @@ class StepPlans:
             "temperature": generation.temperature,
             "top_p": generation.top_p,
             "top_k": generation.top_k,
+            "presence_penalty": generation.presence_penalty,
+            "frequency_penalty": generation.frequency_penalty,
         }
         # One mapping, since the model's defaults may have settings that each step decides: the
         # `max_new_tokens` of a generation_config.json is a `max_tokens` here.

@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from precall.v1 import common_pb2 as _common_pb2
 from precall.v1 import content_pb2 as _content_pb2
+from precall.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,38 +23,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _ToolChoiceMode:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ToolChoiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoiceMode.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    TOOL_CHOICE_MODE_UNSPECIFIED: _ToolChoiceMode.ValueType  # 0
-    """Taken as AUTO."""
-    TOOL_CHOICE_MODE_AUTO: _ToolChoiceMode.ValueType  # 1
-    """The model decides."""
-    TOOL_CHOICE_MODE_NONE: _ToolChoiceMode.ValueType  # 2
-    """No calls."""
-    TOOL_CHOICE_MODE_REQUIRED: _ToolChoiceMode.ValueType  # 3
-    """At least one call."""
-    TOOL_CHOICE_MODE_NAMED: _ToolChoiceMode.ValueType  # 4
-    """A call of the named tool."""
-
-class ToolChoiceMode(_ToolChoiceMode, metaclass=_ToolChoiceModeEnumTypeWrapper):
-    """How the model may choose among the tools."""
-
-TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.ValueType  # 0
-"""Taken as AUTO."""
-TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.ValueType  # 1
-"""The model decides."""
-TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 2
-"""No calls."""
-TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
-"""At least one call."""
-TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.ValueType  # 4
-"""A call of the named tool."""
-Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
 class _WhileRunning:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -119,7 +88,7 @@ class _ToolCallOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolC
     """A person denied the call. This is a terminal state."""
 
 class ToolCallOutcome(_ToolCallOutcome, metaclass=_ToolCallOutcomeEnumTypeWrapper):
-    """How a tool call ended. Whatever it is, the model is told."""
+    """How a tool call ended. The model is told in each case."""
 
 TOOL_CALL_OUTCOME_UNSPECIFIED: ToolCallOutcome.ValueType  # 0
 """Never sent."""
@@ -238,176 +207,6 @@ state.
 Global___TurnOutcome: _TypeAlias = TurnOutcome  # noqa: Y015
 
 @_typing.final
-class ToolChoice(_message.Message):
-    """Which tools the model may or must call. The mode holds for the first step of a turn; once the model has called, later
-    steps decide freely (AUTO), so that REQUIRED and NAMED cannot loop. NONE and the other fields hold for the whole
-    turn.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODE_FIELD_NUMBER: _builtins.int
-    TOOL_NAME_FIELD_NUMBER: _builtins.int
-    ALLOWED_TOOL_NAMES_FIELD_NUMBER: _builtins.int
-    MAX_PARALLEL_CALLS_FIELD_NUMBER: _builtins.int
-    mode: Global___ToolChoiceMode.ValueType
-    """How the model may choose."""
-    tool_name: _builtins.str
-    """The tool to call, with NAMED only."""
-    max_parallel_calls: _builtins.int
-    """How many calls one step may make, at least 1. Unset: as many as the model's format allows. Served where
-    CAPABILITY_TOOL_SELECTION is granted.
-    """
-    @_builtins.property
-    def allowed_tool_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tools that this turn may call. Empty: every tool that the conversation sees. Served where
-        CAPABILITY_TOOL_SELECTION is granted.
-        """
-
-    def __init__(
-        self,
-        *,
-        mode: Global___ToolChoiceMode.ValueType = ...,
-        tool_name: _builtins.str = ...,
-        allowed_tool_names: _abc.Iterable[_builtins.str] | None = ...,
-        max_parallel_calls: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_parallel_calls", b"_max_parallel_calls", "max_parallel_calls", b"max_parallel_calls"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_parallel_calls", b"_max_parallel_calls", "allowed_tool_names", b"allowed_tool_names", "max_parallel_calls", b"max_parallel_calls", "mode", b"mode", "tool_name", b"tool_name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__max_parallel_calls: _TypeAlias = _typing.Literal["max_parallel_calls"]  # noqa: Y015
-    _WhichOneofArgType__max_parallel_calls: _TypeAlias = _typing.Literal["_max_parallel_calls", b"_max_parallel_calls"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parallel_calls) -> _WhichOneofReturnType__max_parallel_calls | None: ...
-
-Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
-
-@_typing.final
-class GenerationSettings(_message.Message):
-    """How the model's tokens are chosen in a turn. Unset fields take the model's own defaults."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TEMPERATURE_FIELD_NUMBER: _builtins.int
-    TOP_P_FIELD_NUMBER: _builtins.int
-    TOP_K_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    MAX_STEP_TOKENS_FIELD_NUMBER: _builtins.int
-    STOP_FIELD_NUMBER: _builtins.int
-    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
-    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
-    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
-    ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
-    LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
-    temperature: _builtins.float
-    """0 is greedy; at most 2."""
-    top_p: _builtins.float
-    """Above 0, at most 1."""
-    top_k: _builtins.int
-    """At least 1; -1 takes all tokens."""
-    seed: _builtins.int
-    """Makes sampling repeatable on the same server. Not negative."""
-    max_step_tokens: _builtins.int
-    """Tokens that each step may generate. At most the granted limit on the tokens of a turn."""
-    presence_penalty: _builtins.float
-    """Makes tokens that have occurred less likely: -2 to 2, 0 changes nothing."""
-    frequency_penalty: _builtins.float
-    """Makes tokens less likely the more often they have occurred: -2 to 2, 0 changes nothing."""
-    log_probabilities: _builtins.int
-    """For each token of the answer, how many of the likeliest alternatives to tell with their log probabilities. 0 tells
-    that of the token itself; unset tells none. Served where CAPABILITY_LOG_PROBABILITIES is granted.
-    """
-    @_builtins.property
-    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end a step when they are generated; they are not part of the answer. At most 16 of 256 bytes each."""
-
-    @_builtins.property
-    def tool_choice(self) -> Global___ToolChoice:
-        """Which tools may or must be called."""
-
-    @_builtins.property
-    def answer_format(self) -> Global___AnswerFormat:
-        """The form that the turn's answer is held to. Served where CAPABILITY_ANSWER_FORMAT is granted."""
-
-    def __init__(
-        self,
-        *,
-        temperature: _builtins.float | None = ...,
-        top_p: _builtins.float | None = ...,
-        top_k: _builtins.int | None = ...,
-        seed: _builtins.int | None = ...,
-        max_step_tokens: _builtins.int | None = ...,
-        stop: _abc.Iterable[_builtins.str] | None = ...,
-        tool_choice: Global___ToolChoice | None = ...,
-        presence_penalty: _builtins.float | None = ...,
-        frequency_penalty: _builtins.float | None = ...,
-        answer_format: Global___AnswerFormat | None = ...,
-        log_probabilities: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_log_probabilities", b"_log_probabilities", "_max_step_tokens", b"_max_step_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "answer_format", b"answer_format", "frequency_penalty", b"frequency_penalty", "log_probabilities", b"log_probabilities", "max_step_tokens", b"max_step_tokens", "presence_penalty", b"presence_penalty", "seed", b"seed", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_log_probabilities", b"_log_probabilities", "_max_step_tokens", b"_max_step_tokens", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "answer_format", b"answer_format", "frequency_penalty", b"frequency_penalty", "log_probabilities", b"log_probabilities", "max_step_tokens", b"max_step_tokens", "presence_penalty", b"presence_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
-    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
-    _WhichOneofReturnType__log_probabilities: _TypeAlias = _typing.Literal["log_probabilities"]  # noqa: Y015
-    _WhichOneofArgType__log_probabilities: _TypeAlias = _typing.Literal["_log_probabilities", b"_log_probabilities"]  # noqa: Y015
-    _WhichOneofReturnType__max_step_tokens: _TypeAlias = _typing.Literal["max_step_tokens"]  # noqa: Y015
-    _WhichOneofArgType__max_step_tokens: _TypeAlias = _typing.Literal["_max_step_tokens", b"_max_step_tokens"]  # noqa: Y015
-    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
-    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
-    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
-    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
-    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
-    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
-    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
-    _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
-    _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_probabilities) -> _WhichOneofReturnType__log_probabilities | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_step_tokens) -> _WhichOneofReturnType__max_step_tokens | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
-
-Global___GenerationSettings: _TypeAlias = GenerationSettings  # noqa: Y015
-
-@_typing.final
-class AnswerFormat(_message.Message):
-    """The form that the text of a turn's answer is held to while it is generated. Steps that make calls are not held to it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
-    json_schema: _builtins.str
-    """JSON Schema (2020-12), as JSON text: the answer is a JSON text that fits it."""
-    def __init__(
-        self,
-        *,
-        json_schema: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "json_schema", b"json_schema"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "json_schema", b"json_schema"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["json_schema"]  # noqa: Y015
-    _WhichOneofArgType_format: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_format) -> _WhichOneofReturnType_format | None: ...
-
-Global___AnswerFormat: _TypeAlias = AnswerFormat  # noqa: Y015
-
-@_typing.final
 class TurnLimits(_message.Message):
     """How much a turn may use. Unset fields take the server's defaults, values above the granted limits are refused."""
 
@@ -473,7 +272,7 @@ class StartTurn(_message.Message):
         """What the user says. Holds some text; all parts together have at most the granted limit of bytes."""
 
     @_builtins.property
-    def generation(self) -> Global___GenerationSettings:
+    def generation(self) -> _generation_pb2.GenerationSettings:
         """How tokens are chosen."""
 
     @_builtins.property
@@ -489,7 +288,7 @@ class StartTurn(_message.Message):
         *,
         turn_id: _builtins.str = ...,
         content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
-        generation: Global___GenerationSettings | None = ...,
+        generation: _generation_pb2.GenerationSettings | None = ...,
         limits: Global___TurnLimits | None = ...,
         while_running: Global___WhileRunning.ValueType = ...,
         trace_context: _common_pb2.TraceContext | None = ...,
@@ -808,7 +607,7 @@ Global___ToolCallProgress: _TypeAlias = ToolCallProgress  # noqa: Y015
 
 @_typing.final
 class ToolCallCompleted(_message.Message):
-    """A tool call ended."""
+    """A tool call ended. Every ToolCallStarted is followed by exactly one of these."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -870,11 +669,18 @@ class ToolCallCompleted(_message.Message):
         time_saved: _duration_pb2.Duration | None = ...,
         content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_age", b"cache_age", "error", b"error", "time_saved", b"time_saved", "wait_time", b"wait_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_age", b"_cache_age", "_time_saved", b"_time_saved", "cache_age", b"cache_age", "error", b"error", "time_saved", b"time_saved", "wait_time", b"wait_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_age", b"cache_age", "cache_entry_version", b"cache_entry_version", "call_id", b"call_id", "content", b"content", "error", b"error", "outcome", b"outcome", "prediction_id", b"prediction_id", "result_json", b"result_json", "source", b"source", "time_saved", b"time_saved", "wait_time", b"wait_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_age", b"_cache_age", "_time_saved", b"_time_saved", "cache_age", b"cache_age", "cache_entry_version", b"cache_entry_version", "call_id", b"call_id", "content", b"content", "error", b"error", "outcome", b"outcome", "prediction_id", b"prediction_id", "result_json", b"result_json", "source", b"source", "time_saved", b"time_saved", "wait_time", b"wait_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cache_age: _TypeAlias = _typing.Literal["cache_age"]  # noqa: Y015
+    _WhichOneofArgType__cache_age: _TypeAlias = _typing.Literal["_cache_age", b"_cache_age"]  # noqa: Y015
+    _WhichOneofReturnType__time_saved: _TypeAlias = _typing.Literal["time_saved"]  # noqa: Y015
+    _WhichOneofArgType__time_saved: _TypeAlias = _typing.Literal["_time_saved", b"_time_saved"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_age) -> _WhichOneofReturnType__cache_age | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_saved) -> _WhichOneofReturnType__time_saved | None: ...
 
 Global___ToolCallCompleted: _TypeAlias = ToolCallCompleted  # noqa: Y015
 
@@ -976,7 +782,7 @@ Global___TokenAlternative: _TypeAlias = TokenAlternative  # noqa: Y015
 
 @_typing.final
 class TokenUsage(_message.Message):
-    """Tokens. Of a step that was aborted only the prompt counts, once it was computed."""
+    """Tokens that were used. Of an aborted step only the prompt counts, if it was computed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1010,7 +816,7 @@ Global___TokenUsage: _TypeAlias = TokenUsage  # noqa: Y015
 
 @_typing.final
 class TurnCompleted(_message.Message):
-    """The turn ended. Sent exactly once per turn, and again for a repeated StartTurn."""
+    """The turn ended: its last event. Sent exactly once per turn, and again for a repeated StartTurn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,33 @@
+"""A process with handlers for two tools, as the dispatcher knows it."""
+
+from __future__ import annotations
+
+from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.toolset import RegisteredTool, Toolset
+from tests.support.links import RecordingLink
+from tests.support.tools import tool_limits
+
+LIMITS = tool_limits()
+TIMEOUT_S = 5.0
+NAMES = ("a", "b")
+
+
+class Process:
+    """One process with handlers for two tools, and what is known of it."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.link = RecordingLink()
+        self.toolset = Toolset(self.link, LIMITS)
+        self.lost = False
+        self.was_stuck = False
+        self.register()
+        self.tools: tuple[RegisteredTool, ...] = self.toolset.snapshot()
+
+    def register(self) -> None:
+        self.toolset.register(
+            [
+                ToolProposal(name=name, timeout_s=TIMEOUT_S, max_concurrency=self.slots)
+                for name in NAMES
+            ]
+        )
