@@ -10,7 +10,9 @@ Never: waits, or reads a clock.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
+
+from cachetools import LRUCache
 
 WINDOW = 64
 """Turns remembered per key: enough for a quantile, and few enough to follow a change."""
@@ -29,7 +31,7 @@ class GrowthRecord:
     """The growth of earlier turns."""
 
     def __init__(self) -> None:
-        self._grown: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        self._grown: LRUCache[tuple[str, str], deque[int]] = LRUCache(KEYS_MAX)
 
     def expected(self, tenant: str, tool_set: str, *, safe: int) -> int:
         """The tokens by which such a turn is expected to grow, at most `safe`.
@@ -51,8 +53,4 @@ class GrowthRecord:
         does not tell where they would have ended.
         """
         for key in {(tenant, tool_set), (tenant, "")}:
-            grown = self._grown.setdefault(key, deque(maxlen=WINDOW))
-            grown.append(tokens)
-            self._grown.move_to_end(key)
-        while len(self._grown) > KEYS_MAX:
-            self._grown.popitem(last=False)
+            self._grown.setdefault(key, deque(maxlen=WINDOW)).append(tokens)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass, replace
+
+from cachetools import FIFOCache
 
 from precall_service.agent import refusals
 from precall_service.domain.events import TraceContext, TurnCompleted
@@ -22,8 +23,7 @@ class EndedTurns:
     """Remembers the last `turns_max` turns by their ids."""
 
     def __init__(self, turns_max: int) -> None:
-        self._turns_max = turns_max
-        self._turns: OrderedDict[str, _EndedTurn] = OrderedDict()
+        self._turns: FIFOCache[str, _EndedTurn] = FIFOCache(turns_max)
 
     def __contains__(self, turn_id: str) -> bool:
         return turn_id in self._turns
@@ -31,8 +31,6 @@ class EndedTurns:
     def add(self, spec: TurnSpec, completed: TurnCompleted) -> None:
         """Remembers how a turn ended, and forgets the oldest beyond the limit."""
         self._turns[spec.turn_id] = _EndedTurn(digest=_digest(spec), completed=completed)
-        if len(self._turns) > self._turns_max:
-            self._turns.popitem(last=False)
 
     def ending_of(self, spec: TurnSpec) -> TurnCompleted | None:
         """How this turn ended; None for one that is not known.

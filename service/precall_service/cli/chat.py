@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +15,7 @@ DEFAULT_ADDRESS = "localhost:50151"
 
 HELP = options.help_text(
     "Chat with a model in the terminal, and see its tool calls as they happen.",
-    """The model may call current_time, roll_dice, and list_files and read_file, which read the
-    working directory and nothing outside it. The tools run in this process and write nothing.""",
+    "The model may call current_time and roll_dice, which run in this process.",
     """Ctrl-C cancels the running turn; at the prompt, Ctrl-D or a second Ctrl-C quits. /help lists
     the commands of the chat. Without a terminal, each line of the input is a turn.""",
     examples={
@@ -91,7 +89,7 @@ def chat(
         chat_options = ChatOptions(
             address=address,
             system=system,
-            tools_root=None if no_tools else Path.cwd(),
+            tools=not no_tools,
             turn=turn_options,
         )
         run = chat_on(chat_options) if once is None else chat_once(chat_options, once)

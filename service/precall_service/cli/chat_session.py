@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import precall
-from precall_service.cli.chat_tools import chat_tools
+from precall_service.cli.chat_tools import CHAT_TOOLS
 from precall_service.cli.console import stderr, stdout
 from precall_service.cli.interrupts import on_interrupt
 from precall_service.cli.render import TurnView, report_table
@@ -35,11 +34,11 @@ COMMANDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatOptions:
-    """What a chat is started with. `tools_root`: the folder for the tools; None: no tools."""
+    """What a chat is started with. `tools`: whether the model may call those of the chat."""
 
     address: str
     system: str
-    tools_root: Path | None
+    tools: bool
     turn: precall.TurnOptions
 
 
@@ -148,8 +147,8 @@ async def chat_on(options: ChatOptions) -> bool:
 @asynccontextmanager
 async def _opened(options: ChatOptions) -> AsyncGenerator[Chat]:
     async with precall.Client(options.address) as client:
-        if options.tools_root is not None and await _can_call_tools(client):
-            for tool in chat_tools(options.tools_root):
+        if options.tools and await _can_call_tools(client):
+            for tool in CHAT_TOOLS:
                 client.add_tool(tool, read_only=True)
         chat = Chat(client, options, stdout())
         await chat.open()

@@ -18,6 +18,8 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
+from cachetools import FIFOCache
+
 from precall_service.domain.clock import Clock
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import ServiceError
@@ -67,7 +69,7 @@ class Peer:
         self.lost = False
         self.runs: dict[str, Run] = {}
         self.gates: dict[str, Gate] = {}
-        self.owed: dict[str, None] = {}
+        self.owed: FIFOCache[str, None] = FIFOCache(OWED_MAX)
 
     def current_registration(self, tool: RegisteredTool) -> RegisteredTool:
         """Returns the current registration of the tool.
@@ -84,8 +86,6 @@ class Peer:
 
     def owe(self, invocation_id: str) -> None:
         """Notes that the answer of an ended run is still to come."""
-        if len(self.owed) >= OWED_MAX:
-            del self.owed[next(iter(self.owed))]
         self.owed[invocation_id] = None
 
     def lose(self) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -27,13 +26,13 @@ TIME = re.compile(r"\d+\.\d+ s")
 def options(
     server: FakeServer,
     *,
-    root: Path | None = Path(__file__).parent,
+    tools: bool = True,
     choice: Literal["auto", "required"] = "auto",
 ) -> ChatOptions:
     return ChatOptions(
         address=server.address,
         system="Be brief.",
-        tools_root=root,
+        tools=tools,
         turn={"tool_choice": choice, "temperature": 0.0},
     )
 
@@ -42,31 +41,29 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
-async def test_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "note.txt").write_text("hello")
-    script = [Call("read_file", {"path": "note.txt"}), Say("It says hello.")]
+async def test_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("random.randint", max)
+    script = [Call("roll_dice", {"sides": 6}), Say("A six.")]
     async with FakeServer(script) as server:
-        assert await chat_once(options(server, root=tmp_path, choice="required"), "Read it.")
+        assert await chat_once(options(server, choice="required"), "Roll a die.")
     assert [TIME.sub("_", line) for line in capsys.readouterr().out.splitlines()] == [
-        '  → read_file {"path": "note.txt"}',
-        '  ← read_file _  "hello"',
-        "It says hello.",
+        '  → roll_dice {"sides": 6}',
+        "  ← roll_dice _  [6]",
+        "A six.",
     ]
     opened = server.frames[0].open
     assert opened.system_prompt == "Be brief."
-    assert len(opened.tools) == 4
+    assert len(opened.tools) == 2
     assert all(tool.effects.read_only for tool in opened.tools)
     assert server.turns[0].frame.generation.tool_choice.mode
 
 
 async def test_tool_that_refuses_says_why_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:
-    script = [Call("read_file", {"path": "../../secret"}), Say("I may not.")]
+    script = [Call("current_time", {"timezone": "Atlantis"}), Say("I do not know.")]
     async with FakeServer(script) as server:
-        assert await chat_once(options(server), "Read it.")
-    assert "✗ read_file failed" in capsys.readouterr().out
-    assert "outside of the working directory" in server.results[0].error_message
+        assert await chat_once(options(server), "What time is it?")
+    assert "✗ current_time failed" in capsys.readouterr().out
+    assert "there is no time zone 'Atlantis'" in server.results[0].error_message
 
 
 async def test_lines_of_a_pipe_are_turns_of_one_conversation(
@@ -74,7 +71,7 @@ async def test_lines_of_a_pipe_are_turns_of_one_conversation(
 ) -> None:
     type_in(monkeypatch, "one", "", "/report", "/[/]", "two", "/quit", "three")
     async with FakeServer([Say("1")], [Say("2")]) as server:
-        assert await chat_on(options(server, root=None))
+        assert await chat_on(options(server, tools=False))
     shown = capsys.readouterr().out
     assert [turn.text for turn in server.turns] == ["one", "two"]
     assert shown.splitlines()[0] == "1"
@@ -91,7 +88,7 @@ async def test_commands(
         assert await chat_on(options(server))
     shown = capsys.readouterr().out
     assert "/quit" in shown
-    assert "read_file(path)" in shown
+    assert "roll_dice(sides, count)" in shown
     assert "(no turn yet)" in shown
     assert "(a new conversation)" in shown
     assert len([frame for frame in server.frames if frame.WhichOneof("frame") == "open"]) == 2
