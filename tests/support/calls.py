@@ -22,6 +22,7 @@ from tests.support.tools import CITY_SCHEMA, tool_limits
 CONTEXT = InvocationContext(turn_id="turn", conversation_id="conversation")
 ROME = '{"city":"Rome"}'
 TIMEOUT_S = 5.0
+SAFE = ToolEffects(read_only=True, speculation_safe=True)
 
 
 class Calls:
@@ -39,7 +40,12 @@ class Calls:
         self.register()
 
     def register(
-        self, *, output_schema: str = "", read_only: bool = False, version: str = ""
+        self,
+        *,
+        output_schema: str = "",
+        read_only: bool = False,
+        version: str = "",
+        effects: ToolEffects | None = None,
     ) -> None:
         """Registers the tool, or updates it."""
         [registration] = self.toolset.register(
@@ -49,7 +55,7 @@ class Calls:
                     version=version,
                     input_schema_json=CITY_SCHEMA,
                     output_schema_json=output_schema,
-                    effects=ToolEffects(read_only=read_only),
+                    effects=effects or ToolEffects(read_only=read_only),
                     timeout_s=TIMEOUT_S,
                     max_concurrency=2,
                 )
@@ -63,9 +69,9 @@ class Calls:
         return tool
 
     async def launch(
-        self, arguments_json: str = ROME, *, call_id: str = "", prediction_id: str = ""
+        self, arguments_json: str = ROME, *, call_id: str = "c", prediction_id: str = ""
     ) -> Run:
-        """A run that has gone as far as it can without an answer; speculative without a call."""
+        """A run that has gone as far as it can without an answer."""
         run = self.dispatcher.launch(
             tool=self.tool,
             arguments_json=arguments_json,
@@ -77,6 +83,12 @@ class Calls:
         self._runs.append(run)
         await settle()
         return run
+
+    async def guess(self, prediction_id: str = "") -> Run:
+        """A speculative run, of the tool in a form that may run early."""
+        if not self.tool.declaration.effects.may_run_early:
+            self.register(effects=SAFE)
+        return await self.launch(call_id="", prediction_id=prediction_id)
 
     async def call(
         self, arguments_json: str = ROME, *, tool: RegisteredTool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from precall_service.domain.tools import ToolEffects
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.links import RecordingLink
@@ -9,6 +10,7 @@ from tests.support.tools import tool_limits
 
 LIMITS = tool_limits()
 TIMEOUT_S = 5.0
+SAFE = ToolEffects(read_only=True, speculation_safe=True)
 NAMES = ("a", "b")
 
 
@@ -27,7 +29,9 @@ class Process:
     def register(self) -> None:
         self.toolset.register(
             [
-                ToolProposal(name=name, timeout_s=TIMEOUT_S, max_concurrency=self.slots)
+                ToolProposal(
+                    name=name, effects=SAFE, timeout_s=TIMEOUT_S, max_concurrency=self.slots
+                )
                 for name in NAMES
             ]
         )

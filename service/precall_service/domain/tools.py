@@ -31,6 +31,16 @@ class ToolEffects:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
+    @property
+    def may_run_early(self) -> bool:
+        """Whether a handler may run for a call that the model may never make."""
+        return (
+            self.read_only
+            and self.speculation_safe
+            and not self.open_world
+            and not self.requires_approval
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDeclaration:

@@ -97,8 +97,14 @@ class Dispatcher:
         """Starts a run. `tool` is a current registration, which the arguments fit.
 
         Without a `call_id` the run is speculative: it waits behind committed runs, and its owner
-        commits it to a call or discards it later. Every failure becomes the ending of the run.
+        commits it to a call or discards it later. It is evicted if a committed run needs its slot.
+        Every failure becomes the ending of the run.
+
+        Raises:
+            ValueError: a defect of the caller: the tool's effects do not allow a speculative run.
         """
+        if not call_id and not tool.declaration.effects.may_run_early:
+            raise ValueError(f"tool {tool.name!r} may not run early")
         run = Run(
             tool=tool,
             arguments_json=arguments_json,

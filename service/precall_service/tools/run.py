@@ -268,7 +268,9 @@ class Run:
         """Holds one of the tool's slots at its process. On cancel: it is given back."""
         declaration, gates = self.tool.declaration, self._peer.gates
         gate = gates.setdefault(declaration.name, Gate())
-        ticket = gate.enter(declaration.max_concurrency, speculative=self.speculative)
+        ticket = gate.enter(
+            declaration.max_concurrency, evict=self._evict if self.speculative else None
+        )
         self._ticket = gate, ticket
         try:
             with self._deadline(declaration.timeout_s, failures.kept_waiting):
@@ -279,6 +281,9 @@ class Run:
             if gate.idle:
                 gates.pop(declaration.name, None)
 
+    def _evict(self) -> None:
+        self.discard(InvocationCancelReason.PREDICTION_DISCARDED)
+
     def _take_current_registration(self) -> None:
         """Replaces the registration if the tool was updated while the run waited.
 
@@ -288,7 +293,7 @@ class Run:
         current = self._peer.current_registration(self.tool)
         if current is self.tool:
             return
-        if self.speculative and current.declaration.effects != self.tool.declaration.effects:
+        if self.speculative and not current.declaration.effects.may_run_early:
             raise failures.changed(current)
         check_arguments(current, self._arguments_json, self._limits)
         self.tool = current

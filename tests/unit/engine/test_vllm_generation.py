@@ -183,6 +183,23 @@ async def test_input_that_vllm_refuses_is_a_fault_of_the_client(
     assert caught.value.field == field
 
 
-async def test_an_error_without_a_message_is_told_by_its_type() -> None:
-    with pytest.raises(GenerationRefusedError, match="ValueError"):
+async def test_a_value_error_is_no_fault_of_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    """AsyncLLM wraps its own errors, so it comes from a parser. It may have no words."""
+    with pytest.raises(GenerationFailedError) as caught:
         await generated(step_spec(), error=ValueError())
+    assert caught.value.reason is Reason.ENGINE_FAILED
+    assert "ValueError" in caplog.text
+
+
+async def test_settings_that_vllm_refuses_without_a_word_are_refused_by_the_errors_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer()  # first, since it imports vLLM as precall does
+    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(StepPlans, "sampling_params", refuse)
+    with pytest.raises(GenerationRefusedError, match="refuses this step: ValueError"):
+        await generated(step_spec())

@@ -17,6 +17,10 @@ def granted(*tickets: Ticket) -> list[bool]:
     return [ticket.granted.is_set() for ticket in tickets]
 
 
+def ignored() -> None:
+    """Evicts nothing: the run stays until the test lets it leave."""
+
+
 def test_slot_that_came_with_the_cancel_goes_to_the_next() -> None:
     gate = Gate()
     holder, first, second = (gate.enter(1) for _ in range(3))
@@ -52,7 +56,7 @@ def test_slots_follow_the_latest_declaration(slots: int, running: int) -> None:
 def test_committed_runs_come_before_speculative_ones() -> None:
     gate = Gate()
     holder = gate.enter(1)
-    guess, other_guess = (gate.enter(1, speculative=True) for _ in range(2))
+    guess, other_guess = (gate.enter(1, evict=ignored) for _ in range(2))
     call, other_call = gate.enter(1), gate.enter(1)
     order: list[Ticket] = []
     for _ in range(4):
@@ -69,7 +73,7 @@ def test_committed_runs_come_before_speculative_ones() -> None:
 def test_commit_moves_a_run_behind_the_committed_ones() -> None:
     gate = Gate()
     holder = gate.enter(1)
-    guess, other_guess = (gate.enter(1, speculative=True) for _ in range(2))
+    guess, other_guess = (gate.enter(1, evict=ignored) for _ in range(2))
     call = gate.enter(1)
     gate.commit(other_guess)
     gate.commit(other_guess)
@@ -85,9 +89,9 @@ def test_commit_moves_a_run_behind_the_committed_ones() -> None:
 def test_a_full_queue_refuses_its_own_kind() -> None:
     gate = Gate()
     gate.enter(1)
-    guesses = [gate.enter(1, speculative=True) for _ in range(SPECULATIVE_WAITING_MAX)]
+    guesses = [gate.enter(1, evict=ignored) for _ in range(SPECULATIVE_WAITING_MAX)]
     with pytest.raises(ServiceError) as caught:
-        gate.enter(1, speculative=True)
+        gate.enter(1, evict=ignored)
     assert caught.value.reason is Reason.OVERLOADED
     assert caught.value.metadata == {"limit": str(SPECULATIVE_WAITING_MAX)}
     calls = [gate.enter(1) for _ in range(COMMITTED_WAITING_MAX)]
@@ -101,8 +105,21 @@ def test_commits_cannot_make_the_committed_queue_grow_without_end() -> None:
     gate = Gate()
     gate.enter(1)
     for _ in range(COMMITTED_WAITING_MAX - 1):
-        gate.commit(gate.enter(1, speculative=True))
-    for guess in [gate.enter(1, speculative=True) for _ in range(SPECULATIVE_WAITING_MAX)]:
+        gate.commit(gate.enter(1, evict=ignored))
+    for guess in [gate.enter(1, evict=ignored) for _ in range(SPECULATIVE_WAITING_MAX)]:
         gate.commit(guess)
     with pytest.raises(ServiceError):
-        gate.enter(1, speculative=True)
+        gate.enter(1, evict=ignored)
+
+
+def test_a_committed_run_evicts_one_speculative_holder_and_once() -> None:
+    gate = Gate()
+    evicted: list[int] = []
+    holders = [gate.enter(2, evict=lambda at=at: evicted.append(at)) for at in range(2)]
+    call = gate.enter(2)
+    assert evicted == [1]
+    gate.commit(holders[0])
+    other = gate.enter(2)
+    assert evicted == [1], "a committed run keeps its slot"
+    gate.leave(holders[1])
+    assert granted(call, other) == [True, False]

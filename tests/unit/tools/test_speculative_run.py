@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from precall_service.domain.errors import Reason
@@ -9,7 +11,7 @@ from precall_service.domain.events import InvocationCancelReason, ToolCallOutcom
 from precall_service.domain.tools import ToolEffects
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.gate import SPECULATIVE_WAITING_MAX
-from tests.support.calls import CONTEXT, ROME, TIMEOUT_S, Calls, ending, message
+from tests.support.calls import CONTEXT, ROME, SAFE, TIMEOUT_S, Calls, ending, message
 from tests.support.clock import settle
 from tests.support.tools import CITY_SCHEMA
 
@@ -20,7 +22,7 @@ DISCARDED = (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
 
 
 async def test_a_speculative_run_says_so_and_may_be_answered(calls: Calls) -> None:
-    run = await calls.launch(prediction_id="p")
+    run = await calls.guess("p")
     [invocation] = calls.link.invocations
     assert (invocation.call_id, invocation.prediction_id) == ("", "p")
     assert (run.call_id, run.prediction_id, run.speculative) == ("", "p", True)
@@ -33,7 +35,7 @@ async def test_a_speculative_run_says_so_and_may_be_answered(calls: Calls) -> No
 
 
 async def test_a_commit_is_told_once(calls: Calls) -> None:
-    run = await calls.launch()
+    run = await calls.guess()
     run.commit("c")
     run.commit("c")
     await settle()
@@ -56,7 +58,7 @@ async def test_a_run_of_a_call_is_not_told_of_its_commit(calls: Calls) -> None:
 
 async def test_a_commit_while_the_invocation_waits_to_be_sent_follows_it(calls: Calls) -> None:
     calls.link.taking = False
-    run = await calls.launch()
+    run = await calls.guess()
     run.commit("c")
     calls.link.taking = True
     await settle()
@@ -66,7 +68,7 @@ async def test_a_commit_while_the_invocation_waits_to_be_sent_follows_it(calls: 
 
 
 async def test_an_ending_overtakes_a_commit_that_waits_to_be_sent(calls: Calls) -> None:
-    runs = [await calls.launch() for _ in range(2)]
+    runs = [await calls.guess() for _ in range(2)]
     calls.link.taking = False
     for run in runs:
         run.commit(f"of-{run.invocation_id}")
@@ -85,7 +87,7 @@ async def test_a_run_that_was_committed_while_it_waited_starts_as_one_of_a_call(
     calls: Calls,
 ) -> None:
     busy = [await calls.launch(call_id=f"busy-{number}") for number in range(2)]
-    guess, promoted = await calls.launch(), await calls.launch()
+    guess, promoted = await calls.guess(), await calls.guess()
     call = await calls.launch(call_id="c")
     promoted.commit("p")
     for _ in range(2):
@@ -101,6 +103,7 @@ async def test_a_run_that_was_committed_while_it_waited_starts_as_one_of_a_call(
 
 
 async def test_a_commit_before_the_run_has_begun_makes_it_one_of_a_call(calls: Calls) -> None:
+    calls.register(effects=SAFE)
     run = calls.dispatcher.launch(tool=calls.tool, arguments_json=ROME, context=CONTEXT)
     run.commit("c")
     await settle()
@@ -112,7 +115,7 @@ async def test_a_commit_before_the_run_has_begun_makes_it_one_of_a_call(calls: C
 async def test_too_many_speculative_runs_end_and_displace_no_call(calls: Calls) -> None:
     busy = [await calls.launch(call_id=f"busy-{number}") for number in range(2)]
     call = await calls.launch(call_id="c")
-    guesses = [await calls.launch() for _ in range(SPECULATIVE_WAITING_MAX + 1)]
+    guesses = [await calls.guess() for _ in range(SPECULATIVE_WAITING_MAX + 1)]
     assert ending(guesses[-1]) == (ToolCallOutcome.ERROR, Reason.OVERLOADED)
     assert not any(run.ended for run in (*busy, call, *guesses[:-1]))
     calls.dispatcher.link_lost(calls.link)
@@ -123,7 +126,7 @@ async def test_too_many_speculative_runs_end_and_displace_no_call(calls: Calls) 
 async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls) -> None:
     for number in range(2):
         await calls.launch(call_id=f"busy-{number}")
-    guess, promoted = await calls.launch(), await calls.launch()
+    guess, promoted = await calls.guess(), await calls.guess()
     calls.toolset.register(
         [
             ToolProposal(
@@ -145,3 +148,39 @@ async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls)
 
 
 # Runs that are no longer wanted.
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        ToolEffects(),
+        ToolEffects(read_only=True),
+        ToolEffects(speculation_safe=True),
+        replace(SAFE, open_world=True),
+        replace(SAFE, requires_approval=True),
+    ],
+)
+async def test_a_tool_that_is_not_declared_safe_never_runs_early(
+    calls: Calls, effects: ToolEffects
+) -> None:
+    calls.register(effects=effects)
+    with pytest.raises(ValueError, match="may not run early"):
+        await calls.launch(call_id="")
+    assert not calls.link.asked
+
+
+async def test_a_call_evicts_the_youngest_speculative_run_that_holds_a_slot(calls: Calls) -> None:
+    older, younger = await calls.guess(), await calls.guess()
+    assert older.sent
+    assert younger.sent
+    call = await calls.launch(call_id="c")
+    assert ending(younger) == (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
+    discarded = InvocationCancelReason.PREDICTION_DISCARDED
+    assert calls.link.cancels == [(younger.invocation_id, discarded)]
+    assert call.sent
+    assert older.ended is None
+    older.commit("d")
+    other = await calls.launch(call_id="e")
+    assert older.ended is None
+    assert not other.sent
+    calls.dispatcher.link_lost(calls.link)

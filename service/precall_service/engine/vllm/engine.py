@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -137,8 +138,8 @@ class VllmEngine:
         """
         sampled = _Sampled(token_ids=[], texts=[])
         plan, parser = self._planned(prompt, spec)
+        params = self._params(plan, spec, parsed=parser is not None)
         try:
-            params = self._plans.sampling_params(spec, plan, parsed=parser is not None)
             async with contextlib.aclosing(
                 self._llm.generate(
                     tokens_input(
@@ -169,15 +170,20 @@ class VllmEngine:
                         yield self._end(sampled, parser, finish)
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
-        except (VLLMClientError, ValueError) as error:
-            raise GenerationRefusedError(
-                f"the engine refuses this step: {_words(error)}", field=_field(error)
-            ) from error
-        except EngineGenerateError as error:
+        except VLLMClientError as error:
+            raise _refused(error) from error
+        except (EngineGenerateError, GracefulHTTPError, ValueError) as error:
+            # A parser's ValueError too: AsyncLLM lets no other plain error pass.
             log.exception("the engine failed on step %s", spec.step_id)
             raise GenerationFailedError(
                 "the engine failed on this generation: send the turn again, with a new turn id"
             ) from error
+
+    def _params(self, plan: StepPlan, spec: StepSpec, *, parsed: bool) -> SamplingParams:
+        try:
+            return self._plans.sampling_params(spec, plan, parsed=parsed)
+        except (VLLMClientError, ValueError) as error:
+            raise _refused(error) from error
 
     async def load(self) -> EngineLoad:
         """As `Engine.load`. Waits until the engine has finished the step that it computes.
@@ -238,7 +244,7 @@ class VllmEngine:
             log.warning("vLLM's parsers refuse the tools or variables of a step", exc_info=True)
             raise GenerationRefusedError(
                 "the parsers of this model refuse the tools or the template variables of the "
-                f"conversation: {_words(error)}"
+                f"conversation: {str(error) or type(error).__name__}"
             ) from error
 
     async def _finish(self, reason: str) -> Finish:
@@ -278,12 +284,10 @@ def _given_up() -> GenerationFailedError:
     )
 
 
-def _words(error: Exception) -> str:
-    """What an error says; its type's name if it says nothing."""
-    return str(error) or type(error).__name__
-
-
-def _field(error: Exception) -> str:
-    """The path of the field that vLLM refuses; empty if the contract has no such field."""
+def _refused(error: Exception) -> GenerationRefusedError:
+    """The error for what vLLM refuses; its field is empty if the contract has no such field."""
     parameter = getattr(error, "parameter", None)
-    return f"start_turn.generation.{parameter}" if parameter in _GENERATION_FIELDS else ""
+    return GenerationRefusedError(
+        f"the engine refuses this step: {str(error) or type(error).__name__}",
+        field=f"start_turn.generation.{parameter}" if parameter in _GENERATION_FIELDS else "",
+    )
