@@ -1,1 +1,1 @@
-"""The agent loop: conversations, their turns, and what is told about them."""
+"""The agent loop: conversations, their turns, and the events sent about them."""

@@ -1,10 +1,10 @@
-"""The account of a turn: what happens in it and when, in one place for everything that observes it.
+"""The account of a turn: the one record of what happened and when, for all observers.
 
-The turn notes each happening once. The account adds the time and hands both to the observers: the
-report and the spans today, metrics and predictors later. What the client is told is sent apart from
-this, and may come later: a client can be slow to read.
+The turn notes each happening once. The account adds the time and passes both to the observers:
+today the report and the spans, later metrics and predictors. Events for the client are sent
+separately and may be sent later, because a client may read slowly.
 
-Owns: the times of a turn. Observers take them from here and never read the clock.
+Owns: the times of a turn. Observers use these times and never read the clock.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from precall_service.domain.events import (
 from precall_service.engine.base import Prompt, StepSpec
 
 Piece = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta | ToolCallReady
-"""What the client is told while a step is generated."""
+"""An event that is sent to the client while a step is generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepBegan:
-    """The engine was asked for a step: from this prompt, in this way."""
+    """The engine was asked to generate a step from this prompt, with these settings."""
 
     step: int
     prompt: Prompt
@@ -44,8 +44,8 @@ class StepBegan:
 class Sampled:
     """The engine sampled these tokens, which completed these pieces.
 
-    The prompt of the step and the tokens of all that was sampled so far are what the model has
-    read: a branch or a draft can start from them at any moment.
+    The step's prompt and all tokens sampled so far are exactly what the model has read, so a
+    branch or a draft can start there at any moment.
     """
 
     token_ids: tuple[int, ...]
@@ -54,7 +54,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class CallTaken:
-    """A call of the finished step is on its way to its ending, which ToolCallCompleted tells."""
+    """A call of the finished step enters its path; ToolCallCompleted follows at the end."""
 
     call_id: str
     tool_name: str
@@ -72,10 +72,10 @@ Happening = (
 
 
 class TurnObserver(Protocol):
-    """Is shown what happens in one turn, in order."""
+    """Receives the happenings of one turn, in order."""
 
     def observe(self, at: float, happening: Happening) -> None:
-        """Takes note of it. Never raises and never waits: the turn goes on when it returns.
+        """Records a happening. Must not raise or wait: the turn continues when it returns.
 
         `at` is the time in seconds on the service's clock.
         """
@@ -83,14 +83,14 @@ class TurnObserver(Protocol):
 
 
 class TurnAccount:
-    """Shows every observer everything that happens."""
+    """Passes every happening to every observer."""
 
     def __init__(self, clock: Clock, observers: Sequence[TurnObserver]) -> None:
         self._clock = clock
         self._observers = tuple(observers)
 
     def note(self, happening: Happening) -> None:
-        """This happens now."""
+        """Records that this happens now."""
         at = self._clock.now()
         for observer in self._observers:
             observer.observe(at, happening)

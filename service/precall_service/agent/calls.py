@@ -2,13 +2,13 @@
 
     validate ─▶ dispatch ─▶ record
 
-Each call of a step takes the path on its own, side by side with the others. What may answer a call
-without a new run, or keep it from running, belongs between validating and dispatching: a person's
-approval, the cache, the claim of a predicted run.
+The calls of a step take the path concurrently and independently. Whatever can answer a call without
+a new run, or prevent its run, belongs between validating and dispatching: a person's approval, the
+cache, the claim of a predicted run.
 
-Owns: which calls the client still waits for, and which tools may have had effects.
-Never: generates, or runs handlers; the dispatcher does.
-Concurrency: `answer` is one coroutine with one task a call; the others are called when it is over.
+Owns: which calls have no ending yet, and which tools may have had effects.
+Never: generates tokens or runs handlers; the engine and the dispatcher do.
+Concurrency: `answer` runs one task per call; the other methods are called while it is not running.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Offer = Callable[[TurnEvent], None]
 class _OpenCall:
     ready_at: float
     completed: ToolCallCompleted | None = None
-    """The ending, from when it is known to when it is told."""
+    """The ending, while it is known but not yet sent to the client."""
 
 
 class TurnCalls:
@@ -77,36 +77,39 @@ class TurnCalls:
         self._offer = offer
         self._open: dict[str, _OpenCall] = {}
         self._in_doubt: set[str] = set()
-        """Calls whose handler was sent for and may have had effects."""
+        """Calls whose invocation was sent and that may have had effects."""
         self._effects: dict[str, None] = {}
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """Tools that are not read-only and whose handler was sent for, in the order of that."""
+        """The tools that may have had effects: not read-only, and an invocation was sent.
+
+        They are in the order in which their first runs ended.
+        """
         return tuple(self._effects)
 
     def open(self, told: Mapping[str, float]) -> None:
-        """A step is over, in which the client was told of these calls, with when each was ready."""
+        """Opens a step's calls that were sent to the client, each with the time it was ready."""
         self._open = {call_id: _OpenCall(ready_at) for call_id, ready_at in told.items()}
 
     async def end_unmade(self, made: Iterable[ToolCall]) -> None:
-        """Ends those calls that a limit cut before they were part of a message."""
+        """Ends the open calls that a limit cut before they became part of a message."""
         made_ids = {call.call_id for call in made}
         for call_id in [call_id for call_id in self._open if call_id not in made_ids]:
             await self._end(call_id, refusals.call_not_made())
 
     async def answer(self, calls: Sequence[ToolCall]) -> None:
-        """Returns once each call has its ending, in the transcript and told to the client.
+        """Returns once each call's ending is in the transcript and was sent to the client.
 
-        On cancel: the runs are discarded, and their processes told; `end_all` is still to be
-        called.
+        On cancel: the runs are discarded and their processes notified; the caller must still call
+        `end_all`.
         """
         async with asyncio.TaskGroup() as group:
             for call in calls:
                 group.create_task(self._answer(call))
 
     async def end_all(self, why: ServiceError | None) -> None:
-        """Ends every call that is still open: the turn ends first, for this reason."""
+        """Ends every open call, because the turn ends; `why` is the turn's error."""
         unanswered = {call.call_id: call for call in self._transcript.unanswered}
         for call_id, call in unanswered.items():
             self._transcript.keep_answer(call, model_text(self._outlived(call_id, why)))
@@ -156,7 +159,7 @@ class TurnCalls:
                 self._effects[tool.name] = None
 
     async def _end(self, call_id: str, ending: InvocationEnding) -> None:
-        """Tells a call's ending: the first one, should a cancel have cut the telling short."""
+        """Sends a call's ending. If a cancel interrupted an earlier attempt, sends that ending."""
         call = self._open[call_id]
         if call.completed is None:
             has_result = ending.error is None

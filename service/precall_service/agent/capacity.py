@@ -8,10 +8,10 @@ from precall_service.engine.supervisor import EngineSupervisor
 
 
 def follow_engine(admission: Admission, engines: EngineSupervisor) -> None:
-    """From now on, admits turns while the engine is READY and only then.
+    """From now on, admits turns only while the engine is READY.
 
-    The capacity changes in the same moment as the engine's state, so the two never disagree. The
-    share of a turn whose engine has died goes to no other turn, which would fail as well.
+    The capacity changes together with the engine's state, so the two never disagree. When an engine
+    dies, the shares of its turns are not given to other turns, which would fail as well.
     """
 
     def follow(state: EngineState) -> None:

@@ -1,4 +1,4 @@
-"""What a turn is given, and what it leaves behind."""
+"""What a turn gets from its process and its conversation, and what it returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from precall_tracing.turns import Tracer, default_tracer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """What every turn of the process shares. `model` is the name that clients know."""
+    """What all turns of the process share. `model` is the name that clients use."""
 
     model: str
     engines: EngineSupervisor
@@ -30,7 +30,10 @@ class TurnServices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
-    """What the conversation brings to a turn: who, the transcript so far, and the tools."""
+    """What a turn gets from its conversation: the transcript so far, the tools, and names.
+
+    `who` names the conversation and its tenant, for the log.
+    """
 
     conversation_id: str
     tenant: str
@@ -46,8 +49,8 @@ class TurnContext:
 class TurnEnding:
     """How a turn ended, and what the conversation keeps of it.
 
-    `messages` are those that the turn added: none when it failed without a trace in the world.
-    `begun`: a step was started.
+    `messages` are the messages that the turn adds; none if it failed without possible effects.
+    `begun` says whether a step was started.
     """
 
     completed: TurnCompleted

@@ -2,10 +2,10 @@
 
 Owns: the messages and tokens between turns, the running turn, the endings of recent turns, the
     order of events (through its outbox).
-Never: encodes, or touches the stream. The transport feeds it what the client says and takes what
-    the outbox holds.
-Concurrency: `run` is one long-lived coroutine that runs the turns; every other method is called
-    from the coroutine that reads the client.
+Never: encodes frames or touches the stream. The transport passes on the client's frames as values,
+    and writes the events of the outbox.
+Concurrency: one event loop. `run` is one long-lived coroutine that runs the turns. Meanwhile the
+    transport calls the methods for frames, and the dispatcher those of the handler link.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class Conversation:
-    """One conversation and the way to its client's handlers (it is the link of inline tools)."""
+    """One conversation; it is also the link to the handlers of its client's inline tools."""
 
     def __init__(
         self,
@@ -72,22 +72,22 @@ class Conversation:
         self._wake = asyncio.Event()
         self._draining = False
         self.error: ServiceError | None = None
-        """The status that the stream ends with, if not OK."""
+        """The error that the stream ends with; None for OK."""
         self._expiry: Timer | None = None
 
     @property
     def who(self) -> str:
-        """The conversation and its tenant, for the log."""
+        """Names the conversation and its tenant, for the log."""
         return f"{self.conversation_id} (tenant {self.tenant})"
 
-    # What the client says.
+    # Frames of the client.
 
     def register(
         self, proposals: Sequence[ToolProposal], *, path: str
     ) -> tuple[ToolRegistration, ...]:
-        """Declares or updates inline tools; a running turn keeps those that it began with.
+        """Registers or updates inline tools; a running turn keeps offering those it began with.
 
-        `path` is where they stand in the client's frame, for errors.
+        `path` is the field of the client's frame that holds the tools, for errors.
         """
         refused = self._no_tool_calls()
         if refused is not None:
@@ -97,21 +97,23 @@ class Conversation:
         return tuple(self._toolset.register(proposals, path=path))
 
     async def register_tools(self, frame: int, proposals: Sequence[ToolProposal]) -> None:
-        """Registers, and answers with one ToolsRegistered."""
+        """Registers tools, and answers with one ToolsRegistered."""
         registrations = self.register(proposals, path="register_tools.tools")
         await self.outbox.put(ToolsRegistered(frame, registrations))
 
     async def withdraw_tools(self, frame: int, names: Sequence[str]) -> None:
-        """Withdraws, and answers with one ToolsWithdrawn."""
+        """Withdraws tools, and answers with one ToolsWithdrawn."""
         withdrawn, unknown = self._toolset.withdraw(names)
         await self.outbox.put(ToolsWithdrawn(frame, tuple(withdrawn), tuple(unknown)))
 
     async def start_turn(self, spec: TurnSpec) -> None:
-        """Starts a turn; a repetition of one starts nothing.
+        """Starts a turn, unless it repeats a turn that is running or has ended.
+
+        If that turn has ended, its ending is sent again.
 
         Raises:
-            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, NOT_SERVED,
-                TOOL_CHOICE_INVALID.
+            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, NOT_SERVED or
+                TOOL_CHOICE_INVALID; or, while the conversation drains, the error that it ends with.
         """
         if await self._is_repetition(spec):
             return
@@ -143,41 +145,43 @@ class Conversation:
         self._wake.set()
 
     def cancel_turn(self, turn_id: str) -> None:
-        """Ends the running turn.
+        """Cancels the running turn; `turn_id` must name it or be empty.
+
+        Does nothing if `turn_id` names a turn that has recently ended.
 
         Raises:
-            ServiceError: TURN_UNKNOWN, unless that turn has just ended.
+            ServiceError: TURN_UNKNOWN if there is no such turn.
         """
         turn = self._turn
         if turn is None or (turn_id and turn.spec.turn_id != turn_id):
             if turn_id in self._ended:
-                return  # it ended while the frame was under way
+                return  # it ended while the frame was in transit
             raise refusals.turn_unknown(turn_id)
         turn.cancel(ServiceError(Reason.CANCELLED, "the client cancelled the turn"))
 
     def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
-        """The ending of an invocation of one of this client's tools.
+        """Ends an invocation of one of this client's tools with its handler's answer.
 
         Raises:
-            ServiceError: INVOCATION_UNKNOWN, or what is wrong with the result.
+            ServiceError: INVOCATION_UNKNOWN; or the error that an invalid result ends the run with.
         """
         self._services.dispatcher.deliver(self, invocation_id, answer)
 
     def progress(self, invocation_id: str, message: str, fraction: float | None) -> None:
-        """A sign of life of such an invocation.
+        """Passes on the progress of an invocation of one of this client's tools.
 
         Raises:
             ServiceError: INVOCATION_UNKNOWN.
         """
         self._services.dispatcher.progress(self, invocation_id, message, fraction)
 
-    # The way to the client's handlers (tools.link.HandlerLink).
+    # The link to the client's handlers (tools.link.HandlerLink).
 
     async def invoke(self, invocation: Invoke) -> None:
         """Asks the client to run a handler.
 
         Raises:
-            ServiceError: TOOL_UNAVAILABLE, the client is gone.
+            ServiceError: TOOL_UNAVAILABLE if the client is gone.
         """
         self._check_linked()
         await self.outbox.put(invocation, invocation.turn_id)
@@ -186,26 +190,26 @@ class Conversation:
         """Tells the client that a speculative run now answers a call.
 
         Raises:
-            ServiceError: TOOL_UNAVAILABLE, the client is gone.
+            ServiceError: TOOL_UNAVAILABLE if the client is gone.
         """
         self._check_linked()
         await self.outbox.put(InvocationCommitted(invocation_id, call_id))
 
     async def cancel(self, invocation_id: str, reason: InvocationCancelReason) -> None:
-        """Tells the client that a run is no longer wanted.
+        """Tells the client that a run is no longer needed.
 
         Raises:
-            ServiceError: TOOL_UNAVAILABLE, the client is gone.
+            ServiceError: TOOL_UNAVAILABLE if the client is gone.
         """
         self._check_linked()
         await self.outbox.put(CancelInvocation(invocation_id, reason))
 
-    # Its life.
+    # Lifecycle.
 
     async def run(self) -> None:
         """Runs turns until the conversation is drained, then closes the outbox.
 
-        On cancel (the client is gone): the running turn is cancelled and nothing more is told.
+        On cancel (the client is gone): the running turn is cancelled and no more events are sent.
         """
         try:
             while True:
@@ -218,31 +222,34 @@ class Conversation:
                     await self._wake.wait()
         finally:
             self._services.dispatcher.link_lost(self)
-            self._unwatch()
+            self._cancel_expiry()
             self.outbox.close()
 
     def drain(self, error: ServiceError | None = None) -> None:
-        """No more turns: once the running one has ended the stream ends, with this status."""
+        """Accepts no more turns, and ends the stream with `error` once the running turn has ended.
+
+        None means OK. If this is called again, the first error counts.
+        """
         self._draining = True
         self.error = self.error or error
         self._wake.set()
 
     def hang_up(self) -> None:
-        """The client says nothing more: the running turn is finished without its tools."""
+        """Handles a half-close: the running turn finishes without the client's tools."""
         self._services.dispatcher.link_lost(self)
         self.drain()
 
     def end(
         self, error: ServiceError, outcome: TurnOutcome, *, status: ServiceError | None = None
     ) -> None:
-        """The running turn ends at once, for this reason; then the stream, with `status`."""
+        """Ends the running turn immediately with `error`, then the stream with `status`."""
         if self._turn is not None:
             self._turn.cancel(error, outcome)
         self.drain(status)
 
     def renew(self) -> None:
-        """Something happened: the conversation expires a whole idle time from now."""
-        self._unwatch()
+        """Starts the idle time anew."""
+        self._cancel_expiry()
         if self.outbox.closed:
             return
         limit_s = self.limits.idle_expiry_s
@@ -267,11 +274,11 @@ class Conversation:
         self._tail = ending.tail
         self._turn = None
         self.renew()
-        if ending.begun:  # one that never began has done nothing, and may be sent again as it is
+        if ending.begun:  # else it did nothing, and the client may send the same turn again
             self._ended.add(turn.spec, completed)
 
     async def _is_repetition(self, spec: TurnSpec) -> bool:
-        """Whether the turn is known; an ended one is answered by its ending again."""
+        """Returns whether the turn is running or has ended; if ended, sends its ending again."""
         running = self._turn
         if running is not None and running.spec.turn_id == spec.turn_id:
             if not same_turn(running.spec, spec):
@@ -287,14 +294,14 @@ class Conversation:
             raise ServiceError(Reason.TOOL_UNAVAILABLE, "the client that runs the tool is gone")
 
     def _tools_for(self, choice: ToolChoice) -> tuple[RegisteredTool, ...]:
-        """The tools that a turn with this choice is offered.
+        """Returns the tools that a turn with this choice offers the model.
 
         Raises:
-            ServiceError: NOT_SERVED, TOOL_CHOICE_INVALID.
+            ServiceError: NOT_SERVED or TOOL_CHOICE_INVALID.
         """
         tools = self._toolset.snapshot()
         if tools and (refused := self._no_tool_calls()) is not None:
-            raise refused  # they were registered before the engine was there to ask
+            raise refused  # the tools were registered before the engine had started
         names = [tool.name for tool in tools]
         if choice.mode is ToolChoiceMode.NAMED and choice.tool_name not in names:
             raise refusals.named_tool_unknown(choice.tool_name, names)
@@ -303,13 +310,13 @@ class Conversation:
         return tools
 
     def _no_tool_calls(self) -> ServiceError | None:
-        """Why tools are of no use with the served model; None if they are, or not known yet."""
+        """Returns the error if the model cannot call tools; None if it can, or is not known yet."""
         engine = self._services.engines.info
         if engine is None or Feature.TOOL_CALLS in engine.features:
             return None
         return refusals.no_tool_calls(engine.model)
 
-    def _unwatch(self) -> None:
+    def _cancel_expiry(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

@@ -1,7 +1,7 @@
-"""All conversations of the process: how many there may be, and what ends them all.
+"""All conversations of the process: their limit, and their drain.
 
 Owns: the open conversations.
-Concurrency: one event loop; all but `drain` is synchronous.
+Concurrency: one event loop; everything except `drain` is synchronous.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RETRY_AFTER_S = 5.0
 
 
 class Conversations:
-    """Opens conversations and keeps count of them."""
+    """Opens and counts conversations."""
 
     def __init__(
         self, services: TurnServices, limits: AgentLimits, tool_limits: ToolLimits
@@ -46,18 +46,18 @@ class Conversations:
     def opened(
         self, tenant: str, agent_name: str, transcript: Transcript
     ) -> Generator[Conversation]:
-        """A new conversation, known here until the context is left.
+        """Yields a new conversation, which counts as open until the block ends.
 
         Raises:
-            ServiceError: OVERLOADED or DRAINING.
+            ServiceError: OVERLOADED if too many are open; DRAINING if the server is shutting down.
         """
         if self._draining:
             raise self._shutting_down()
         if len(self._open) >= self.limits.conversations_max:
             raise ServiceError(
                 Reason.OVERLOADED,
-                f"this server has {len(self._open)} conversations, the limit: try again in "
-                f"{RETRY_AFTER_S:g} s, or on another replica",
+                f"this server has {len(self._open)} conversations, which is the limit: try again "
+                f"in {RETRY_AFTER_S:g} s, or on another replica",
                 retry_after_s=RETRY_AFTER_S,
                 metadata={"limit": str(self.limits.conversations_max)},
             )
@@ -80,10 +80,10 @@ class Conversations:
                 self._idle.set()
 
     async def drain(self, time_left_s: float) -> None:
-        """Opens no more conversations, lets running turns finish, then ends what is left.
+        """Opens no more conversations, lets running turns finish, then ends the others.
 
-        Every client is told at once; the notice is dropped where a client is too slow to take
-        it: it sees the status instead. On cancel: what is left ends at once.
+        GoAway is sent to every client immediately, but dropped for a client whose outbox is full:
+        that client sees only the status. On cancel: the open conversations end immediately.
         """
         self._draining = True
         error = self._shutting_down()
@@ -94,7 +94,7 @@ class Conversations:
             async with asyncio.timeout(time_left_s):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d conversations outlast the drain time", len(self._open))
+            log.warning("%d conversations did not end within the drain time", len(self._open))
         finally:
             for conversation in self._open:
                 conversation.end(error, TurnOutcome.FAILED, status=error)

@@ -1,4 +1,4 @@
-"""The endings of a conversation's last turns, so that a turn that is sent again starts nothing."""
+"""The endings of a conversation's last turns, so that a turn that is sent twice runs only once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from precall_service.domain.turn import TurnSpec
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EndedTurn:
     digest: str
-    """Of what was asked, which may be a mebibyte long."""
+    """A hash of the spec, whose text may be a mebibyte long."""
     completed: TurnCompleted
 
 
 class EndedTurns:
-    """Remembers the last `turns_max` turns by their ids."""
+    """Remembers the endings of the last `turns_max` turns by turn id."""
 
     def __init__(self, turns_max: int) -> None:
         self._turns: FIFOCache[str, _EndedTurn] = FIFOCache(turns_max)
@@ -29,14 +29,14 @@ class EndedTurns:
         return turn_id in self._turns
 
     def add(self, spec: TurnSpec, completed: TurnCompleted) -> None:
-        """Remembers how a turn ended, and forgets the oldest beyond the limit."""
+        """Remembers how a turn ended; at the limit, forgets the oldest turn."""
         self._turns[spec.turn_id] = _EndedTurn(digest=_digest(spec), completed=completed)
 
     def ending_of(self, spec: TurnSpec) -> TurnCompleted | None:
-        """How this turn ended; None for one that is not known.
+        """Returns how this turn ended; None if it is not remembered.
 
         Raises:
-            ServiceError: TURN_ID_REUSED, a turn of that id asked for something else.
+            ServiceError: TURN_ID_REUSED if the id was used with another text or other settings.
         """
         ended = self._turns.get(spec.turn_id)
         if ended is None:
@@ -47,7 +47,7 @@ class EndedTurns:
 
 
 def same_turn(one: TurnSpec, other: TurnSpec) -> bool:
-    """Whether two turns ask for the same; the parents of their spans do not count."""
+    """Returns whether two turns are the same except for their trace context."""
     return replace(one, trace_context=TraceContext()) == replace(
         other, trace_context=TraceContext()
     )

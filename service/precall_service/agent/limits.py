@@ -1,4 +1,4 @@
-"""What a conversation and a turn may use at most."""
+"""The limits of conversations and turns."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from precall_service.domain.turn import TurnLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentLimits:
-    """Limits of conversations. Bytes are of UTF-8.
+    """Limits of conversations and their turns. `text_bytes_max` counts bytes of UTF-8.
 
-    `events_max` bounds what waits for a slow reader, `ended_turns_max` the endings that are kept
-    to answer a repeated turn id.
+    `events_max` bounds the events that wait for a slow reader, `ended_turns_max` the endings that
+    are kept to answer repeated turns.
     """
 
     conversations_max: int = 10_000

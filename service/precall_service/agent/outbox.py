@@ -1,7 +1,7 @@
-"""What one conversation tells its client: numbered, in order, bounded.
+"""The events that one conversation sends to its client: numbered, in order, bounded.
 
-Owns: the numbers of events. (The journal that lets a stream be resumed belongs here.)
-Never: encodes; the transport turns events into frames.
+Owns: the numbers of events. (The journal for resuming a stream will belong here.)
+Never: encodes events; the transport turns them into frames.
 Concurrency: any number of writers, one reader, one event loop.
 """
 
@@ -16,7 +16,7 @@ from precall_service.domain.events import ConversationEvent
 
 @dataclass(frozen=True, slots=True)
 class NumberedEvent:
-    """An event with its number and the turn that it belongs to (empty: none)."""
+    """An event with its number and the id of its turn (empty if it belongs to no turn)."""
 
     sequence: int
     turn_id: str
@@ -24,9 +24,9 @@ class NumberedEvent:
 
 
 class Outbox:
-    """Holds at most `events_max` events that the client has not been sent.
+    """Holds at most `events_max` events that the transport has not taken yet.
 
-    A full outbox makes its writers wait: a slow reader slows its own conversation, nobody else.
+    Writers wait while the outbox is full, so a slow reader slows only its own conversation.
     """
 
     def __init__(self, events_max: int, first_sequence: int) -> None:
@@ -40,17 +40,17 @@ class Outbox:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody will take what is put from now on."""
+        """Whether new events are dropped, because no one will take them."""
         return self._closed
 
     def take_number(self) -> int:
-        """The next number, for an event that does not pass through here: the handshake's."""
+        """Takes the next number for the handshake's answer, which bypasses the outbox."""
         number = self._next
         self._next += 1
         return number
 
     async def put(self, event: ConversationEvent, turn_id: str = "") -> None:
-        """Adds an event once there is room; after `close` it is dropped.
+        """Adds an event once there is room; drops it after `close`.
 
         On cancel: the event was not added.
         """
@@ -61,12 +61,12 @@ class Outbox:
             self._append(event, turn_id)
 
     def offer(self, event: ConversationEvent, turn_id: str = "") -> None:
-        """Adds an event that may be lost: it is dropped when there is no room."""
+        """Adds an event if there is room, else drops it."""
         if len(self._events) < self._events_max and not self._closed:
             self._append(event, turn_id)
 
     async def take(self) -> list[NumberedEvent]:
-        """All events that wait, at least one; an empty list once it is closed and drained.
+        """Waits for an event and returns all there are; once closed and empty, an empty list.
 
         On cancel: nothing was taken.
         """
@@ -79,7 +79,7 @@ class Outbox:
         return events
 
     def close(self) -> None:
-        """No more events: what waits is still taken. Idempotent."""
+        """Drops new events from now on; the events it holds can still be taken. Idempotent."""
         self._closed = True
         self._filled.set()
         self._room.set()

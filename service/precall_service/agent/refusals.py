@@ -1,4 +1,4 @@
-"""Why a turn is refused, cut or failed, in words: what, the numbers, the limit, and what to do."""
+"""The errors of turns that are refused, cut or failed: what was wrong, the limit, what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from precall_service.tools.text import shorten
 
 
 def turn_running(turn_id: str) -> ServiceError:
-    """The conversation runs another turn."""
+    """Another turn is running."""
     return ServiceError(
         Reason.TURN_RUNNING,
         f"turn {turn_id!r} is running: wait for its TurnCompleted, or cancel it",
@@ -21,41 +21,41 @@ def turn_running(turn_id: str) -> ServiceError:
 
 
 def turn_id_reused(turn_id: str) -> ServiceError:
-    """The id belongs to a turn that asked for something else."""
+    """The id was used for a turn with another text or other settings."""
     return ServiceError(
         Reason.TURN_ID_REUSED,
-        f"turn id {turn_id!r} was used for another text or other settings: a new turn needs a new"
-        " id",
+        f"turn id {turn_id!r} was already used with another text or other settings: a new turn "
+        "needs a new id",
         field="start_turn.turn_id",
     )
 
 
 def turn_unknown(turn_id: str) -> ServiceError:
-    """There is no such turn to cancel; the id may be empty."""
+    """There is no such turn to cancel. An empty id stands for the running turn."""
     return ServiceError(
         Reason.TURN_UNKNOWN,
-        f"no turn {shorten(turn_id, 80)!r} is running here" if turn_id else "no turn is running",
+        f"no turn {shorten(turn_id, 80)!r} is running" if turn_id else "no turn is running",
         field="cancel_turn.turn_id",
     )
 
 
 def too_many_messages(messages: int, limit: int) -> ServiceError:
-    """The conversation is full."""
+    """The conversation has reached its message limit."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the conversation has {messages} messages, the limit is {limit}: open a new one, with the"
-        " part of the history that matters",
+        f"the conversation has {messages} messages, the limit is {limit}: open a new conversation "
+        "with the part of the history that matters",
         field="start_turn",
         metadata={"limit": str(limit)},
     )
 
 
 def conversation_expired(limit_s: float) -> ServiceError:
-    """The conversation was idle for too long."""
+    """The conversation was idle for longer than the limit."""
     return ServiceError(
         Reason.CONVERSATION_EXPIRED,
-        f"nothing happened in the conversation for {limit_s:g} s, the limit: open a new one, with"
-        " the history",
+        f"the conversation was idle for {limit_s:g} s, which is the limit: open a new conversation "
+        "with the history",
         metadata={"limit_s": f"{limit_s:g}"},
     )
 
@@ -64,33 +64,33 @@ def no_tool_calls(model: str) -> ServiceError:
     """The served model cannot call tools."""
     return ServiceError(
         Reason.NOT_SERVED,
-        f"the format of {model} has no tool calls known to this server (CAPABILITY_TOOL_CALLS):"
-        " go on without tools, or have another model served, or its parser named with"
-        " --tool-call-parser",
+        f"this server knows no format for tool calls of {model} (CAPABILITY_TOOL_CALLS is not "
+        "granted): use no tools, or serve another model, or name the model's parser with "
+        "--tool-call-parser",
         metadata={"capability": "CAPABILITY_TOOL_CALLS"},
     )
 
 
 def named_tool_unknown(name: str, known: Sequence[str]) -> ServiceError:
-    """The tool that the client wants called is not registered."""
+    """The tool that the tool choice names is not registered."""
     return ServiceError(
         Reason.TOOL_CHOICE_INVALID,
-        f"no tool {name!r} is registered; there are: {', '.join(known) or 'none'}",
+        f"no tool {name!r} is registered; registered tools: {', '.join(known) or 'none'}",
         field="start_turn.generation.tool_choice.tool_name",
     )
 
 
 def no_tool_to_require() -> ServiceError:
-    """The client wants a call and has registered no tool."""
+    """The tool choice requires a call, but the client has registered no tool."""
     return ServiceError(
         Reason.TOOL_CHOICE_INVALID,
-        "a call is required and no tool is registered: register one first",
+        "a call is required, but no tool is registered: register a tool first",
         field="start_turn.generation.tool_choice.mode",
     )
 
 
 def turn_timeout(limit_s: float) -> ServiceError:
-    """The turn took too long."""
+    """The turn reached its time limit."""
     return ServiceError(
         Reason.TURN_TIMEOUT,
         f"the turn took longer than its limit of {limit_s:g} s: raise limits.max_duration, or "
@@ -101,10 +101,10 @@ def turn_timeout(limit_s: float) -> ServiceError:
 
 
 def too_many_steps(limit: int) -> ServiceError:
-    """The model does not stop calling."""
+    """The turn reached its step limit, and the last step made calls."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the model still makes calls after {limit} steps, the limit of this turn: raise "
+        f"the model still makes calls after {limit} steps, which is the limit of this turn: raise "
         "limits.max_steps, or narrow the question",
         field="start_turn.limits.max_steps",
         metadata={"limit": str(limit)},
@@ -112,27 +112,27 @@ def too_many_steps(limit: int) -> ServiceError:
 
 
 def too_many_tokens(limit: int) -> ServiceError:
-    """The turn has used its tokens up."""
+    """The turn reached its token limit."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the turn has generated {limit} tokens, its limit: raise limits.max_turn_tokens",
+        f"the turn has generated {limit} tokens, which is its limit: raise limits.max_turn_tokens",
         field="start_turn.limits.max_turn_tokens",
         metadata={"limit": str(limit)},
     )
 
 
 def prompt_too_long(prompt_tokens: int, model: str, limit: int) -> ServiceError:
-    """The prompt leaves no room in the context window."""
+    """The prompt leaves no room for an answer in the context window."""
     return ServiceError(
         Reason.CONTEXT_WINDOW_EXCEEDED,
-        f"the prompt has {prompt_tokens} tokens and the context window of {model} is {limit}, "
-        "which must hold the answer too: shorten the conversation, its tools or their results",
+        f"the prompt has {prompt_tokens} tokens, but the context window of {model} has {limit} and "
+        "must hold the answer too: shorten the conversation, its tools or their results",
         metadata={"prompt_tokens": str(prompt_tokens), "limit": str(limit)},
     )
 
 
 def step_cut(limit: int) -> ServiceError:
-    """A step's message did not fit."""
+    """A step reached its token limit before its message ended."""
     return ServiceError(
         Reason.LIMIT_REACHED,
         f"the step was cut after {limit} tokens: raise generation.max_step_tokens or "
@@ -143,26 +143,26 @@ def step_cut(limit: int) -> ServiceError:
 
 
 def step_given_up() -> ServiceError:
-    """The engine cancelled a step that nobody had cancelled, as one that shuts down may."""
+    """The engine cancelled a step by itself, as it may when it shuts down."""
     return ServiceError(
         Reason.ENGINE_FAILED,
-        "the engine gave the turn's step up: send the turn again, with a new turn id",
+        "the engine cancelled the turn's step: send the turn again with a new turn id",
     )
 
 
 def call_of_unknown_tool(name: str, known: Collection[str]) -> InvocationEnding:
-    """The model called what is not there."""
+    """The model called a tool that is not registered."""
     names = ", ".join(sorted(known)) or "none"
     return InvocationEnding(
         outcome=ToolCallOutcome.ERROR,
         error=ServiceError(
-            Reason.TOOL_UNKNOWN, f"no tool {name!r} is registered; there are: {names}"
+            Reason.TOOL_UNKNOWN, f"no tool {name!r} is registered; registered tools: {names}"
         ),
     )
 
 
 def call_not_made() -> InvocationEnding:
-    """A limit cut the step before the message with the call was whole."""
+    """A limit cut the step before the message with the call was complete."""
     return InvocationEnding(
         outcome=ToolCallOutcome.CANCELLED,
         error=ServiceError(
@@ -175,27 +175,30 @@ def waited_too_long(limit_s: float, retry_after_s: float) -> ServiceError:
     """The turn was never admitted."""
     return ServiceError(
         Reason.OVERLOADED,
-        f"the turn waited {limit_s:g} s for a place, the limit: try again in {retry_after_s:g} s, "
-        "or on another replica",
+        f"the turn waited {limit_s:g} s to start, which is the limit: try again in "
+        f"{retry_after_s:g} s, or on another replica",
         retry_after_s=retry_after_s,
         metadata={"limit_s": f"{limit_s:g}"},
     )
 
 
 def failed_after_effects(cause: ServiceError, tools: Iterable[str]) -> ServiceError:
-    """The turn failed, and sending it again might do twice what it has done. No RetryInfo."""
+    """The turn failed after calls that may have had effects.
+
+    There is no RetryInfo, because a retry could repeat the effects.
+    """
     names = ", ".join(tools)
     return ServiceError(
         cause.reason,
-        f"the turn failed after calls that may have had effects ({names}); its finished steps stand"
-        f" in the conversation: go on from there, since the same turn again might do twice what was"
-        f" done. Why it failed: {cause.message}",
+        f"the turn failed after calls that may have had effects ({names}). The conversation keeps "
+        "its finished steps: continue from there, since the same turn again could repeat the "
+        f"effects. Why it failed: {cause.message}",
         metadata={**cause.metadata, "called": names},
     )
 
 
 def answer_too_long() -> InvocationEnding:
-    """What later turns read in place of results that left no room for them."""
+    """Replaces results that left no room in the context window, so that later turns fit."""
     return InvocationEnding(
         outcome=ToolCallOutcome.ERROR,
         error=ServiceError(
@@ -205,7 +208,7 @@ def answer_too_long() -> InvocationEnding:
 
 
 def call_outlived(why: ServiceError | None, *, in_doubt: bool) -> InvocationEnding:
-    """The turn ended before the call did. `in_doubt`: the tool has effects, and may have run."""
+    """The turn ended before the call did. `in_doubt`: the call may have had effects."""
     message = "the turn ended before the call did"
     if why is not None:
         message += f": {why.message}"

@@ -1,4 +1,4 @@
-"""Sums the account of a turn up into its report: where time and tokens went."""
+"""Turns the account of a turn into its report: where time and tokens went."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TurnReporter:
         self._continuation_s = 0.0
         self._step_began_at: float | None = None
         self._calls_ready_at: float | None = None
-        """When the step ended whose calls are being answered."""
+        """When the step with the current calls ended."""
         self._answered_at: float | None = None
-        """When the latest of these calls ended."""
+        """When the latest of the current calls ended."""
         self._steps = 0
         self._calls_in_step = 0
         self._calls = 0
@@ -36,7 +36,7 @@ class TurnReporter:
 
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
-        if type(happening) is Sampled:  # first, and without `match`: the hot path
+        if type(happening) is Sampled:  # the hot path: tested first, without `match`
             if happening.pieces:
                 self._take_pieces(at, happening)
             return
@@ -56,7 +56,7 @@ class TurnReporter:
                 pass
 
     def report(self, ended_at: float) -> TurnReport:
-        """The report of a turn that ends now."""
+        """Returns the report of a turn that ends at this time."""
         self._end_tools()
         first = self._first_piece_at
         return TurnReport(

@@ -1,4 +1,4 @@
-"""Reads one generation: its pieces are told at once, and at its end it is a message."""
+"""Reads one generation: sends its pieces to the client as they come, and returns its message."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream
 Emit = Callable[[TurnEvent], Awaitable[None]]
 
 _CALL_ID_ALPHABET = string.ascii_letters + string.digits
-_CALL_ID_LENGTH = 9  # what Mistral's templates insist on, and enough for one conversation
+_CALL_ID_LENGTH = 9  # Mistral's templates require it, and it is enough for one conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step that ended by itself: what the model said, and the tokens it said it in.
+    """A step that was not aborted: its message and its tokens.
 
-    `text` is what the client was told; the message's is more where a cut left calls unfinished.
+    `text` is the text that was sent to the client. The text of the message is longer if the step
+    ended inside its calls.
     """
 
     text: str
@@ -43,7 +44,7 @@ class Step:
 
     @property
     def finish(self) -> StepFinishReason:
-        """Why it ended."""
+        """Why the step ended."""
         if self.message.tool_calls:
             return StepFinishReason.TOOL_CALLS
         return (
@@ -51,7 +52,7 @@ class Step:
         )
 
     def usage(self, prompt: Prompt) -> TokenUsage:
-        """The tokens that it took, from its prompt on."""
+        """Returns the tokens that the step used, with those of its prompt."""
         return TokenUsage(
             input_tokens=len(prompt),
             cached_tokens=self.end.cached_tokens,
@@ -74,9 +75,10 @@ class _Call:
 
 
 class StepReader:
-    """What the client was told of a step so far, also of one that was cut off.
+    """Reads one step, and knows what was sent to the client, even if the step is aborted.
 
-    A piece counts once it is told: one that a cut catches on its way never was.
+    A piece counts once it has been sent. A piece that was still waiting to be sent when the step
+    was aborted does not.
     """
 
     def __init__(self, account: TurnAccount, emit: Emit, clock: Clock) -> None:
@@ -84,7 +86,7 @@ class StepReader:
         self._emit = emit
         self._clock = clock
         self.begun = False
-        """Whether anything was sampled: the prompt was computed."""
+        """Whether the prompt was computed and a token sampled."""
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
@@ -92,12 +94,12 @@ class StepReader:
 
     @property
     def text(self) -> str:
-        """The text that was told so far."""
+        """The text that was sent to the client so far."""
         return "".join(self._text)
 
     @property
     def calls_told(self) -> dict[str, float]:
-        """The calls that were told, each with when it was ready (now, if it is not)."""
+        """The calls sent to the client, each with the time it was ready (now if it is not)."""
         now = self._clock.now()
         return {
             call.call_id: now if call.ready_at is None else call.ready_at
@@ -106,14 +108,14 @@ class StepReader:
         }
 
     async def read(self, stream: StepStream) -> Step:
-        """Reads the generation to its end.
+        """Reads the generation to its end and returns the step.
 
-        A step that a limit cut made no calls, nor did one that ended inside its only call: its
-        raw text stands in the message instead, so that the transcript says what the tokens say.
+        A step with calls makes none of them if a limit cut it, or if it ended before any call was
+        complete. Its message then holds its raw text, so that the transcript matches the tokens.
 
         Raises:
             EngineDiedError, ServiceError: from the engine.
-        On cancel: the generation is aborted; what was told so far can still be asked for.
+        On cancel: the generation is aborted; `text` and `calls_told` remain valid.
         """
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
@@ -128,8 +130,8 @@ class StepReader:
         raise AssertionError("the engine ended a generation without a StepEnd")
 
     def _piece(self, piece: base.Piece) -> Piece:
-        """What the client is told of a piece."""
-        if type(piece) is base.TextPiece:  # first, and without `match`: the hot path
+        """Returns the event for a piece."""
+        if type(piece) is base.TextPiece:  # the hot path: tested first, without `match`
             return TextDelta(piece.text)
         match piece:
             case base.ReasoningPiece(text):

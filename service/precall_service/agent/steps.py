@@ -1,7 +1,7 @@
 """The steps of one turn: each is one generation, from its prompt to a message in the transcript.
 
 Owns: the number of the step, the tokens that the turn may still generate, the end of each step.
-Never: admission, or what follows a step.
+Never: admits the turn, runs its calls, or decides what follows a step.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ class TurnSteps:
         self._clock = clock
         self._emit = emit
         self._reader: StepReader | None = None
-        """Of the step that is being generated."""
+        """The reader of the step that is being generated."""
         self._prompt_tokens = 0
-        self._untold: StepCompleted | None = None
-        """The ending of a step that the client has not been told."""
+        self._unsent_end: StepCompleted | None = None
+        """The ending of a step that has not been sent to the client yet."""
         self.number = 0
-        """Steps that have ended by themselves."""
+        """The number of the current step: how many steps ended before it."""
         self.tokens_left = spec.limits.max_turn_tokens
 
     async def generate(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> Step:
-        """The next step, in the transcript and told to the client.
+        """Generates the next step, adds it to the transcript, sends its events, and returns it.
 
         Raises:
             EngineDiedError, ServiceError: from the engine.
-        On cancel, and after an error: the generation is aborted; `end_all` is still to be called.
+        On cancel or error: the generation is aborted; the caller must still call `end_all`.
         """
         self._prompt_tokens = len(prompt)
         await self._emit(StepStarted(self.number, len(prompt)))
@@ -78,20 +78,20 @@ class TurnSteps:
         self._note_end(step.finish, step.usage(prompt))
         self._calls.open(reader.calls_told)
         await self._calls.end_unmade(step.message.tool_calls)
-        await self._tell_end()
+        await self._send_end()
         self.number += 1
         return step
 
     async def end_all(self, why: ServiceError | None) -> None:
-        """Ends a step that was cut off, and every call that is open; `why` the turn ends first."""
+        """Ends an aborted step and every open call; `why` is the turn's error."""
         if self._reader is not None:
-            # Of the tokens that it sampled none is counted; its prompt was computed.
+            # Its sampled tokens are not counted, but its prompt is if it was computed.
             usage = TokenUsage(input_tokens=self._prompt_tokens if self._reader.begun else 0)
             self._transcript.keep_cut_step(self._reader.text)
             self._note_end(StepFinishReason.ABORTED, usage)
             self._calls.open(self._reader.calls_told)
         await self._calls.end_all(why)
-        await self._tell_end()
+        await self._send_end()
 
     def _step_spec(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> StepSpec:
         room = engine.info.context_tokens_max - len(prompt)
@@ -108,10 +108,10 @@ class TurnSteps:
         )
 
     def _note_end(self, finish: StepFinishReason, usage: TokenUsage) -> None:
-        self._untold = StepCompleted(self.number, finish, usage)
-        self._account.note(self._untold)
+        self._unsent_end = StepCompleted(self.number, finish, usage)
+        self._account.note(self._unsent_end)
 
-    async def _tell_end(self) -> None:
-        if self._untold is not None:
-            await self._emit(self._untold)
-            self._untold = None
+    async def _send_end(self) -> None:
+        if self._unsent_end is not None:
+            await self._emit(self._unsent_end)
+            self._unsent_end = None

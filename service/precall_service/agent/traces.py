@@ -1,4 +1,4 @@
-"""Turns the account of a turn into its spans, in the words of the tracing package."""
+"""Turns the account of a turn into its spans, with the names of the tracing package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from precall_tracing.turns import OpenSpan, StepSettings, Tracer, TurnTrace, Usa
 
 
 class TurnSpans:
-    """Observes one turn. Leaving its context ends every span that is still open."""
+    """Observes one turn. Every span that is still open ends with the `with` block."""
 
     def __init__(self, tracer: Tracer, spec: TurnSpec, context: TurnContext) -> None:
         self._turn = TurnTrace(
@@ -55,7 +55,7 @@ class TurnSpans:
         self._turn.__exit__(kind, error, traceback)
 
     def call_context(self, call_id: str) -> TraceContext:
-        """The trace context for the handler of a call that is on its way."""
+        """Returns the trace context for the handler of an open call."""
         return TraceContext(**self._calls[call_id].carrier)
 
     def observe(self, at: float, happening: Happening) -> None:
@@ -81,12 +81,12 @@ class TurnSpans:
             return
         self._step.use(_used(usage))
         self._step.set({names.RESPONSE_FINISH_REASONS: [finish.name.lower()]})
-        if finish is not StepFinishReason.ABORTED:  # else the turn's ending says why
+        if finish is not StepFinishReason.ABORTED:  # else the turn's ending adds the reason
             self._end_step()
 
     def _complete_call(self, completed: ToolCallCompleted) -> None:
         span = self._calls.pop(completed.call_id, None)
-        if span is None:  # it was never on its way
+        if span is None:  # the call was not made, or its tool is unknown
             return
         span.set({names.TOOL_OUTCOME: completed.outcome.name.lower()})
         if completed.error is not None and completed.outcome is not ToolCallOutcome.CANCELLED:
@@ -94,7 +94,7 @@ class TurnSpans:
         span.end()
 
     def _complete_turn(self, completed: TurnCompleted) -> None:
-        """Limits and cancels are outcomes, not errors."""
+        """Completes the turn's span. Limits and cancels are outcomes, not errors."""
         report = completed.report
         self._turn.use(_used(report.usage))
         self._turn.set(

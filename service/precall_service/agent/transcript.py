@@ -19,7 +19,7 @@ from precall_service.engine.base import Engine, Prompt, StepEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """The exact tokens that a transcript ends in: what the next prompt can be appended to."""
+    """A transcript with its exact tokens, to which the next prompt can be appended."""
 
     transcript: Transcript
     prompt: Prompt
@@ -35,47 +35,51 @@ class TurnTranscript:
         self._messages: list[Message] = [UserMessage(text=text)]
         self._answers: dict[str, ToolMessage] = {}
         self.text = ""
-        """The text of the last step, as far as the client was told it."""
+        """The text of the last step, as far as it was sent to the client."""
 
     @property
     def tail(self) -> Tail | None:
-        """The tokens of the last step; None where the next prompt must be rendered afresh."""
+        """The tokens up to the last step's end; None if the next prompt must be rendered whole."""
         return self._tail
 
     @property
     def unanswered(self) -> tuple[ToolCall, ...]:
-        """Calls of the last step that no answer has been kept for."""
+        """The calls of the last step that have no answer yet."""
         return tuple(call for call in self._calls() if call.call_id not in self._answers)
 
     async def first_prompt(self, engine: Engine) -> Prompt:
-        """Appended to the last turn's tokens where these still say what the transcript says."""
+        """Returns the turn's first prompt.
+
+        It is appended to the last turn's tokens if they still match the transcript; otherwise the
+        whole transcript is rendered.
+        """
         tail = self._tail
         if tail is not None and tail.transcript.tools == self._before.tools:
             return await engine.append(tail.prompt, tail.end, tail.transcript, self._messages)
         return await engine.render(self._transcript())
 
     def keep_step(self, prompt: Prompt, step: Step) -> None:
-        """A step ended by itself."""
+        """Adds a step that was not aborted."""
         self._messages.append(step.message)
         self._answers.clear()
         self.text = step.text
         self._tail = Tail(transcript=self._transcript(), prompt=prompt, end=step.end)
 
     def keep_cut_step(self, text: str) -> None:
-        """A step was cut off while it was generated: its text stands, its calls do not."""
+        """Adds an aborted step: its text, but not its calls."""
         self.text = text
         self._messages.append(AssistantMessage(text=text))
         self._answers.clear()
         self._tail = None
 
     def keep_answer(self, call: ToolCall, text: str) -> None:
-        """A call of the last step was answered."""
+        """Keeps the answer to a call of the last step."""
         self._answers[call.call_id] = ToolMessage(
             call_id=call.call_id, tool_name=call.tool_name, text=text
         )
 
     async def continued_prompt(self, engine: Engine) -> Prompt:
-        """The prompt after the answers to the last step's calls, appended in call order."""
+        """Adds the answers to the last step's calls in call order; returns the prompt with them."""
         assert self._tail is not None
         answers = self._answers_in_order()
         prompt = await engine.append(
@@ -86,7 +90,7 @@ class TurnTranscript:
         return prompt
 
     def replace_answers(self, text: str) -> None:
-        """The answers to the last step's calls, which are in the prompt already, become this."""
+        """Replaces the text of the answers that `continued_prompt` added last."""
         for index in range(len(self._messages) - 1, 0, -1):
             message = self._messages[index]
             if not isinstance(message, ToolMessage):
@@ -94,10 +98,10 @@ class TurnTranscript:
             self._messages[index] = replace(message, text=text)
 
     def close(self) -> tuple[Message, ...]:
-        """The messages that the turn adds to the conversation, every call in them answered.
+        """Returns the messages that the turn adds to the conversation; all calls are answered.
 
-        A turn that was cut short still ends with an assistant message: many templates insist
-        that user and assistant take turns.
+        They end with an assistant message even if the turn ended early, because many templates
+        require that user and assistant alternate.
         """
         self._messages += self._answers_in_order()
         if not isinstance(self._messages[-1], AssistantMessage):

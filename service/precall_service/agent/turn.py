@@ -1,11 +1,11 @@
-"""One turn: from the user's message to the model's answer, step after step beside the engine.
+"""One turn: from the user's message to the model's answer, step after step.
 
 Owns: the turn's share of the engine, its outcome, its one ending.
-Never: encodes, runs calls (`TurnCalls` does), or decides what a conversation keeps.
+Never: encodes events, or runs calls (`TurnCalls` does).
 Concurrency: `run` is one coroutine; `cancel` may be called at any time.
 
 A step's prompt is the previous prompt, the tokens that the model sampled, and what the template
-writes for the results: never a second rendering, so the KV cache of the prefix always hits.
+writes for the results. Nothing is rendered twice, so the prefix cache always hits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Offer = Callable[[TurnEvent], None]
 
 
 class Turn:
-    """Runs once. What it emits ends with exactly one TurnCompleted, unless `run` is cancelled."""
+    """Runs once. Its events end with exactly one TurnCompleted, unless `run` is cancelled."""
 
     def __init__(
         self,
@@ -97,17 +97,17 @@ class Turn:
         self._error: ServiceError | None = None
 
     def cancel(self, error: ServiceError, outcome: TurnOutcome = TurnOutcome.CANCELLED) -> None:
-        """Ends the turn as soon as possible, with this outcome. The first reason stands."""
+        """Ends the turn as soon as possible, with this outcome. Only the first call counts."""
         if self._stop is None:
             self._stop = (outcome, error)
             if self._work is not None:
                 self._work.cancel()
 
     async def run(self) -> TurnEnding:
-        """The turn's ending, told to the client before it is returned.
+        """Runs the turn; sends its ending to the client, then returns it.
 
-        On cancel (the client is gone): the engine's generation and the handlers' runs are
-        cancelled, the share is given back, and nothing more is emitted.
+        On cancel (the client is gone): the generation is aborted, the handlers' runs are discarded,
+        the share is given back, and no more events are sent.
         """
         with self._spans:
             try:
@@ -123,7 +123,7 @@ class Turn:
             return await self._end()
 
     async def _work_to_outcome(self) -> None:
-        """The steps, with every failure turned into the turn's outcome."""
+        """Runs the steps and turns every failure into the turn's outcome."""
         try:
             await self._admit_and_step()
         except ServiceError as error:
@@ -144,20 +144,20 @@ class Turn:
         if not _fits(engine, prompt):
             raise _too_long(engine, prompt)
         tenant, tool_set = self._context.tenant, _tool_set(self._context.tools)
-        # Results may take as much again as what is generated: a first value on the safe side.
+        # A safe estimate until growth is learned: results may be as long as what is generated.
         safe = min(2 * limits.max_turn_tokens, engine.info.context_tokens_max - len(prompt))
         expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
             await self._wait_for_admission(share)
             tokens = await self._step_until_done(prompt, share)
-        if self._outcome is TurnOutcome.ANSWERED:  # one that was cut says nothing of its growth
+        if self._outcome is TurnOutcome.ANSWERED:  # a cut turn would have grown further
             services.growth.observe(tenant, tool_set, tokens - len(prompt))
 
     async def _wait_for_admission(self, share: Share) -> None:
         services = self._services
         self._set_timer(services.admission.limits.wait_max_s, self._give_up_waiting)
         while (position := await share.queue_position()) is not None:
-            # Never waited for: a client that does not read must not sit on its share.
+            # Not `emit`: a client that does not read must not delay the use of its share.
             self._offer(TurnQueued(position))
         self._set_timer(self.spec.limits.max_duration_s, self._expire)
         started = TurnStarted(services.clock.now() - self._received_at)
@@ -167,7 +167,7 @@ class Turn:
     def _set_timer(
         self, delay_s: float | None, callback: Callable[[], None] = lambda: None
     ) -> None:
-        """The one timer of the turn, in place of the one before; None: no timer."""
+        """Replaces the turn's only timer; None removes it."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = (
@@ -185,8 +185,8 @@ class Turn:
         self.cancel(error, TurnOutcome.LIMIT)
 
     async def _step_until_done(self, prompt: Prompt, share: Share) -> int:
-        """Steps until the turn has its outcome; returns the tokens of KV that it came to hold."""
-        engine = self._services.engines.engine()  # it may have been replaced; tokens fit any
+        """Runs steps until the turn has its outcome; returns the KV tokens that it then holds."""
+        engine = self._services.engines.engine()  # maybe a new one: the prompt fits any engine
         choice = self.spec.generation.tool_choice
         while True:
             step = await self._generate(engine, prompt, choice)
@@ -203,7 +203,7 @@ class Turn:
             engine = self._services.engines.engine()
             prompt = await self._transcript.continued_prompt(engine)
             if not _fits(engine, prompt):
-                # With them, no later turn would fit either.
+                # If these results stayed, no later turn would fit either.
                 self._transcript.replace_answers(model_text(refusals.answer_too_long()))
                 self._set(TurnOutcome.LIMIT, _too_long(engine, prompt))
                 return held
@@ -214,12 +214,12 @@ class Turn:
         try:
             return await self._steps.generate(engine, prompt, choice)
         except EngineDiedError:
-            # Before this turn's share goes to the next one, which would die as well.
+            # Reported before the share is given to the next turn, which would fail as well.
             self._services.engines.report_death(engine)
             raise
 
     def _limit_reached(self, step: Step) -> ServiceError | None:
-        """The limit that keeps the turn from going on after this step, if one does."""
+        """Returns the limit that ends the turn after this step; None if it may continue."""
         limits = self.spec.limits
         if not step.message.tool_calls:
             cut = step.end.finish is Finish.LENGTH
@@ -231,7 +231,7 @@ class Turn:
         return None
 
     async def _end(self) -> TurnEnding:
-        """Ends every call that is still open, tells the ending, and returns it."""
+        """Ends the step and calls that are still open, sends the turn's ending, and returns it."""
         await self._steps.end_all(self._error)
         kept = self._kept()
         report = self._reporter.report(self._services.clock.now())
@@ -246,7 +246,10 @@ class Turn:
         )
 
     def _kept(self) -> tuple[Message, ...]:
-        """What the conversation keeps: of a turn that failed, what may have changed the world."""
+        """Returns the messages to keep: none if the turn failed without possible effects.
+
+        If it failed with possible effects, its error now says not to retry it.
+        """
         if self._outcome is TurnOutcome.FAILED:
             if self._error is None or not self._calls.effects:
                 return ()
@@ -264,6 +267,6 @@ def _too_long(engine: Engine, prompt: Prompt) -> ServiceError:
 
 
 def _tool_set(tools: Sequence[RegisteredTool]) -> str:
-    """Names a set of tools: turns with the same tools grow alike."""
+    """Returns a key for a set of tools, because turns with the same tools grow alike."""
     digests = sorted(tool.declaration.digest for tool in tools)
     return hashlib.sha256("".join(digests).encode()).hexdigest()

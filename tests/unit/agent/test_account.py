@@ -1,4 +1,4 @@
-"""What happens in a turn is noted once, and every observer is shown the same."""
+"""What happens in a turn is noted once, and every observer sees the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.scripts import Pause, calls, says, thinks
 
 @pytest.fixture
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[Happening]:
-    """Everything that any turn of the test notes."""
+    """Everything that the turns of the test note."""
     happenings: list[Happening] = []
     note = TurnAccount.note
 
@@ -65,7 +65,7 @@ async def test_what_happens_in_a_turn_is_noted_in_order(noted: list[Happening]) 
         TurnCompleted,
     ]
     told = [piece for each in noted if isinstance(each, Sampled) for piece in each.pieces]
-    assert told == [event for event in client.events if event in told], "and told, in that order"
+    assert told == [event for event in client.events if event in told], "and sent in that order"
     assert any(isinstance(piece, ToolCallReady) for piece in told)
     assert told[-1] == TextDelta("Yes.")
 
@@ -103,7 +103,7 @@ def tracer(exporter: InMemorySpanExporter) -> Tracer:
 
 
 def spans(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    """The ended spans by name; each name once."""
+    """Returns the ended spans by name; names must be unique."""
     ended = exporter.get_finished_spans()
     assert len({span.name for span in ended}) == len(ended)
     return {span.name: span for span in ended}
@@ -151,7 +151,9 @@ async def test_a_failed_turn_and_its_cut_step_say_why(
     assert said(ended["chat scripted"], "gen_ai.response.finish_reasons") == ("aborted",)
 
 
-async def test_a_cancelled_turn_is_no_error(exporter: InMemorySpanExporter, tracer: Tracer) -> None:
+async def test_a_cancelled_turn_is_not_an_error(
+    exporter: InMemorySpanExporter, tracer: Tracer
+) -> None:
     async with agent(calls(ROME), tracer=tracer) as there:
         client = there.open(WEATHER)
         await client.send()

@@ -1,4 +1,4 @@
-"""A conversation: its turns one after another, and its life."""
+"""A conversation: its turns one after another, and its lifecycle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def never() -> Pause:
 
 
 async def refused(client: Client, reason: Reason, **turn: str) -> ServiceError:
-    """Why the conversation starts no such turn; nothing else comes of it."""
+    """Returns the error when the turn is refused, and checks that no event is sent."""
     told = len(client.events)
     with pytest.raises(ServiceError) as caught:
         await client.send(**turn)  # pyright: ignore[reportArgumentType]
@@ -69,7 +69,7 @@ async def test_one_turn_at_a_time() -> None:
         assert error.metadata["running_turn_id"] == "a"
 
 
-async def test_a_running_turn_that_is_sent_again_starts_nothing() -> None:
+async def test_a_running_turn_that_is_sent_again_is_not_started_again() -> None:
     async with agent([never()]) as there:
         client = there.open()
         await client.send("hi", turn_id="a")
@@ -79,7 +79,7 @@ async def test_a_running_turn_that_is_sent_again_starts_nothing() -> None:
         assert len(there.engine.prompts) == 1
 
 
-async def test_an_ended_turn_that_is_sent_again_is_told_its_ending_again() -> None:
+async def test_the_ending_of_an_ended_turn_that_is_sent_again_is_sent_again() -> None:
     async with agent(says("Yes."), says("No."), [never()]) as there:
         client = there.open()
         for turn_id in ("a", "b"):
@@ -91,11 +91,11 @@ async def test_an_ended_turn_that_is_sent_again_is_told_its_ending_again() -> No
 
         await client.send("hi", turn_id="c")
         await client.send("hi", turn_id="b")
-        assert len(client.of(TurnCompleted)) == 4, "also while another one runs"
+        assert len(client.of(TurnCompleted)) == 4, "even while another turn runs"
         assert len(there.engine.prompts) == 3
 
 
-async def test_a_turn_that_failed_on_its_way_fails_again_when_it_is_sent_again() -> None:
+async def test_a_turn_that_failed_after_it_began_is_not_run_again() -> None:
     async with agent([*says("Yes."), never()], says("Yes.")) as there:
         client = there.open()
         await client.send("hi", turn_id="a")
@@ -120,7 +120,7 @@ async def test_a_turn_that_never_began_may_be_sent_again() -> None:
 
 
 @pytest.mark.parametrize("running", [True, False])
-async def test_an_id_is_for_one_text_and_its_settings(running: bool) -> None:
+async def test_a_turn_id_cannot_be_reused_for_another_text_or_other_settings(running: bool) -> None:
     async with agent([*says("Yes."), *([never()] if running else [])]) as there:
         client = there.open()
         await client.send("hi", turn_id="a")
@@ -133,7 +133,7 @@ async def test_an_id_is_for_one_text_and_its_settings(running: bool) -> None:
                 await client.send("hi", turn_id="a", **other)  # pyright: ignore[reportArgumentType]
 
 
-async def test_a_repetition_may_come_with_another_trace() -> None:
+async def test_a_repeated_turn_may_have_another_trace_context() -> None:
     async with agent(says("Yes.")) as there:
         client = there.open()
         await client.send("hi", turn_id="a")
@@ -149,7 +149,7 @@ async def test_a_repetition_may_come_with_another_trace() -> None:
         assert len(client.of(TurnCompleted)) == 2
 
 
-async def test_few_endings_are_remembered() -> None:
+async def test_only_the_last_endings_are_remembered() -> None:
     engine = scripted(script=always(says("Yes.")))
     async with agent_on(engine, limits=agent_limits(ended_turns_max=2)) as there:
         client = there.open()
@@ -160,10 +160,10 @@ async def test_few_endings_are_remembered() -> None:
         told = len(client.numbered)
         await client.send(turn_id="a")
         assert len(engine.prompts) == 4, "forgotten: it is a new turn"
-        del client.numbered[told:]  # or the check of every telling misses the old one's end
+        del client.numbered[told:]  # else the final check would count two endings of one turn
 
 
-async def test_the_conversation_has_a_limit_of_messages() -> None:
+async def test_a_conversation_has_a_limit_of_messages() -> None:
     async with agent(says("1"), says("2"), limits=agent_limits(messages_max=4)) as there:
         client = there.open()
         await client.ask()
@@ -173,11 +173,11 @@ async def test_the_conversation_has_a_limit_of_messages() -> None:
         assert error.metadata["limit"] == "4"
 
 
-async def test_a_choice_of_a_tool_that_is_not_there() -> None:
+async def test_a_tool_choice_without_a_registered_tool_for_it_is_refused() -> None:
     async with agent() as there:
         client = there.open(WEATHER)
         choice = ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="rain")
-        with pytest.raises(ServiceError, match="there are: weather") as caught:
+        with pytest.raises(ServiceError, match="registered tools: weather") as caught:
             await client.send(generation=GenerationSettings(tool_choice=choice))
         assert caught.value.reason is Reason.TOOL_CHOICE_INVALID
 
@@ -190,7 +190,7 @@ async def test_a_choice_of_a_tool_that_is_not_there() -> None:
 # Cancels.
 
 
-async def test_a_cancel_without_an_id_is_for_the_running_turn() -> None:
+async def test_a_cancel_without_an_id_cancels_the_running_turn() -> None:
     async with agent([never()]) as there:
         client = there.open()
         await client.send()
@@ -200,14 +200,14 @@ async def test_a_cancel_without_an_id_is_for_the_running_turn() -> None:
 
 
 @pytest.mark.parametrize("turn_id", ["", "other"])
-async def test_a_cancel_of_no_turn(turn_id: str) -> None:
+async def test_a_cancel_while_no_turn_runs_is_refused(turn_id: str) -> None:
     async with agent() as there:
         with pytest.raises(ServiceError) as caught:
             there.open().conversation.cancel_turn(turn_id)
         assert caught.value.reason is Reason.TURN_UNKNOWN
 
 
-async def test_a_cancel_of_another_turn_than_the_one_that_runs() -> None:
+async def test_a_cancel_of_a_turn_that_is_not_the_running_one_is_refused() -> None:
     async with agent([never()]) as there:
         client = there.open()
         await client.send(turn_id="a")
@@ -217,7 +217,7 @@ async def test_a_cancel_of_another_turn_than_the_one_that_runs() -> None:
         assert client.of(TurnCompleted) == []
 
 
-async def test_a_cancel_that_comes_too_late() -> None:
+async def test_a_cancel_of_a_turn_that_has_ended_does_nothing() -> None:
     async with agent(says("Yes."), [never()]) as there:
         client = there.open()
         await client.send(turn_id="a")
@@ -228,10 +228,10 @@ async def test_a_cancel_that_comes_too_late() -> None:
         assert [ending.outcome for ending in client.of(TurnCompleted)] == [TurnOutcome.ANSWERED]
 
 
-# Its life.
+# Lifecycle.
 
 
-async def test_drained_while_idle_it_ends_at_once() -> None:
+async def test_an_idle_conversation_that_is_drained_ends_immediately() -> None:
     async with agent() as there:
         client = there.open()
         client.conversation.drain()
@@ -243,7 +243,7 @@ async def test_drained_while_idle_it_ends_at_once() -> None:
         assert caught.value.reason is Reason.CANCELLED
 
 
-async def test_drained_while_a_turn_runs_it_ends_after_the_turn() -> None:
+async def test_a_conversation_that_is_drained_during_a_turn_ends_after_it() -> None:
     hold = asyncio.Event()
     async with agent([Pause(hold), *says("Yes.")]) as there:
         client = there.open()
@@ -263,7 +263,7 @@ async def test_drained_while_a_turn_runs_it_ends_after_the_turn() -> None:
         assert client.conversation.error is draining
 
 
-async def test_drained_just_after_a_turn_was_accepted_it_runs_the_turn() -> None:
+async def test_a_turn_that_was_accepted_just_before_a_drain_is_run() -> None:
     async with agent(says("Yes.")) as there:
         client = there.open()
         sending = asyncio.ensure_future(client.send())
@@ -323,11 +323,11 @@ async def test_an_ended_conversation_leaves_no_timer() -> None:
         client.conversation.renew()
         client.conversation.drain()
         await settle()
-        client.conversation.renew()  # a frame that was still under way
+        client.conversation.renew()  # a frame that was still in transit
         assert there.clock.pending == 0
 
 
-async def test_a_client_that_vanishes_before_its_turn_ran() -> None:
+async def test_a_client_that_vanishes_before_its_turn_runs() -> None:
     async with agent() as there:
         client = there.open()
         sending = asyncio.ensure_future(client.send())

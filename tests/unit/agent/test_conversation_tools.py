@@ -34,7 +34,7 @@ from tests.support.scripted_template import prompt_text
 from tests.support.scripts import calls, says
 
 
-async def test_new_tools_are_there_from_the_next_turn_on() -> None:
+async def test_new_tools_are_offered_from_the_next_turn_on() -> None:
     async with agent(says("One."), calls(("time", "{}")), says("Two.")) as there:
         client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
         await client.ask()
@@ -46,13 +46,13 @@ async def test_new_tools_are_there_from_the_next_turn_on() -> None:
         await client.ask()
         prompts = [prompt_text(prompt) for prompt in there.engine.prompts]
         assert prompts[0].startswith("<system> tools: weather\n")
-        assert prompts[1].startswith("<system> tools: weather, time\n"), "rendered afresh"
+        assert prompts[1].startswith("<system> tools: weather, time\n"), "rendered whole"
         assert prompts[1].endswith("<user>hi\n<model>One.\n<user>hi\n<model>")
         [completed] = client.of(ToolCallCompleted)
         assert completed.outcome is ToolCallOutcome.RESULT
 
 
-async def test_the_same_tools_again_change_nothing() -> None:
+async def test_registering_the_same_tools_again_changes_nothing() -> None:
     async with agent(calls(ROME), says("One."), says("Two.")) as there:
         client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
         await client.ask()
@@ -62,7 +62,7 @@ async def test_the_same_tools_again_change_nothing() -> None:
         assert after.token_ids[: len(before)] == before.token_ids
 
 
-async def test_a_refused_tool_is_told_why() -> None:
+async def test_the_answer_says_why_a_tool_is_refused() -> None:
     async with agent() as there:
         client = there.open()
         await client.conversation.register_tools(2, [ToolProposal(name="no good"), TIME])
@@ -75,7 +75,7 @@ async def test_a_refused_tool_is_told_why() -> None:
         assert errors[1] is None
 
 
-async def test_withdrawn_tools_are_told() -> None:
+async def test_the_answer_names_withdrawn_and_unknown_tools() -> None:
     async with agent(says("Yes.")) as there:
         client = there.open(WEATHER, TIME)
         await client.conversation.withdraw_tools(5, ["time", "rain"])
@@ -97,7 +97,7 @@ async def test_a_tool_withdrawn_while_a_turn_runs_is_unavailable_to_its_later_ca
         assert names == [["weather"]] * 3, "the turn keeps the tools that it began with"
 
 
-async def test_a_tool_updated_while_a_turn_runs_is_called_in_its_new_form() -> None:
+async def test_a_tool_updated_while_a_turn_runs_is_called_in_its_new_version() -> None:
     async with agent(calls(ROME), calls(ROME), says("Yes.")) as there:
         client = there.open(WEATHER)
         await client.send()
@@ -109,7 +109,7 @@ async def test_a_tool_updated_while_a_turn_runs_is_called_in_its_new_form() -> N
         assert versions[1] == "2" != versions[0]
 
 
-async def test_tools_on_a_model_without_calls_are_refused() -> None:
+async def test_tools_are_refused_by_a_model_without_tool_calls() -> None:
     info = replace(INFO, features=INFO.features - {Feature.TOOL_CALLS})
     async with agent_on(ScriptedEngine([says("Yes.")], info)) as there:
         client = there.open()
@@ -124,7 +124,7 @@ async def test_tools_on_a_model_without_calls_are_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", [ToolChoiceMode.AUTO, ToolChoiceMode.REQUIRED])
-async def test_tools_from_before_the_engine_was_there_are_refused_by_a_model_without_calls(
+async def test_tools_registered_before_the_engine_started_are_refused_by_a_model_without_tool_calls(
     mode: ToolChoiceMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = replace(INFO, features=INFO.features - {Feature.TOOL_CALLS})
@@ -149,7 +149,7 @@ async def test_a_client_is_told_that_its_run_now_answers_a_call() -> None:
         assert client.of(InvocationCommitted) == [InvocationCommitted("run-1", "call-1")]
 
 
-async def test_a_run_that_took_too_long_is_called_off_at_the_client() -> None:
+async def test_a_run_that_took_too_long_is_cancelled_at_the_client() -> None:
     async with agent(calls(ROME), says("Sorry.")) as there:
         client = there.open(WEATHER)
         await client.send()
@@ -160,7 +160,7 @@ async def test_a_run_that_took_too_long_is_called_off_at_the_client() -> None:
         ]
 
 
-async def test_an_answer_to_no_invocation() -> None:
+async def test_an_answer_to_an_unknown_invocation_is_refused() -> None:
     async with agent() as there:
         client = there.open()
         with pytest.raises(ServiceError) as caught:
@@ -171,7 +171,7 @@ async def test_an_answer_to_no_invocation() -> None:
         assert caught.value.reason is Reason.INVOCATION_UNKNOWN
 
 
-async def test_an_invocation_of_another_conversation() -> None:
+async def test_an_answer_to_an_invocation_of_another_conversation_is_refused() -> None:
     async with agent(calls(ROME), says("Yes.")) as there:
         client, other = there.open(WEATHER), there.open(WEATHER)
         await client.send()

@@ -1,4 +1,4 @@
-"""All conversations of a process: their number, and how they end together."""
+"""All conversations of a process: their limit, and their drain."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def refused(there: Agent, reason: Reason) -> ServiceError:
     return caught.value
 
 
-async def test_there_may_be_so_many() -> None:
+async def test_the_number_of_conversations_is_limited() -> None:
     async with agent(limits=agent_limits(conversations_max=2)) as there:
         ids = {there.open().conversation.conversation_id for _ in range(2)}
         assert len(ids) == 2
         assert "2 conversations" in refused(there, Reason.OVERLOADED).message
 
 
-async def test_who_leaves_makes_room() -> None:
+async def test_a_conversation_that_ends_makes_room() -> None:
     async with agent(limits=agent_limits(conversations_max=1)) as there:
         client = there.open()
         refused(there, Reason.OVERLOADED)
@@ -40,7 +40,7 @@ async def test_who_leaves_makes_room() -> None:
         there.open()
 
 
-async def test_a_drain_of_nothing_is_done() -> None:
+async def test_a_drain_without_conversations_ends_immediately() -> None:
     async with agent() as there:
         await there.conversations.drain(0.0)
         refused(there, Reason.DRAINING)
@@ -62,7 +62,7 @@ async def test_a_drain_lets_turns_finish() -> None:
         hold.set()
         await settle()
         assert busy.ending().outcome is TurnOutcome.ANSWERED
-        assert not draining.done(), "their streams still end"
+        assert not draining.done(), "their streams have not ended yet"
         there.leave_all()
         await draining
         for client in (idle, busy):
@@ -70,7 +70,7 @@ async def test_a_drain_lets_turns_finish() -> None:
             assert client.conversation.error.reason is Reason.DRAINING
 
 
-async def test_a_drain_ends_what_outlasts_it() -> None:
+async def test_a_drain_ends_turns_that_do_not_end_in_time() -> None:
     async with agent([Pause(asyncio.Event())]) as there:
         client = there.open()
         await client.send()
@@ -83,7 +83,7 @@ async def test_a_drain_ends_what_outlasts_it() -> None:
         assert client.running.done()
 
 
-async def test_a_drain_that_is_cancelled_ends_all_at_once() -> None:
+async def test_a_drain_that_is_cancelled_ends_all_conversations_immediately() -> None:
     async with agent([Pause(asyncio.Event())]) as there:
         client = there.open()
         await client.send()

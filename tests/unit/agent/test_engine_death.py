@@ -1,4 +1,4 @@
-"""The engine dies and comes back: what a turn loses by it, and what it does not."""
+"""The engine dies and is restarted: which turns fail, and which continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def never() -> Pause:
     return Pause(asyncio.Event())
 
 
-async def test_a_turn_that_generates_fails_and_the_conversation_goes_on() -> None:
+async def test_a_turn_that_generates_fails_and_the_conversation_continues() -> None:
     first = scripted(says("Hello."), [*says("I am "), never()])
     second = scripted(says("Back."))
     async with agent_on(first, second) as there:
@@ -56,7 +56,7 @@ async def test_a_turn_is_refused_while_there_is_no_engine() -> None:
         assert (await client.ask()).text == "Back."
 
 
-async def test_a_turn_that_waits_for_its_tools_goes_on_with_the_new_engine() -> None:
+async def test_a_turn_that_waits_for_its_tools_continues_on_the_new_engine() -> None:
     first, second = scripted(calls(ROME)), scripted(says("Sunny."))
     async with agent_on(first, second) as there:
         client = there.open(WEATHER)
@@ -85,7 +85,7 @@ async def test_a_turn_whose_tools_answer_while_there_is_no_engine_fails() -> Non
         assert (await client.ask()).text == "Back."
 
 
-async def test_a_turn_that_waits_for_its_admission_starts_on_the_new_engine() -> None:
+async def test_a_turn_that_waits_for_admission_starts_on_the_new_engine() -> None:
     first, second = scripted([never()]), scripted(says("Yes."))
     async with agent_on(first, second) as there:
         there.resize(slots=1)
@@ -125,8 +125,8 @@ async def test_waiting_turns_are_not_admitted_to_a_dead_engine() -> None:
         assert [client.ending().text for client in waiting] == ["one", "two"]
 
 
-async def test_an_engine_that_says_that_it_died_but_lives_is_replaced() -> None:
-    """Its turns must not wait for a death that never comes."""
+async def test_an_engine_that_reports_its_death_but_lives_is_replaced() -> None:
+    """Waiting turns must not wait for a death that never comes."""
     hold = asyncio.Event()
     first = scripted([Pause(hold), EngineDiedError("it shuts down")], sequences_max=1)
     second = scripted(says("one"), says("two"), sequences_max=1)

@@ -1,4 +1,4 @@
-"""What a conversation tells: in order, numbered, bounded."""
+"""The events of a conversation: in order, numbered, bounded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def outbox(events_max: int = 2) -> Outbox:
 
 
 def read(taken: list[NumberedEvent]) -> list[tuple[int, str]]:
-    """The numbers and texts of what was taken."""
+    """Returns the numbers and texts of events that were taken."""
     return [(n.sequence, n.event.text) for n in taken if isinstance(n.event, TextDelta)]
 
 
@@ -49,7 +49,7 @@ async def test_a_full_outbox_makes_its_writer_wait() -> None:
     assert read(await box.take()) == [(3, "c")]
 
 
-async def test_one_reading_lets_no_more_in_than_there_is_room() -> None:
+async def test_a_read_lets_in_only_as_many_events_as_there_is_room_for() -> None:
     box = outbox(events_max=2)
     writers = [asyncio.create_task(box.put(TextDelta(str(number)))) for number in range(5)]
     await settle()
@@ -79,7 +79,7 @@ async def test_taking_waits_for_an_event() -> None:
     assert read(await taking) == [(1, "a")]
 
 
-async def test_what_waits_is_still_taken_after_close() -> None:
+async def test_events_can_still_be_taken_after_close() -> None:
     box = outbox()
     await box.put(TextDelta("a"))
     box.close()
@@ -106,7 +106,7 @@ async def test_close_wakes_a_reader() -> None:
     assert await taking == []
 
 
-async def test_close_wakes_writers_and_drops_what_they_bring() -> None:
+async def test_close_wakes_writers_and_drops_their_events() -> None:
     box = outbox(events_max=1)
     await box.put(TextDelta("a"))
     writers = [asyncio.create_task(box.put(TextDelta("late"))) for _ in range(3)]

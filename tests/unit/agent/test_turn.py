@@ -1,4 +1,4 @@
-"""One turn from its text to its answer, with its tools."""
+"""One turn from the user's message to the answer, with its calls."""
 
 from __future__ import annotations
 
@@ -136,10 +136,10 @@ async def test_reasoning_is_kept_apart() -> None:
         assert client.of(StepCompleted)[0].usage.reasoning_tokens == len("Hm, Rome.")
 
 
-# Calls that go wrong: the model is told, and the turn goes on.
+# Calls that fail: the model reads the error, and the turn continues.
 
 
-async def test_a_tool_that_is_not_there() -> None:
+async def test_a_call_of_an_unknown_tool() -> None:
     async with agent(calls(("rain", "{}")), says("Sorry.")) as there:
         client = there.open(WEATHER)
         ending = await client.ask()
@@ -153,7 +153,7 @@ async def test_a_tool_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("arguments", ['{"city":1}', "{}", "[]", "{", '{"city":"Rome","x":1}'])
-async def test_arguments_that_are_not_valid(arguments: str) -> None:
+async def test_a_call_with_invalid_arguments(arguments: str) -> None:
     async with agent(calls(("weather", arguments)), says("Sorry.")) as there:
         client = there.open(WEATHER)
         assert (await client.ask()).outcome is TurnOutcome.ANSWERED
@@ -199,7 +199,7 @@ async def test_progress_of_a_handler_is_passed_on() -> None:
 # What the engine is asked for.
 
 
-async def test_a_turn_asks_for_its_settings() -> None:
+async def test_every_step_has_the_settings_of_its_turn() -> None:
     generation = GenerationSettings(temperature=0.5, seed=7, max_step_tokens=50, stop=("x",))
     async with agent(calls(ROME), says("Sunny.")) as there:
         client = there.open(WEATHER, TIME, handler=lambda invocation: HandlerResult("1"))
@@ -211,7 +211,7 @@ async def test_a_turn_asks_for_its_settings() -> None:
         assert len({spec.step_id for spec in there.engine.specs}) == 2
 
 
-async def test_every_step_says_whose_it_is_and_how_its_prompt_was_rendered() -> None:
+async def test_every_step_names_its_tenant_and_its_template_variables() -> None:
     async with agent(calls(ROME), says("Sunny.")) as there:
         variables = {"enable_thinking": False}
         client = there.open(
@@ -258,7 +258,7 @@ async def test_a_choice_holds_until_the_model_has_called(
 
 async def test_the_choice_of_no_tool_holds_for_the_whole_turn() -> None:
     none = ToolChoice(mode=ToolChoiceMode.NONE)
-    async with agent(calls(ROME), says("Done.")) as there:  # a model that does not listen
+    async with agent(calls(ROME), says("Done.")) as there:  # the model calls a tool all the same
         client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
         await client.ask(generation=GenerationSettings(tool_choice=none))
         assert [spec.tool_choice for spec in there.engine.specs] == [none, none]
@@ -268,7 +268,7 @@ async def test_the_choice_of_no_tool_holds_for_the_whole_turn() -> None:
     ("refusal", "reason"),
     [
         (GenerationRefusedError("top_p is out of range"), Reason.FIELD_INVALID),
-        (GenerationFailedError("the engine gave top_p up"), Reason.ENGINE_FAILED),
+        (GenerationFailedError("the engine failed at top_p"), Reason.ENGINE_FAILED),
     ],
 )
 async def test_a_refusal_or_failure_of_the_engine_fails_the_turn(
@@ -303,7 +303,7 @@ async def test_a_template_that_refuses_fails_the_turn() -> None:
         assert "<user>again\n<model><call weather>" in prompt_text(there.engine.prompts[-1])
 
 
-async def test_a_defect_of_ours_ends_the_turn_and_tells_nothing_of_us(
+async def test_a_defect_fails_the_turn_and_tells_only_an_incident_number(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with agent([CallPiece(7, "{}")], says("Yes.")) as there:
@@ -318,7 +318,7 @@ async def test_a_defect_of_ours_ends_the_turn_and_tells_nothing_of_us(
         assert (await client.ask()).text == "Yes."
 
 
-async def test_an_engine_that_cancels_a_step_of_itself_does_not_answer() -> None:
+async def test_a_step_that_the_engine_cancels_by_itself_fails_the_turn() -> None:
     engine = scripted(script=_cancelled)
     async with agent_on(engine) as there:
         ending = await there.open().ask()

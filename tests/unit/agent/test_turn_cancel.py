@@ -1,7 +1,7 @@
-"""A turn that is cut off, wherever it is: everything ends once, and nothing stays behind.
+"""Turns that end early, in every phase: everything ends once, and nothing is left behind.
 
 `agent_on` checks after each test that the engine, the admission and the dispatcher are idle, and
-that every step and call that was told of has its one ending.
+that every step and call that the client was told of has ended exactly once.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ PHASES = (
 )
 STARTED = PHASES[1:]
 CALLED = PHASES[5:]
-"""Those in which a tool that may have effects has been called."""
+"""The phases in which a tool that may have effects has been called."""
 
 
 def steps_to(phase: str) -> list[Step]:
-    """What the engine says until then."""
+    """Returns the script of the engine up to this phase."""
     never = Pause(asyncio.Event())
     match phase:
         case "queued":
@@ -138,7 +138,7 @@ def _check_endings(phase: str, client: Client) -> None:
 
 
 def _check_usage(phase: str, client: Client) -> None:
-    """A step that was cut counts its prompt, once that was computed."""
+    """An aborted step counts its prompt if it was computed."""
     steps = client.of(StepCompleted)
     prompts = [started.prompt_tokens for started in client.of(StepStarted)]
     if phase == "before its first piece":
@@ -148,7 +148,7 @@ def _check_usage(phase: str, client: Client) -> None:
 
 
 def _kept(phase: str) -> str:
-    """What the conversation keeps of the cut turn: user and assistant still take turns."""
+    """Returns what the conversation keeps of the turn: user and assistant still alternate."""
     gone = 'weather: {"error":{"type":"cancelled","message":"the turn ended before the call did'
     doubt = "whether it took effect is not known"
     gone = f'<tool>{gone}: the client cancelled the turn; {doubt}"}}}}\n'
@@ -205,7 +205,7 @@ async def test_the_engine_dies(phase: str) -> None:
         await go_to(phase, there, client)
         there.engine.die()
         await settle()
-        there.resize()  # or a turn that gave its share up waits for the next engine
+        there.resize()  # else a turn that gave up its share would wait for the next engine
         await settle()
         for index, _ in enumerate(client.of(Invoke)):
             if not client.of(TurnCompleted) and not (index == 0 and phase == "one tool of two"):
@@ -214,7 +214,7 @@ async def test_the_engine_dies(phase: str) -> None:
         assert ending.outcome is TurnOutcome.FAILED
         assert ending.error is not None
         assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
-        # A client that sends it again would do twice what was done.
+        # The same turn again could repeat the effects.
         assert (ending.error.retry_after_s is None) == (phase in CALLED)
         assert ending.error.metadata.get("called") == ("weather" if phase in CALLED else None)
 
@@ -240,7 +240,7 @@ async def test_a_call_that_reached_no_handler_had_no_effects(call: tuple[str, st
         assert "the cut one" not in prompt_text(there.engines[1].prompts[-1])
 
 
-async def test_a_turn_that_only_read_leaves_nothing_when_the_engine_dies() -> None:
+async def test_nothing_is_kept_of_a_turn_without_effects_when_the_engine_dies() -> None:
     steps = steps_to("second step")
     async with agent_on(scripted(*steps), scripted(says("And on."))) as there:
         client = there.open(replace(WEATHER, effects=ToolEffects(read_only=True)))
@@ -259,7 +259,7 @@ async def test_time_is_up(phase: str) -> None:
         client = there.open(WEATHER)
         await go_to(phase, there, client)
         await there.advance(60.0)
-        while not client.of(TurnCompleted):  # its tools' own time was up first
+        while not client.of(TurnCompleted):  # its calls timed out first
             assert len(there.engine.prompts) <= 2
             await there.advance(60.0)
         ending = client.ending()
@@ -282,7 +282,7 @@ async def test_cancelled_before_it_ran() -> None:
         assert (await client.ask()).text == "Yes."
 
 
-async def test_the_first_reason_stands() -> None:
+async def test_the_first_reason_counts() -> None:
     async with agent(*steps_to("in text")) as there:
         client = there.open()
         await client.send()
@@ -298,7 +298,7 @@ async def test_the_first_reason_stands() -> None:
 
 @pytest.mark.parametrize("events_max", range(1, 13))
 async def test_cancelled_while_the_client_does_not_read(events_max: int) -> None:
-    """Whichever event the cut catches on its way, no ending is lost and none is told of nothing."""
+    """Whichever event waits to be sent at the cancel, every start has its end, and only those."""
     steps = ([*says("a"), *calls(ROME, OSLO)], says("b"))
     async with agent(*steps, limits=agent_limits(events_max=events_max)) as there:
         client = there.open(WEATHER)
@@ -316,7 +316,7 @@ async def test_cancelled_while_the_client_does_not_read(events_max: int) -> None
 
 
 @pytest.mark.parametrize("events_max", range(1, 13))
-async def test_a_client_that_reads_late_is_told_all(events_max: int) -> None:
+async def test_a_client_that_reads_late_gets_every_event(events_max: int) -> None:
     steps = ([*says("a"), *calls(ROME, OSLO)], says("b"))
     async with agent(*steps, limits=agent_limits(events_max=events_max)) as there:
         client = there.open(WEATHER)
@@ -350,13 +350,13 @@ async def test_a_client_that_does_not_read_cannot_keep_its_share() -> None:
         assert stuck.ending().outcome is TurnOutcome.LIMIT
 
 
-async def test_a_result_that_came_before_the_cut_is_what_the_client_is_told() -> None:
+async def test_a_result_that_came_before_the_cancel_is_sent_to_the_client() -> None:
     async with agent(calls(ROME), limits=agent_limits(events_max=1)) as there:
         client = there.open(WEATHER)
         await client.send()
         [invocation] = client.of(Invoke)
         client.reading.clear()
-        for _ in range(2):  # one is taken by the reading that is under way, one fills the outbox
+        for _ in range(2):  # one is taken by the read in progress, one fills the outbox
             client.conversation.progress(invocation.invocation_id, "half", None)
             await settle()
         await client.answer(result_json='"clear"')
@@ -370,7 +370,7 @@ async def test_a_result_that_came_before_the_cut_is_what_the_client_is_told() ->
 
 
 @pytest.mark.parametrize(("phase", "generated_s", "tools_s"), [("in text", 3, 0), ("tools", 0, 3)])
-async def test_the_report_counts_what_was_cut(
+async def test_the_report_counts_the_time_of_an_aborted_step_and_its_calls(
     phase: str, generated_s: float, tools_s: float
 ) -> None:
     async with agent(*steps_to(phase)) as there:

@@ -41,7 +41,7 @@ def answering(result_json: str = "1") -> Handler:
 
 
 def cut(ending: TurnCompleted, reason: Reason = Reason.LIMIT_REACHED) -> ServiceError:
-    """Why the turn was cut."""
+    """Checks that the turn was cut for this reason; returns its error."""
     assert ending.outcome is TurnOutcome.LIMIT
     assert ending.error is not None
     assert ending.error.reason is reason
@@ -49,7 +49,7 @@ def cut(ending: TurnCompleted, reason: Reason = Reason.LIMIT_REACHED) -> Service
 
 
 def tokens_of(items: Sequence[Item]) -> int:
-    """How many tokens a step of these has, without its end."""
+    """Returns how many tokens a step of these items has, without its end token."""
     return len(_written(items))
 
 
@@ -75,7 +75,7 @@ async def test_too_many_steps() -> None:
             ToolCallOutcome.CANCELLED,
             ToolCallOutcome.CANCELLED,
         ]
-        assert ending.report.tool_calls == 3, "those that were not run were made, too"
+        assert ending.report.tool_calls == 3, "calls that were made but not run count, too"
 
         await client.ask("next")
         kept = prompt_text(there.engine.prompts[-1])
@@ -154,7 +154,7 @@ async def test_a_step_cut_anywhere_in_or_after_its_call(max_tokens: int) -> None
         assert prompt.endswith(f"<model>{said}\n<user>next\n<model>")
 
 
-async def test_a_step_cut_after_a_complete_call_makes_none() -> None:
+async def test_a_step_cut_after_a_complete_call_makes_no_call() -> None:
     step = calls(ROME, OSLO)
     async with agent(step) as there:
         client = there.open(WEATHER)
@@ -167,7 +167,7 @@ async def test_a_step_cut_after_a_complete_call_makes_none() -> None:
         assert ending.report.tool_calls == 0
 
 
-async def test_a_step_cut_in_its_reasoning_says_nothing() -> None:
+async def test_a_step_cut_in_its_reasoning_has_no_text() -> None:
     async with agent(thinks("x" * 100)) as there:
         client = there.open()
         ending = await client.ask(generation=GenerationSettings(max_step_tokens=20))
@@ -201,7 +201,7 @@ async def test_a_prompt_beyond_the_context_window() -> None:
 
 
 @pytest.mark.parametrize(("length", "fits"), [(96, True), (97, False)])
-async def test_the_context_window_to_the_token(length: int, fits: bool) -> None:
+async def test_the_context_window_is_exact_to_the_token(length: int, fits: bool) -> None:
     async with agent_on(scripted(says(""), context_tokens_max=100)) as there:
         ending = await there.open().ask("x" * length)
         if fits:
@@ -230,5 +230,5 @@ async def test_results_beyond_the_context_window() -> None:
         assert len(there.engine.specs) == 1
         [completed] = client.of(ToolCallCompleted)
         assert completed.outcome is ToolCallOutcome.RESULT
-        assert (await client.ask("And now?")).text == "Next.", "the conversation is not lost"
+        assert (await client.ask("And now?")).text == "Next.", "the conversation can continue"
         assert '"too_large"' in prompt_text(there.engine.prompts[-1])

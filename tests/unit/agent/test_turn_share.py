@@ -63,7 +63,7 @@ async def test_the_report_tells_where_the_time_went() -> None:
         assert [call.wait_time_s for call in client.of(ToolCallCompleted)] == [3.0, 3.5]
 
 
-async def test_a_call_waits_from_when_it_was_ready() -> None:
+async def test_the_wait_time_of_a_call_begins_when_it_is_ready() -> None:
     more = asyncio.Event()
     async with agent([*calls(ROME), Pause(more), *calls(OSLO, first=1)], says(".")) as there:
         client = there.open(WEATHER)
@@ -77,7 +77,7 @@ async def test_a_call_waits_from_when_it_was_ready() -> None:
         assert [call.wait_time_s for call in client.of(ToolCallCompleted)] == [5.0, 3.0]
 
 
-async def test_a_turn_that_said_nothing_has_no_first_token() -> None:
+async def test_a_turn_without_output_has_no_time_to_first_token() -> None:
     async with agent([]) as there:
         ending = await there.open().ask()
         assert (ending.outcome, ending.text) == (TurnOutcome.ANSWERED, "")
@@ -87,7 +87,7 @@ async def test_a_turn_that_said_nothing_has_no_first_token() -> None:
 # Its share of the engine.
 
 
-async def test_a_turn_waits_for_its_admission() -> None:
+async def test_a_turn_waits_for_admission() -> None:
     first, second = asyncio.Event(), asyncio.Event()
     steps = ([Pause(first), *says("1")], [Pause(second), *says("2")], says("3"))
     async with agent(*steps) as there:
@@ -125,7 +125,7 @@ async def test_a_full_queue_refuses_a_turn() -> None:
             there.admission.release(share)
 
 
-async def test_a_turn_waits_for_so_long_and_is_told_why_it_ends() -> None:
+async def test_a_turn_that_waits_too_long_fails_as_overloaded() -> None:
     async with agent(says("Yes.")) as there:
         there.resize(slots=0)
         client = there.open()
@@ -142,7 +142,7 @@ async def test_a_turn_waits_for_so_long_and_is_told_why_it_ends() -> None:
         assert (await client.ask()).text == "Yes."
 
 
-async def test_a_turn_that_waits_for_an_engine_is_told_that_there_is_none() -> None:
+async def test_a_turn_that_waits_too_long_without_an_engine_fails_as_engine_unavailable() -> None:
     async with agent() as there:
         there.resize(slots=0)
         client = there.open()
@@ -155,7 +155,7 @@ async def test_a_turn_that_waits_for_an_engine_is_told_that_there_is_none() -> N
         assert error.reason is Reason.ENGINE_UNAVAILABLE
 
 
-async def test_a_slow_tool_gives_the_share_to_others() -> None:
+async def test_a_turn_with_a_slow_tool_gives_its_share_to_others() -> None:
     async with agent(calls(ROME), says("Other."), says("Sunny.")) as there:
         there.resize(slots=1)
         slow, other = there.open(WEATHER), there.open()
@@ -169,7 +169,7 @@ async def test_a_slow_tool_gives_the_share_to_others() -> None:
         assert slow.ending().text == "Sunny."
 
 
-async def test_a_turn_that_stepped_aside_comes_back_before_new_ones() -> None:
+async def test_a_turn_that_gave_up_its_share_resumes_before_new_turns() -> None:
     hold = asyncio.Event()
     steps = (calls(ROME), [Pause(hold), *says("Other.")], says("Sunny."), says("New."))
     async with agent(*steps) as there:
@@ -215,7 +215,7 @@ async def test_the_growth_of_a_turn_cut_by_a_limit_is_not_remembered() -> None:
 
 
 async def test_the_growth_of_a_cancelled_turn_is_not_remembered() -> None:
-    """Where it would have ended is not known, and many of them would admit too many turns."""
+    """Its full growth is unknown. If many of them counted, too many turns would be admitted."""
     stuck = Pause(asyncio.Event())
     async with agent(*[[*says("x" * 100), stuck] for _ in range(4)]) as there:
         client = there.open()
@@ -242,7 +242,7 @@ async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:
         assert other.ending().text == "Other."
 
 
-async def test_what_a_step_generated_beyond_its_share_keeps_others_out() -> None:
+async def test_tokens_generated_beyond_the_share_keep_others_out() -> None:
     long = says("x" * 500)
     async with agent(long + calls(ROME), says("Sunny."), says("Other.")) as there:
         there.resize(kv_tokens=700)
@@ -251,6 +251,8 @@ async def test_what_a_step_generated_beyond_its_share_keeps_others_out() -> None
         large, other = there.open(WEATHER), there.open(tenant="bob")
         await large.send()
         await other.send(limits=replace(LIMITS, max_turn_tokens=100))
-        assert other.of(TurnQueued) == [TurnQueued(0)], "its tools run, and it holds its share"
+        assert other.of(TurnQueued) == [TurnQueued(0)], (
+            "the turn keeps its share while its tools run"
+        )
         await large.answer()
         assert other.ending().text == "Other."
