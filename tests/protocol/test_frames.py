@@ -31,7 +31,7 @@ async def test_a_frame_with_a_wrong_number_is_refused(number: int) -> None:
         error = await stream.refused(number)
         assert error.reason == "FIELD_INVALID"
         assert error.field == "sequence"
-        assert "is not 2" in error.message
+        assert "must be 2" in error.message
         await lives_on(stream)
 
 

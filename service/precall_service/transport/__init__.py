@@ -1,1 +1,1 @@
-"""gRPC: the only package that knows the wire messages. Frames in, frames out, statuses."""
+"""gRPC: reads frames, writes frames and statuses. Only this package knows the wire messages."""

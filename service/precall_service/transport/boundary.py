@@ -1,7 +1,8 @@
-"""The edge of every method: whatever happens inside, the client gets a status.
+"""The boundary of every method: whatever happens inside, the client gets a status.
 
-grpc.aio sends no status when a CancelledError that the client did not cause leaves a method: the
-client then waits for ever (grpc/grpc#29248). So nothing but the client's own cancel may leave.
+If a CancelledError that the client did not cause leaves a method, grpc.aio sends no status and the
+client waits forever (grpc/grpc#29248). So a CancelledError may leave only if the client cancelled
+or the server stops.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 async def status_boundary(
     context: grpc.aio.ServicerContext[RequestT, ResponseT], method: str
 ) -> AsyncGenerator[None]:
-    """Ends the call with the status of what the block raises."""
+    """Ends the RPC with the status of the error that the block raises."""
     try:
         yield
     except ServiceError as error:
@@ -36,9 +37,9 @@ async def status_boundary(
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # the client cancelled, or the server stops
-        cancelled = RuntimeError("a task inside was cancelled")
+        cancelled = RuntimeError("a task inside the method was cancelled")
         await abort(context, report_defect(log, method, cancelled))
-    except Exception as error:  # noqa: BLE001 - whatever happened, the client gets a status
+    except Exception as error:  # noqa: BLE001 - the client must get a status for any error
         if _is_broken_stream(error):
             log.info("%s: the stream broke while a frame was written", method)
             await abort(context, ServiceError(Reason.CANCELLED, "the stream broke"))
@@ -46,7 +47,7 @@ async def status_boundary(
 
 
 def _is_broken_stream(error: BaseException) -> bool:
-    """Whether a write failed, which is how grpc.aio may tell that the client is gone."""
+    """Returns whether a write failed, which is one way grpc.aio reports that the client is gone."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(map(_is_broken_stream, group.exceptions))

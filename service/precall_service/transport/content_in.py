@@ -1,4 +1,4 @@
-"""Parts of content as text: what a message, a turn or a result says."""
+"""Turns the content parts of a message, a turn or a result into text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PARTS_MAX = 256
 
 
 def content_text(path: str, parts: Sequence[content_pb2.ContentPart]) -> str:
-    """The text of all parts together.
+    """Returns the text of all parts together.
 
     Raises:
-        ServiceError: NOT_SERVED, a part is not text; FIELD_INVALID, a part is unset; TOO_LARGE,
-            there are too many parts.
+        ServiceError: NOT_SERVED if a part is not text; FIELD_INVALID if a part is unset; TOO_LARGE
+            if there are too many parts.
     """
     check_count(path, len(parts), PARTS_MAX, "parts")
     for index, part in enumerate(parts):
@@ -24,7 +24,7 @@ def content_text(path: str, parts: Sequence[content_pb2.ContentPart]) -> str:
             case "text":
                 pass
             case None:
-                raise invalid(f"{path}[{index}]", "it is unset: give it a text")
+                raise invalid(f"{path}[{index}]", "the part is unset: give it a text")
             case kind:
                 raise not_served(f"{path}[{index}].{kind}", "CAPABILITY_MEDIA")
     return "".join(part.text for part in parts)

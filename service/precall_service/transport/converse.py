@@ -1,8 +1,8 @@
-"""One Converse stream: its handshake, the reading of its frames, the writing of its events.
+"""One Converse stream: does its handshake, reads its frames, and writes its events.
 
 Owns: the stream and the numbers of the client's frames.
-Never: what frames mean; the conversation does.
-Concurrency: one coroutine reads, one writes, one runs turns; none outlives the stream.
+Never: decides what frames mean; the conversation does.
+Concurrency: one coroutine reads, one writes and one runs turns; all end with the stream.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.Converse
 
 _SEQUENCE_MAX = 2**64 - 1
 
-_LATER = {
+_NOT_SERVED = {
     "cancel_tool_call": "CAPABILITY_INTERJECTION",
     "approval_decision": "CAPABILITY_APPROVALS",
 }
 
 
 class ConverseStream:
-    """Serves one call of AgentService.Converse."""
+    """Serves one AgentService.Converse RPC."""
 
     def __init__(
         self,
@@ -56,17 +56,17 @@ class ConverseStream:
         self._info = info
         self._handshake_s = handshake_s
         self._unread_s = unread_s
-        # More than a stream may have, so that each is answered on its own, and not without end.
+        # More than may be registered, so that each excess tool is refused on its own.
         self._tools_max = 4 * conversations.tool_limits.tools_max
         self._processed = 0
-        """The highest number of a client's frame that has been processed."""
+        """The highest sequence number of a processed frame."""
 
     async def serve(self) -> None:
         """Serves the stream to its end.
 
         Raises:
-            ServiceError: the status that it ends with, if not OK.
-        On cancel (the client is gone): the turn is cancelled and everything is given back.
+            ServiceError: the status that the stream ends with, if not OK.
+        On cancel (the client is gone): the turn is cancelled and everything is released.
         """
         with ExitStack() as stack:
             try:
@@ -82,7 +82,7 @@ class ConverseStream:
                 raise
             registrations = conversation.register(opening.proposals, path="open.tools")
             log.info("%s opened by %r", conversation.who, opening.client_name)
-            del opening  # or it lives as long as the stream
+            del opening  # else the history would stay in memory as long as the stream
             await self._converse(conversation, registrations)
         if conversation.error is not None:
             raise conversation.error
@@ -108,7 +108,7 @@ class ConverseStream:
             async with within(self._info.clock, self._handshake_s):
                 frame = await self._next_frame()
         except TimeoutError:
-            raise _no_handshake(f"nothing came within {self._handshake_s:g} s") from None
+            raise _no_handshake(f"no frame came within {self._handshake_s:g} s") from None
         if frame is None:
             raise _no_handshake("the stream ended before its first frame")
         self._check_frame(frame)
@@ -152,7 +152,8 @@ class ConverseStream:
     ) -> None:
         """Answers the handshake, then sends events until the conversation's run has ended.
 
-        A client that takes nothing is let go: its turn sits on a share of the engine.
+        If the client reads nothing, the conversation ends, because its turn holds a share of the
+        engine.
         """
         outbox, context = conversation.outbox, self._context
         try:
@@ -169,15 +170,15 @@ class ConverseStream:
             unread = _unread(self._unread_s)
             conversation.end(unread, TurnOutcome.CANCELLED, status=unread)
         finally:
-            outbox.close()  # the client may be gone: nobody shall wait for it to read
+            outbox.close()  # the client may be gone: writers must not wait for it to read
 
     async def _read(self, conversation: Conversation) -> None:
-        """Processes frames until the client has no more, or closes."""
+        """Processes frames until the client half-closes or closes the conversation."""
         while True:
             conversation.renew()
             try:
                 frame = await self._next_frame()
-            except ServiceError as error:  # its number cannot be read: it can only be the next
+            except ServiceError as error:  # its number is unreadable; it must be the next one
                 self._processed = min(self._processed + 1, _SEQUENCE_MAX)
                 await self._refuse(conversation, 0, error)
                 continue
@@ -193,12 +194,12 @@ class ConverseStream:
                 await self._process(conversation, frame)
             except ServiceError as error:
                 await self._refuse(conversation, frame.sequence, error)
-            except Exception as error:  # noqa: BLE001 - a defect must not take the conversation with it
+            except Exception as error:  # noqa: BLE001 - a defect must not end the conversation
                 kind = frame.WhichOneof("frame") or "empty"
                 what = f"frame {frame.sequence} ({kind}) of {conversation.who}"
                 await self._refuse(conversation, frame.sequence, report_defect(log, what, error))
             self._processed = max(self._processed, frame.sequence)
-            del frame  # or it lives until the next one comes
+            del frame  # else it would stay in memory until the next one arrives
 
     async def _refuse(self, conversation: Conversation, frame: int, error: ServiceError) -> None:
         why = error.reason.name, error.message
@@ -206,10 +207,10 @@ class ConverseStream:
         await conversation.outbox.put(FrameRejected(frame, error))
 
     async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
-        """The client's next frame; None once it has half-closed.
+        """Returns the client's next frame; None once the client has half-closed.
 
         Raises:
-            ServiceError: FRAME_UNKNOWN, the bytes are no frame.
+            ServiceError: FRAME_UNKNOWN if the bytes are not a frame.
         """
         try:
             frame = await self._context.read()
@@ -223,18 +224,18 @@ class ConverseStream:
 
     def _check_frame(self, frame: agent_pb2.ConverseRequest) -> None:
         size, limit = frame.ByteSize(), self._info.frame_bytes_max
-        # A result has a limit of its own, and its call must end, or it waits for its timeout.
+        # A result has its own limit. A refusal here would leave its call open until the timeout.
         if size > limit and frame.WhichOneof("frame") != "invocation_result":
             raise ServiceError(
                 Reason.TOO_LARGE,
-                f"the frame has {size} bytes, the limit is {limit}: send less, or in parts",
+                f"the frame has {size} bytes, the limit is {limit}: send less, or split it up",
                 metadata={"size": str(size), "limit": str(limit)},
             )
         if frame.sequence != self._processed + 1:
             raise ServiceError(
                 Reason.FIELD_INVALID,
-                f"sequence: {frame.sequence} is not {self._processed + 1}: frames count from 1, "
-                "one by one",
+                f"sequence: it must be {self._processed + 1}, not {frame.sequence}: number the "
+                "frames 1, 2, 3 and so on",
                 field="sequence",
             )
 
@@ -274,15 +275,15 @@ class ConverseStream:
             case "open" | "resume":
                 raise ServiceError(
                     Reason.HANDSHAKE_REPEATED,
-                    "this stream is open: another conversation needs another stream",
+                    "this stream already has a conversation: open another stream for another one",
                 )
             case "cancel_tool_call" | "approval_decision" as kind:
-                raise not_served(f"ConverseRequest.{kind}", _LATER[kind])
+                raise not_served(f"ConverseRequest.{kind}", _NOT_SERVED[kind])
             case _:
                 raise ServiceError(
                     Reason.FRAME_UNKNOWN,
-                    "the frame's oneof is unset, or from a newer version of the contract: "
-                    "GetServerInfo tells this server's version",
+                    "the frame's oneof is unset, or its member is from a newer version of the "
+                    "contract: GetServerInfo returns this server's version",
                     field="frame",
                 )
 
@@ -290,8 +291,8 @@ class ConverseStream:
 def _unread(limit_s: float) -> ServiceError:
     return ServiceError(
         Reason.FLOW_LIMIT,
-        f"the client took nothing for {limit_s:g} s while there was something to read, the limit: "
-        "read events as they come, and open a new conversation, with the history",
+        f"the client left events unread for {limit_s:g} s, which is the limit: open a new "
+        "conversation with the history, and read events as they come",
         metadata={"limit_s": f"{limit_s:g}"},
     )
 

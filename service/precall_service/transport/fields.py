@@ -1,4 +1,4 @@
-"""Single fields of a frame: checks, conversions, and errors that name field, size and limit."""
+"""Checks and converts single fields of frames; errors name the field, its size and the limit."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from precall_service.domain.json import JsonError, JsonObject, dump, parse_objec
 
 
 def check_count(path: str, count: int, limit: int, unit: str) -> None:
-    """Raises TOO_LARGE where there are more than `limit` of something."""
+    """Raises TOO_LARGE if `count` is above `limit`."""
     if count > limit:
         raise too_large(path, count, limit, unit)
 
 
 def check_text(path: str, text: str, bytes_max: int) -> None:
-    """Raises TOO_LARGE where the text has more bytes of UTF-8."""
+    """Raises TOO_LARGE if the text has more than `bytes_max` bytes of UTF-8."""
     check_count(path, len(text.encode()), bytes_max, "bytes")
 
 
 def json_object(path: str, text: str) -> JsonObject:
-    """The JSON object of a text, if it can be written again.
+    """Returns the object that a JSON text holds, if it can be written as UTF-8 JSON again.
 
-    JSON can spell a number that no double holds and half a surrogate pair; no template takes them.
+    JSON can spell half of a surrogate pair, which chat templates do not accept.
 
     Raises:
-        ServiceError: FIELD_INVALID, otherwise.
+        ServiceError: FIELD_INVALID if the text is not such an object.
     """
     try:
         value = parse_object(text)
@@ -33,29 +33,32 @@ def json_object(path: str, text: str) -> JsonObject:
     except JsonError as error:
         raise invalid(path, str(error)) from None
     except (ValueError, RecursionError):
-        raise invalid(path, "it has a number or a character that UTF-8 JSON cannot carry") from None
+        raise invalid(
+            path,
+            "it holds half of a surrogate pair, which is not a character, or is nested too deeply",
+        ) from None
     return value
 
 
 def duration(seconds: float) -> Duration:
-    """A number of seconds as a duration."""
+    """Returns a number of seconds as a Duration."""
     value = Duration()
     value.FromNanoseconds(round(seconds * 1e9))
     return value
 
 
 def seconds(value: Duration) -> float:
-    """A duration as a number, in seconds."""
+    """Returns a Duration as a number of seconds."""
     return value.seconds + value.nanos / 1e9
 
 
 def invalid(field: str, problem: str) -> ServiceError:
-    """The error for a value outside of its documented range."""
+    """Returns the error for a value outside its documented range."""
     return ServiceError(Reason.FIELD_INVALID, f"{field}: {problem}", field=field)
 
 
 def too_large(field: str, size: int, limit: int, unit: str) -> ServiceError:
-    """The error for a size over its limit."""
+    """Returns the error for a size above its limit."""
     return ServiceError(
         Reason.TOO_LARGE,
         f"{field}: it has {size} {unit}, the limit is {limit}: send less",

@@ -1,4 +1,4 @@
-"""What a client says of its turns, as values: each field is checked against its range."""
+"""Turns a client's frames about turns and invocations into values; checks each field's range."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from precall_service.transport.statuses import not_served
 
 TURN_ID_BYTES_MAX = 128
 TRACE_CONTEXT_CHARS_MAX = 512
-"""Of each header, as W3C Trace Context (3.3.1.5) asks to carry at least."""
+"""The limit for each header: W3C Trace Context (3.3.1.5) asks to propagate at least this many."""
 
 
 def turn_spec(frame: turn_pb2.StartTurn, limits: AgentLimits) -> TurnSpec:
-    """A turn to start.
+    """Returns the turn to start.
 
     Raises:
-        ServiceError: what is wrong with it.
+        ServiceError: FIELD_INVALID, TOO_LARGE or NOT_SERVED, naming the field.
     """
     if not 1 <= len(frame.turn_id.encode()) <= TURN_ID_BYTES_MAX:
         size = len(frame.turn_id.encode())
         raise invalid(
-            "start_turn.turn_id", f"it has {size} bytes, 1 to {TURN_ID_BYTES_MAX} are needed"
+            "start_turn.turn_id", f"it must have 1 to {TURN_ID_BYTES_MAX} bytes, not {size}"
         )
     text = content_text("start_turn.content", frame.content)
     check_text("start_turn.content", text, limits.text_bytes_max)
@@ -54,10 +54,10 @@ def turn_spec(frame: turn_pb2.StartTurn, limits: AgentLimits) -> TurnSpec:
 
 
 def handler_answer(frame: invocation_pb2.InvocationResult) -> HandlerAnswer:
-    """How a handler's run ended; content that is not served ends it as well.
+    """Returns how a handler's run ended. Invalid content ends the run too, with its error.
 
     Raises:
-        ServiceError: FIELD_INVALID, it says nothing.
+        ServiceError: FIELD_INVALID if no outcome is set.
     """
     match frame.WhichOneof("outcome"):
         case "result_json":
@@ -73,20 +73,22 @@ def handler_answer(frame: invocation_pb2.InvocationResult) -> HandlerAnswer:
         case None:
             raise invalid(
                 "invocation_result.outcome",
-                "it is unset: one of result_json, error and cancelled is needed",
+                "it is unset: set one of result_json, error and cancelled",
             )
 
 
 def fraction(frame: invocation_pb2.InvocationProgress) -> float | None:
-    """How far a handler is; None where it does not say.
+    """Returns the fraction that a handler has done; None if it does not say.
 
     Raises:
-        ServiceError: FIELD_INVALID.
+        ServiceError: FIELD_INVALID if the fraction is not from 0 to 1.
     """
     if not frame.HasField("fraction"):
         return None
     if not 0 <= frame.fraction <= 1:
-        raise invalid("invocation_progress.fraction", f"{frame.fraction:g} is not from 0 to 1")
+        raise invalid(
+            "invocation_progress.fraction", f"it must be from 0 to 1, not {frame.fraction:g}"
+        )
     return frame.fraction
 
 
@@ -98,21 +100,21 @@ def _turn_limits(frame: turn_pb2.TurnLimits, most: TurnLimits) -> TurnLimits:
     if frame.HasField("max_duration"):
         duration_s = seconds(frame.max_duration)
     if not 1 <= steps <= most.max_steps:
-        raise invalid(f"{path}.max_steps", f"{steps} is not from 1 to {most.max_steps}")
+        raise invalid(f"{path}.max_steps", f"it must be from 1 to {most.max_steps}, not {steps}")
     if not 1 <= tokens <= most.max_turn_tokens:
         raise invalid(
-            f"{path}.max_turn_tokens", f"{tokens} is not from 1 to {most.max_turn_tokens}"
+            f"{path}.max_turn_tokens", f"it must be from 1 to {most.max_turn_tokens}, not {tokens}"
         )
     if not 0 < duration_s <= most.max_duration_s:
         raise invalid(
             f"{path}.max_duration",
-            f"{duration_s:g} s is not above 0 and at most {most.max_duration_s:g} s",
+            f"it must be above 0 s and at most {most.max_duration_s:g} s, not {duration_s:g} s",
         )
     return TurnLimits(max_steps=steps, max_turn_tokens=tokens, max_duration_s=duration_s)
 
 
 def _trace_context(frame: common_pb2.TraceContext) -> TraceContext:
-    """No trace is worth a turn: what cannot be one is dropped."""
+    """Returns the trace context; drops one that is too long, which must not fail the turn."""
     headers = frame.traceparent, frame.tracestate
     if any(len(header) > TRACE_CONTEXT_CHARS_MAX for header in headers):
         return TraceContext()

@@ -1,4 +1,4 @@
-"""How a client wants the tokens of a turn to be chosen, as values: each field is range-checked."""
+"""Turns a client's generation settings into values; checks each field's range."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATH = "start_turn.generation"
 def generation_settings(
     frame: generation_pb2.GenerationSettings, limits: AgentLimits
 ) -> GenerationSettings:
-    """The settings; None for what the client leaves to the model.
+    """Returns the settings; a field is None if the client leaves it to the model.
 
     Raises:
         ServiceError: FIELD_INVALID, TOO_LARGE or NOT_SERVED, naming the field.
@@ -35,13 +35,15 @@ def generation_settings(
     max_step_tokens = frame.max_step_tokens if frame.HasField("max_step_tokens") else None
     most = limits.turn.max_turn_tokens
     if top_p is not None and not 0 < top_p <= 1:
-        raise invalid(f"{_PATH}.top_p", f"{top_p:g} is not above 0 and at most 1")
+        raise invalid(f"{_PATH}.top_p", f"it must be above 0 and at most 1, not {top_p:g}")
     if top_k is not None and top_k != -1 and top_k < 1:
-        raise invalid(f"{_PATH}.top_k", f"{top_k} is neither -1 (all tokens) nor at least 1")
+        raise invalid(f"{_PATH}.top_k", f"it must be -1 (all tokens) or at least 1, not {top_k}")
     if seed is not None and not 0 <= seed <= SEED_MAX:
-        raise invalid(f"{_PATH}.seed", f"{seed} is not from 0 to {SEED_MAX}")
+        raise invalid(f"{_PATH}.seed", f"it must be from 0 to {SEED_MAX}, not {seed}")
     if max_step_tokens is not None and not 1 <= max_step_tokens <= most:
-        raise invalid(f"{_PATH}.max_step_tokens", f"{max_step_tokens} is not from 1 to {most}")
+        raise invalid(
+            f"{_PATH}.max_step_tokens", f"it must be from 1 to {most}, not {max_step_tokens}"
+        )
     return GenerationSettings(
         temperature=_number(frame, "temperature", 0, 2),
         top_p=top_p,
@@ -61,8 +63,8 @@ def _number(
     if not frame.HasField(field):  # pyright: ignore[reportArgumentType] - named by its caller
         return None
     value: float = getattr(frame, field)
-    if not least <= value <= most:  # also where it is not a number
-        raise invalid(f"{_PATH}.{field}", f"{value:g} is not from {least:g} to {most:g}")
+    if not least <= value <= most:  # true for NaN, too
+        raise invalid(f"{_PATH}.{field}", f"it must be from {least:g} to {most:g}, not {value:g}")
     return value
 
 
@@ -73,7 +75,7 @@ def _stop_texts(frame: generation_pb2.GenerationSettings) -> tuple[str, ...]:
         size = len(text.encode())
         if not 1 <= size <= STOP_BYTES_MAX:
             raise invalid(
-                f"{_PATH}.stop[{index}]", f"it has {size} bytes, 1 to {STOP_BYTES_MAX} are needed"
+                f"{_PATH}.stop[{index}]", f"it must have 1 to {STOP_BYTES_MAX} bytes, not {size}"
             )
     return stop
 
@@ -95,10 +97,10 @@ def _tool_choice(frame: generation_pb2.ToolChoice) -> ToolChoice:
         raise not_served(f"{path}.max_parallel_calls", "CAPABILITY_TOOL_SELECTION")
     mode = _MODES.get(frame.mode)
     if mode is None:
-        raise invalid(f"{path}.mode", f"{frame.mode} is not known to this server")
+        raise invalid(f"{path}.mode", f"this server does not know the mode {frame.mode}")
     if (mode is ToolChoiceMode.NAMED) != bool(frame.tool_name):
-        raise invalid(f"{path}.tool_name", "it goes with NAMED, and with NAMED alone")
+        raise invalid(f"{path}.tool_name", "it must be set if the mode is NAMED, and only then")
     if frame.tool_name and not TOOL_NAME.fullmatch(frame.tool_name):
         name = shorten(frame.tool_name, 80)
-        raise invalid(f"{path}.tool_name", f"{name!r} is not a tool's name")
+        raise invalid(f"{path}.tool_name", f"{name!r} is not a valid tool name")
     return ToolChoice(mode=mode, tool_name=frame.tool_name)

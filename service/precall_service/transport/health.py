@@ -2,9 +2,9 @@
 
 https://github.com/grpc/grpc-proto/blob/master/grpc/health/v1/health.proto
 
-The servicer that comes with grpcio-health-checking writes to its watchers under the lock that
-changes of a status need: a watcher that does not read stops all of them for ever, and the shutdown
-that begins with one.
+The servicer of grpcio-health-checking is not used, because it writes to its watchers while it holds
+the lock that status changes need. A watcher that does not read would block every change forever,
+and with it the shutdown, which begins with a change.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, _Response]
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Serves grpc.health.v1.Health; a service that was never named here is unknown."""
+    """Serves grpc.health.v1.Health. A service is unknown until its status is set."""
 
     def __init__(self) -> None:
         self._serving: dict[str, bool] = {}
         self._changed = asyncio.Event()
 
     def set(self, service: str, *, serving: bool) -> None:
-        """What is said of a service from now on; the empty name is the server as a whole."""
+        """Sets the status of a service; the empty name stands for the whole server."""
         self._serving[service] = serving
         self._changed.set()
         self._changed = asyncio.Event()
@@ -36,21 +36,23 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Check(  # noqa: N802 - the name is the contract's
         self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> _Response:
-        """The status of a service now; NOT_FOUND, if it is unknown."""
+        """Returns the current status of a service; NOT_FOUND if it is unknown."""
         if request.service not in self._serving:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:80]!r}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:80]!r}"
+            )
         return _Response(status=self._status(request.service))
 
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> AsyncGenerator[_Response]:
-        """The status of a service now, then each other one. A slow reader misses some."""
-        told: _Response.ServingStatus.ValueType | None = None
+        """Yields the current status of a service, then every change; a slow reader misses some."""
+        sent: _Response.ServingStatus.ValueType | None = None
         while True:
             changed = self._changed
             status = self._status(request.service)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 yield _Response(status=status)
             else:
                 await changed.wait()

@@ -1,4 +1,4 @@
-"""What a client says of itself when it opens a conversation, and of its tools, as values."""
+"""Turns a client's handshake and tools into values; checks each field's range."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ from precall_service.transport.fields import (
 from precall_service.transport.statuses import not_served
 
 NAME_CHARS_MAX = 80
-"""Above what a tool's name may have."""
+"""Longer than a valid tool name."""
 TEMPLATE_VARIABLES_BYTES_MAX = 16 << 10
 HISTORY_CALLS_MAX = 128
-"""Calls in one message of a history."""
+"""The limit of calls in one message of a history."""
 
 _TENANT_KEY = "precall-tenant"
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def tenant(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The tenant that the call's metadata names.
+    """Returns the tenant that the RPC's metadata names; "default" if it names none.
 
     Raises:
-        ServiceError: FIELD_INVALID; also for two names, as when a gateway adds one to the client's.
+        ServiceError: FIELD_INVALID if the name is invalid, or if there are several, as when a
+            gateway adds one to the client's.
     """
     names = [value for key, value in metadata if key == _TENANT_KEY] or ["default"]
     if len(names) > 1:
-        raise invalid(f"metadata.{_TENANT_KEY}", f"it is there {len(names)} times, once is right")
+        raise invalid(f"metadata.{_TENANT_KEY}", f"it must be sent once, not {len(names)} times")
     name = names[0]
     if not isinstance(name, str) or not _TENANT.fullmatch(name):
         raise invalid(
-            f"metadata.{_TENANT_KEY}", f"{name[:80]!r} is not 1 to 64 of A-Z a-z 0-9 . _ -"
+            f"metadata.{_TENANT_KEY}",
+            f"{name[:80]!r} is not 1 to 64 characters from A-Z a-z 0-9 . _ -",
         )
     return name
 
@@ -71,16 +73,16 @@ class Opening:
 def opening(
     frame: agent_pb2.OpenConversation, model: str, limits: AgentLimits, *, tools_max: int
 ) -> Opening:
-    """A new conversation.
+    """Returns a checked handshake.
 
     Raises:
-        ServiceError: what is wrong with the handshake.
+        ServiceError: FIELD_INVALID, TOO_LARGE or NOT_SERVED, naming the field.
     """
     if frame.model not in {"", model}:
         raise invalid(
             "open.model",
-            f"{frame.model[:200]!r} is not served here; this server has {model!r}: leave the "
-            "field empty, or connect to the server that has the model",
+            f"{frame.model[:200]!r} is not the model of this server, {model!r}: leave the field "
+            "empty, or connect to a server that has the model",
         )
     if frame.shared_tools.all or frame.shared_tools.names:
         raise not_served("open.shared_tools", "CAPABILITY_TOOL_HOSTS")
@@ -101,20 +103,20 @@ def opening(
 def proposals(
     path: str, tools: Sequence[tool_pb2.Tool], *, tools_max: int
 ) -> tuple[ToolProposal, ...]:
-    """Declared tools, unchecked but for their number: the tools package checks declarations.
+    """Returns proposed tools. Checks only their number: the tools package checks declarations.
 
     Raises:
-        ServiceError: TOO_LARGE, more than `tools_max`.
+        ServiceError: TOO_LARGE if there are more than `tools_max`.
     """
     check_count(path, len(tools), tools_max, "tools")
     return tuple(map(_proposal, tools))
 
 
 def tool_names(path: str, names: Sequence[str], *, tools_max: int) -> tuple[str, ...]:
-    """Names of tools, which need not exist; long ones are cut, since answers repeat them.
+    """Returns names of tools, which need not exist. Shortens long ones, since answers repeat them.
 
     Raises:
-        ServiceError: TOO_LARGE, more than `tools_max`.
+        ServiceError: TOO_LARGE if there are more than `tools_max`.
     """
     check_count(path, len(names), tools_max, "names")
     return tuple(shorten(name, NAME_CHARS_MAX) for name in names)
@@ -124,7 +126,7 @@ def _proposal(tool: tool_pb2.Tool) -> ToolProposal:
     effects = tool.effects
     tenant_wide = tool.cache.scope == tool_pb2.CACHE_SCOPE_TENANT
     return ToolProposal(
-        # A longer one is refused, and errors and answers repeat it.
+        # A longer name will be refused, but errors and answers repeat it.
         name=shorten(tool.name, NAME_CHARS_MAX),
         version=tool.version,
         description=tool.description,
@@ -149,7 +151,7 @@ def _proposal(tool: tool_pb2.Tool) -> ToolProposal:
 
 
 def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Message, ...]:
-    """Messages in which every call is answered, in order, before anyone else speaks."""
+    """Returns the messages; tool messages must answer every call before the next message."""
     messages: list[Message] = []
     open_calls: dict[str, str] = {}
     for index, message in enumerate(frame.history):
@@ -161,7 +163,7 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
             if name is None:
                 raise invalid(
                     f"{path}.tool_call_id",
-                    f"{message.tool_call_id[:80]!r} answers no open call before it",
+                    f"there is no open call {message.tool_call_id[:80]!r} before this message",
                 )
             messages.append(ToolMessage(call_id=message.tool_call_id, tool_name=name, text=text))
             continue
@@ -175,7 +177,7 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
                 AssistantMessage(text=text, reasoning=message.reasoning, tool_calls=calls)
             )
         else:
-            raise invalid(f"{path}.role", "it is none of USER, ASSISTANT and TOOL")
+            raise invalid(f"{path}.role", "it must be USER, ASSISTANT or TOOL")
     _check_answered("open.history", open_calls)
     return tuple(messages)
 
@@ -186,9 +188,9 @@ def _history_calls(path: str, message: agent_pb2.Message) -> tuple[ToolCall, ...
     for index, call in enumerate(message.tool_calls):
         where = f"{path}.tool_calls[{index}]"
         if not call.call_id:
-            raise invalid(f"{where}.call_id", "it is empty")
+            raise invalid(f"{where}.call_id", "it must not be empty")
         if call.call_id in ids:
-            raise invalid(f"{where}.call_id", f"{call.call_id[:80]!r} names two calls")
+            raise invalid(f"{where}.call_id", f"two calls have the id {call.call_id[:80]!r}")
         ids.add(call.call_id)
         json_object(f"{where}.arguments_json", call.arguments_json)
     return tuple(
@@ -200,7 +202,7 @@ def _history_calls(path: str, message: agent_pb2.Message) -> tuple[ToolCall, ...
 def _check_answered(path: str, open_calls: dict[str, str]) -> None:
     if open_calls:
         first = next(iter(open_calls))
-        raise invalid(path, f"the call {first[:80]!r} before it has no tool message")
+        raise invalid(path, f"the call {first[:80]!r} is not yet answered by a tool message")
 
 
 def _template_variables(text: str) -> JsonObject:

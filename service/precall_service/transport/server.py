@@ -1,7 +1,7 @@
 """The gRPC server: address, options, services, health and reflection.
 
 Owns: the listening socket and the health of each service.
-Never: what the services mean.
+Never: implements the services.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """Where to listen and how patient to be. Port 0 takes a free one.
+    """Where to listen, and the limits on clients. Port 0 means a free port.
 
-    `frame_bytes_max` is refused in a frame; `wire_bytes_max`, above it, is where gRPC itself
-    ends the stream. `handshake_s` is how long a client may take to send its first frame,
-    `unread_s` how long it may take nothing of what is sent to it.
+    Larger frames than `frame_bytes_max` are refused. At `wire_bytes_max`, which is larger, gRPC
+    itself ends the stream. `handshake_s` is how long a client may take to send its first frame,
+    `unread_s` how long it may leave events unread.
     """
 
     host: str = "127.0.0.1"
@@ -50,7 +50,7 @@ class ServerOptions:
 
 
 class AddressInUseError(Exception):
-    """Nothing can listen at the address; the message says why and what to do."""
+    """The server cannot listen at the address; the message says why and what to do."""
 
 
 class GrpcServer:
@@ -91,13 +91,13 @@ class GrpcServer:
         )
 
     async def start(self) -> str:
-        """Listens and serves; returns the address, as `host:port`.
+        """Listens and serves; returns the address as `host:port`.
 
-        Liveness (the empty service name) is SERVING from now on; the readiness of each service
-        follows its own state.
+        Liveness (the empty service name) is SERVING from now on. Each service is NOT_SERVING until
+        it is set to ready.
 
         Raises:
-            AddressInUseError: the address cannot be listened at.
+            AddressInUseError: the server cannot listen at the address.
         """
         host, port = self._options.host, self._options.port
         _check_free(host, port)
@@ -113,19 +113,19 @@ class GrpcServer:
         return f"{address}:{bound}"
 
     def set_ready(self, *, ready: bool) -> None:
-        """Whether AgentService can take turns: what a readiness probe asks for.
+        """Sets whether AgentService accepts turns, which is what a readiness probe asks.
 
-        It never can again once the server stops, whatever the engine does meanwhile.
+        Once the server stops, it stays not ready, whatever the engine does.
         """
         self._health.set(AGENT_SERVICE.full_name, serving=ready and not self._stopping)
 
     async def follow(self, engines: EngineSupervisor) -> None:
-        """Keeps readiness in step with the engine. On cancel: it stays as it is."""
+        """Keeps readiness in step with the engine. On cancel: readiness stays as it is."""
         async for state in engines.states():
             self.set_ready(ready=state is EngineState.READY)
 
     async def stop(self, grace_s: float) -> None:
-        """Tells streams to go away, lets turns finish for `grace_s`, then ends the rest."""
+        """Sends GoAway on every stream, lets turns finish for `grace_s`, then ends the others."""
         self._stopping = True
         self.set_ready(ready=False)
         await self._conversations.drain(grace_s)
@@ -145,13 +145,13 @@ def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
 
 
 def _check_free(host: str, port: int) -> None:
-    """GRPC only says that it failed; asking the system says why."""
+    """Tries to listen at the address, because the system says why it fails and gRPC does not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
         raise AddressInUseError(
-            f"cannot listen at {host}:{port}: {error.strerror or error}. Choose another with "
-            "--port (0 takes a free one) or --host, or stop what listens there"
+            f"cannot listen at {host}:{port}: {error.strerror or error}. Choose another address "
+            "with --port (0 for any free port) or --host, or stop the process that listens there"
         ) from None

@@ -1,4 +1,4 @@
-"""What the server is, serves and allows, in the words of the contract."""
+"""What the server is, serves and allows, as messages of the contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from precall_service.transport.fields import duration
 log = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT_S: Final = 2.0
-"""How long who asks about the server waits for the engine to say what it does."""
+"""How long GetServerInfo waits for the engine to report its load."""
 
 _CAPABILITIES = {
     Feature.TOOL_CALLS: agent_pb2.CAPABILITY_TOOL_CALLS,
@@ -30,7 +30,7 @@ _CAPABILITIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """Answers what clients may ask about the server. `model` names it before the engine runs."""
+    """What clients can learn about the server. `model` is known before the engine runs."""
 
     version: str
     model: str
@@ -43,13 +43,13 @@ class ServerInfo:
     started_at: float
 
     def capabilities(self) -> list[agent_pb2.Capability.ValueType]:
-        """What the server can do with the model that it serves."""
+        """Returns what the server can do with the model that it serves."""
         info = self.engines.info
         features = frozenset[Feature]() if info is None else info.features
         return [_CAPABILITIES[feature] for feature in Feature if feature in features]
 
     def limits(self) -> agent_pb2.ServerLimits:
-        """What the server allows."""
+        """Returns the limits of the server."""
         info = self.engines.info
         turn, tools = self.agent_limits.turn, self.tool_limits
         return agent_pb2.ServerLimits(
@@ -71,7 +71,7 @@ class ServerInfo:
         )
 
     async def response(self) -> agent_pb2.GetServerInfoResponse:
-        """Everything at once, with what the engine does now: nothing, where it does not say."""
+        """Returns everything, with the engine's current load; zeros if the engine does not say."""
         info, load = self.engines.info, await self._load()
         return agent_pb2.GetServerInfoResponse(
             version=self.version,
@@ -97,7 +97,7 @@ class ServerInfo:
                 async with within(self.clock, _LOAD_TIMEOUT_S):
                     return await engine.load()
             except EngineDiedError:
-                pass  # the state says so
+                pass  # the engine's state says so
             except TimeoutError:
-                log.warning("the engine has not said within %g s what it does", _LOAD_TIMEOUT_S)
+                log.warning("the engine did not report its load within %g s", _LOAD_TIMEOUT_S)
         return EngineLoad(running=0, waiting=0, kv_usage=0.0)

@@ -1,4 +1,4 @@
-"""The services of the contract, each method behind the status boundary."""
+"""The services of the contract. Every method ends with a status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOOL_CACHE_SERVICE = tool_cache_pb2.DESCRIPTOR.services_by_name["ToolCacheServic
 
 
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
-    """Conversations, and what the server can do."""
+    """Serves conversations and what the server can do."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self._handshake_s = handshake_s
         self._unread_s = unread_s
 
-    # grpc.aio takes a coroutine that reads and writes its context as well as a generator; the
-    # stubs know the generator alone, which cannot hold the task group of the stream.
+    # grpc.aio accepts a generator, or a coroutine that reads and writes its context. The stubs know
+    # only the generator, which cannot hold the stream's task group.
     async def Converse(  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: N802
         self,
         request_iterator: AsyncIterator[agent_pb2.ConverseRequest],
@@ -61,7 +61,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             agent_pb2.GetServerInfoRequest, Awaitable[agent_pb2.GetServerInfoResponse]
         ],
     ) -> agent_pb2.GetServerInfoResponse:
-        """What the server is, serves and allows."""
+        """Returns what the server is, serves and allows."""
         async with status_boundary(context, "GetServerInfo"):
             return await self._info.response()
 
@@ -72,12 +72,12 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             agent_pb2.GetTranscriptRequest, Awaitable[agent_pb2.GetTranscriptResponse]
         ],
     ) -> agent_pb2.GetTranscriptResponse:
-        """Refused by name: not served yet."""
+        """Refuses, naming the method: it is not served yet."""
         await abort(context, not_served("AgentService.GetTranscript", "CAPABILITY_TRANSCRIPT"))
 
 
 class NotServed(grpc.GenericRpcHandler):
-    """Answers every method of a service with UNIMPLEMENTED and the method's name."""
+    """Answers every method of a service with UNIMPLEMENTED, naming the method."""
 
     def __init__(self, service: ServiceDescriptor, capability: str) -> None:
         self._methods = {
@@ -88,7 +88,7 @@ class NotServed(grpc.GenericRpcHandler):
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        """The refusing handler of a method of this service; None for any other."""
+        """Returns the refusing handler for a method of this service; None for any other method."""
         return self._methods.get(handler_call_details.method)
 
 

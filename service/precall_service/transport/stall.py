@@ -1,4 +1,4 @@
-"""A bound on how long a client may take nothing of what is written to it."""
+"""A bound on how long a write may wait for a client that does not read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from precall_service.domain.clock import Clock, Timer
 
 
 class WriteWatch:
-    """Ends its block with TimeoutError once one write in it has taken `limit_s`.
+    """Ends its `async with` block with TimeoutError once a write in it has taken `limit_s`.
 
-    One timer serves all writes, since there are tens of thousands a second; none runs while
+    All writes share one timer, since there are tens of thousands a second. It is not renewed while
     nothing is written.
     """
 
@@ -40,21 +40,21 @@ class WriteWatch:
         return await self._scope.__aexit__(kind, error, traceback)
 
     def begin(self) -> None:
-        """A write begins; the one before it has ended."""
+        """Notes that a write begins, and that the one before it has ended."""
         self._began_at = self._clock.now()
         if self._timer is None:
-            self._timer = self._clock.call_later(self._limit_s, self._look)
+            self._timer = self._clock.call_later(self._limit_s, self._check)
 
     def end(self) -> None:
-        """The last write has ended."""
+        """Notes that the last write has ended."""
         self._began_at = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if self._began_at is None:
             return
         left_s = self._began_at + self._limit_s - self._clock.now()
         if left_s > 0:
-            self._timer = self._clock.call_later(left_s, self._look)
+            self._timer = self._clock.call_later(left_s, self._check)
         else:
             self._scope.reschedule(asyncio.get_running_loop().time())

@@ -1,4 +1,4 @@
-"""ServiceError to `google.rpc.Status`, in a frame or as the end of a call."""
+"""Turns a ServiceError into a `google.rpc.Status`, for a frame or as the end of an RPC."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CODES: dict[Code, grpc.StatusCode] = {code: grpc.StatusCode[code.name] for code
 
 
 def to_status(error: ServiceError) -> Status:
-    """The error as it stands in frames: one ErrorInfo, and BadRequest and RetryInfo as due."""
+    """Returns the status: an ErrorInfo, a BadRequest if there is a field, a RetryInfo if due."""
     info = ErrorInfo(reason=f"ERROR_REASON_{error.reason.name}", domain=DOMAIN)
     info.metadata.update(error.metadata)
     status = Status(code=error.code.value, message=error.message, details=[_pack(info)])
@@ -42,17 +42,18 @@ def to_status(error: ServiceError) -> Status:
 async def abort(
     context: grpc.aio.ServicerContext[RequestT, ResponseT], error: ServiceError
 ) -> NoReturn:
-    """Ends the call with the error as its status, details included."""
+    """Ends the RPC with the error as its status, including details."""
     status = to_status(error)
     details = ((_DETAILS_KEY, status.SerializeToString()),)
     await context.abort(_CODES[error.code], error.message, trailing_metadata=details)
 
 
 def not_served(method: str, capability: str) -> ServiceError:
-    """The error of a method, or a part of one, that the contract has and this server has not."""
+    """Returns the error for a method, frame or field that this server does not serve."""
     return ServiceError(
         Reason.NOT_SERVED,
-        f"{method} is in the contract and not served by this version ({capability} is not granted)",
+        f"{method} is in the contract, but this version does not serve it ({capability} is not "
+        "granted)",
         metadata={"method": method, "capability": capability},
     )
 

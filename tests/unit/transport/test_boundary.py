@@ -1,4 +1,4 @@
-"""Whatever happens inside a method, the client gets a status, and no stack trace."""
+"""Whatever happens inside a method, the client gets a status and no stack trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 class RecordingContext:
-    """A context that keeps the status that a call was ended with."""
+    """A context that records the status that an RPC ended with."""
 
     def __init__(self) -> None:
         self.failure: Failure | None = None
@@ -29,7 +29,7 @@ class RecordingContext:
         details: str = "",
         trailing_metadata: tuple[tuple[str, bytes], ...] = (),
     ) -> NoReturn:
-        assert self.failure is None, "a call ends once"
+        assert self.failure is None, "an RPC ends once"
         [(key, value)] = trailing_metadata
         assert key == "grpc-status-details-bin"
         self.failure = failure(Status.FromString(value))
@@ -38,7 +38,7 @@ class RecordingContext:
 
 
 async def ended_by(error: BaseException) -> Failure:
-    """The status of a method that raises this."""
+    """Returns the status of a method that raises this."""
     context = RecordingContext()
     with pytest.raises(grpc.aio.AbortError):
         async with status_boundary(cast("Context", context), "Method"):
@@ -47,7 +47,7 @@ async def ended_by(error: BaseException) -> Failure:
     return context.failure
 
 
-async def test_an_error_of_the_service_is_the_status() -> None:
+async def test_a_service_error_becomes_the_status() -> None:
     error = await ended_by(ServiceError(Reason.OVERLOADED, "full", retry_after_s=2.0))
     assert (error.reason, error.message, error.retry_after_s) == ("OVERLOADED", "full", 2.0)
 
@@ -58,11 +58,11 @@ async def test_an_error_of_the_service_is_the_status() -> None:
         KeyError("secret"),
         ExceptionGroup("several", [KeyError("secret"), ValueError("secret")]),
         RecursionError("secret"),
-        asyncio.CancelledError("of one of our own"),
+        asyncio.CancelledError("of an inner task"),
     ],
     ids=lambda defect: type(defect).__name__,
 )
-async def test_a_defect_is_told_by_an_incident_that_the_log_has(
+async def test_a_defect_is_reported_by_an_incident_number_that_the_log_has(
     defect: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = await ended_by(defect)
@@ -80,19 +80,19 @@ BROKEN = grpc.aio.InternalError("execute_batch")
     [BROKEN, ExceptionGroup("a", [BROKEN]), ExceptionGroup("a", [ExceptionGroup("b", [BROKEN])])],
     ids=["bare", "of one task", "of a task of a task"],
 )
-async def test_a_stream_that_broke_under_a_write_is_no_defect(
+async def test_a_stream_that_broke_during_a_write_is_not_a_defect(
     broken: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await ended_by(broken)).reason == "CANCELLED"
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_defect_beside_a_broken_stream_is_a_defect() -> None:
+async def test_a_defect_together_with_a_broken_stream_is_a_defect() -> None:
     both = ExceptionGroup("tasks", [BROKEN, KeyError("secret")])
     assert (await ended_by(both)).reason == "INTERNAL"
 
 
-async def test_the_clients_own_cancel_goes_on() -> None:
+async def test_the_clients_own_cancel_is_passed_on() -> None:
     context = RecordingContext()
     entered = asyncio.Event()
 
@@ -109,7 +109,7 @@ async def test_the_clients_own_cancel_goes_on() -> None:
     assert context.failure is None
 
 
-async def test_a_call_that_was_ended_is_not_ended_again() -> None:
+async def test_an_rpc_that_has_ended_is_not_ended_again() -> None:
     context = RecordingContext()
     with pytest.raises(grpc.aio.AbortError):
         async with status_boundary(cast("Context", context), "Method"):
@@ -117,7 +117,7 @@ async def test_a_call_that_was_ended_is_not_ended_again() -> None:
     assert context.failure is None
 
 
-async def test_nothing_happens_when_nothing_does() -> None:
+async def test_a_method_that_raises_nothing_is_not_aborted() -> None:
     context = RecordingContext()
     async with status_boundary(cast("Context", context), "Method"):
         pass

@@ -1,4 +1,4 @@
-"""Every event has its frame, and times have theirs."""
+"""Every event becomes its frame, and seconds become Durations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_events_of_a_turn_are_events_of_a_conversation() -> None:
 
 
 @pytest.mark.parametrize("kind", typing.get_args(ConversationEvent))
-def test_an_event_has_its_frame(kind: type[ConversationEvent]) -> None:
+def test_an_event_becomes_its_frame(kind: type[ConversationEvent]) -> None:
     frame = framed(kind())
     oneof = frame.WhichOneof("event") or ""
     assert type(getattr(frame, oneof)).__name__ == kind.__name__
@@ -69,7 +69,7 @@ def test_progress_without_a_fraction_leaves_it_unset() -> None:
     assert progress.HasField("fraction")
 
 
-def test_a_report_says_nothing_of_a_first_token_that_never_came() -> None:
+def test_a_report_without_a_first_token_leaves_its_time_unset() -> None:
     frame = turn_report(REPORT)
     assert not frame.HasField("time_to_first_token")
     assert frame.wall_time == duration(6.0)
@@ -92,4 +92,4 @@ def test_a_report_says_nothing_of_a_first_token_that_never_came() -> None:
 def test_times_are_rounded_to_nanoseconds(seconds: float, nanoseconds: int) -> None:
     value = duration(seconds)
     assert value.ToNanoseconds() == nanoseconds
-    assert value.seconds * value.nanos >= 0, "one sign for both"
+    assert value.seconds * value.nanos >= 0, "both have the same sign"

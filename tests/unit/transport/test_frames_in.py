@@ -1,4 +1,4 @@
-"""What a client says, as values; and whatever it says, the worst is a refusal."""
+"""A client's frames become values; any frame is either accepted or refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMITS = AgentLimits(
 )
 
 
-def test_a_turn_says_what_the_frame_says() -> None:
+def test_a_turn_has_the_values_of_its_frame() -> None:
     spec = frames_in.turn_spec(
         turn_pb2.StartTurn(
             turn_id="t",
@@ -65,13 +65,13 @@ def test_a_turn_says_what_the_frame_says() -> None:
     assert spec.trace_context == TraceContext(traceparent="p", tracestate="s")
 
 
-def test_what_a_turn_leaves_unset_is_the_models_and_the_servers() -> None:
+def test_unset_fields_of_a_turn_mean_the_defaults_of_model_and_server() -> None:
     spec = frames_in.turn_spec(turn_pb2.StartTurn(turn_id="t", content=said("Hi.")), LIMITS)
     assert spec.generation == GenerationSettings()
     assert spec.limits == LIMITS.turn
 
 
-def test_a_tool_says_what_the_frame_says() -> None:
+def test_a_tool_has_the_values_of_its_frame() -> None:
     (proposal,) = opening_in.proposals(
         "tools",
         [
@@ -117,7 +117,7 @@ def test_a_tool_says_what_the_frame_says() -> None:
     assert (proposal.timeout_s, proposal.max_concurrency, proposal.rate_limit) == (1e-9, 3, 4)
 
 
-def test_a_tool_that_declares_nothing_is_taken_as_unsafe() -> None:
+def test_a_tool_that_declares_nothing_is_unsafe() -> None:
     (proposal,) = opening_in.proposals("tools", [tool_pb2.Tool(name="n")], tools_max=1)
     assert proposal.effects == ToolEffects()
     assert not proposal.effects.read_only
@@ -135,8 +135,8 @@ def test_a_handlers_answer_is_one_of_three() -> None:
     assert frames_in.handler_answer(result(cancelled=cancelled)) == HandlerCancelled()
 
 
-def assert_told(error: ServiceError) -> None:
-    """The error can be sent, and is one that the contract has."""
+def assert_sendable(error: ServiceError) -> None:
+    """Checks that the error can be sent, and that the contract has its reason."""
     failure(to_status(error))
 
 
@@ -145,11 +145,11 @@ any_frame = settings(max_examples=300, deadline=None, suppress_health_check=[Hea
 
 @any_frame
 @given(frames("open"))
-def test_any_handshake_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+def test_any_handshake_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     try:
         opening = opening_in.opening(frame.open, "script", LIMITS, tools_max=128)
     except ServiceError as error:
-        assert_told(error)
+        assert_sendable(error)
     else:
         assert len(opening.transcript.messages) == len(frame.open.history) <= LIMITS.messages_max
         assert len(opening.proposals) == len(frame.open.tools)
@@ -157,11 +157,11 @@ def test_any_handshake_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> 
 
 @any_frame
 @given(frames("start_turn"))
-def test_any_turn_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+def test_any_turn_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     try:
         spec = frames_in.turn_spec(frame.start_turn, LIMITS)
     except ServiceError as error:
-        assert_told(error)
+        assert_sendable(error)
     else:
         assert spec.text.strip()
         assert 1 <= spec.limits.max_steps <= LIMITS.turn.max_steps
@@ -185,21 +185,21 @@ def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> 
 
 @any_frame
 @given(frames("invocation_result"))
-def test_any_result_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+def test_any_result_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     try:
         frames_in.handler_answer(frame.invocation_result)
     except ServiceError as error:
-        assert_told(error)
+        assert_sendable(error)
         assert frame.invocation_result.WhichOneof("outcome") is None
 
 
 @any_frame
 @given(frames("invocation_progress"))
-def test_any_progress_is_taken_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+def test_any_progress_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     try:
         fraction = frames_in.fraction(frame.invocation_progress)
     except ServiceError as error:
-        assert_told(error)
+        assert_sendable(error)
     else:
         assert fraction is None or 0 <= fraction <= 1
 
@@ -210,6 +210,6 @@ def test_any_metadata_names_a_tenant_or_is_refused(metadata: list[tuple[str, str
     try:
         name = opening_in.tenant(metadata)
     except ServiceError as error:
-        assert_told(error)
+        assert_sendable(error)
     else:
         assert 1 <= len(name) <= 64

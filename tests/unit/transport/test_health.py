@@ -1,4 +1,4 @@
-"""What probes are told; most of it is in tests/protocol."""
+"""What probes and watchers are sent; most of it is tested in tests/protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REQUEST = health_pb2.HealthCheckRequest(service="s")
 CONTEXT: Any = None
 
 
-async def test_watchers_are_told_every_change_and_one_that_does_not_read_stops_nobody() -> None:
+async def test_watchers_get_every_change_even_if_one_of_them_does_not_read() -> None:
     health = HealthServicer()
     stuck, reader = (health.Watch(REQUEST, CONTEXT) for _ in range(2))
     await anext(stuck)

@@ -1,4 +1,4 @@
-"""The enums that are not generated against the contract's: neither has what the other lacks."""
+"""The enums that are not generated have the same members as those of the contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROTO = Path(__file__).resolve().parents[3] / "proto" / "precall" / "v1"
 
 
 def members(prefix: str, items: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Names without their prefix, and numbers; the unset value is none of them."""
+    """Returns the names without their prefix, and the numbers; leaves out the unset value."""
     values = {name.removeprefix(prefix): number for name, number in items}
     assert values.pop("UNSPECIFIED") == 0
     return values
@@ -44,7 +44,7 @@ def test_codes_are_those_of_google_rpc() -> None:
 
 
 def documented_codes() -> dict[str, str]:
-    """By reason, the code that begins its comment in the contract."""
+    """Returns for each reason the code that its comment in the contract begins with."""
     text = (PROTO / "error.proto").read_text(encoding="utf-8")
     commented = re.compile(r"((?:^ +//.*\n)+) +ERROR_REASON_(\w+) = \d+;", re.M)
     return {

@@ -1,4 +1,4 @@
-"""Errors on the wire: one ErrorInfo each, and BadRequest and RetryInfo as due."""
+"""Errors on the wire: each has an ErrorInfo, and BadRequest and RetryInfo if they apply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_reason_has_its_status(reason: Reason) -> None:
     assert (error.field, error.retry_after_s, error.metadata) == ("", None, {})
 
 
-def test_an_error_says_where_when_and_with_which_numbers() -> None:
+def test_a_status_has_the_field_the_retry_delay_and_the_metadata() -> None:
     error = failure(
         to_status(
             ServiceError(
@@ -34,7 +34,7 @@ def test_an_error_says_where_when_and_with_which_numbers() -> None:
     assert error.metadata == {"limit": "5"}
 
 
-def test_what_is_not_served_is_named_with_its_capability() -> None:
+def test_a_not_served_error_names_the_method_and_its_capability() -> None:
     error = failure(to_status(not_served("Service.Method", "CAPABILITY_RESUME")))
     assert error.reason == "NOT_SERVED"
     assert error.metadata == {"method": "Service.Method", "capability": "CAPABILITY_RESUME"}
