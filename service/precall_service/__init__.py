@@ -1,4 +1,4 @@
-"""The precall service: a vLLM engine and the agent loop beside it, behind gRPC."""
+"""The precall service: a vLLM engine and the agent loop in one process, served over gRPC."""
 
 from __future__ import annotations
 

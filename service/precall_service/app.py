@@ -1,6 +1,6 @@
 """The composition root: wires one engine, the agent loop and the gRPC server into a service.
 
-Owns: which part is given which other, and the order of start and stop.
+Owns: the connections between the parts, and the order of start and stop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A running service: where it listens, what it serves, and how to tell that it ends."""
+    """A running service: where it listens, what it serves, and its background work."""
 
     address: str
     model: str
@@ -39,7 +39,7 @@ class Service:
     conversations: Conversations
     admission: Admission
     background: asyncio.Task[None]
-    """What keeps the service going. It ends before the block does only by a defect, which
+    """Restarts the engine and updates readiness. It ends before the block only by a defect, which
     awaiting it raises."""
 
 
@@ -47,16 +47,16 @@ class Service:
 async def serve(
     settings: Settings, factory: EngineFactory, *, model: str, on_progress: Progress
 ) -> AsyncGenerator[Service]:
-    """A service that answers from here to the end of the block, then drains and stops.
+    """Starts a service and yields it when it is ready; drains and stops it after the block.
 
-    The port is taken and health answers before the engine starts, so that a taken port is told
-    at once and probes see a live process whose weights load.
+    The server listens before the engine starts, so that a port in use is reported immediately, and
+    probes see a live process while the weights load.
 
     Raises:
-        AddressInUseError: the port is taken.
+        AddressInUseError: the port is in use.
         EngineStartError: the engine cannot start as configured.
-    On cancel, or when the block raises: everything is stopped at once; turns that run end with
-    a retryable status.
+    On cancel, or if the block raises: everything stops immediately; running turns end with a
+    retryable status.
     """
     async with (
         exported_traces(settings.tracing.otlp_endpoint, __version__),

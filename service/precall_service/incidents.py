@@ -1,4 +1,4 @@
-"""Defects of ours: the operator's log has all of one, the client is told its number."""
+"""Defects of the service: the log gets the details, the client gets an incident number."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from precall_service.domain.errors import Reason, ServiceError
 
 
 def report_defect(log: logging.Logger, what: str, error: BaseException) -> ServiceError:
-    """Logs a defect with its causes and its traceback; returns the error for the client.
+    """Logs a defect with its causes and traceback; returns the error for the client.
 
-    `what` has failed, in words for the log: "turn 't1' of conv-1 (tenant ann)".
+    `what` names what has failed, for the log: "turn 't1' of conv-1 (tenant ann)".
     """
     incident = secrets.token_hex(4)
     log.error("%s failed, incident %s: %s", what, incident, causes(error), exc_info=error)
     return ServiceError(
         Reason.INTERNAL,
-        f"a defect of the server; its log has incident {incident}",
+        f"a defect of the server: its log has the details under incident {incident}",
         metadata={"incident": incident},
     )
 
 
 def causes(error: BaseException) -> str:
-    """The errors themselves where a task group has only "unhandled errors in a TaskGroup"."""
+    """Returns the errors inside exception groups: a group's own text does not name them."""
     return "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in _leaves(error))
 
 

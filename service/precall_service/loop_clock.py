@@ -9,10 +9,10 @@ from precall_service.domain.clock import Timer
 
 
 class LoopClock:
-    """The `Clock` of a running service. Concurrency: from the event loop's thread only."""
+    """The `Clock` of a running service. Concurrency: only for the event loop's thread."""
 
     def now(self) -> float:
-        """Seconds on the loop's monotonic clock."""
+        """Returns the seconds on the loop's monotonic clock."""
         return asyncio.get_running_loop().time()
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:

@@ -1,6 +1,6 @@
-"""What an operator may say: flags, PRECALL_* variables and a TOML file, in that order of weight.
+"""The service's settings: from flags, PRECALL_* variables and a TOML file, in order of precedence.
 
-Owns: every knob of the service, with its default and its unit. Inside, frozen values travel on.
+Owns: every setting, with its default and unit. Each package gets its settings as a frozen value.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from precall_service.engine.supervisor import RestartPolicy
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
 
-# What lies above these does not fit the wire: gRPC counts bytes and milliseconds in 31 bits.
+# The upper bounds are what gRPC can carry: it counts bytes and milliseconds in 31 bits.
 Bytes = Annotated[int, Field(ge=1 << 10, le=1 << 28)]
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]
@@ -34,7 +34,7 @@ SecondsOrZero = Annotated[float, Field(ge=0, le=1e6)]
 
 VARIABLE_PREFIX: Final = "PRECALL_"
 OTHER_VARIABLES: Final = frozenset({"PRECALL_ADDRESS", "PRECALL_CACHE_DIR", "PRECALL_LOG_LEVEL"})
-"""Variables of precall that are no settings of the service."""
+"""PRECALL_* variables that are not settings of the service."""
 
 
 class _Section(BaseModel):
@@ -52,12 +52,12 @@ class ServerSection(_Section):
     handshake_s: Seconds = 30.0
     """How long a client may take to send its first frame."""
     unread_s: Seconds = 60.0
-    """How long a client may take nothing of what is sent to it."""
+    """How long a client may leave events unread."""
     drain_s: SecondsOrZero = 30.0
-    """How long running turns may take when the server is told to stop."""
+    """How long running turns may continue after the server was told to stop."""
 
     def options(self) -> ServerOptions:
-        """For the transport."""
+        """Returns the options of the transport."""
         return ServerOptions(
             host=self.host,
             port=self.port,
@@ -74,37 +74,37 @@ class EngineSection(_Section):
     """`[engine]`: the model and how it is served."""
 
     model: str | None = None
-    """None: the embedded default model. Else a local folder or the name of a model on a hub."""
+    """None: the embedded default model. Otherwise a local folder or a model's name on a hub."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     tool_call_parser: str | None = None
     """One of vLLM's tool parsers. None: chosen from the model; "none": no tool calls."""
     reasoning_parser: str | None = None
-    """One of vLLM's reasoning parsers. None: chosen from the model; "none": not told apart."""
+    """One of vLLM's reasoning parsers. None: chosen from the model; "none": all is text."""
     chat_template: Path | None = None
     structured_calls: bool = True
     kv_cache_bytes: PositiveInt | None = None
     share_prefix_cache: bool = False
-    """Whether tenants may find each other's prompts in the KV cache, and tell by how fast."""
+    """Whether tenants share the prefix cache. One can then detect another's prompts by timing."""
     offline: bool = False
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
-    """From which level on vLLM's own log is shown."""
+    """The lowest level of vLLM's own log that is shown."""
     start_timeout_s: Seconds = 1800.0
     stop_timeout_s: Seconds = 10.0
     restart_backoff_first_s: Seconds = 1.0
     restart_backoff_max_s: Seconds = 60.0
     cache_dir: Path | None = None
     vllm: dict[str, JsonValue] = {}
-    """Any argument of vLLM's engine by its name, such as max_num_seqs."""
+    """Any argument of vLLM's engine by name, such as max_num_seqs."""
 
     def restart_policy(self) -> RestartPolicy:
-        """For the supervisor."""
+        """Returns the policy of the supervisor."""
         return RestartPolicy(
             backoff_first_s=self.restart_backoff_first_s, backoff_max_s=self.restart_backoff_max_s
         )
 
 
 class AdmissionSection(_Section):
-    """`[admission]`: which turns may wait, and how long one holds its share while tools run."""
+    """`[admission]`: how many turns may wait, and how long a turn keeps its share during calls."""
 
     waiting_max: Count = 1024
     waiting_per_tenant_max: Count = 256
@@ -112,7 +112,7 @@ class AdmissionSection(_Section):
     wait_max_s: Seconds = 600.0
 
     def limits(self) -> AdmissionLimits:
-        """For the admission."""
+        """Returns the limits of the admission."""
         return AdmissionLimits(
             waiting_max=self.waiting_max,
             waiting_per_tenant_max=self.waiting_per_tenant_max,
@@ -122,7 +122,7 @@ class AdmissionSection(_Section):
 
 
 class ConversationSection(_Section):
-    """`[conversations]`: how many, how long, how large."""
+    """`[conversations]`: the limits of conversations and turns."""
 
     conversations_max: Count = 10_000
     messages_max: Count = 1_000
@@ -134,7 +134,7 @@ class ConversationSection(_Section):
     turn_duration_max_s: Seconds = 1800.0
 
     def limits(self) -> AgentLimits:
-        """For conversations."""
+        """Returns the limits of the agent."""
         return AgentLimits(
             conversations_max=self.conversations_max,
             messages_max=self.messages_max,
@@ -150,7 +150,7 @@ class ConversationSection(_Section):
 
 
 class ToolSection(_Section):
-    """`[tools]`: what clients may register, send and take time for."""
+    """`[tools]`: the limits of tools and their runs."""
 
     tools_max: Count = 128
     schema_bytes_max: Bytes = 64 << 10
@@ -162,24 +162,24 @@ class ToolSection(_Section):
     concurrency_default: Count = 16
 
     def limits(self) -> ToolLimits:
-        """For the tools."""
-        knobs = self.model_dump()
-        knobs["timeout_default_s"] = min(self.timeout_default_s, self.timeout_max_s)
-        return ToolLimits(**knobs)
+        """Returns the limits of tools."""
+        settings = self.model_dump()
+        settings["timeout_default_s"] = min(self.timeout_default_s, self.timeout_max_s)
+        return ToolLimits(**settings)
 
 
 class TracingSection(_Section):
-    """`[tracing]`: where spans go. Content of messages, arguments and results never does."""
+    """`[tracing]`: where spans are sent. They never hold messages, arguments or results."""
 
     otlp_endpoint: str | None = None
     """An OTLP/gRPC collector, such as http://localhost:4317. None: no spans are recorded."""
 
 
 class _Variables(EnvSettingsSource):
-    """Settings from variables, with the misspelled ones, for validation to refuse as any knob."""
+    """Reads settings from variables, and passes on misspelled ones for validation to refuse."""
 
     def __call__(self) -> dict[str, Any]:
-        """The values by section, and the misspelled variables by their own names."""
+        """Returns the values by section, and misspelled variables by their own names."""
         known = {f"{VARIABLE_PREFIX}{section.upper()}" for section in Settings.model_fields}
         misspelled = {
             name: value
@@ -187,13 +187,13 @@ class _Variables(EnvSettingsSource):
             if name.upper().startswith(VARIABLE_PREFIX)
             and name.upper() not in OTHER_VARIABLES
             and name.upper().partition("__")[0] not in known
-            and not _is_of_kubernetes(name)
+            and not _is_set_by_kubernetes(name)
         }
         return super().__call__() | misspelled
 
 
-def _is_of_kubernetes(name: str) -> bool:
-    """Whether a pod has the variable because of a Service, which may well be named precall."""
+def _is_set_by_kubernetes(name: str) -> bool:
+    """Returns whether Kubernetes set the variable for a Service, which may be named precall."""
     services = (
         host.removesuffix("_SERVICE_HOST") for host in os.environ if host.endswith("_SERVICE_HOST")
     )
@@ -201,9 +201,10 @@ def _is_of_kubernetes(name: str) -> bool:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set.
+    """All settings.
 
-    Variables name section and knob: PRECALL_SERVER__PORT=50151. The file has a table a section.
+    A variable names section and setting: PRECALL_SERVER__PORT=50151. The file has a table for each
+    section.
     """
 
     model_config = SettingsConfigDict(
@@ -226,17 +227,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags over variables over the file."""
+        """Returns the sources, the first of which wins: flags, variables, the file."""
         return (init_settings, _Variables(settings_cls), TomlConfigSettingsSource(settings_cls))
 
 
 def load_settings(file: Path | None, flags: Mapping[str, JsonValue]) -> Settings:
-    """Settings from flags over variables over the file over defaults.
+    """Returns the settings; flags win over variables, the file, and defaults, in that order.
 
-    `flags` is nested as the file is: `{"server": {"port": 0}}`.
+    `flags` is nested like the file: `{"server": {"port": 0}}`.
 
     Raises:
-        pydantic.ValidationError: a name is unknown, a value out of range, or the file no TOML.
+        pydantic.ValidationError: a name is unknown, a value is out of range, or the file is not
+            TOML.
         OSError: the file cannot be read.
     """
     if file is not None and not file.is_file():

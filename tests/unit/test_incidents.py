@@ -1,4 +1,4 @@
-"""Defects of ours: all of it in the log, only a number for the client."""
+"""Defects of the service: the details are in the log, and the client gets only a number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from precall_service.incidents import causes, report_defect
 log = logging.getLogger(__name__)
 
 
-def test_a_defect_is_logged_with_its_causes_and_told_by_its_number(
+def test_a_defect_is_logged_with_its_causes_and_reported_by_its_number(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     group = ExceptionGroup("unhandled errors in a TaskGroup", [KeyError("weather")])
@@ -28,7 +28,7 @@ def test_a_defect_is_logged_with_its_causes_and_told_by_its_number(
     assert record.exc_info is not None
 
 
-def test_causes_are_those_inside_all_groups() -> None:
+def test_causes_are_the_errors_inside_all_groups() -> None:
     inner = ExceptionGroup("inner", [ValueError("b"), TypeError("c")])
     assert causes(ExceptionGroup("outer", [OSError("a"), inner])) == (
         "OSError: a; ValueError: b; TypeError: c"

@@ -30,11 +30,11 @@ def test_flags_win_over_variables_over_the_file_over_defaults(
     assert load_settings(file, {}).server.port == 1002
     settings = load_settings(file, flags("server", "port", 1003))
     assert settings.server.port == 1003
-    assert settings.server.host == "::1", "one knob of a section leaves the others as they are"
+    assert settings.server.host == "::1", "one setting of a section leaves the others unchanged"
     assert settings.tools.tools_max == 5
 
 
-def test_a_variable_names_section_and_knob(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_names_section_and_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECALL_CONVERSATIONS__IDLE_EXPIRY_S", "2.5")
     monkeypatch.setenv("PRECALL_ENGINE__STRUCTURED_CALLS", "false")
     settings = load_settings(None, {})
@@ -42,7 +42,7 @@ def test_a_variable_names_section_and_knob(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.engine.structured_calls is False
 
 
-def test_any_argument_of_the_engine_has_its_place(tmp_path: Path) -> None:
+def test_any_argument_of_the_engine_can_be_set(tmp_path: Path) -> None:
     path = tmp_path / "precall.toml"
     path.write_text("[engine.vllm]\nmax_num_seqs = 4\ncompilation_config = {mode = 0}\n")
     assert load_settings(path, {}).engine.vllm == {
@@ -80,16 +80,14 @@ UNUSABLE: list[tuple[str, str, JsonValue]] = [
 
 
 @pytest.mark.parametrize(("section", "knob", "value"), UNUSABLE)
-def test_what_cannot_be_served_is_refused_by_name(
-    section: str, knob: str, value: JsonValue
-) -> None:
+def test_an_invalid_setting_is_refused_by_name(section: str, knob: str, value: JsonValue) -> None:
     with pytest.raises(ValidationError) as raised:
         load_settings(None, flags(section, knob, value))
     [error] = raised.value.errors()
     assert error["loc"] == (section, knob)
 
 
-def test_a_section_that_is_none_is_refused() -> None:
+def test_an_unknown_section_is_refused() -> None:
     with pytest.raises(ValidationError, match="servre"):
         load_settings(None, {"servre": {}})
 
@@ -106,14 +104,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "missing.toml", {})
 
 
-def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "precall.toml"
     path.write_text("port: 5\n")
     with pytest.raises(ValidationError, match="line 1"):
         load_settings(path, {})
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     settings = load_settings(None, {})
     with pytest.raises(ValidationError, match="frozen"):
         settings.server.port = 5  # pyright: ignore[reportAttributeAccessIssue]

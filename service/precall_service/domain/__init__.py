@@ -1,4 +1,4 @@
 """Values and rules of precall: what conversations, turns, steps and tools are.
 
-Never: I/O, asyncio, protobuf, gRPC, OpenTelemetry, or any other package of ours.
+Never: does I/O, or imports asyncio, protobuf, gRPC, OpenTelemetry or any other precall package.
 """

@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """A callback that has been put off."""
+    """A callback that has been scheduled."""
 
     def cancel(self) -> None:
-        """Nothing will be called. Idempotent, also after the call."""
+        """Cancels the callback. Idempotent; does nothing once the callback was called."""
         ...
 
 
@@ -18,7 +18,7 @@ class Clock(Protocol):
     """The only source of time and timers for deadlines, hold times and expiry."""
 
     def now(self) -> float:
-        """Seconds on a monotonic clock, from an arbitrary origin."""
+        """Returns the seconds on a monotonic clock since an arbitrary origin."""
         ...
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:

@@ -1,4 +1,4 @@
-"""How a call ended, and what the model is told about it."""
+"""How a call ended, and the text that the model reads about it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The error that the service raises on purpose, and the reasons for it.
 
-A ServiceError refuses or ends something. Its `reason` says why, and the gRPC code follows from it.
+A ServiceError refuses or ends something. Its `reason` says why and determines the gRPC code.
 Reasons mirror `precall.v1.ErrorReason`, whose comments state cause and remedy. Everything in a
-ServiceError reaches the wire, so it holds only what was written for the user. Its texts quote
-names, arguments and messages of models and handlers, so they are made encodable here.
+ServiceError is sent to the client, so it holds only text that is written for the user. Its texts
+quote names, arguments and messages of models and handlers, so they are made encodable here.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ServiceError(Exception):
     """Something was refused or ended for a reason that the user can act on.
 
     Attributes:
-        reason: Why; the gRPC code follows from it.
+        reason: Why it was refused or ended; determines the gRPC code.
         message: For the user: what was wrong, where, the limit, and what to do.
         field: The path of the offending field, such as `start_turn.text`; may be empty.
         retry_after_s: Seconds after which a retry may succeed; None if a retry does not help.

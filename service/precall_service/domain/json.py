@@ -1,4 +1,4 @@
-"""Reads and writes JSON text, in the same way everywhere.
+"""Reads and writes JSON text in the same way everywhere.
 
 JSON can spell half of a surrogate pair, such as U+D800. `parse` accepts it, as RFC 8259 does.
 UTF-8, protobuf, tokenizers and the validator of schemas do not: code that gives a parsed value to
@@ -30,9 +30,9 @@ _NUMBER_CHARS_MAX: Final = 40
 
 
 class JsonError(ValueError):
-    """A text is not JSON as RFC 8259 has it, or a value has no canonical text.
+    """A text is not JSON as RFC 8259 defines it, or a value has no canonical text.
 
-    The message says what is wrong and, as far as that is known, where.
+    The message says what is wrong and, if that is known, where.
     """
 
 
@@ -54,7 +54,7 @@ def parse(text: str) -> JsonValue:
         raise JsonError(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
     except JsonError:
         raise
-    except ValueError:  # Python reads no integer of more than 4300 digits
+    except ValueError:  # Python does not read integers of more than 4300 digits
         raise JsonError("a number has too many digits") from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
@@ -68,7 +68,7 @@ def parse_object(text: str) -> JsonObject:
     """
     value = parse(text)
     if not isinstance(value, dict):
-        raise JsonError(f"an object is needed, this is {_kind(value)}")
+        raise JsonError(f"expected an object, found {_kind(value)}")
     return value
 
 
@@ -97,7 +97,7 @@ def canonical(value: JsonValue) -> bytes:
     except ValueError as error:
         if UnicodeEncodeError in (type(error), type(error.__cause__)):
             raise JsonError(f"{find_half_pair(value, '$')}: {HALF_PAIR}") from None
-        # In the library's words, or in Python's own for an integer of more than 4300 digits.
+        # The library's message, or Python's for an integer of more than 4300 digits.
         raise JsonError(str(error)) from None
 
 
@@ -112,7 +112,7 @@ def may_hold_half_pair(text: str) -> bool:
 def find_half_pair(value: JsonValue, root: str) -> str | None:
     """Returns where a string or name in a value holds half of a surrogate pair, or None.
 
-    The value is called `root`, as in `spell_path`.
+    The place starts with `root`, as in `spell_path`.
     """
     waiting: list[tuple[tuple[str | int, ...], JsonValue]] = [((), value)]
     while waiting:
@@ -169,7 +169,7 @@ def _unique_names(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise JsonError(f"the name {name[:80]!r} stands twice in one object")
+                raise JsonError(f"the name {name[:80]!r} occurs twice in one object")
             seen.add(name)
     return names
 

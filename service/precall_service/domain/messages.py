@@ -1,4 +1,4 @@
-"""What is said in a conversation: messages, the calls that the model makes, and the transcript."""
+"""The content of a conversation: messages, the model's calls, and the transcript."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserMessage:
-    """What the user said."""
+    """A message of the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssistantMessage:
-    """One step of the model: text, reasoning kept apart from it, and calls in their order."""
+    """A message of the model, from one step: text, separate reasoning, and calls in order."""
 
     text: str
     reasoning: str = ""
@@ -85,8 +85,8 @@ Message = UserMessage | AssistantMessage | ToolMessage
 class Transcript:
     """Everything that a prompt is rendered from.
 
-    `template_variables` reach the model's chat template, such as `enable_thinking`; none is called
-    as one of RESERVED_VARIABLES.
+    `template_variables`, such as `enable_thinking`, are passed to the model's chat template. None
+    of their names is in RESERVED_VARIABLES.
     """
 
     messages: tuple[Message, ...]

@@ -1,4 +1,4 @@
-"""What a tool is: its declaration and its effects. Every default takes the unsafe reading."""
+"""What a tool is: its declaration and its effects. A tool that declares no effects is unsafe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class CacheScope(enum.Enum):
-    """For whom a cached result may be used again."""
+    """Where a cached result may be used again."""
 
     CONVERSATION = "conversation"
     TENANT = "tenant"
@@ -20,7 +20,7 @@ class CacheScope(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEffects:
-    """What a handler does to the world, as its owner declares it."""
+    """The effects of a handler on the world, as its owner declares them."""
 
     read_only: bool = False
     speculation_safe: bool = False
@@ -46,8 +46,8 @@ class ToolEffects:
 class ToolDeclaration:
     """A tool that has passed the checks of registration.
 
-    `digest` names what the model is shown of it: equal digests make equal prompts and grammars.
-    `timeout_s` bounds one run; `max_concurrency` the runs in flight at its host.
+    `digest` identifies what the model is shown: tools with equal digests have equal prompts and
+    grammars. `timeout_s` bounds one run, `max_concurrency` the number of runs at the same time.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A turn as it is asked for."""
+"""What a client asks of a turn: the user's message, settings and limits."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class ToolChoiceMode(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolChoice:
-    """Which tools may or must be called; `tool_name` goes with NAMED alone."""
+    """Which tools may or must be called. `tool_name` is set if the mode is NAMED, else empty."""
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     tool_name: str = ""
 
     def after_calls(self) -> ToolChoice:
-        """The choice for a step after the model has called: REQUIRED and NAMED must not loop."""
+        """Returns the choice for steps after a call, so that REQUIRED and NAMED do not loop."""
         return self if self.mode is ToolChoiceMode.NONE else ToolChoice()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSettings:
-    """How tokens are chosen. None takes the model's own default."""
+    """How tokens are chosen. None means the model's own default."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -55,7 +55,7 @@ class TurnLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnSpec:
-    """One user message to be answered, checked against the limits of the server."""
+    """One user message to answer. Its values have been checked against the server's limits."""
 
     turn_id: str
     text: str

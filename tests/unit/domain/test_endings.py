@@ -1,4 +1,4 @@
-"""What the model is told of each ending."""
+"""The text that the model reads about each ending."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from precall_service.domain.events import ToolCallOutcome
         ('"half \\ud800"', "half ?"),
     ],
 )
-def test_result_is_given_as_it_is_but_for_strings(result_json: str, text: str) -> None:
+def test_results_stay_as_they_are_except_strings(result_json: str, text: str) -> None:
     ending = InvocationEnding.of_result(result_json)
     assert ending.outcome is ToolCallOutcome.RESULT
     assert model_text(ending) == text
@@ -41,7 +41,7 @@ def test_result_is_given_as_it_is_but_for_strings(result_json: str, text: str) -
         (Reason.TOO_LARGE, ToolCallOutcome.ERROR),
     ],
 )
-def test_error_is_one_object(reason: Reason, outcome: ToolCallOutcome) -> None:
+def test_an_error_is_one_json_object(reason: Reason, outcome: ToolCallOutcome) -> None:
     ending = InvocationEnding.of_error(ServiceError(reason, "why"))
     assert ending.outcome is outcome
     assert json.loads(model_text(ending)) == {
@@ -49,7 +49,7 @@ def test_error_is_one_object(reason: Reason, outcome: ToolCallOutcome) -> None:
     }
 
 
-def test_handler_error_has_the_type_that_the_handler_gave() -> None:
+def test_a_handler_error_has_the_type_that_the_handler_gave() -> None:
     error = ServiceError(
         Reason.TOOL_FAILED, "no such city", metadata={"handler_error_type": "LookupError"}
     )

@@ -1,11 +1,11 @@
-"""What a ServiceError holds can be sent."""
+"""All texts of a ServiceError can be sent."""
 
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason, ServiceError
 
 
-def test_no_text_of_an_error_has_a_character_that_utf_8_cannot_carry() -> None:
+def test_all_texts_of_an_error_can_be_encoded_in_utf_8() -> None:
     error = ServiceError(
         Reason.TOOL_UNKNOWN, "no \ud800 é", field="a.\udfff", metadata={"n\ud800": "v\ude00w"}
     )

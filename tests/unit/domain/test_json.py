@@ -38,7 +38,7 @@ values: st.SearchStrategy[JsonValue] = st.recursive(
 
 
 def shuffled(value: JsonValue) -> JsonValue:
-    """The same value with the names of its objects in another order."""
+    """Returns the same value with the names of its objects in another order."""
     if isinstance(value, dict):
         return {name: shuffled(inner) for name, inner in reversed(value.items())}
     return [shuffled(inner) for inner in value] if isinstance(value, list) else value
@@ -51,9 +51,9 @@ def names_in_order(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
 
 
 @given(values)
-def test_canonical_text_says_the_value_in_one_way(value: JsonValue) -> None:
+def test_equal_values_have_one_canonical_text(value: JsonValue) -> None:
     text = canonical(value)
-    # Every number of I-JSON is a double: a large one is written without a point.
+    # Every number of I-JSON is a double, but a large one is written without a decimal point.
     read = cast("JsonValue", json.loads(text, parse_int=float, object_pairs_hook=names_in_order))
     assert read == value
     assert canonical(read) == text
@@ -61,7 +61,7 @@ def test_canonical_text_says_the_value_in_one_way(value: JsonValue) -> None:
 
 
 plain_texts = st.text(st.characters(exclude_categories=("Cs",), max_codepoint=0xFFFF), max_size=8)
-"""Of these, the order by code points is the order by UTF-16 code units."""
+"""Texts whose order by code points is their order by UTF-16 code units."""
 
 
 @given(st.recursive(plain_texts, lambda inner: st.dictionaries(plain_texts, inner, max_size=4)))
@@ -97,7 +97,7 @@ def nested(levels: int) -> JsonValue:
 
 NOT_CANONICAL: dict[str, tuple[object, str]] = {
     "an integer beyond 2^53": (SAFE + 1, "9007199254740992 is beyond"),
-    "one below -2^53": ([-SAFE - 1], "-9007199254740992 is beyond"),
+    "an integer below -2^53": ([-SAFE - 1], "-9007199254740992 is beyond"),
     "too many digits": (10**5000, "digits"),
     "not a number": (math.nan, "nan"),
     "infinity": ({"a": math.inf}, "inf"),
