@@ -21,15 +21,14 @@ class ToolCallOutcome(enum.Enum):
     RESULT = 1
     """The handler returned a result. This is a terminal state."""
     ERROR = 2
-    """The handler failed, its result was unusable, or the arguments were not valid. This is a
+    """The handler failed, its result was unusable, or the arguments were invalid. This is a
     terminal state."""
     TIMEOUT = 3
     """The handler did not answer in time. This is a terminal state."""
     CANCELLED = 4
-    """The turn or the call was cancelled, or the step was cut by a limit. This is a terminal
-    state."""
+    """The turn or the call was cancelled, or a limit cut the step. This is a terminal state."""
     UNAVAILABLE = 5
-    """No handler was there, or it left while the call ran. This is a terminal state."""
+    """There was no handler, or its process left while the call ran. This is a terminal state."""
     DENIED = 6
     """A person denied the call. This is a terminal state."""
 
@@ -42,9 +41,9 @@ class ResultSource(enum.Enum):
     COMMITTED = 1
     """A handler ran for this call."""
     SPECULATIVE = 2
-    """A prediction had run it early."""
+    """A handler ran early, for a prediction of this call."""
     CACHE = 3
-    """The tool cache had it."""
+    """The tool cache had the result."""
 
 
 class StepFinishReason(enum.Enum):
@@ -57,9 +56,9 @@ class StepFinishReason(enum.Enum):
     TOOL_CALLS = 2
     """The model ended its message with tool calls."""
     LENGTH = 3
-    """A token limit cut it."""
+    """A limit on tokens cut the step."""
     ABORTED = 4
-    """It was cancelled or failed."""
+    """The step was cancelled or failed."""
 
 
 class TurnOutcome(enum.Enum):
@@ -70,45 +69,46 @@ class TurnOutcome(enum.Enum):
     ANSWERED = 1
     """The model gave its answer. This is a terminal state."""
     LIMIT = 2
-    """A limit on tokens, steps or wall time cut it; the text so far stands. This is a terminal
-    state."""
+    """A limit on tokens, steps or wall time cut the turn; the text so far is kept. This is a
+    terminal state."""
     CANCELLED = 3
-    """The client cancelled it. This is a terminal state."""
+    """The client cancelled the turn. This is a terminal state."""
     FAILED = 4
-    """It failed; `error` says why. This is a terminal state."""
+    """The turn failed; `error` says why. This is a terminal state."""
     INTERJECTED = 5
-    """Its message became part of the turn that was running, `merged_into_turn_id`, which answers
-    it. This is a terminal state."""
+    """The turn's message became part of the running turn, `merged_into_turn_id`, which answers it.
+    This is a terminal state."""
 
 
 class InvocationCancelReason(enum.Enum):
-    """Why a run is no longer wanted."""
+    """Why a run is no longer needed."""
 
     UNSPECIFIED = 0
     """Never sent."""
     TIMEOUT = 1
     """The tool's timeout has passed. The model has been told."""
     TURN_ENDED = 2
-    """The turn was cancelled or failed."""
+    """The turn ended first: it was cancelled, it failed, or it reached its time limit."""
     CALL_CANCELLED = 3
-    """The client cancelled this one call."""
+    """This one call was cancelled."""
     PREDICTION_DISCARDED = 4
-    """The prediction behind it was discarded."""
+    """The prediction for which the handler runs was discarded."""
     DRAINING = 5
-    """The server shuts down."""
+    """The server is shutting down."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRejected:
-    """One frame of the client was refused. The stream, and everything else on it, lives on."""
+    """The server refused one frame of the client. The stream goes on."""
 
     frame_sequence: int = 0
-    """`sequence` of the refused frame; 0 where it had none."""
+    """The `sequence` of the refused frame; 0 if the frame could not be read."""
     error: ServiceError | None = None
-    """What was wrong, where, the limit, and what to do. Its details hold exactly one
-    `google.rpc.ErrorInfo`: the reason is the full name of an `ErrorReason` value
-    ("ERROR_REASON_TURN_RUNNING") and the domain is "precall". `google.rpc.BadRequest` names the
-    field. Refusals that may be retried carry `google.rpc.RetryInfo`."""
+    """What was wrong, where, the limit, and what to do. The details contain exactly one
+    `google.rpc.ErrorInfo`, whose reason is the full name of an `ErrorReason` value (such as
+    "ERROR_REASON_TURN_RUNNING") and whose domain is "precall". If a field was wrong,
+    `google.rpc.BadRequest` names it. If a retry may succeed, `google.rpc.RetryInfo` says after what
+    time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,9 @@ class ToolRegistration:
     name: str = ""
     """The tool's name, as declared."""
     version: str = ""
-    """The version under which it is registered. Empty when it was refused."""
+    """The version under which the tool is registered. Empty if it was refused."""
     error: ServiceError | None = None
-    """Set when it was refused: what was wrong, where, the limit and what to do (see
+    """Set if the tool was refused: what was wrong, where, the limit, and what to do (see
     FrameRejected.error)."""
 
 
@@ -129,7 +129,7 @@ class ToolsRegistered:
     """Server to client: the answer to one RegisterTools."""
 
     frame_sequence: int = 0
-    """`sequence` of the RegisterTools frame that this answers."""
+    """The `sequence` of the RegisterTools frame."""
     registrations: tuple[ToolRegistration, ...] = ()
     """One entry per declared tool, in the order of the declaration."""
 
@@ -139,30 +139,30 @@ class ToolsWithdrawn:
     """Server to client: the answer to one WithdrawTools."""
 
     frame_sequence: int = 0
-    """`sequence` of the WithdrawTools frame that this answers."""
+    """The `sequence` of the WithdrawTools frame."""
     names: tuple[str, ...] = ()
-    """Names that were withdrawn."""
+    """The names that were withdrawn."""
     unknown_names: tuple[str, ...] = ()
-    """Names that this stream had not registered."""
+    """The names that this stream had not registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnQueued:
-    """The turn waits for its admission.
+    """The turn waits for admission.
 
-    Sent again when its position changes; a client that is slow to read may miss some.
+    Sent again when its queue position changes, but a client that reads slowly may miss some.
     """
 
     position: int = 0
-    """How many turns start before it. 0: it is next."""
+    """The queue position: how many turns start before this one. 0: it is next."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
-    """The turn was admitted: it has its slot and its share of the KV cache."""
+    """The turn was admitted: it has its share of the engine, a slot and KV cache."""
 
     waited_s: float = 0.0
-    """How long it waited."""
+    """How long the turn waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +170,9 @@ class StepStarted:
     """A step begins: one assistant message."""
 
     step: int = 0
-    """0 for the first step of the turn."""
+    """The number of the step in its turn, from 0."""
     prompt_tokens: int = 0
-    """Tokens of its prompt."""
+    """The number of tokens in its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +180,12 @@ class TextDelta:
     """A piece of the answer's text."""
 
     text: str = ""
-    """The piece. Pieces of a step concatenate to its text."""
+    """The piece. The pieces of a step concatenate to its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of the model's reasoning, kept apart from the answer."""
+    """A piece of the model's reasoning, which is kept separate from the answer."""
 
     text: str = ""
     """The piece."""
@@ -195,13 +195,13 @@ class ReasoningDelta:
 class ToolCallStarted:
     """The model begins to write a tool call.
 
-    Followed by exactly one ToolCallCompleted before the end of the turn.
+    Exactly one ToolCallCompleted follows before the end of the turn.
     """
 
     call_id: str = ""
-    """Made by the server; unique in the conversation."""
+    """The id of the call, made by the server and unique in the conversation."""
     tool_name: str = ""
-    """Name of the tool."""
+    """The name of the tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +209,9 @@ class ToolCallArgumentsDelta:
     """A piece of a call's arguments."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     json_fragment: str = ""
-    """The piece of JSON text. Pieces concatenate to the arguments."""
+    """The piece of JSON text. The pieces concatenate to the arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,93 +219,93 @@ class ToolCallReady:
     """The model has written the whole call."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     tool_name: str = ""
-    """Name of the tool."""
+    """The name of the tool."""
     arguments_json: str = ""
-    """The arguments: a JSON object as the model wrote it."""
+    """The arguments: a JSON object, as the model wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallProgress:
-    """A handler says how far it is."""
+    """A handler reports its progress."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     message: str = ""
-    """What it is doing, for people. Longer messages are shortened in the middle to 1024
+    """What the handler is doing, for people. A longer message is shortened in the middle to 1024
     characters."""
     fraction: float | None = None
-    """From 0 to 1. None: unknown."""
+    """How far the handler is, from 0 to 1. None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContentPart:
-    """One part of what is said.
+    """One part of the content of a message or a result.
 
-    Text is always served. Every other kind needs a model that reads it: a server that does not
-    serve one refuses it as NOT_SERVED (CAPABILITY_MEDIA), with the path of the part.
+    Text is always served. A server that does not serve another kind refuses it with NOT_SERVED
+    (CAPABILITY_MEDIA) and names the part.
     """
 
     text: str | None = None
-    """Text. Adjacent text parts are one text."""
+    """Text. Adjacent text parts form one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallCompleted:
-    """A tool call ended. Every ToolCallStarted is followed by exactly one of these."""
+    """A tool call ended. Exactly one of these follows every ToolCallStarted."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     outcome: ToolCallOutcome = ToolCallOutcome.UNSPECIFIED
-    """How it ended."""
+    """How the call ended."""
     result_json: str = ""
-    """The result, with RESULT only: JSON text."""
+    """With RESULT: the result, as JSON text."""
     error: ServiceError | None = None
-    """What went wrong, with every other outcome (see FrameRejected.error)."""
+    """With every other outcome: what went wrong (see FrameRejected.error)."""
     wait_time_s: float = 0.0
-    """From the call being ready to its ending."""
+    """The time from when the call was ready to its ending."""
     source: ResultSource = ResultSource.UNSPECIFIED
     """Where the result came from."""
     cache_entry_version: int = 0
-    """With CACHE: the entry version that was served."""
+    """With CACHE: the version of the cache entry."""
     cache_age_s: float | None = None
-    """With CACHE: how old the result is."""
+    """With CACHE: the age of the result."""
     _: KW_ONLY
     prediction_id: str = ""
     """With SPECULATIVE: the prediction that was confirmed."""
     time_saved_s: float | None = None
-    """With SPECULATIVE: how much longer the turn would have waited for a run that started when the
+    """With SPECULATIVE: how much longer the turn would have waited if the run had started when the
     call was ready."""
     content: tuple[ContentPart, ...] = ()
-    """With RESULT: what the model saw in place of the JSON text (see InvocationResult.content).
+    """With RESULT: what the model saw instead of the JSON text (see InvocationResult.content).
     Empty: the JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens that were used. Of an aborted step only the prompt counts, if it was computed."""
+    """Tokens that were used. For an aborted step only its prompt counts, if it was computed."""
 
     input_tokens: int = 0
-    """Tokens of prompts."""
+    """Tokens in prompts."""
     cached_tokens: int = 0
-    """Those of them that were served from the KV cache."""
+    """The part of `input_tokens` that the KV cache already held."""
     output_tokens: int = 0
-    """Tokens generated, reasoning included."""
+    """Generated tokens, including reasoning."""
     reasoning_tokens: int = 0
-    """Tokens generated as reasoning, where the model's format tells."""
+    """Tokens generated as reasoning, if the model's format separates them."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
-    """A step ended. If it made calls, they are answered and the next step begins."""
+    """A step ended. If it made calls, they are answered next, and then another step begins."""
 
     step: int = 0
-    """The step."""
+    """The number of the step."""
     finish_reason: StepFinishReason = StepFinishReason.UNSPECIFIED
     """Why it ended."""
     usage: TokenUsage = TokenUsage()
-    """What it used."""
+    """The tokens that it used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,47 +313,47 @@ class TurnReport:
     """Where a turn's time and tokens went, and what was saved."""
 
     wall_time_s: float = 0.0
-    """From the receipt of StartTurn to the turn's end."""
+    """The time from the receipt of StartTurn to the end of the turn."""
     queue_time_s: float = 0.0
-    """Waiting for admission."""
+    """The time spent waiting for admission."""
     time_to_first_token_s: float | None = None
-    """From the receipt of StartTurn to the first piece of text, reasoning or call. None: there was
-    none."""
+    """The time from the receipt of StartTurn to the first piece of text, reasoning or a call. None
+    if there was no such piece."""
     generation_time_s: float = 0.0
-    """Time in which the model generated."""
+    """The time in which the model generated."""
     tool_time_exposed_s: float = 0.0
-    """Time in which the turn had nothing to do but wait for tools."""
+    """The time in which the turn could only wait for tools."""
     tool_time_hidden_s: float = 0.0
-    """Tool time that ran while the model generated."""
+    """The time in which tools ran while the model generated."""
     continuation_time_s: float = 0.0
-    """From a tool result's arrival to the next token, summed over the steps that continue the
+    """The time from the last tool result to the next token, summed over the steps that continue the
     turn."""
     saved_by_overlap_s: float = 0.0
-    """Time saved by tools that ran while the model still generated: the sum of
+    """The time saved by tools that ran while the model still generated: the sum of
     ToolCallCompleted.time_saved."""
     saved_by_drafts_s: float = 0.0
-    """Time saved by predicted calls that the engine verified in place of decoding them token by
+    """The time saved by predicted calls that the engine verified instead of decoding them token by
     token."""
     saved_by_continuation_s: float = 0.0
-    """Time saved by steps that went on from tokens which the KV cache still held: their prefill."""
+    """The prefill time saved by steps that started from tokens that the KV cache still held."""
     wasted_time_s: float = 0.0
-    """Handler time spent on discarded predictions."""
+    """The handlers' time spent on discarded predictions."""
     steps: int = 0
-    """Steps that began."""
+    """The number of steps that began."""
     tool_calls: int = 0
-    """Tool calls that the model made, whether or not they were run."""
+    """The number of tool calls that the model made, whether or not they were run."""
     usage: TokenUsage = TokenUsage()
-    """Tokens of all steps."""
+    """The tokens of all steps."""
     cache_hits: int = 0
-    """Calls served from the tool cache."""
+    """The number of calls that the tool cache answered."""
     predictions: int = 0
-    """Predictions proposed."""
+    """The number of predictions that were proposed."""
     predictions_confirmed: int = 0
-    """Predictions confirmed."""
+    """The number of predictions that were confirmed."""
     draft_tokens_proposed: int = 0
-    """Draft tokens staged."""
+    """The number of draft tokens that were staged."""
     draft_tokens_accepted: int = 0
-    """Draft tokens accepted."""
+    """The number of draft tokens that were accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,103 +364,109 @@ class TurnCompleted:
     """
 
     outcome: TurnOutcome = TurnOutcome.UNSPECIFIED
-    """How it ended."""
+    """How the turn ended."""
     text: str = ""
     """The text of the last step: the answer."""
     error: ServiceError | None = None
-    """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED the
-    conversation is as it was before the turn, unless handlers ran of tools that are not read_only:
-    then its finished steps stand, `called` in the ErrorInfo metadata names those tools, and there
-    is no RetryInfo, since the same turn again might do twice what was done."""
+    """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED, the
+    conversation is as it was before the turn, unless the turn sent an Invoke for a tool that is not
+    read_only. In that case its finished steps stay in the conversation, `called` in the ErrorInfo
+    metadata names those tools, and there is no RetryInfo: the same turn might do again what was
+    already done."""
     report: TurnReport = TurnReport()
-    """Where the time went."""
+    """Where the time and the tokens went."""
     merged_into_turn_id: str = ""
-    """With INTERJECTED: the turn that answers the message."""
+    """With INTERJECTED: the id of the turn that answers the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The W3C trace context of the sender of a frame (https://www.w3.org/TR/trace-context/).
+    """The W3C trace context of a frame's sender (https://www.w3.org/TR/trace-context/).
 
-    It travels in frames because one stream outlives many traces.
+    It is part of the frames because one stream outlives many traces.
     """
 
     traceparent: str = ""
-    """The `traceparent` header value. Empty: there is no trace."""
+    """The `traceparent` header value. Empty if there is no trace."""
     tracestate: str = ""
     """The `tracestate` header value. May be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """Server to handler: run it.
+    """Server to handler: run the tool.
 
-    Answered by exactly one InvocationResult, also after a CancelInvocation.
+    The answer is exactly one InvocationResult, even after a CancelInvocation.
     """
 
     invocation_id: str = ""
-    """Made by the server; unique on this server. Names this run in every later frame."""
+    """The id of this run, made by the server and unique on it. Later frames name the run by this
+    id."""
     execution_id: str = ""
-    """Made by the server; survives retries, reconnects and replays. A handler with side effects
-    runs at most once per execution id."""
+    """The id of the execution, made by the server. It stays the same over retries, reconnects and
+    replays. A handler with side effects runs at most once per execution id."""
     call_id: str = ""
-    """The tool call of the model that is answered. Empty while the run is speculative;
-    InvocationCommitted then names it if the model makes the call."""
+    """The model's call that the run answers. Empty while the run is speculative; if the model makes
+    the call, InvocationCommitted names it."""
     prediction_id: str = ""
-    """The prediction that is run early. Empty when the run was started for a call."""
+    """The prediction for which the handler runs early. Empty if the run was started for a call."""
     turn_id: str = ""
-    """The turn that it serves."""
+    """The turn for which the handler runs."""
     conversation_id: str = ""
-    """The conversation that it serves."""
+    """The conversation for which the handler runs."""
     tool_name: str = ""
-    """Name of the registered tool."""
+    """The name of the registered tool."""
     tool_version: str = ""
-    """Version under which it is registered."""
+    """The version under which the tool is registered."""
     _: KW_ONLY
     arguments_json: str = ""
-    """The arguments: a JSON object, checked against the tool's input schema."""
+    """The arguments: a JSON object that fits the tool's input schema."""
     timeout_s: float = 0.0
-    """How long the handler may take, from when the server has this frame ready to send."""
+    """How long the handler may take. The time counts from when the server has this frame ready to
+    send."""
     trace_context: TraceContext = TraceContext()
-    """Parent of the handler's span."""
+    """The parent of the handler's span."""
 
 
 @dataclass(frozen=True, slots=True)
 class CancelInvocation:
-    """Server to handler: stop this run if you can.
+    """Server to handler: stop this run if possible.
 
-    The InvocationResult is still owed, best with `cancelled`. The frame carries no turn id: the
-    invocation id says all.
+    The InvocationResult is still owed, preferably with `cancelled`. The frame has no turn id,
+    because the invocation id is enough to find the run.
     """
 
     invocation_id: str = ""
-    """The run to stop."""
+    """The id of the run to stop."""
     reason: InvocationCancelReason = InvocationCancelReason.UNSPECIFIED
-    """Why."""
+    """Why it should stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """The server will close this stream soon: finish, start nothing new, reconnect elsewhere."""
+    """The server will close this stream soon.
+
+    Start nothing new, and connect again, to another server if there is one.
+    """
 
     time_left_s: float = 0.0
-    """How long turns that already run may still take on this stream."""
+    """How long the running turn may still take on this stream."""
     message: str = ""
-    """Why, for people: "draining for shutdown", for example."""
+    """The reason, for people, such as "the server is shutting down"."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvocationCommitted:
     """Server to handler: the model has made the call that this speculative run predicted.
 
-    From now on the run is a committed one, and its result answers the call: a handler that puts
-    costly work off until then may go on.
+    From now on the run is committed, and its result answers the call. A handler may put off costly
+    work until then.
     """
 
     invocation_id: str = ""
-    """The run."""
+    """The id of the run."""
     call_id: str = ""
-    """The model's call."""
+    """The id of the model's call."""
 
 
 TurnEvent = (

@@ -48,15 +48,14 @@ class ToolCallOutcome(enum.Enum):
     RESULT = "result"
     """The handler returned a result. This is a terminal state."""
     ERROR = "error"
-    """The handler failed, its result was unusable, or the arguments were not valid. This is a
+    """The handler failed, its result was unusable, or the arguments were invalid. This is a
     terminal state."""
     TIMEOUT = "timeout"
     """The handler did not answer in time. This is a terminal state."""
     CANCELLED = "cancelled"
-    """The turn or the call was cancelled, or the step was cut by a limit. This is a terminal
-    state."""
+    """The turn or the call was cancelled, or a limit cut the step. This is a terminal state."""
     UNAVAILABLE = "unavailable"
-    """No handler was there, or it left while the call ran. This is a terminal state."""
+    """There was no handler, or its process left while the call ran. This is a terminal state."""
     DENIED = "denied"
     """A person denied the call. This is a terminal state."""
 
@@ -69,9 +68,9 @@ class ResultSource(enum.Enum):
     COMMITTED = "committed"
     """A handler ran for this call."""
     SPECULATIVE = "speculative"
-    """A prediction had run it early."""
+    """A handler ran early, for a prediction of this call."""
     CACHE = "cache"
-    """The tool cache had it."""
+    """The tool cache had the result."""
 
 
 class StepFinishReason(enum.Enum):
@@ -84,9 +83,9 @@ class StepFinishReason(enum.Enum):
     TOOL_CALLS = "tool_calls"
     """The model ended its message with tool calls."""
     LENGTH = "length"
-    """A token limit cut it."""
+    """A limit on tokens cut the step."""
     ABORTED = "aborted"
-    """It was cancelled or failed."""
+    """The step was cancelled or failed."""
 
 
 class TurnOutcome(enum.Enum):
@@ -97,34 +96,34 @@ class TurnOutcome(enum.Enum):
     ANSWERED = "answered"
     """The model gave its answer. This is a terminal state."""
     LIMIT = "limit"
-    """A limit on tokens, steps or wall time cut it; the text so far stands. This is a terminal
-    state."""
+    """A limit on tokens, steps or wall time cut the turn; the text so far is kept. This is a
+    terminal state."""
     CANCELLED = "cancelled"
-    """The client cancelled it. This is a terminal state."""
+    """The client cancelled the turn. This is a terminal state."""
     FAILED = "failed"
-    """It failed; `error` says why. This is a terminal state."""
+    """The turn failed; `error` says why. This is a terminal state."""
     INTERJECTED = "interjected"
-    """Its message became part of the turn that was running, `merged_into_turn_id`, which answers
-    it. This is a terminal state."""
+    """The turn's message became part of the running turn, `merged_into_turn_id`, which answers it.
+    This is a terminal state."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnQueued:
-    """The turn waits for its admission.
+    """The turn waits for admission.
 
-    Sent again when its position changes; a client that is slow to read may miss some.
+    Sent again when its queue position changes, but a client that reads slowly may miss some.
     """
 
     position: int = 0
-    """How many turns start before it. 0: it is next."""
+    """The queue position: how many turns start before this one. 0: it is next."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
-    """The turn was admitted: it has its slot and its share of the KV cache."""
+    """The turn was admitted: it has its share of the engine, a slot and KV cache."""
 
     waited_s: float = 0.0
-    """How long it waited."""
+    """How long the turn waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +131,9 @@ class StepStarted:
     """A step begins: one assistant message."""
 
     step: int = 0
-    """0 for the first step of the turn."""
+    """The number of the step in its turn, from 0."""
     prompt_tokens: int = 0
-    """Tokens of its prompt."""
+    """The number of tokens in its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +141,12 @@ class TextDelta:
     """A piece of the answer's text."""
 
     text: str = ""
-    """The piece. Pieces of a step concatenate to its text."""
+    """The piece. The pieces of a step concatenate to its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of the model's reasoning, kept apart from the answer."""
+    """A piece of the model's reasoning, which is kept separate from the answer."""
 
     text: str = ""
     """The piece."""
@@ -157,13 +156,13 @@ class ReasoningDelta:
 class ToolCallStarted:
     """The model begins to write a tool call.
 
-    Followed by exactly one ToolCallCompleted before the end of the turn.
+    Exactly one ToolCallCompleted follows before the end of the turn.
     """
 
     call_id: str = ""
-    """Made by the server; unique in the conversation."""
+    """The id of the call, made by the server and unique in the conversation."""
     tool_name: str = ""
-    """Name of the tool."""
+    """The name of the tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +170,9 @@ class ToolCallArgumentsDelta:
     """A piece of a call's arguments."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     json_fragment: str = ""
-    """The piece of JSON text. Pieces concatenate to the arguments."""
+    """The piece of JSON text. The pieces concatenate to the arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +180,11 @@ class ToolCallReady:
     """The model has written the whole call."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     tool_name: str = ""
-    """Name of the tool."""
+    """The name of the tool."""
     arguments_json: str = ""
-    """The arguments: a JSON object as the model wrote it."""
+    """The arguments: a JSON object, as the model wrote it."""
 
     @property
     def arguments(self) -> pydantic.JsonValue:
@@ -196,57 +195,57 @@ class ToolCallReady:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallProgress:
-    """A handler says how far it is."""
+    """A handler reports its progress."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     message: str = ""
-    """What it is doing, for people. Longer messages are shortened in the middle to 1024
+    """What the handler is doing, for people. A longer message is shortened in the middle to 1024
     characters."""
     fraction: float | None = None
-    """From 0 to 1. None: unknown."""
+    """How far the handler is, from 0 to 1. None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContentPart:
-    """One part of what is said.
+    """One part of the content of a message or a result.
 
-    Text is always served. Every other kind needs a model that reads it: a server that does not
-    serve one refuses it as NOT_SERVED (CAPABILITY_MEDIA), with the path of the part.
+    Text is always served. A server that does not serve another kind refuses it with NOT_SERVED
+    (CAPABILITY_MEDIA) and names the part.
     """
 
     text: str | None = None
-    """Text. Adjacent text parts are one text."""
+    """Text. Adjacent text parts form one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallCompleted:
-    """A tool call ended. Every ToolCallStarted is followed by exactly one of these."""
+    """A tool call ended. Exactly one of these follows every ToolCallStarted."""
 
     call_id: str = ""
-    """The call."""
+    """The id of the call."""
     outcome: ToolCallOutcome = ToolCallOutcome.UNKNOWN
-    """How it ended."""
+    """How the call ended."""
     result_json: str = ""
-    """The result, with RESULT only: JSON text."""
+    """With RESULT: the result, as JSON text."""
     error: PrecallError | None = None
-    """What went wrong, with every other outcome (see FrameRejected.error)."""
+    """With every other outcome: what went wrong (see FrameRejected.error)."""
     wait_time_s: float = 0.0
-    """From the call being ready to its ending."""
+    """The time from when the call was ready to its ending."""
     source: ResultSource = ResultSource.UNKNOWN
     """Where the result came from."""
     cache_entry_version: int = 0
-    """With CACHE: the entry version that was served."""
+    """With CACHE: the version of the cache entry."""
     cache_age_s: float | None = None
-    """With CACHE: how old the result is."""
+    """With CACHE: the age of the result."""
     _: KW_ONLY
     prediction_id: str = ""
     """With SPECULATIVE: the prediction that was confirmed."""
     time_saved_s: float | None = None
-    """With SPECULATIVE: how much longer the turn would have waited for a run that started when the
+    """With SPECULATIVE: how much longer the turn would have waited if the run had started when the
     call was ready."""
     content: tuple[ContentPart, ...] = ()
-    """With RESULT: what the model saw in place of the JSON text (see InvocationResult.content).
+    """With RESULT: what the model saw instead of the JSON text (see InvocationResult.content).
     Empty: the JSON text."""
 
     @property
@@ -258,28 +257,28 @@ class ToolCallCompleted:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens that were used. Of an aborted step only the prompt counts, if it was computed."""
+    """Tokens that were used. For an aborted step only its prompt counts, if it was computed."""
 
     input_tokens: int = 0
-    """Tokens of prompts."""
+    """Tokens in prompts."""
     cached_tokens: int = 0
-    """Those of them that were served from the KV cache."""
+    """The part of `input_tokens` that the KV cache already held."""
     output_tokens: int = 0
-    """Tokens generated, reasoning included."""
+    """Generated tokens, including reasoning."""
     reasoning_tokens: int = 0
-    """Tokens generated as reasoning, where the model's format tells."""
+    """Tokens generated as reasoning, if the model's format separates them."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
-    """A step ended. If it made calls, they are answered and the next step begins."""
+    """A step ended. If it made calls, they are answered next, and then another step begins."""
 
     step: int = 0
-    """The step."""
+    """The number of the step."""
     finish_reason: StepFinishReason = StepFinishReason.UNKNOWN
     """Why it ended."""
     usage: TokenUsage = TokenUsage()
-    """What it used."""
+    """The tokens that it used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,47 +286,47 @@ class TurnReport:
     """Where a turn's time and tokens went, and what was saved."""
 
     wall_time_s: float = 0.0
-    """From the receipt of StartTurn to the turn's end."""
+    """The time from the receipt of StartTurn to the end of the turn."""
     queue_time_s: float = 0.0
-    """Waiting for admission."""
+    """The time spent waiting for admission."""
     time_to_first_token_s: float | None = None
-    """From the receipt of StartTurn to the first piece of text, reasoning or call. None: there was
-    none."""
+    """The time from the receipt of StartTurn to the first piece of text, reasoning or a call. None
+    if there was no such piece."""
     generation_time_s: float = 0.0
-    """Time in which the model generated."""
+    """The time in which the model generated."""
     tool_time_exposed_s: float = 0.0
-    """Time in which the turn had nothing to do but wait for tools."""
+    """The time in which the turn could only wait for tools."""
     tool_time_hidden_s: float = 0.0
-    """Tool time that ran while the model generated."""
+    """The time in which tools ran while the model generated."""
     continuation_time_s: float = 0.0
-    """From a tool result's arrival to the next token, summed over the steps that continue the
+    """The time from the last tool result to the next token, summed over the steps that continue the
     turn."""
     saved_by_overlap_s: float = 0.0
-    """Time saved by tools that ran while the model still generated: the sum of
+    """The time saved by tools that ran while the model still generated: the sum of
     ToolCallCompleted.time_saved."""
     saved_by_drafts_s: float = 0.0
-    """Time saved by predicted calls that the engine verified in place of decoding them token by
+    """The time saved by predicted calls that the engine verified instead of decoding them token by
     token."""
     saved_by_continuation_s: float = 0.0
-    """Time saved by steps that went on from tokens which the KV cache still held: their prefill."""
+    """The prefill time saved by steps that started from tokens that the KV cache still held."""
     wasted_time_s: float = 0.0
-    """Handler time spent on discarded predictions."""
+    """The handlers' time spent on discarded predictions."""
     steps: int = 0
-    """Steps that began."""
+    """The number of steps that began."""
     tool_calls: int = 0
-    """Tool calls that the model made, whether or not they were run."""
+    """The number of tool calls that the model made, whether or not they were run."""
     usage: TokenUsage = TokenUsage()
-    """Tokens of all steps."""
+    """The tokens of all steps."""
     cache_hits: int = 0
-    """Calls served from the tool cache."""
+    """The number of calls that the tool cache answered."""
     predictions: int = 0
-    """Predictions proposed."""
+    """The number of predictions that were proposed."""
     predictions_confirmed: int = 0
-    """Predictions confirmed."""
+    """The number of predictions that were confirmed."""
     draft_tokens_proposed: int = 0
-    """Draft tokens staged."""
+    """The number of draft tokens that were staged."""
     draft_tokens_accepted: int = 0
-    """Draft tokens accepted."""
+    """The number of draft tokens that were accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,18 +337,19 @@ class TurnCompleted:
     """
 
     outcome: TurnOutcome = TurnOutcome.UNKNOWN
-    """How it ended."""
+    """How the turn ended."""
     text: str = ""
     """The text of the last step: the answer."""
     error: PrecallError | None = None
-    """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED the
-    conversation is as it was before the turn, unless handlers ran of tools that are not read_only:
-    then its finished steps stand, `called` in the ErrorInfo metadata names those tools, and there
-    is no RetryInfo, since the same turn again might do twice what was done."""
+    """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED, the
+    conversation is as it was before the turn, unless the turn sent an Invoke for a tool that is not
+    read_only. In that case its finished steps stay in the conversation, `called` in the ErrorInfo
+    metadata names those tools, and there is no RetryInfo: the same turn might do again what was
+    already done."""
     report: TurnReport = TurnReport()
-    """Where the time went."""
+    """Where the time and the tokens went."""
     merged_into_turn_id: str = ""
-    """With INTERJECTED: the turn that answers the message."""
+    """With INTERJECTED: the id of the turn that answers the message."""
 
 
 Event: TypeAlias = (

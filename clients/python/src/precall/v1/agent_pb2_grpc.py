@@ -28,8 +28,9 @@ if _version_not_supported:
 class AgentServiceStub:
     """Conversations between a client and the model, with tools that run in the client's own process.
 
-    Tenant: the gRPC metadata `precall-tenant` of the call (1 to 64 of A-Z a-z 0-9 . _ -), "default" without it. Where
-    tenants do not trust each other, a gateway that authenticates must set it.
+    The tenant of a call is the value of its gRPC metadata `precall-tenant`: 1 to 64 characters of A-Z a-z 0-9 . _ and -.
+    Without that metadata the tenant is "default". If tenants do not trust each other, a gateway that authenticates
+    clients must set it.
     """
 
     def __init__(self, channel):
@@ -58,33 +59,35 @@ class AgentServiceStub:
 class AgentServiceServicer:
     """Conversations between a client and the model, with tools that run in the client's own process.
 
-    Tenant: the gRPC metadata `precall-tenant` of the call (1 to 64 of A-Z a-z 0-9 . _ -), "default" without it. Where
-    tenants do not trust each other, a gateway that authenticates must set it.
+    The tenant of a call is the value of its gRPC metadata `precall-tenant`: 1 to 64 characters of A-Z a-z 0-9 . _ and -.
+    Without that metadata the tenant is "default". If tenants do not trust each other, a gateway that authenticates
+    clients must set it.
     """
 
     def Converse(self, request_iterator, context):
-        """One conversation. The first frame is `open` or `resume`; the server answers `opened` or ends the stream. From
-        then on both sides send frames at any time; every server frame has a number. Half-closing means: no more frames
-        from here; a running turn goes on to its end without this stream's tools, whose calls end as TOOL_UNAVAILABLE.
-        Cancelling the call cancels its turn unless the server granted CAPABILITY_RESUME.
+        """Runs one conversation. The client's first frame is `open` or `resume`; the server answers with `opened` or ends the
+        stream. After that, both sides may send frames at any time, and every frame of the server has a number. A client
+        that half-closes the stream sends no more frames: the running turn goes on to its end, but calls of the client's
+        tools end with TOOL_UNAVAILABLE. Cancelling the RPC cancels the running turn, unless the server granted
+        CAPABILITY_RESUME.
 
-        Failures while the stream lives come in frames (FrameRejected, ToolsRegistered, TurnCompleted); the stream itself
-        ends with a gRPC status with details as in FrameRejected.error.
+        A failure that leaves the stream usable is reported in a frame (FrameRejected, ToolsRegistered, TurnCompleted).
+        Otherwise the stream ends with a gRPC status, which has the same details as FrameRejected.error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """What this server is, serves and allows. Answers also while the engine starts; what only the engine knows
-        (capabilities, context_tokens_max) is not in the answer then: ask again when `engine_state` is READY.
+        """Returns what this server is, serves and allows. It also answers while the engine starts, but without what depends
+        on the engine (some capabilities, context_tokens_max): call it again when `engine_state` is READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTranscript(self, request, context):
-        """A conversation as the model saw it. Served where CAPABILITY_TRANSCRIPT is granted.
+        """Returns a conversation as the model saw it. Needs CAPABILITY_TRANSCRIPT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,8 +122,9 @@ def add_AgentServiceServicer_to_server(servicer, server):
 class AgentService:
     """Conversations between a client and the model, with tools that run in the client's own process.
 
-    Tenant: the gRPC metadata `precall-tenant` of the call (1 to 64 of A-Z a-z 0-9 . _ -), "default" without it. Where
-    tenants do not trust each other, a gateway that authenticates must set it.
+    The tenant of a call is the value of its gRPC metadata `precall-tenant`: 1 to 64 characters of A-Z a-z 0-9 . _ and -.
+    Without that metadata the tenant is "default". If tenants do not trust each other, a gateway that authenticates
+    clients must set it.
     """
 
     @staticmethod

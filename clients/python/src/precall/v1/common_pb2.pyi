@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TraceContext(_message.Message):
-    """The W3C trace context of the sender of a frame (https://www.w3.org/TR/trace-context/). It travels in frames because
+    """The W3C trace context of a frame's sender (https://www.w3.org/TR/trace-context/). It is part of the frames because
     one stream outlives many traces.
     """
 
@@ -29,7 +29,7 @@ class TraceContext(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     traceparent: _builtins.str
-    """The `traceparent` header value. Empty: there is no trace."""
+    """The `traceparent` header value. Empty if there is no trace."""
     tracestate: _builtins.str
     """The `tracestate` header value. May be empty."""
     def __init__(
@@ -48,8 +48,8 @@ Global___TraceContext: _TypeAlias = TraceContext  # noqa: Y015
 
 @_typing.final
 class Acknowledge(_message.Message):
-    """Says only what the numbers outside the oneof say: which frames of the other side have been processed.
-    Either side sends it when it has nothing else to say; it needs no answer.
+    """Carries only the numbers outside the oneof, which say which frames of the other side have been processed. Either side
+    sends it when it has nothing else to send. It needs no answer.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -67,19 +67,20 @@ Global___Acknowledge: _TypeAlias = Acknowledge  # noqa: Y015
 
 @_typing.final
 class FrameRejected(_message.Message):
-    """One frame of the client was refused. The stream, and everything else on it, lives on."""
+    """The server refused one frame of the client. The stream goes on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAME_SEQUENCE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     frame_sequence: _builtins.int
-    """`sequence` of the refused frame; 0 where it had none."""
+    """The `sequence` of the refused frame; 0 if the frame could not be read."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """What was wrong, where, the limit, and what to do. Its details hold exactly one `google.rpc.ErrorInfo`: the reason
-        is the full name of an `ErrorReason` value ("ERROR_REASON_TURN_RUNNING") and the domain is "precall".
-        `google.rpc.BadRequest` names the field. Refusals that may be retried carry `google.rpc.RetryInfo`.
+        """What was wrong, where, the limit, and what to do. The details contain exactly one `google.rpc.ErrorInfo`, whose
+        reason is the full name of an `ErrorReason` value (such as "ERROR_REASON_TURN_RUNNING") and whose domain is
+        "precall". If a field was wrong, `google.rpc.BadRequest` names it. If a retry may succeed, `google.rpc.RetryInfo`
+        says after what time.
         """
 
     def __init__(
@@ -98,17 +99,17 @@ Global___FrameRejected: _TypeAlias = FrameRejected  # noqa: Y015
 
 @_typing.final
 class GoAway(_message.Message):
-    """The server will close this stream soon: finish, start nothing new, reconnect elsewhere."""
+    """The server will close this stream soon. Start nothing new, and connect again, to another server if there is one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TIME_LEFT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """Why, for people: "draining for shutdown", for example."""
+    """The reason, for people, such as "the server is shutting down"."""
     @_builtins.property
     def time_left(self) -> _duration_pb2.Duration:
-        """How long turns that already run may still take on this stream."""
+        """How long the running turn may still take on this stream."""
 
     def __init__(
         self,

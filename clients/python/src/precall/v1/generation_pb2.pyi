@@ -26,36 +26,36 @@ class _ToolChoiceMode:
 class _ToolChoiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoiceMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TOOL_CHOICE_MODE_UNSPECIFIED: _ToolChoiceMode.ValueType  # 0
-    """Taken as AUTO."""
+    """Treated as AUTO."""
     TOOL_CHOICE_MODE_AUTO: _ToolChoiceMode.ValueType  # 1
     """The model decides."""
     TOOL_CHOICE_MODE_NONE: _ToolChoiceMode.ValueType  # 2
-    """No calls."""
+    """The model makes no calls."""
     TOOL_CHOICE_MODE_REQUIRED: _ToolChoiceMode.ValueType  # 3
-    """At least one call."""
+    """The model makes at least one call."""
     TOOL_CHOICE_MODE_NAMED: _ToolChoiceMode.ValueType  # 4
-    """A call of the named tool."""
+    """The model calls the named tool."""
 
 class ToolChoiceMode(_ToolChoiceMode, metaclass=_ToolChoiceModeEnumTypeWrapper):
-    """How the model may choose among the tools."""
+    """Whether the model may or must call tools."""
 
 TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.ValueType  # 0
-"""Taken as AUTO."""
+"""Treated as AUTO."""
 TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.ValueType  # 1
 """The model decides."""
 TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 2
-"""No calls."""
+"""The model makes no calls."""
 TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
-"""At least one call."""
+"""The model makes at least one call."""
 TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.ValueType  # 4
-"""A call of the named tool."""
+"""The model calls the named tool."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
-    """Which tools the model may or must call. The mode holds for the first step of a turn; once the model has called, later
-    steps decide freely (AUTO), so that REQUIRED and NAMED cannot loop. NONE and the other fields hold for the whole
-    turn.
+    """Which tools the model may or must call. The mode applies to the first step of a turn. Once the model has made a call,
+    later steps choose freely (AUTO), so that REQUIRED and NAMED cannot loop. NONE and the other fields apply to the
+    whole turn.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -65,17 +65,17 @@ class ToolChoice(_message.Message):
     ALLOWED_TOOL_NAMES_FIELD_NUMBER: _builtins.int
     MAX_PARALLEL_CALLS_FIELD_NUMBER: _builtins.int
     mode: Global___ToolChoiceMode.ValueType
-    """How the model may choose."""
+    """Whether the model may or must call tools."""
     tool_name: _builtins.str
-    """The tool to call, with NAMED only."""
+    """With NAMED only: the tool to call."""
     max_parallel_calls: _builtins.int
-    """How many calls one step may make, at least 1. Unset: as many as the model's format allows. Served where
-    CAPABILITY_TOOL_SELECTION is granted.
+    """How many calls one step may make, at least 1. Unset: as many as the model's format allows. Needs
+    CAPABILITY_TOOL_SELECTION.
     """
     @_builtins.property
     def allowed_tool_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tools that this turn may call. Empty: every tool that the conversation sees. Served where
-        CAPABILITY_TOOL_SELECTION is granted.
+        """The tools that this turn may call. Empty: every tool that the conversation can use. Needs
+        CAPABILITY_TOOL_SELECTION.
         """
 
     def __init__(
@@ -98,7 +98,7 @@ Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class GenerationSettings(_message.Message):
-    """How the model's tokens are chosen in a turn. Unset fields take the model's own defaults."""
+    """How the model's tokens are chosen in a turn. Unset fields use the model's own defaults."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,34 +114,36 @@ class GenerationSettings(_message.Message):
     ANSWER_FORMAT_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """0 is greedy; at most 2."""
+    """The sampling temperature, from 0 (greedy) to 2."""
     top_p: _builtins.float
-    """Above 0, at most 1."""
+    """The probability mass to sample from: above 0, at most 1."""
     top_k: _builtins.int
-    """At least 1; -1 takes all tokens."""
+    """How many of the likeliest tokens to sample from: at least 1, or -1 for all tokens."""
     seed: _builtins.int
-    """Makes sampling repeatable on the same server. Not negative."""
+    """Makes sampling repeatable on the same server. At least 0."""
     max_step_tokens: _builtins.int
-    """Tokens that each step may generate. At most the granted limit on the tokens of a turn."""
+    """How many tokens each step may generate: at least 1, at most the granted limit on the tokens of a turn."""
     presence_penalty: _builtins.float
-    """Makes tokens that have occurred less likely: -2 to 2, 0 changes nothing."""
+    """Makes tokens that have occurred less likely: from -2 to 2; 0 changes nothing."""
     frequency_penalty: _builtins.float
-    """Makes tokens less likely the more often they have occurred: -2 to 2, 0 changes nothing."""
+    """Makes tokens less likely the more often they have occurred: from -2 to 2; 0 changes nothing."""
     log_probabilities: _builtins.int
-    """For each token of the answer, how many of the likeliest alternatives to tell with their log probabilities. 0 tells
-    that of the token itself; unset tells none. Served where CAPABILITY_LOG_PROBABILITIES is granted.
+    """For each token of the answer, how many of the likeliest alternatives to report with their log probabilities. 0
+    reports only that of the token itself; unset reports no log probabilities. Needs CAPABILITY_LOG_PROBABILITIES.
     """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that end a step when they are generated; they are not part of the answer. At most 16 of 256 bytes each."""
+        """Texts that end a step when they are generated. They are not part of the answer. At most 16 texts, each of 1 to 256
+        bytes.
+        """
 
     @_builtins.property
     def tool_choice(self) -> Global___ToolChoice:
-        """Which tools may or must be called."""
+        """Which tools the model may or must call."""
 
     @_builtins.property
     def answer_format(self) -> Global___AnswerFormat:
-        """The form that the turn's answer is held to. Served where CAPABILITY_ANSWER_FORMAT is granted."""
+        """The format of the turn's answer. Needs CAPABILITY_ANSWER_FORMAT."""
 
     def __init__(
         self,
@@ -199,13 +201,15 @@ Global___GenerationSettings: _TypeAlias = GenerationSettings  # noqa: Y015
 
 @_typing.final
 class AnswerFormat(_message.Message):
-    """The form that the text of a turn's answer is held to while it is generated. Steps that make calls are not held to it."""
+    """The format that the text of a turn's answer is held to while it is generated. Steps that make calls are not held to
+    it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
-    """JSON Schema (2020-12), as JSON text: the answer is a JSON text that fits it."""
+    """A JSON Schema (2020-12), as JSON text. The answer is JSON text that fits it."""
     def __init__(
         self,
         *,

@@ -35,29 +35,29 @@ class _InvocationCancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper
     INVOCATION_CANCEL_REASON_TIMEOUT: _InvocationCancelReason.ValueType  # 1
     """The tool's timeout has passed. The model has been told."""
     INVOCATION_CANCEL_REASON_TURN_ENDED: _InvocationCancelReason.ValueType  # 2
-    """The turn was cancelled or failed."""
+    """The turn ended first: it was cancelled, it failed, or it reached its time limit."""
     INVOCATION_CANCEL_REASON_CALL_CANCELLED: _InvocationCancelReason.ValueType  # 3
-    """The client cancelled this one call."""
+    """This one call was cancelled."""
     INVOCATION_CANCEL_REASON_PREDICTION_DISCARDED: _InvocationCancelReason.ValueType  # 4
-    """The prediction behind it was discarded."""
+    """The prediction for which the handler runs was discarded."""
     INVOCATION_CANCEL_REASON_DRAINING: _InvocationCancelReason.ValueType  # 5
-    """The server shuts down."""
+    """The server is shutting down."""
 
 class InvocationCancelReason(_InvocationCancelReason, metaclass=_InvocationCancelReasonEnumTypeWrapper):
-    """Why a run is no longer wanted."""
+    """Why a run is no longer needed."""
 
 INVOCATION_CANCEL_REASON_UNSPECIFIED: InvocationCancelReason.ValueType  # 0
 """Never sent."""
 INVOCATION_CANCEL_REASON_TIMEOUT: InvocationCancelReason.ValueType  # 1
 """The tool's timeout has passed. The model has been told."""
 INVOCATION_CANCEL_REASON_TURN_ENDED: InvocationCancelReason.ValueType  # 2
-"""The turn was cancelled or failed."""
+"""The turn ended first: it was cancelled, it failed, or it reached its time limit."""
 INVOCATION_CANCEL_REASON_CALL_CANCELLED: InvocationCancelReason.ValueType  # 3
-"""The client cancelled this one call."""
+"""This one call was cancelled."""
 INVOCATION_CANCEL_REASON_PREDICTION_DISCARDED: InvocationCancelReason.ValueType  # 4
-"""The prediction behind it was discarded."""
+"""The prediction for which the handler runs was discarded."""
 INVOCATION_CANCEL_REASON_DRAINING: InvocationCancelReason.ValueType  # 5
-"""The server shuts down."""
+"""The server is shutting down."""
 Global___InvocationCancelReason: _TypeAlias = InvocationCancelReason  # noqa: Y015
 
 class _ApprovalScope:
@@ -67,21 +67,21 @@ class _ApprovalScope:
 class _ApprovalScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalScope.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     APPROVAL_SCOPE_UNSPECIFIED: _ApprovalScope.ValueType  # 0
-    """Taken as CALL."""
+    """Treated as CALL."""
     APPROVAL_SCOPE_CALL: _ApprovalScope.ValueType  # 1
-    """Exactly this call in this turn."""
+    """Only this call in this turn."""
     APPROVAL_SCOPE_CONVERSATION: _ApprovalScope.ValueType  # 2
-    """Every later call of this tool in this conversation, where ApprovalRequested.may_grant_conversation allows it."""
+    """Also every later call of this tool in this conversation, if ApprovalRequested.may_grant_conversation allows it."""
 
 class ApprovalScope(_ApprovalScope, metaclass=_ApprovalScopeEnumTypeWrapper):
-    """For how much a granted approval holds."""
+    """What a granted approval applies to."""
 
 APPROVAL_SCOPE_UNSPECIFIED: ApprovalScope.ValueType  # 0
-"""Taken as CALL."""
+"""Treated as CALL."""
 APPROVAL_SCOPE_CALL: ApprovalScope.ValueType  # 1
-"""Exactly this call in this turn."""
+"""Only this call in this turn."""
 APPROVAL_SCOPE_CONVERSATION: ApprovalScope.ValueType  # 2
-"""Every later call of this tool in this conversation, where ApprovalRequested.may_grant_conversation allows it."""
+"""Also every later call of this tool in this conversation, if ApprovalRequested.may_grant_conversation allows it."""
 Global___ApprovalScope: _TypeAlias = ApprovalScope  # noqa: Y015
 
 class _ApprovalOutcome:
@@ -118,7 +118,7 @@ Global___ApprovalOutcome: _TypeAlias = ApprovalOutcome  # noqa: Y015
 
 @_typing.final
 class Invoke(_message.Message):
-    """Server to handler: run it. Answered by exactly one InvocationResult, also after a CancelInvocation."""
+    """Server to handler: run the tool. The answer is exactly one InvocationResult, even after a CancelInvocation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -134,34 +134,34 @@ class Invoke(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     invocation_id: _builtins.str
-    """Made by the server; unique on this server. Names this run in every later frame."""
+    """The id of this run, made by the server and unique on it. Later frames name the run by this id."""
     execution_id: _builtins.str
-    """Made by the server; survives retries, reconnects and replays. A handler with side effects runs at most once per
-    execution id.
+    """The id of the execution, made by the server. It stays the same over retries, reconnects and replays. A handler with
+    side effects runs at most once per execution id.
     """
     call_id: _builtins.str
-    """The tool call of the model that is answered. Empty while the run is speculative; InvocationCommitted then names it
-    if the model makes the call.
+    """The model's call that the run answers. Empty while the run is speculative; if the model makes the call,
+    InvocationCommitted names it.
     """
     prediction_id: _builtins.str
-    """The prediction that is run early. Empty when the run was started for a call."""
+    """The prediction for which the handler runs early. Empty if the run was started for a call."""
     turn_id: _builtins.str
-    """The turn that it serves."""
+    """The turn for which the handler runs."""
     conversation_id: _builtins.str
-    """The conversation that it serves."""
+    """The conversation for which the handler runs."""
     tool_name: _builtins.str
-    """Name of the registered tool."""
+    """The name of the registered tool."""
     tool_version: _builtins.str
-    """Version under which it is registered."""
+    """The version under which the tool is registered."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object, checked against the tool's input schema."""
+    """The arguments: a JSON object that fits the tool's input schema."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long the handler may take, from when the server has this frame ready to send."""
+        """How long the handler may take. The time counts from when the server has this frame ready to send."""
 
     @_builtins.property
     def trace_context(self) -> _common_pb2.TraceContext:
-        """Parent of the handler's span."""
+        """The parent of the handler's span."""
 
     def __init__(
         self,
@@ -188,8 +188,8 @@ Global___Invoke: _TypeAlias = Invoke  # noqa: Y015
 
 @_typing.final
 class InvocationCommitted(_message.Message):
-    """Server to handler: the model has made the call that this speculative run predicted. From now on the run is a
-    committed one, and its result answers the call: a handler that puts costly work off until then may go on.
+    """Server to handler: the model has made the call that this speculative run predicted. From now on the run is committed,
+    and its result answers the call. A handler may put off costly work until then.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -197,9 +197,9 @@ class InvocationCommitted(_message.Message):
     INVOCATION_ID_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
     invocation_id: _builtins.str
-    """The run."""
+    """The id of the run."""
     call_id: _builtins.str
-    """The model's call."""
+    """The id of the model's call."""
     def __init__(
         self,
         *,
@@ -216,8 +216,8 @@ Global___InvocationCommitted: _TypeAlias = InvocationCommitted  # noqa: Y015
 
 @_typing.final
 class CancelInvocation(_message.Message):
-    """Server to handler: stop this run if you can. The InvocationResult is still owed, best with `cancelled`. The frame
-    carries no turn id: the invocation id says all.
+    """Server to handler: stop this run if possible. The InvocationResult is still owed, preferably with `cancelled`. The
+    frame has no turn id, because the invocation id is enough to find the run.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -225,9 +225,9 @@ class CancelInvocation(_message.Message):
     INVOCATION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     invocation_id: _builtins.str
-    """The run to stop."""
+    """The id of the run to stop."""
     reason: Global___InvocationCancelReason.ValueType
-    """Why."""
+    """Why it should stop."""
     def __init__(
         self,
         *,
@@ -244,8 +244,9 @@ Global___CancelInvocation: _TypeAlias = CancelInvocation  # noqa: Y015
 
 @_typing.final
 class InvocationResult(_message.Message):
-    """Handler to server: the one ending of a run. A result that is too large, is not JSON or breaks the output schema is
-    refused with a FrameRejected and ends the call all the same: the model is told, and nothing more is owed.
+    """Handler to server: the one ending of a run. A result that cannot be used, because it is too large, is not JSON or
+    does not fit the output schema, is refused with a FrameRejected. It still ends the run: the model is told, and the
+    handler owes nothing more.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -256,21 +257,21 @@ class InvocationResult(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     invocation_id: _builtins.str
-    """The run that ended."""
+    """The id of the run that ended."""
     result_json: _builtins.str
-    """The handler's value: any JSON, as UTF-8 text, at most the granted limit of bytes."""
+    """The handler's value: any JSON, as UTF-8 text. It has at most the granted limit of bytes."""
     @_builtins.property
     def error(self) -> Global___InvocationError:
-        """The handler failed. The model sees type and message."""
+        """The handler failed. The model sees the type and the message."""
 
     @_builtins.property
     def cancelled(self) -> Global___InvocationCancelled:
-        """The handler stopped because it was told to."""
+        """The handler stopped because it was asked to."""
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
-        """With `result_json` only: what the model sees in place of the JSON text, such as a page of text or a picture.
-        Empty: the model sees the JSON text. It counts towards the limit on a result.
+        """With `result_json` only: what the model sees instead of the JSON text, such as a page of text or an image. Empty:
+        the model sees the JSON text. It counts towards the limit on a result.
         """
 
     def __init__(
@@ -301,11 +302,11 @@ class InvocationError(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Kind of the failure, such as the exception's class name. May be empty. Longer kinds are shortened in the middle to
-    100 characters.
+    """The type of the failure, such as the name of the exception's class. May be empty. A longer type is shortened in the
+    middle to 100 characters.
     """
     message: _builtins.str
-    """What went wrong, for the model and for people. Longer messages are shortened in the middle to 2000 characters."""
+    """What went wrong, for the model and for people. A longer message is shortened in the middle to 2000 characters."""
     def __init__(
         self,
         *,
@@ -322,7 +323,7 @@ Global___InvocationError: _TypeAlias = InvocationError  # noqa: Y015
 
 @_typing.final
 class InvocationCancelled(_message.Message):
-    """The handler stopped because it was told to."""
+    """The handler stopped because it was asked to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -339,8 +340,8 @@ Global___InvocationCancelled: _TypeAlias = InvocationCancelled  # noqa: Y015
 
 @_typing.final
 class InvocationProgress(_message.Message):
-    """Handler to server: the run is alive. Forwarded to the conversation's client as ToolCallProgress. It does not extend
-    the timeout.
+    """Handler to server: the run is alive. The server passes it on to the conversation's client as ToolCallProgress. It
+    does not extend the timeout.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -349,11 +350,11 @@ class InvocationProgress(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FRACTION_FIELD_NUMBER: _builtins.int
     invocation_id: _builtins.str
-    """The run."""
+    """The id of the run."""
     message: _builtins.str
-    """What it is doing, for people. Longer messages are shortened in the middle to 1024 characters."""
+    """What the handler is doing, for people. A longer message is shortened in the middle to 1024 characters."""
     fraction: _builtins.float
-    """How far it is, from 0 to 1. Unset: unknown."""
+    """How far the handler is, from 0 to 1. Unset if unknown."""
     def __init__(
         self,
         *,
@@ -373,7 +374,7 @@ Global___InvocationProgress: _TypeAlias = InvocationProgress  # noqa: Y015
 
 @_typing.final
 class ApprovalRequested(_message.Message):
-    """Server to client: a call of a tool that requires approval waits for a person. Answered by one ApprovalDecision."""
+    """Server to client: a call of a tool that requires approval waits for a person. The answer is one ApprovalDecision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,26 +389,26 @@ class ApprovalRequested(_message.Message):
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
     MAY_GRANT_CONVERSATION_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """Made by the server. Names this approval."""
+    """The id of this approval, made by the server."""
     turn_id: _builtins.str
-    """The turn that waits, or would wait."""
+    """The turn that waits, or that will wait if the model makes the predicted call."""
     call_id: _builtins.str
-    """The model's call. Empty while it is only predicted."""
+    """The model's call. Empty while the call is only predicted."""
     prediction_id: _builtins.str
-    """The prediction, when approval is asked ahead of time."""
+    """The prediction, if approval is requested before the model makes the call."""
     tool_name: _builtins.str
-    """Name of the tool."""
+    """The name of the tool."""
     tool_version: _builtins.str
-    """Version of the tool."""
+    """The version of the tool."""
     arguments_json: _builtins.str
     """The arguments of the call: a JSON object."""
     may_edit: _builtins.bool
     """Whether the decision may change the arguments."""
     may_grant_conversation: _builtins.bool
-    """Whether the decision may hold for the rest of the conversation."""
+    """Whether the decision may apply to the rest of the conversation."""
     @_builtins.property
     def expires_in(self) -> _duration_pb2.Duration:
-        """How long the server waits before it takes the call as denied."""
+        """How long the server waits before it treats the call as denied."""
 
     def __init__(
         self,
@@ -442,18 +443,18 @@ class ApprovalDecision(_message.Message):
     DENIED_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """The approval that it answers."""
+    """The id of the approval that this answers."""
     decided_by: _builtins.str
-    """Who decided, as the client knows them: a name or an address, at most 256 bytes. Recorded, and told to everyone who
-    was asked. May be empty.
+    """Who decided, as the client knows that person: a name or an address, at most 256 bytes. The server records it, and
+    tells every client and host that was asked. May be empty.
     """
     @_builtins.property
     def granted(self) -> Global___ApprovalGranted:
-        """Run it."""
+        """Run the call."""
 
     @_builtins.property
     def denied(self) -> Global___ApprovalDenied:
-        """Do not run it."""
+        """Do not run the call."""
 
     def __init__(
         self,
@@ -482,9 +483,9 @@ class ApprovalGranted(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     arguments_json: _builtins.str
-    """Arguments to run it with instead, where the tool allows it. Empty: as the model wrote them."""
+    """Changed arguments to run the call with, if the tool allows that. Empty: the arguments that the model wrote."""
     scope: Global___ApprovalScope.ValueType
-    """For how much the approval holds."""
+    """What the approval applies to."""
     def __init__(
         self,
         *,
@@ -533,15 +534,15 @@ class ApprovalResolved(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """The approval."""
+    """The id of the approval."""
     outcome: Global___ApprovalOutcome.ValueType
     """How it ended."""
     decided_by: _builtins.str
     """With GRANTED and DENIED: who decided, as in ApprovalDecision. May be empty."""
     scope: Global___ApprovalScope.ValueType
-    """With GRANTED: for how much the approval holds."""
+    """With GRANTED: what the approval applies to."""
     arguments_json: _builtins.str
-    """With GRANTED: the arguments that the call runs with, where they were changed. Empty: as the model wrote them."""
+    """With GRANTED: the changed arguments that the call runs with. Empty: the arguments that the model wrote."""
     def __init__(
         self,
         *,

@@ -41,7 +41,7 @@ class _CacheOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheOrig
     """A client's Put."""
 
 class CacheOrigin(_CacheOrigin, metaclass=_CacheOriginEnumTypeWrapper):
-    """How an entry came to be."""
+    """The origin of an entry."""
 
 CACHE_ORIGIN_UNSPECIFIED: CacheOrigin.ValueType  # 0
 """Never sent."""
@@ -65,15 +65,15 @@ class CacheKey(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     tool_name: _builtins.str
-    """Name of the tool."""
+    """The name of the tool."""
     tool_version: _builtins.str
-    """Version of the tool."""
+    """The version of the tool."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object. Equality is on the canonical form (RFC 8785)."""
+    """The arguments: a JSON object. Arguments are equal if their canonical forms (RFC 8785) are."""
     scope: _tool_pb2.CacheScope.ValueType
-    """For whom the entry is."""
+    """Where the entry may be used."""
     conversation_id: _builtins.str
-    """The conversation, with CONVERSATION scope."""
+    """With CONVERSATION scope: the conversation."""
     def __init__(
         self,
         *,
@@ -95,13 +95,13 @@ Global___CacheKey: _TypeAlias = CacheKey  # noqa: Y015
 class ResourceVersion(_message.Message):
     """A resource and its version at one moment.
 
-    Names of resources are paths: a scheme, a colon, and segments separated by "/", as in "file:/a/b". A name that ends in
-    "/*" stands for everything below it: "file:/a/*" covers "file:/a/b" and "file:/a/b/c", but not "file:/a". A write to a
-    name makes stale every result that has read that name, a name that the written one covers, or a name that covers it.
-    So a result that depends on "file:/a/*" is stale after a write to "file:/a/b", and the reverse.
+    Resource names are paths: a scheme, a colon, and segments separated by "/", as in "file:/a/b". A name that ends in
+    "/*" covers everything below it: "file:/a/*" covers "file:/a/b" and "file:/a/b/c", but not "file:/a". After a write
+    to a name, a result is stale if it has read that name, a name that the written one covers, or a name that covers the
+    written one. So a result that depends on "file:/a/*" is stale after a write to "file:/a/b", and the other way round.
 
-    Every conversation is a resource too, "conversation:" and its id. A tool that is not read_only and declares no writes
-    writes it, and every result of CONVERSATION scope depends on it.
+    Every conversation is a resource too: "conversation:" and its id. A tool that is not read_only and declares no writes
+    writes that resource, and every result of CONVERSATION scope depends on it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -109,9 +109,9 @@ class ResourceVersion(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     resource: _builtins.str
-    """The resource."""
+    """The name of the resource."""
     version: _builtins.int
-    """Grows with every write that makes stale what has read the resource. Comparable for equality alone."""
+    """Grows with every write after which results that have read the resource are stale. Compare it only for equality."""
     def __init__(
         self,
         *,
@@ -145,34 +145,34 @@ class CacheEntry(_message.Message):
     result_json: _builtins.str
     """The result: JSON text."""
     entry_version: _builtins.int
-    """Grows by one with every Put of this key."""
+    """The version of the entry. It grows by one with every Put of this key."""
     execution_id: _builtins.str
-    """The run that made it. Empty for a Put."""
+    """The execution that made the result. Empty for a Put."""
     origin: Global___CacheOrigin.ValueType
-    """How it came to be."""
+    """The origin of the entry."""
     @_builtins.property
     def key(self) -> Global___CacheKey:
-        """What it is the result of."""
+        """The call that this is the result of."""
 
     @_builtins.property
     def resource_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
-        """What it depends on."""
+        """The resources that the result depends on, with their versions."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """When the entry was made."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it stops being usable."""
+        """When the entry stops being usable."""
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
-        """What making it again would cost."""
+        """The time that it would take to make the result again."""
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
-        """What the model sees in place of the JSON text (see InvocationResult.content). Empty: the JSON text."""
+        """What the model sees instead of the JSON text (see InvocationResult.content). Empty: the JSON text."""
 
     def __init__(
         self,
@@ -198,14 +198,14 @@ Global___CacheEntry: _TypeAlias = CacheEntry  # noqa: Y015
 
 @_typing.final
 class ToolCacheServiceGetRequest(_message.Message):
-    """Which entry to read."""
+    """Names the entry to read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___CacheKey:
-        """The entry."""
+        """The key of the entry."""
 
     def __init__(
         self,
@@ -246,14 +246,14 @@ Global___ToolCacheServiceGetResponse: _TypeAlias = ToolCacheServiceGetResponse  
 
 @_typing.final
 class GetResourceVersionsRequest(_message.Message):
-    """Which resources to look up."""
+    """Names the resources to look up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their names. A name that ends in "/*" is answered by the version of the whole."""
+        """The names. A name that ends in "/*" has one version for everything that it covers."""
 
     def __init__(
         self,
@@ -270,14 +270,14 @@ Global___GetResourceVersionsRequest: _TypeAlias = GetResourceVersionsRequest  # 
 
 @_typing.final
 class GetResourceVersionsResponse(_message.Message):
-    """Their versions now."""
+    """The current versions of the resources."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
-        """One entry per name, in the order of the request. A resource that was never written has a version too."""
+        """One entry per name, in the order of the request. A resource that was never written has a version, too."""
 
     def __init__(
         self,
@@ -294,7 +294,7 @@ Global___GetResourceVersionsResponse: _TypeAlias = GetResourceVersionsResponse  
 
 @_typing.final
 class ToolCacheServicePutRequest(_message.Message):
-    """What to store."""
+    """A result to store."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,28 +308,30 @@ class ToolCacheServicePutRequest(_message.Message):
     result_json: _builtins.str
     """The result: JSON text."""
     expected_entry_version: _builtins.int
-    """Store only over this entry version; 0: only when there is none. Unset: store anyway."""
+    """The version that the entry must have now; 0 means that there must be no entry. Unset: the result is stored in any
+    case.
+    """
     @_builtins.property
     def key(self) -> Global___CacheKey:
-        """What it is the result of."""
+        """The call that this is the result of."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long it may be used. Required."""
+        """How long the result may be used. Required."""
 
     @_builtins.property
     def observed_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
-        """The resources that it depends on, each with the version that GetResourceVersions gave before the value was
-        computed.
+        """The resources that the result depends on, each with the version that GetResourceVersions returned before the result
+        was computed.
         """
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
-        """What making it again would cost."""
+        """The time that it would take to make the result again."""
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
-        """What the model sees in place of the JSON text (see InvocationResult.content). Empty: the JSON text."""
+        """What the model sees instead of the JSON text (see InvocationResult.content). Empty: the JSON text."""
 
     def __init__(
         self,
@@ -354,7 +356,7 @@ Global___ToolCacheServicePutRequest: _TypeAlias = ToolCacheServicePutRequest  # 
 
 @_typing.final
 class ToolCacheServicePutResponse(_message.Message):
-    """What was stored."""
+    """The result was stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,7 +378,7 @@ Global___ToolCacheServicePutResponse: _TypeAlias = ToolCacheServicePutResponse  
 
 @_typing.final
 class InvalidationTarget(_message.Message):
-    """Entries that are made unreachable together."""
+    """Entries that become unreachable together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -389,7 +391,7 @@ class InvalidationTarget(_message.Message):
     tool_name: _builtins.str
     """All entries of a tool."""
     resource: _builtins.str
-    """All entries that a write to this resource makes stale (see ResourceVersion)."""
+    """All entries that are stale after a write to this resource (see ResourceVersion)."""
     conversation_id: _builtins.str
     """All entries of a conversation."""
     @_builtins.property
@@ -426,14 +428,14 @@ Global___InvalidationTarget: _TypeAlias = InvalidationTarget  # noqa: Y015
 
 @_typing.final
 class ToolCacheServiceInvalidateRequest(_message.Message):
-    """What to make unreachable."""
+    """Names the entries to make unreachable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def target(self) -> Global___InvalidationTarget:
-        """Which entries."""
+        """The entries."""
 
     def __init__(
         self,
@@ -457,9 +459,9 @@ class ToolVersion(_message.Message):
     TOOL_NAME_FIELD_NUMBER: _builtins.int
     TOOL_VERSION_FIELD_NUMBER: _builtins.int
     tool_name: _builtins.str
-    """Name of the tool."""
+    """The name of the tool."""
     tool_version: _builtins.str
-    """Its version."""
+    """The version of the tool."""
     def __init__(
         self,
         *,
@@ -493,13 +495,13 @@ Global___AllEntries: _TypeAlias = AllEntries  # noqa: Y015
 
 @_typing.final
 class ToolCacheServiceInvalidateResponse(_message.Message):
-    """What was made unreachable."""
+    """The entries are unreachable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Position of the invalidation in the order that Watch tells."""
+    """The position of the invalidation in the order of changes that Watch reports."""
     def __init__(
         self,
         *,
@@ -515,13 +517,13 @@ Global___ToolCacheServiceInvalidateResponse: _TypeAlias = ToolCacheServiceInvali
 
 @_typing.final
 class ToolCacheServiceWatchRequest(_message.Message):
-    """From where to watch."""
+    """Asks for changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_POSITION_FIELD_NUMBER: _builtins.int
     after_position: _builtins.int
-    """The last position that was seen. Unset: from now."""
+    """The last position that the caller has seen: later changes are reported. Unset: changes from now on are reported."""
     def __init__(
         self,
         *,
@@ -549,7 +551,7 @@ class ToolCacheServiceWatchResponse(_message.Message):
     INVALIDATED_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """Its position in the order of all changes of the tenant."""
+    """The position of the change in the order of all changes of the tenant."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -564,7 +566,7 @@ class ToolCacheServiceWatchResponse(_message.Message):
 
     @_builtins.property
     def gap(self) -> Global___CacheWatchGap:
-        """Changes before `position` have been lost: read again what you depend on."""
+        """Changes before `position` were lost: read again what you depend on."""
 
     def __init__(
         self,
@@ -594,10 +596,10 @@ class CacheEntryStored(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     ENTRY_VERSION_FIELD_NUMBER: _builtins.int
     entry_version: _builtins.int
-    """Its version."""
+    """The version of the entry."""
     @_builtins.property
     def key(self) -> Global___CacheKey:
-        """Its key."""
+        """The key of the entry."""
 
     def __init__(
         self,
@@ -622,7 +624,7 @@ class CacheEntriesInvalidated(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def target(self) -> Global___InvalidationTarget:
-        """Which entries."""
+        """The entries."""
 
     def __init__(
         self,
@@ -639,7 +641,7 @@ Global___CacheEntriesInvalidated: _TypeAlias = CacheEntriesInvalidated  # noqa: 
 
 @_typing.final
 class CacheWatchGap(_message.Message):
-    """Changes have been lost."""
+    """Changes were lost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -673,7 +675,7 @@ Global___ToolCacheServiceStatsRequest: _TypeAlias = ToolCacheServiceStatsRequest
 
 @_typing.final
 class ToolCacheServiceStatsResponse(_message.Message):
-    """What the cache holds and how it does, for the caller's tenant, since the server's start."""
+    """Statistics of the cache of the caller's tenant, since the server's start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -686,22 +688,22 @@ class ToolCacheServiceStatsResponse(_message.Message):
     TIME_SAVED_FIELD_NUMBER: _builtins.int
     STORE_AVAILABLE_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
-    """Entries held."""
+    """The number of entries in the cache."""
     bytes: _builtins.int
-    """Their bytes."""
+    """The size of these entries in bytes."""
     hits: _builtins.int
     """Reads that found a usable entry."""
     misses: _builtins.int
-    """Reads that found none."""
+    """Reads that found no usable entry."""
     stale: _builtins.int
-    """Misses for which an entry was there, but stale."""
+    """Misses that found an entry, but a stale one."""
     evictions: _builtins.int
-    """Entries dropped to make room."""
+    """Entries that were dropped to make room."""
     store_available: _builtins.bool
-    """Whether the store answers."""
+    """Whether the server can reach the cache store."""
     @_builtins.property
     def time_saved(self) -> _duration_pb2.Duration:
-        """Handler time that hits have saved."""
+        """The handlers' time that hits have saved."""
 
     def __init__(
         self,

@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class ToolCacheServiceStub:
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+    """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
-    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
+    notices, and the value is not stored as fresh.
     """
 
     def __init__(self, channel):
@@ -71,30 +72,31 @@ class ToolCacheServiceStub:
 
 
 class ToolCacheServiceServicer:
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+    """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
-    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
+    notices, and the value is not stored as fresh.
     """
 
     def Get(self, request, context):
-        """The usable entry for a call. NOT_FOUND when there is none, whatever the reason.
+        """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetResourceVersions(self, request, context):
-        """The versions of resources now, to be read before a value is computed that will be Put.
+        """Returns the current versions of resources. Read them before you compute a value to Put.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request, context):
-        """Stores a result. ABORTED with CACHE_RESOURCE_CHANGED when a resource in `observed_versions` has another version by
-        now. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
-        CACHE_VERSION_MISMATCH. Nothing is stored then.
+        """Stores a result. If a resource in `observed_versions` has another version by now, nothing is stored, and the RPC
+        ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
+        nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,14 +110,14 @@ class ToolCacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Tells of changes, in order, from now or from a position. A gap is told, never hidden.
+        """Reports changes, in order, from now on or from a position. If changes are missing, it reports a gap.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Stats(self, request, context):
-        """What the cache holds and how it does.
+        """Returns statistics of the cache.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,10 +165,11 @@ def add_ToolCacheServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolCacheService:
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+    """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
-    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
+    notices, and the value is not stored as fresh.
     """
 
     @staticmethod

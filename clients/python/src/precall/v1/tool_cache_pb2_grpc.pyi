@@ -15,34 +15,36 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ToolCacheServiceStub:
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+    """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
-    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
+    notices, and the value is not stored as fresh.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceGetRequest, _tool_cache_pb2.ToolCacheServiceGetResponse]
-    """The usable entry for a call. NOT_FOUND when there is none, whatever the reason."""
+    """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason."""
     GetResourceVersions: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.GetResourceVersionsRequest, _tool_cache_pb2.GetResourceVersionsResponse]
-    """The versions of resources now, to be read before a value is computed that will be Put."""
+    """Returns the current versions of resources. Read them before you compute a value to Put."""
     Put: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServicePutRequest, _tool_cache_pb2.ToolCacheServicePutResponse]
-    """Stores a result. ABORTED with CACHE_RESOURCE_CHANGED when a resource in `observed_versions` has another version by
-    now. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
-    CACHE_VERSION_MISMATCH. Nothing is stored then.
+    """Stores a result. If a resource in `observed_versions` has another version by now, nothing is stored, and the RPC
+    ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
+    nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
     """
     Invalidate: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceInvalidateRequest, _tool_cache_pb2.ToolCacheServiceInvalidateResponse]
     """Makes entries unreachable at once."""
     Watch: _aio.UnaryStreamMultiCallable[_tool_cache_pb2.ToolCacheServiceWatchRequest, _tool_cache_pb2.ToolCacheServiceWatchResponse]
-    """Tells of changes, in order, from now or from a position. A gap is told, never hidden."""
+    """Reports changes, in order, from now on or from a position. If changes are missing, it reports a gap."""
     Stats: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceStatsRequest, _tool_cache_pb2.ToolCacheServiceStatsResponse]
-    """What the cache holds and how it does."""
+    """Returns statistics of the cache."""
 
 class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads and fills the cache of tool results of the caller's tenant. Served where CAPABILITY_TOOL_CACHE is listed.
+    """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: GetResourceVersions of what the tool reads, run the
-    tool, Put with those versions. A write in between is then noticed, and the value is not stored as fresh.
+    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
+    notices, and the value is not stored as fresh.
     """
 
     @_abc_1.abstractmethod
@@ -51,7 +53,7 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServiceGetRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServiceGetRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServiceGetResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServiceGetResponse]:
-        """The usable entry for a call. NOT_FOUND when there is none, whatever the reason."""
+        """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason."""
 
     @_abc_1.abstractmethod
     def GetResourceVersions(
@@ -59,7 +61,7 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.GetResourceVersionsRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.GetResourceVersionsRequest, _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]:
-        """The versions of resources now, to be read before a value is computed that will be Put."""
+        """Returns the current versions of resources. Read them before you compute a value to Put."""
 
     @_abc_1.abstractmethod
     def Put(
@@ -67,9 +69,9 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServicePutRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServicePutRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]:
-        """Stores a result. ABORTED with CACHE_RESOURCE_CHANGED when a resource in `observed_versions` has another version by
-        now. With `expected_entry_version` only when that is still the entry's version, else ABORTED with
-        CACHE_VERSION_MISMATCH. Nothing is stored then.
+        """Stores a result. If a resource in `observed_versions` has another version by now, nothing is stored, and the RPC
+        ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
+        nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
         """
 
     @_abc_1.abstractmethod
@@ -86,7 +88,7 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServiceWatchRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServiceWatchRequest, _abc.AsyncIterator[_tool_cache_pb2.ToolCacheServiceWatchResponse]],
     ) -> _abc.AsyncIterator[_tool_cache_pb2.ToolCacheServiceWatchResponse]:
-        """Tells of changes, in order, from now or from a position. A gap is told, never hidden."""
+        """Reports changes, in order, from now on or from a position. If changes are missing, it reports a gap."""
 
     @_abc_1.abstractmethod
     def Stats(
@@ -94,6 +96,6 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServiceStatsRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServiceStatsRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServiceStatsResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServiceStatsResponse]:
-        """What the cache holds and how it does."""
+        """Returns statistics of the cache."""
 
 def add_ToolCacheServiceServicer_to_server(servicer: ToolCacheServiceServicer, server: _aio.Server) -> None: ...

@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class HostRequest(_message.Message):
-    """One frame of the host."""
+    """One frame from the host."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,7 +40,7 @@ class HostRequest(_message.Message):
     APPROVAL_DECISION_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Number of this frame: 1 for the first, one more for each that follows."""
+    """The number of this frame. The first frame has 1, and each later frame has one more than the frame before it."""
     acknowledged: _builtins.int
     """The highest `HostResponse.sequence` that the host has processed."""
     @_builtins.property
@@ -49,35 +49,35 @@ class HostRequest(_message.Message):
 
     @_builtins.property
     def register_tools(self) -> _tool_pb2.RegisterTools:
-        """Declare or update tools."""
+        """Declares or updates tools."""
 
     @_builtins.property
     def withdraw_tools(self) -> _tool_pb2.WithdrawTools:
-        """Withdraw tools."""
+        """Withdraws tools."""
 
     @_builtins.property
     def invocation_result(self) -> _invocation_pb2.InvocationResult:
-        """The ending of an invocation."""
+        """Ends an invocation."""
 
     @_builtins.property
     def invocation_progress(self) -> _invocation_pb2.InvocationProgress:
-        """A sign of life of an invocation."""
+        """Reports the progress of an invocation."""
 
     @_builtins.property
     def report_capacity(self) -> Global___ReportCapacity:
-        """How much the host can take."""
+        """Says how many runs the host can take."""
 
     @_builtins.property
     def drain(self) -> Global___DrainHost:
-        """Send nothing new; what runs is finished."""
+        """Asks the server to send no new invocations. Runs in flight go on."""
 
     @_builtins.property
     def approval_decision(self) -> _invocation_pb2.ApprovalDecision:
-        """A person's decision, from a host that watches approvals."""
+        """Answers an ApprovalRequested, if the host watches approvals."""
 
     @_builtins.property
     def acknowledge(self) -> _common_pb2.Acknowledge:
-        """Nothing but the numbers above."""
+        """Carries only the two numbers above."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ Global___HostRequest: _TypeAlias = HostRequest  # noqa: Y015
 
 @_typing.final
 class HostResponse(_message.Message):
-    """One frame of the server."""
+    """One frame from the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -125,52 +125,54 @@ class HostResponse(_message.Message):
     GO_AWAY_FIELD_NUMBER: _builtins.int
     INVOCATION_COMMITTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Number of this frame: 1 for the first, one more for each that follows, also across streams."""
+    """The number of this frame. The first frame has 1, and each later frame has one more than the frame before it. After
+    a reconnect, the numbers continue.
+    """
     acknowledged: _builtins.int
     """The highest `HostRequest.sequence` that the server has processed."""
     @_builtins.property
     def opened(self) -> Global___HostOpened:
-        """The answer to `open`."""
+        """Answers `open`."""
 
     @_builtins.property
     def frame_rejected(self) -> _common_pb2.FrameRejected:
-        """A frame was refused."""
+        """The server refused a frame of the host."""
 
     @_builtins.property
     def tools_registered(self) -> _tool_pb2.ToolsRegistered:
-        """The answer to `register_tools`."""
+        """Answers `register_tools`."""
 
     @_builtins.property
     def tools_withdrawn(self) -> _tool_pb2.ToolsWithdrawn:
-        """The answer to `withdraw_tools`."""
+        """Answers `withdraw_tools`."""
 
     @_builtins.property
     def invoke(self) -> _invocation_pb2.Invoke:
-        """Run a tool."""
+        """Asks the host to run a tool."""
 
     @_builtins.property
     def cancel_invocation(self) -> _invocation_pb2.CancelInvocation:
-        """Stop running it."""
+        """Asks the host to stop such a run."""
 
     @_builtins.property
     def approval_requested(self) -> _invocation_pb2.ApprovalRequested:
-        """A call waits for a person; sent to hosts that watch approvals."""
+        """A call waits for a person's approval. Sent to hosts that watch approvals."""
 
     @_builtins.property
     def approval_resolved(self) -> _invocation_pb2.ApprovalResolved:
-        """It waits no more."""
+        """The wait for an approval has ended."""
 
     @_builtins.property
     def drained(self) -> Global___HostDrained:
-        """Nothing is left to run after a `drain`: the host may leave."""
+        """After `drain`, nothing is left to run: the host may leave."""
 
     @_builtins.property
     def acknowledge(self) -> _common_pb2.Acknowledge:
-        """Nothing but the numbers above."""
+        """Carries only the two numbers above."""
 
     @_builtins.property
     def go_away(self) -> _common_pb2.GoAway:
-        """The stream will close soon."""
+        """The server will close this stream soon."""
 
     @_builtins.property
     def invocation_committed(self) -> _invocation_pb2.InvocationCommitted:
@@ -218,20 +220,20 @@ class OpenHost(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     HOST_TOKEN_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
-    """Made by the host and kept over its reconnects, 1 to 128 bytes. Results of a run that outlived its stream are
-    accepted from the same host id.
+    """The id of the host, made by the host, 1 to 128 bytes. It stays the same over reconnects. The server accepts the
+    result of a run that outlived its stream from the same host id.
     """
     client_name: _builtins.str
-    """Name and version of the program, for the server's log."""
+    """The name and version of the program, for the server's log."""
     capacity: _builtins.int
-    """Runs that it takes at once. 0: as many as its tools allow."""
+    """How many runs the host takes at once. 0: as many as its tools allow."""
     watch_approvals: _builtins.bool
-    """It wants to decide approvals of its tenant, where the operator allows that."""
+    """Whether the host wants to decide approvals of its tenant. The operator must allow that."""
     last_sequence: _builtins.int
-    """The highest server frame number that it has processed, when it reconnects."""
+    """After a reconnect: the highest number of a server's frame that the host has processed."""
     host_token: _builtins.str
-    """The proof, from HostOpened, that this is the host that first used the id. Empty for a new id; required when it
-    reconnects.
+    """The token from HostOpened, which proves that this is the host that first used the id. Empty for a new id; required
+    after a reconnect.
     """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.Tool]:
@@ -270,26 +272,26 @@ class HostOpened(_message.Message):
     HOST_TOKEN_FIELD_NUMBER: _builtins.int
     AWAITED_INVOCATION_IDS_FIELD_NUMBER: _builtins.int
     watches_approvals: _builtins.bool
-    """Whether approvals will be sent to it."""
+    """Whether the server will send approvals to the host."""
     last_host_sequence: _builtins.int
-    """The highest host frame number that the server has processed, when it reconnects."""
+    """After a reconnect: the highest number of a host's frame that the server has processed."""
     host_token: _builtins.str
-    """Needed to reconnect under the same host id: no other process can take the id over without it."""
+    """The token with which the host reconnects under the same id. Without it, no other process can take over the id."""
     @_builtins.property
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.ToolRegistration]:
-        """Outcomes for the tools of the handshake, in their order."""
+        """The outcomes for the tools of the handshake, in the order of the handshake."""
 
     @_builtins.property
     def return_within(self) -> _duration_pb2.Duration:
-        """How long runs of this host wait for its return when its stream is lost."""
+        """How long runs of this host wait for its return after its stream is lost."""
 
     @_builtins.property
     def limits(self) -> Global___HostLimits:
-        """What this host may use."""
+        """The limits of this host."""
 
     @_builtins.property
     def awaited_invocation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """After a reconnect: the runs that the server still waits for. Every other run of this host has ended."""
+        """After a reconnect: the runs that the server still waits for. All other runs of this host have ended."""
 
     def __init__(
         self,
@@ -312,7 +314,7 @@ Global___HostOpened: _TypeAlias = HostOpened  # noqa: Y015
 
 @_typing.final
 class HostLimits(_message.Message):
-    """What one host may use. Sizes in bytes of UTF-8."""
+    """The limits of one host. Sizes are in bytes of UTF-8."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -324,17 +326,17 @@ class HostLimits(_message.Message):
     TOOL_TIMEOUT_MAX_FIELD_NUMBER: _builtins.int
     CAPACITY_MAX_FIELD_NUMBER: _builtins.int
     frame_bytes_max: _builtins.int
-    """One frame on the wire."""
+    """The size of one frame."""
     tools_max: _builtins.int
-    """Tools that it may register."""
+    """The number of tools that the host may register."""
     schema_bytes_max: _builtins.int
-    """One tool's schema."""
+    """The size of one schema of a tool."""
     description_bytes_max: _builtins.int
-    """One tool's description."""
+    """The size of the description of a tool."""
     result_bytes_max: _builtins.int
-    """One result."""
+    """The size of one result, including its content."""
     capacity_max: _builtins.int
-    """Runs in flight at once over all of its tools."""
+    """The number of runs in flight at once, over all tools of the host."""
     @_builtins.property
     def tool_timeout_max(self) -> _duration_pb2.Duration:
         """The longest timeout that a tool may declare."""
@@ -360,13 +362,13 @@ Global___HostLimits: _TypeAlias = HostLimits  # noqa: Y015
 
 @_typing.final
 class ReportCapacity(_message.Message):
-    """How much a host can take from now on."""
+    """Host to server: how many runs the host can take from now on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CAPACITY_FIELD_NUMBER: _builtins.int
     capacity: _builtins.int
-    """Runs at once. 0: none for the time being."""
+    """Runs at once. 0: no runs for now."""
     def __init__(
         self,
         *,
@@ -382,7 +384,7 @@ Global___ReportCapacity: _TypeAlias = ReportCapacity  # noqa: Y015
 
 @_typing.final
 class DrainHost(_message.Message):
-    """Send nothing new."""
+    """Host to server: send no new invocations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -399,7 +401,7 @@ Global___DrainHost: _TypeAlias = DrainHost  # noqa: Y015
 
 @_typing.final
 class HostDrained(_message.Message):
-    """Nothing is left to run."""
+    """Server to host: nothing is left to run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

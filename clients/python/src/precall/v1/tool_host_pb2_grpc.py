@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ToolHostServiceStub:
-    """Tools that a process shares with every conversation of its tenant. Several hosts may register the same tool and
-    version: the server balances over them and survives the loss of one.
+    """Lets a process, the host, share tools with every conversation of its tenant. Several hosts may register the same tool
+    and version: the server balances calls over them and survives the loss of one.
     """
 
     def __init__(self, channel):
@@ -44,13 +44,13 @@ class ToolHostServiceStub:
 
 
 class ToolHostServiceServicer:
-    """Tools that a process shares with every conversation of its tenant. Several hosts may register the same tool and
-    version: the server balances over them and survives the loss of one.
+    """Lets a process, the host, share tools with every conversation of its tenant. Several hosts may register the same tool
+    and version: the server balances calls over them and survives the loss of one.
     """
 
     def Host(self, request_iterator, context):
-        """One host. The first frame is `open`; the server answers `opened` or ends the stream. Served where
-        CAPABILITY_TOOL_HOSTS is listed.
+        """Serves one host. The host's first frame is `open`; the server answers with `opened` or ends the stream. Needs
+        CAPABILITY_TOOL_HOSTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,8 +73,8 @@ def add_ToolHostServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolHostService:
-    """Tools that a process shares with every conversation of its tenant. Several hosts may register the same tool and
-    version: the server balances over them and survives the loss of one.
+    """Lets a process, the host, share tools with every conversation of its tenant. Several hosts may register the same tool
+    and version: the server balances calls over them and survives the loss of one.
     """
 
     @staticmethod

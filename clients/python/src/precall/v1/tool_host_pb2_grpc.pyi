@@ -13,19 +13,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ToolHostServiceStub:
-    """Tools that a process shares with every conversation of its tenant. Several hosts may register the same tool and
-    version: the server balances over them and survives the loss of one.
+    """Lets a process, the host, share tools with every conversation of its tenant. Several hosts may register the same tool
+    and version: the server balances calls over them and survives the loss of one.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Host: _aio.StreamStreamMultiCallable[_tool_host_pb2.HostRequest, _tool_host_pb2.HostResponse]
-    """One host. The first frame is `open`; the server answers `opened` or ends the stream. Served where
-    CAPABILITY_TOOL_HOSTS is listed.
+    """Serves one host. The host's first frame is `open`; the server answers with `opened` or ends the stream. Needs
+    CAPABILITY_TOOL_HOSTS.
     """
 
 class ToolHostServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tools that a process shares with every conversation of its tenant. Several hosts may register the same tool and
-    version: the server balances over them and survives the loss of one.
+    """Lets a process, the host, share tools with every conversation of its tenant. Several hosts may register the same tool
+    and version: the server balances calls over them and survives the loss of one.
     """
 
     @_abc_1.abstractmethod
@@ -34,8 +34,8 @@ class ToolHostServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_tool_host_pb2.HostRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_tool_host_pb2.HostRequest], _abc.AsyncIterator[_tool_host_pb2.HostResponse]],
     ) -> _abc.AsyncIterator[_tool_host_pb2.HostResponse]:
-        """One host. The first frame is `open`; the server answers `opened` or ends the stream. Served where
-        CAPABILITY_TOOL_HOSTS is listed.
+        """Serves one host. The host's first frame is `open`; the server answers with `opened` or ends the stream. Needs
+        CAPABILITY_TOOL_HOSTS.
         """
 
 def add_ToolHostServiceServicer_to_server(servicer: ToolHostServiceServicer, server: _aio.Server) -> None: ...

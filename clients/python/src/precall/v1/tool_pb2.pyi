@@ -28,26 +28,26 @@ class _CacheScope:
 class _CacheScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheScope.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CACHE_SCOPE_UNSPECIFIED: _CacheScope.ValueType  # 0
-    """Taken as CONVERSATION."""
+    """Treated as CONVERSATION."""
     CACHE_SCOPE_CONVERSATION: _CacheScope.ValueType  # 1
-    """Within the conversation that ran it."""
+    """In the conversation that it was made in."""
     CACHE_SCOPE_TENANT: _CacheScope.ValueType  # 2
-    """Within the tenant."""
+    """In every conversation of the tenant."""
 
 class CacheScope(_CacheScope, metaclass=_CacheScopeEnumTypeWrapper):
-    """For whom a cached result may be used again."""
+    """Where a cached result may be used again."""
 
 CACHE_SCOPE_UNSPECIFIED: CacheScope.ValueType  # 0
-"""Taken as CONVERSATION."""
+"""Treated as CONVERSATION."""
 CACHE_SCOPE_CONVERSATION: CacheScope.ValueType  # 1
-"""Within the conversation that ran it."""
+"""In the conversation that it was made in."""
 CACHE_SCOPE_TENANT: CacheScope.ValueType  # 2
-"""Within the tenant."""
+"""In every conversation of the tenant."""
 Global___CacheScope: _TypeAlias = CacheScope  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
-    """The declaration of a tool. Every default takes the unsafe reading: a tool that declares nothing is never run
+    """The declaration of a tool. Every default assumes that the tool is unsafe: a tool that declares nothing is never run
     speculatively, never cached and never retried.
     """
 
@@ -65,32 +65,32 @@ class Tool(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     RATE_INTERVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """1 to 64 characters of A-Z a-z 0-9 _ and -. Unique among the tools that a conversation sees."""
+    """1 to 64 characters of A-Z a-z 0-9 _ and -. Unique among the tools that a conversation can use."""
     version: _builtins.str
-    """The host's version of the tool, at most 128 bytes. Empty: the server takes a digest of name, description and
+    """The owner's version of the tool, at most 128 bytes. Empty: the server makes a digest of name, description and
     schemas. A new version makes every older cached result unreachable.
     """
     description: _builtins.str
-    """What the tool does and when to use it, for the model. At most the granted limit of bytes."""
+    """What the tool does and when to use it, for the model. It has at most the granted limit of bytes."""
     input_schema_json: _builtins.str
-    """JSON Schema (2020-12) of the arguments, as JSON text. Its type is "object". Empty: an object without properties."""
+    """A JSON Schema (2020-12) of the arguments, as JSON text. Its type is "object". Empty: an object without properties."""
     output_schema_json: _builtins.str
-    """JSON Schema of the result, as JSON text. Empty: any JSON."""
+    """A JSON Schema of the result, as JSON text. Empty: any JSON."""
     max_concurrency: _builtins.int
-    """How many runs may be in flight at once in this host. 0: the server's default."""
+    """How many runs may be in flight at once in this process. 0: the server's default."""
     rate_limit: _builtins.int
     """How many runs may start in `rate_interval`. 0: no limit."""
     @_builtins.property
     def effects(self) -> Global___ToolEffects:
-        """What running the tool does to the world."""
+        """What a run of the tool does to the world."""
 
     @_builtins.property
     def cache(self) -> Global___ToolCachePolicy:
-        """Whether and for how long a result may be served again. Unset: never."""
+        """Whether a result may be used again, and for how long. Unset: never."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long one run may take; then the handler is cancelled and the model is told. Unset: the server's default."""
+        """How long one run may take. After that, the handler is cancelled and the model is told. Unset: the server's default."""
 
     @_builtins.property
     def rate_interval(self) -> _duration_pb2.Duration:
@@ -121,7 +121,7 @@ Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class ToolEffects(_message.Message):
-    """What a handler does to the world. MCP hints map onto these and never widen them."""
+    """What a handler does to the world. MCP hints map onto these fields and never widen them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,25 +136,25 @@ class ToolEffects(_message.Message):
     read_only: _builtins.bool
     """The handler changes nothing that anyone could notice."""
     speculation_safe: _builtins.bool
-    """Running it for a call that the model never makes does no harm: it costs, discloses and triggers nothing."""
+    """Running the handler for a call that the model never makes does no harm: it costs, discloses and triggers nothing."""
     idempotent: _builtins.bool
-    """Running it twice with the same arguments is the same as running it once."""
+    """Running the handler twice with the same arguments has the same effect as running it once."""
     open_world: _builtins.bool
-    """It reaches things outside of the tenant's control (the open web, other people)."""
+    """The handler reaches things outside the tenant's control (the open web, other people)."""
     requires_approval: _builtins.bool
     """A person must approve every call before it runs."""
     approval_may_edit: _builtins.bool
     """The person who approves may change the arguments."""
     @_builtins.property
     def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources that it reads: templates over the arguments, such as "file:{path}". At most 64 of 256 bytes each. How
-        names of resources cover each other is said at ResourceVersion.
+        """The resources that the handler reads: templates over the arguments, such as "file:{path}". At most 64 templates of
+        at most 256 bytes each. ResourceVersion says which resource names cover each other.
         """
 
     @_builtins.property
     def writes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources that it writes, likewise at most 64 of 256 bytes each. A tool that is not read-only and declares none
-        writes everything in its conversation.
+        """The resources that the handler writes, also at most 64 templates of at most 256 bytes each. A tool that is not
+        read_only and declares no writes counts as writing everything in its conversation.
         """
 
     def __init__(
@@ -179,17 +179,17 @@ Global___ToolEffects: _TypeAlias = ToolEffects  # noqa: Y015
 
 @_typing.final
 class ToolCachePolicy(_message.Message):
-    """Whether and for how long a result may be served again."""
+    """Whether a result may be used again, and for how long."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TTL_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     scope: Global___CacheScope.ValueType
-    """For whom."""
+    """Where it may be used again."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long after it was made. Unset or zero: results are never cached."""
+        """For how long after it was made. Unset or zero: results are never cached."""
 
     def __init__(
         self,
@@ -207,10 +207,10 @@ Global___ToolCachePolicy: _TypeAlias = ToolCachePolicy  # noqa: Y015
 
 @_typing.final
 class RegisterTools(_message.Message):
-    """Client to server: declares tools whose handlers run at the sender. A turn offers the model the tools that there were
-    when it started: new ones are offered from the next turn on. A name that this stream has already registered is
-    updated: the updated handler gets every later call, those of a running turn included. Answered by one
-    ToolsRegistered.
+    """Client to server: declares tools whose handlers run in the sender's process. A turn offers the model the tools that
+    were registered when it started, so new tools are offered from the next turn on. If this stream has already
+    registered a name, the tool is updated: the new handler gets all later calls, including those of a running turn. The
+    server answers with one ToolsRegistered.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -218,7 +218,7 @@ class RegisterTools(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
-        """The tools. Each is accepted or refused on its own."""
+        """The tools. Each is accepted or refused separately."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class ToolsRegistered(_message.Message):
     FRAME_SEQUENCE_FIELD_NUMBER: _builtins.int
     REGISTRATIONS_FIELD_NUMBER: _builtins.int
     frame_sequence: _builtins.int
-    """`sequence` of the RegisterTools frame that this answers."""
+    """The `sequence` of the RegisterTools frame."""
     @_builtins.property
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolRegistration]:
         """One entry per declared tool, in the order of the declaration."""
@@ -273,10 +273,10 @@ class ToolRegistration(_message.Message):
     name: _builtins.str
     """The tool's name, as declared."""
     version: _builtins.str
-    """The version under which it is registered. Empty when it was refused."""
+    """The version under which the tool is registered. Empty if it was refused."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Set when it was refused: what was wrong, where, the limit and what to do (see FrameRejected.error)."""
+        """Set if the tool was refused: what was wrong, where, the limit, and what to do (see FrameRejected.error)."""
 
     def __init__(
         self,
@@ -295,8 +295,8 @@ Global___ToolRegistration: _TypeAlias = ToolRegistration  # noqa: Y015
 
 @_typing.final
 class WithdrawTools(_message.Message):
-    """Client to server: these tools are no longer offered by this stream. Invocations in flight are finished; later calls,
-    those of a running turn included, end as TOOL_UNAVAILABLE at once. Answered by one ToolsWithdrawn.
+    """Client to server: withdraws tools of this stream. Invocations in flight go on. Later calls, including those of a
+    running turn, end at once with TOOL_UNAVAILABLE. The server answers with one ToolsWithdrawn.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -304,7 +304,7 @@ class WithdrawTools(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of tools that this stream registered."""
+        """The names of tools that this stream registered."""
 
     def __init__(
         self,
@@ -329,14 +329,14 @@ class ToolsWithdrawn(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     UNKNOWN_NAMES_FIELD_NUMBER: _builtins.int
     frame_sequence: _builtins.int
-    """`sequence` of the WithdrawTools frame that this answers."""
+    """The `sequence` of the WithdrawTools frame."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names that were withdrawn."""
+        """The names that were withdrawn."""
 
     @_builtins.property
     def unknown_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names that this stream had not registered."""
+        """The names that this stream had not registered."""
 
     def __init__(
         self,
@@ -355,17 +355,17 @@ Global___ToolsWithdrawn: _TypeAlias = ToolsWithdrawn  # noqa: Y015
 
 @_typing.final
 class SharedToolSelection(_message.Message):
-    """Which shared tools, registered by hosts of the tenant, a conversation sees beside its inline tools."""
+    """Which of the tools that hosts share with the tenant a conversation can use, in addition to its inline tools."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ALL_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
-    """All of them, as they come and go. Takes the place of `names`."""
+    """All of them, including those that are registered later. `names` is then ignored."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tools of these names. A name that no host has registered yet is offered once one does."""
+        """The tools with these names. If no host has registered a name yet, the tool is offered once one does."""
 
     def __init__(
         self,
@@ -383,7 +383,7 @@ Global___SharedToolSelection: _TypeAlias = SharedToolSelection  # noqa: Y015
 
 @_typing.final
 class SharedTool(_message.Message):
-    """A shared tool that a conversation sees."""
+    """A shared tool that a conversation can use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -391,14 +391,12 @@ class SharedTool(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """The name of the tool."""
     version: _builtins.str
     """The version that calls go to."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Set where the conversation does not see it after all, as an inline tool has the same name (see
-        FrameRejected.error).
-        """
+        """Set if the conversation cannot use the tool, because an inline tool has the same name (see FrameRejected.error)."""
 
     def __init__(
         self,
@@ -417,14 +415,14 @@ Global___SharedTool: _TypeAlias = SharedTool  # noqa: Y015
 
 @_typing.final
 class SharedToolsChanged(_message.Message):
-    """Server to client: the shared tools that the conversation sees have changed. Holds from the next turn on."""
+    """Server to client: the shared tools that the conversation can use have changed, from the next turn on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___SharedTool]:
-        """All that it sees now."""
+        """All shared tools that it can use now."""
 
     def __init__(
         self,
