@@ -1,17 +1,22 @@
-"""Documents: links lead somewhere, and the changelog tells of the version that is here."""
+"""Documents: links lead somewhere, and the changelog and the list of settings are complete."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel
 
 import precall
 import precall_service
+from precall_service.settings import Settings
 from tests.repo.files import ROOT, text, written
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.M)
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 HEADING = re.compile(r"^#+\s+(.+)$", re.M)
+SETTINGS = re.compile(r"^## `\[(\w+)\]`\n\n\| setting \|.*\n.*\n((?:\|.*\n)+)", re.M)
 
 
 def anchors(path: Path) -> set[str]:
@@ -45,3 +50,18 @@ def test_changelog_has_this_version() -> None:
 
 def test_client_and_service_have_one_version() -> None:
     assert precall.__version__ == precall_service.__version__
+
+
+def test_every_setting_is_documented() -> None:
+    documented = {
+        section: set(
+            re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in rows.splitlines()))
+        )
+        for section, rows in SETTINGS.findall(text("docs/configuration.md"))
+    }
+    settings = {
+        section: set(cast("type[BaseModel]", field.annotation).model_fields)
+        for section, field in Settings.model_fields.items()
+    }
+    settings["engine"].remove("vllm")  # vLLM's own arguments have a section of the document
+    assert documented == settings
