@@ -119,6 +119,22 @@ async def test_a_turn_that_never_began_may_be_sent_again() -> None:
         ]
 
 
+async def test_a_turn_that_was_cancelled_before_its_first_step_may_be_sent_again() -> None:
+    async with agent([never()], says("Yes.")) as there:
+        there.resize(slots=1)
+        running, client = there.open(), there.open()
+        await running.send("hi")
+        await client.send("hi", turn_id="a")
+        client.conversation.cancel_turn("a")
+        await settle()
+        await running.vanish()
+        await client.send("hi", turn_id="a")
+        assert [ending.outcome for ending in client.of(TurnCompleted)] == [
+            TurnOutcome.CANCELLED,
+            TurnOutcome.ANSWERED,
+        ]
+
+
 @pytest.mark.parametrize("running", [True, False])
 async def test_a_turn_id_cannot_be_reused_for_another_text_or_other_settings(running: bool) -> None:
     async with agent([*says("Yes."), *([never()] if running else [])]) as there:
