@@ -1,9 +1,9 @@
-# One verb, one target; each is a thin call. `make` lists them.
+# Each target is one verb and calls one tool. `make` lists the targets.
 #
-#   BACKEND=cpu|gpu   the engine to install (default: the one that .venv has, else gpu where
-#                     nvidia-smi answers, else cpu)
-#   PYTHON=...        the interpreter to make .venv with (3.11 to 3.13), where there is none yet
-#   ARGS="..."        passed on by demo, serve, test, bench and lock
+#   BACKEND=cpu|gpu   the engine to install (default: the one in .venv; without .venv, gpu if
+#                     nvidia-smi succeeds, else cpu)
+#   PYTHON=...        the interpreter (3.11 to 3.13) to create .venv with, if there is no .venv yet
+#   ARGS="..."        arguments for demo, serve, test, bench and lock
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,22 +24,22 @@ BASELINE := proto/baseline.binpb
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: runtime ## a turn of the embedded model that calls real tools, and its trace
+demo: runtime ## run a turn of the embedded model that calls real tools, and show its trace
 	@$(BIN)/precall demo $(ARGS)
 
 serve: runtime ## serve the embedded model (ARGS="--model ..." for another)
 	@$(BIN)/precall serve $(ARGS)
 
-test: lint ## everything CI runs: lint, then every test (ARGS="-k name" for some)
+test: lint ## run all that CI runs: lint, then every test (ARGS="-k name" for some tests)
 	@$(BIN)/pytest $(ARGS)
 
-setup: ## install the service, the engine and the tools for development into .venv
+setup: ## install the service, the engine and the development tools into .venv
 	@scripts/setup dev $(BACKEND)
 
 runtime:
 	@scripts/setup runtime $(BACKEND)
 
-lint: setup ## style, types, import rules, the wire contract, fresh generated code
+lint: setup ## check style, types, import rules, the wire contract and generated code
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/basedpyright --warnings
@@ -49,7 +49,7 @@ lint: setup ## style, types, import rules, the wire contract, fresh generated co
 	$(BIN)/buf breaking proto --against $(BASELINE)
 	$(BIN)/buf format --diff --exit-code proto
 
-fmt: setup ## format Python and proto files, fix what can be fixed
+fmt: setup ## format Python and proto files, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 	$(BIN)/buf format --write proto
@@ -57,7 +57,7 @@ fmt: setup ## format Python and proto files, fix what can be fixed
 gen: setup ## generate the Python stubs and events from proto/
 	@$(BIN)/python scripts/gen.py
 
-baseline: setup ## at a release: the wire contract that later ones must stay compatible with
+baseline: setup ## at a release, store the wire contract that later releases must be compatible with
 	@$(BIN)/buf build proto --path proto/precall --exclude-source-info --output $(BASELINE)
 
 lock: setup ## compile pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
@@ -66,6 +66,6 @@ lock: setup ## compile pyproject.toml into requirements/ (ARGS=--upgrade for new
 bench: setup ## measure precall against vLLM alone (docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)
 
-clean: ## remove what make installed and built; the next target installs it again
+clean: ## remove everything that make installed or built; the next target installs it again
 	rm -rf .venv .uv .hypothesis .import_linter_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Measures precall against what it stands on: every result is a ratio of arms inside one run.
+"""Measures precall against the software it builds on. Ratios compare arms of the same run.
 
-`python -m bench --help` lists the benches, docs/benchmarks.md says what they have shown.
+`python -m bench --help` lists the benches. docs/benchmarks.md reports their results.
 """

@@ -1,7 +1,7 @@
-"""The benches by name: `python -m bench stream --quick`.
+"""Runs a bench by name: `python -m bench stream --quick`.
 
-Every bench has sizes for a CPU, some have others for a GPU and for a quick look; flags go before
-them.
+Every bench has a set of default sizes for a CPU. Some also have sets for a GPU and for a quick
+check. A flag overrides one size of the set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 
 
 def main() -> int:
-    """Runs the bench that is named; 0 unless it could not be run."""
+    """Runs the named bench. Returns 0 unless it could not be run."""
     parser = _parser()
     options = parser.parse_args()
     if options.bench is None:
@@ -52,14 +52,17 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; rounds that had ended are kept, where anything is", file=sys.stderr)
+        print("stopped; if results are kept, the completed rounds are", file=sys.stderr)
         return 130
     report.finish(judge=options.sizes != "quick")
     return 0
 
 
 def _settings(options: argparse.Namespace) -> JsonObject:
-    """What was asked for, with what was not said filled in there and here. Rounds are none."""
+    """The settings of the run, defaults included. Fills the defaults into `options` as well.
+
+    The number of rounds is not a setting: runs with different numbers of rounds can be combined.
+    """
     for name, value in options.module.SIZES[options.sizes].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -71,13 +74,16 @@ def _settings(options: argparse.Namespace) -> JsonObject:
 
 
 def _kept_as(options: argparse.Namespace, own: Sequence[str]) -> str | None:
-    """The name of the result: of another one than that of other sizes or another model."""
+    """The name under which to keep the result, distinct for each set of sizes and each model.
+
+    Returns None if the result is not kept.
+    """
     if options.no_keep or options.sizes == "quick":
         return None
     model: str | None = getattr(options, "model", None)
     own = [each for each in own if each != f"model {model}"]
     if own and options.keep is None:
-        print(f"not kept, since it has sizes of its own: {', '.join(own)}. --keep NAME keeps it")
+        print(f"not kept, because of custom sizes: {', '.join(own)}. Use --keep NAME to keep it")
         return None
     parts = (
         options.bench,
@@ -101,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         one.add_argument(
-            "--sizes", choices=tuple(module.SIZES), default="cpu", help="what is not said below"
+            "--sizes",
+            choices=tuple(module.SIZES),
+            default="cpu",
+            help="defaults for the flags below",
         )
         if "quick" in module.SIZES:
             one.add_argument(
@@ -109,18 +118,18 @@ def _parser() -> argparse.ArgumentParser:
                 dest="sizes",
                 action="store_const",
                 const="quick",
-                help="as --sizes quick: nothing is judged or kept",
+                help="same as --sizes quick: judges and keeps nothing",
             )
-        one.add_argument("--no-keep", action="store_true", help="print the result only")
+        one.add_argument("--no-keep", action="store_true", help="only print the result")
         one.add_argument(
             "--keep",
             metavar="NAME",
-            help="keep a result of other sizes too, beside those of the sizes that have a name",
+            help="add NAME to the name of the kept result; needed to keep custom sizes",
         )
         one.add_argument(
             "--resume",
             action="store_true",
-            help="add to the kept result, which has the same settings: a long bench in pieces",
+            help="add rounds to the kept result, which must have the same settings",
         )
         module.add_arguments(one)
         one.set_defaults(module=module)

@@ -1,9 +1,9 @@
-"""Agents that use a tool: what each does, and the two loops that run it.
+"""Agents that use a tool: the plan of each agent, and the two loops that run it.
 
-Owns: the plan of an agent, equal in both arms: its prompt, its calls, how long its tool takes.
-Never: says how steps are scheduled; that is what the arms differ in.
+Owns: the plan of an agent: its prompt, its calls and how long its tool takes. Both arms use it.
+Never: schedules steps. Scheduling is what the arms differ in.
 
-Times are of the machine's monotonic clock, so that they can be set beside those of the servers.
+Times are read from the machine's monotonic clock, so they can be compared with the servers' times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import precall
 TOOL = "look_up"
 DESCRIPTION = "Looks a number up in the register."
 PATTERN = "^[0-9]{12}$"
-"""Of a call's only argument, so that every call is about equally long."""
+"""The pattern of a call's only argument. It makes all calls about equally long."""
 
 Number = Annotated[str, pydantic.Field(pattern=PATTERN)]
 SCHEMA: dict[str, Any] = {
@@ -42,7 +42,7 @@ _WORDS = _TEXT.split()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What every agent of a run does. Each step but the last makes one call."""
+    """The parameters that all agents of a run share. Each step but the last makes one call."""
 
     agents: int
     steps: int
@@ -68,21 +68,21 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """What one agent went through."""
+    """The times that were measured for one agent."""
 
     plan: Plan
     began_at: float
     ended_at: float = 0.0
     results_at: list[float] = field(default_factory=list[float])
-    """When each result was in hand."""
+    """When the client had each result."""
     seen_gaps_s: list[float] = field(default_factory=list[float])
-    """From each of these to the next that the client saw of the model."""
+    """From each result to the first output of the model that the client saw after it."""
     steps: list[str] = field(default_factory=list[str])
-    """Names of its steps at the server, or, with one name, of all of them."""
+    """Prefixes of the server's request ids: one for each step, or one for all steps."""
 
 
 def plans(work: Workload) -> list[Plan]:
-    """The agents' plans, the same for the same workload. No two prompts begin alike."""
+    """The agents' plans. They depend only on the workload, and no two prompts begin alike."""
     return [_plan(work, index) for index in range(work.agents)]
 
 
@@ -105,7 +105,7 @@ def _words(source: random.Random, count: int) -> str:
 
 
 async def run_precall(client: precall.Client, plan: Plan) -> Run:
-    """The agent as one turn of the service."""
+    """Runs the agent as one turn of the service."""
     run = Run(plan=plan, began_at=time.monotonic())
 
     async def look_up(number: Number) -> str:
@@ -140,7 +140,7 @@ async def run_precall(client: precall.Client, plan: Plan) -> Run:
 
 
 async def run_openai(client: openai.AsyncOpenAI, model: str, plan: Plan) -> Run:
-    """The agent as the loop that a client writes today, each step a request of its own."""
+    """Runs the agent as the loop that clients write today: each step is a separate request."""
     run = Run(plan=plan, began_at=time.monotonic())
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": plan.system_prompt},
@@ -171,7 +171,7 @@ async def _openai_step(
     *,
     last: bool,
 ) -> Sequence[dict[str, Any]]:
-    """Streams one step, puts its message after the others, and returns its calls."""
+    """Streams one step, appends its message to `messages`, and returns its calls."""
     function = {
         "name": TOOL,
         "description": DESCRIPTION,
@@ -208,7 +208,7 @@ async def _openai_step(
 
 
 def _see(run: Run) -> None:
-    """Something of the model has come: the first after a result ends a gap."""
+    """Notes that the client saw output of the model. The first one after a result ends a gap."""
     if len(run.seen_gaps_s) < len(run.results_at):
         run.seen_gaps_s.append(time.monotonic() - run.results_at[-1])
 

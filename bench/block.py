@@ -1,9 +1,9 @@
-"""Which size of KV block suits a CPU: what a step costs to continue, and what decoding costs.
+"""Which size of KV block suits a CPU: the cost of continuing a turn, and the cost of decoding.
 
-A step that continues a turn finds its prefix in the cache in whole blocks, so it computes up to a
-block of it again: small blocks continue sooner. Attention may run slower on them. Each size has an
-engine of its own; rounds go through all sizes, and ratios are to vLLM's default for a CPU. Its
-attention on a CPU takes no block of less than 32 tokens.
+The cache holds whole blocks only, so a step that continues a turn computes up to one block of its
+prefix again. Smaller blocks therefore continue sooner, but attention may run slower on them. Each
+size has its own engine, and each round measures all sizes. Ratios are relative to vLLM's default
+for a CPU. vLLM's attention on a CPU accepts no block below 32 tokens.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
+    """Adds the flags of this bench."""
     served.add_arguments(parser)
-    parser.add_argument("--blocks", help=f"sizes to compare; {DEFAULT} is always among them")
+    parser.add_argument("--blocks", help=f"sizes to compare; {DEFAULT} is always included")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--trials", type=int, help="continuations in each round")
-    parser.add_argument("--prompt", type=int, help="tokens that are in the cache")
-    parser.add_argument("--appended", type=int, help="tokens that are not")
-    parser.add_argument("--tokens", type=int, help="decoded in each trial")
+    parser.add_argument("--prompt", type=int, help="cached tokens of the prompt")
+    parser.add_argument("--appended", type=int, help="tokens of the prompt that are not cached")
+    parser.add_argument("--tokens", type=int, help="tokens to decode in each trial")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     sizes = sorted({int(text) for text in options.blocks.split(",")} | {DEFAULT})
     done = report.count(_name(QUANTITIES[0], DEFAULT))
     for number in range(done, done + options.rounds):

@@ -1,10 +1,12 @@
-"""From a tool's result to the model's next token, on an idle server.
+"""The time from a tool's result to the model's next token, on an idle server.
 
-Against a bare AsyncLLM: the same process generates the same step once more, from the same tokens
-and the same cached prefix, as a plain request. The service's time runs from the handler's answer in
-its agent loop to the first piece that this loop gets; the request's, from its call to its first
-output. Against today's loop: what the client sees, from the result in its hand to the first piece
-of the next step. Rounds of the two servers alternate, one engine at a time.
+Compared with a bare AsyncLLM: the same process generates the same step once more as a plain
+request, from the same tokens and the same cached prefix. The service is timed from the handler's
+answer in its agent loop to the first piece that this loop gets. The plain request is timed from its
+call to its first output.
+
+Compared with today's loop: the time that the client sees, from the tool's result to the first piece
+of the next step. Rounds of the two servers alternate, with one engine at a time.
 """
 
 from __future__ import annotations
@@ -56,17 +58,17 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
+    """Adds the flags of this bench."""
     served.add_arguments(parser)
     served.add_block_size(parser)
-    parser.add_argument("--trials", type=int, help="in each round")
-    parser.add_argument("--rounds", type=int, help="starts of each server")
+    parser.add_argument("--trials", type=int, help="trials in each round")
+    parser.add_argument("--rounds", type=int, help="rounds; each starts both servers")
     parser.add_argument("--prompt-words", type=int)
     parser.add_argument("--result-words", type=int)
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     arms = served.served(options, block_size=options.block_size)
     done = report.count("bare request") // options.trials
     for number in range(done, done + options.rounds):

@@ -1,7 +1,7 @@
 """How long `make demo` takes from a fresh clone to its answer, with cold and warm caches.
 
-Reported, not judged: most of it is fetching and unpacking packages, and reading weights. The clone
-is of the last commit. No cache of this user is read or written.
+The times are reported, not judged: most of the time goes into fetching and unpacking packages and
+reading weights. The clone has the last commit. The user's own caches are neither read nor written.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SIZES = {"cpu": {"rounds": 1}}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caches:
-    """Where everything that outlives a clone is kept in this run."""
+    """The folders of this run for everything that outlives a clone."""
 
     packages: Path
     models: Path
     engine: Path
 
     def environ(self) -> dict[str, str]:
-        """Makes every tool keep its cache there."""
+        """The environment that makes every tool keep its cache in these folders."""
         return {
             "UV_CACHE_DIR": str(self.packages / "uv"),
             "PIP_CACHE_DIR": str(self.packages / "pip"),
@@ -45,12 +45,12 @@ class Caches:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
+    """Adds the flags of this bench."""
     parser.add_argument("--rounds", type=int)
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory(prefix="precall-demo-") as folder:
             await _round(Path(folder), report)
@@ -85,13 +85,13 @@ async def _clone_afresh(clone: Path) -> None:
 
 
 async def _ran(command: list[str], folder: Path, environ: dict[str, str]) -> None:
-    """Runs a command to its end; what it says is shown.
+    """Runs a command to its end and shows its output.
 
     Raises:
-        ChildFailedError: it failed, or takes too long.
-    On cancel: it and all that it started are killed.
+        ChildFailedError: The command failed or took too long.
+    On cancel: the command and all processes that it started are killed.
     """
-    # `make bench` hands its own variables on; ARGS would name this bench to the demo.
+    # `make bench` passes its variables on, and the demo would take the bench's ARGS for its own.
     ours = {name: value for name, value in neutral_environ().items() if name not in _OF_MAKE}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=ours | environ, start_new_session=True
@@ -99,7 +99,7 @@ async def _ran(command: list[str], folder: Path, environ: dict[str, str]) -> Non
     try:
         code = await asyncio.wait_for(process.wait(), TIMEOUT_S)
     except TimeoutError:
-        raise ChildFailedError(f"{command} takes more than {TIMEOUT_S:g} s") from None
+        raise ChildFailedError(f"{command} took more than {TIMEOUT_S:g} s") from None
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)

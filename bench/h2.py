@@ -1,10 +1,11 @@
-"""Reads gRPC streams with as little work as Python allows, so that the server is what is measured.
+"""Reads gRPC streams with as little work as Python allows, so that the server is the bottleneck.
 
-A gRPC client spends as much on a message as the server that wrote it. This one opens a window of
-2 GiB and only counts messages: a few per cent of a core where a real client would fill it.
+An ordinary gRPC client spends as much on a message as the server that wrote it. This one opens a
+window of 2 GiB and only counts messages, so it needs a small part of a core where an ordinary
+client would need all of it.
 
-Owns: connections of HTTP/2 without encryption, each with some calls of one method.
-Never: decodes headers or messages; a call that ends is an error.
+Owns: HTTP/2 connections without encryption, each with calls of one method.
+Never: decodes headers or messages. A call that ends is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CANCEL = 8
 
 
 class Reader(asyncio.Protocol):
-    """One connection. A message counts from the moment its last byte has come."""
+    """One connection. A message is counted when its last byte has arrived."""
 
     def __init__(self) -> None:
         self._messages = 0
@@ -39,13 +40,13 @@ class Reader(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, address: str) -> Self:
-        """A connection to `host:port`."""
+        """Connects to `host:port`."""
         host, _, port = address.rpartition(":")
         _, reader = await asyncio.get_running_loop().create_connection(cls, host, int(port))
         return reader
 
     def open(self, calls: int, authority: str, path: str) -> list[int]:
-        """Begins so many calls of one method; returns their stream ids."""
+        """Begins this number of calls of one method; returns their stream ids."""
         streams = [self._next_stream + 2 * index for index in range(calls)]
         self._next_stream += 2 * calls
         block = b"".join(
@@ -65,9 +66,9 @@ class Reader(asyncio.Protocol):
         return streams
 
     def send(self, stream: int, message: bytes) -> None:
-        """One message of the client. All of a connection's fit into the window it begins with."""
+        """Sends a message. All messages of a connection must fit into its initial window."""
         self._sent_bytes += len(message) + 5
-        assert self._sent_bytes < _WINDOW_DEFAULT, "this client knows no flow control"
+        assert self._sent_bytes < _WINDOW_DEFAULT, "this client has no flow control"
         self._write(_frame(_DATA, 0, stream, struct.pack(">BI", 0, len(message)) + message))
 
     def cancel(self, stream: int) -> None:
@@ -75,10 +76,10 @@ class Reader(asyncio.Protocol):
         self._write(_frame(_RESET, 0, stream, struct.pack(">I", _CANCEL)))
 
     async def read(self, messages: int) -> None:
-        """Returns when so many more messages have come, on all calls together.
+        """Returns when this number of further messages has arrived, over all calls.
 
         Raises:
-            ConnectionError: a call or the connection ended, or nothing more comes.
+            ConnectionError: A call or the connection ended, or the messages did not arrive in time.
         """
         self._wanted += messages
         self._reached.clear()
@@ -96,7 +97,7 @@ class Reader(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -164,9 +165,11 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _field(name: str, value: str) -> bytes:
-    """A header that is not indexed, its name and value as they are: HPACK at its plainest."""
+    """A header in the simplest form of HPACK: not indexed and not compressed."""
     encoded_name, encoded_value = name.encode(), value.encode()
-    assert max(len(encoded_name), len(encoded_value)) < 127, "longer ones are encoded otherwise"
+    assert max(len(encoded_name), len(encoded_value)) < 127, (
+        "longer headers are encoded differently"
+    )
     return (
         b"\x00"
         + bytes([len(encoded_name)])

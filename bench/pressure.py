@@ -1,13 +1,16 @@
 """Agents that together need twice the KV cache: the service against today's loop.
 
-Both arms have the same model, KV cache, batch and arguments of vLLM, and the same agents: their
-own long prompts, so that no prefix is shared, a fixed number of steps, a call of fixed length in
-each but the last, tools that sleep. The number of steps is fixed in today's loop by `tool_choice`
-in every request; precall holds that to a turn's first step, so its engine is wrapped here by one
-that asks for the call in every step but the last. Rounds alternate, each with its own server.
+Both arms have the same model, KV cache, batch, arguments of vLLM and agents. Each agent has its own
+long prompt, so that no prefix is shared, and a fixed number of steps. Each step but the last makes
+a call of fixed length, and the tools sleep. In today's loop, the `tool_choice` of each request
+fixes the number of steps. precall applies a turn's tool choice to its first step only, so its
+engine is wrapped here to ask for a call in every step but the last. Rounds of the two arms
+alternate, each with its own server.
 
-The gap runs from a tool's result in the client's hand to the first token that AsyncLLM gives out
-for the next step, noted inside of either server by the same few lines.
+The gap runs from a tool's result in the client to the first token that AsyncLLM yields for the next
+step; the same code records that token in both servers. The gap seen by the client starts at the
+same result and ends at the first output that the client receives. If the step begins with a call,
+that output is the call's name, which both servers send once the model has written it completely.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from bench.report import AtMost, Report
 from bench.stats import percentile
 
 WARM_UPS = 6
-"""Turns before the first that counts: the engine's first ones, and enough for the service to have
-a record of how such turns grow, as a server that has run for a minute has."""
+"""Turns that are run first and not measured. They warm the engine up, and they teach the service
+how much such turns grow, which it knows on a server that has run for a minute."""
 
 ARMS = ("precall", "today's loop")
 
@@ -73,11 +76,11 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
+    """Adds the flags of this bench."""
     served.add_arguments(parser)
     served.add_block_size(parser)
     parser.add_argument("--agents", type=int)
-    parser.add_argument("--rounds", type=int, help="of each arm")
+    parser.add_argument("--rounds", type=int, help="rounds of each arm")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--prompt-words", type=int)
     parser.add_argument("--result-words", type=int)
@@ -87,14 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kv-share",
         type=float,
         default=0.5,
-        help="of what all agents need together, that the KV cache holds",
+        help="size of the KV cache, as a fraction of what all agents together need",
     )
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     if not report.count("KV cache"):
-        report.add("KV cache", await _share_of_the_need(options), unit="tokens")
+        report.add("KV cache", await _kv_cache_tokens(options), unit="tokens")
     kv_tokens = int(report.samples("KV cache")[0])
     arms = served.served(options, block_size=options.block_size, kv_tokens=kv_tokens)
     calls = options.steps - 1
@@ -103,10 +106,10 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         warm_ups, agents = _plans(options, number)
         async with arms.precall(forced_calls=calls) as server:
             runs, notes = await _precall_round(server, warm_ups, agents)
-            _tell("precall", runs, notes, report)
+            _add_round("precall", runs, notes, report)
         async with arms.openai() as server:
             runs, notes = await _openai_round(server, arms.model.display_name, warm_ups, agents)
-            _tell("today's loop", runs, notes, report)
+            _add_round("today's loop", runs, notes, report)
         _compare(report)
 
 
@@ -114,6 +117,7 @@ def _compare(report: Report) -> None:
     for quantity, most in (
         ("gap, median", 0.2),
         ("gap, p95", None),
+        ("gap seen by the client, median", 0.2),
         ("mean turn", 0.7),
         ("all done", 1.0),
     ):
@@ -138,8 +142,8 @@ def _plans(options: argparse.Namespace, number: int) -> tuple[list[Plan], list[P
     return found[:WARM_UPS], found[WARM_UPS:]
 
 
-async def _share_of_the_need(options: argparse.Namespace) -> int:
-    """The share of the KV cache that all agents need, as one of them is seen to need it."""
+async def _kv_cache_tokens(options: argparse.Namespace) -> int:
+    """The size of the KV cache in tokens: `kv_share` of what all agents need, measured on one."""
     _, agents = _plans(options, 0)
     arms = served.served(options, block_size=options.block_size)
     async with (
@@ -175,8 +179,8 @@ async def _openai_round(
     return runs, _generations(await server.ask("generations"))
 
 
-def _tell(arm: str, runs: list[Run], notes: list[dict[str, Any]], report: Report) -> None:
-    """What one round of one arm came to."""
+def _add_round(arm: str, runs: list[Run], notes: list[dict[str, Any]], report: Report) -> None:
+    """Adds the samples of one round of one arm to the report."""
     gaps = [gap for run in runs for gap in _gaps(run, notes)]
     turns = [run.ended_at - run.began_at for run in runs]
     prompts = sum(note["prompt_tokens"] for note in notes)
@@ -200,7 +204,7 @@ def _tell(arm: str, runs: list[Run], notes: list[dict[str, Any]], report: Report
 
 
 def _gaps(run: Run, notes: list[dict[str, Any]]) -> list[float]:
-    """From each result to the first token of the step after it."""
+    """The seconds from each result to the first token of the next step."""
     own = [note for note in notes if any(note["request_id"].startswith(at) for at in run.steps)]
     own.sort(key=lambda note: note["asked_at"])
     assert len(own) == run.plan.steps, f"{len(own)} generations of {run.plan.agent_id}"

@@ -1,7 +1,8 @@
-"""A process of a measurement: started by the bench, asked by it line by line, gone with it.
+"""A child process of a bench: started, queried line by line, and ended by the bench.
 
-Owns: the pipes between the two. Each line is one JSON object; the child's first one says that it
-    is ready. It ends when its standard input does, so none outlives the bench, however that ends.
+Owns: the pipes between the two. Each line is one JSON object. The child's first line says that it
+    is ready. A child ends when its standard input ends, so it never outlives the bench, even if
+    the bench is killed.
 Concurrency: one event loop on each side; one command at a time.
 """
 
@@ -28,15 +29,15 @@ START_TIMEOUT_S = 900.0
 STOP_TIMEOUT_S = 60.0
 LINE_BYTES_MAX = 64 << 20
 SHOWN_BYTES = 8 << 10
-"""What is shown of a child that failed: the end of what it said."""
+"""How much of a failed child's output is shown, counted from its end."""
 
 
 class ChildFailedError(Exception):
-    """The child ended or answered with an error, or what was asked of it failed."""
+    """The child ended, was too slow, answered with an error, or could not be measured."""
 
 
 class Child:
-    """The bench's side."""
+    """The bench's side of the pipes."""
 
     def __init__(self, process: asyncio.subprocess.Process, module: str) -> None:
         self._process = process
@@ -45,51 +46,51 @@ class Child:
         self.ready: JsonObject = {}
 
     async def ask(self, command: str, timeout_s: float = 600.0, **fields: object) -> JsonObject:
-        """The child's answer to a command.
+        """Returns the child's answer to a command.
 
         Raises:
-            ChildFailedError: it ended, takes too long, or the command failed.
+            ChildFailedError: The child ended or took too long, or the command failed.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
         return await self.answer(timeout_s)
 
     async def answer(self, timeout_s: float) -> JsonObject:
-        """The child's next line.
+        """Returns the child's next line.
 
         Raises:
-            ChildFailedError: it ended, takes too long, or the line is an error.
+            ChildFailedError: The child ended or took too long, or the line is an error.
         """
         assert self._process.stdout is not None
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
         except TimeoutError:
-            raise ChildFailedError(f"{self._module} takes more than {timeout_s:g} s") from None
+            raise ChildFailedError(f"{self._module} took more than {timeout_s:g} s") from None
         if not line:
-            raise ChildFailedError(f"{self._module} ended; what it said is above")
+            raise ChildFailedError(f"{self._module} ended; its output is above")
         answer = cast(JsonObject, json.loads(line))
         if "error" in answer:
             raise ChildFailedError(f"{self._module}: {answer['error']}")
         return answer
 
     def cpu_s(self) -> float:
-        """Processor time that the child has used, all its threads together."""
+        """The processor time that the child has used, over all its threads."""
         times = self.usage.cpu_times()
         return times.user + times.system
 
     def anonymous_bytes(self) -> int:
-        """Memory that is the child's own: resident, less what is mapped from files."""
+        """The child's own memory: its resident memory without mapped files."""
         memory = self.usage.memory_info()
         return memory.rss - memory.shared
 
     async def close(self) -> None:
-        """Ends the child and what it started. Idempotent."""
+        """Ends the child and the processes that it started. Idempotent."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            print(f"{self._module} does not end by itself", file=sys.stderr)
+            print(f"{self._module} did not end by itself and is killed", file=sys.stderr)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -104,12 +105,14 @@ async def started(
     core: int | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Child]:
-    """A ready child, `python -m module`, on one core if that is wanted.
+    """Runs `python -m module` until the block ends, on one core if `core` is set.
+
+    Yields the child when it is ready.
 
     Raises:
-        ChildFailedError: it did not become ready, or the block failed. What it said is shown.
+        ChildFailedError: The child did not become ready, or the block failed. Its output is shown.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -117,30 +120,30 @@ async def started(
             json.dumps({**config, "core": core}),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=said,
+            stderr=output,
             limit=LINE_BYTES_MAX,
             env=neutral_environ() | dict(environ or {}),
-            start_new_session=True,  # a Ctrl-C is for the bench, which then ends its children
+            start_new_session=True,  # Ctrl-C must reach only the bench, which then ends its children
         )
         child = Child(process, module)
         try:
             child.ready = await child.answer(START_TIMEOUT_S)
             yield child
         except ChildFailedError:
-            _show(module, said)
+            _show(module, output)
             raise
-        except Exception as error:  # what clients raise is the child's doing more often than not
-            _show(module, said)
-            told = f"measuring {module} failed: {type(error).__name__}: {error}"
-            raise ChildFailedError(told) from error
+        except Exception as error:  # usually raised by a client because of the child
+            _show(module, output)
+            message = f"measuring {module} failed: {type(error).__name__}: {error}"
+            raise ChildFailedError(message) from error
         finally:
             await child.close()
 
 
 def neutral_environ() -> dict[str, str]:
-    """Our environment without precall's settings, which one arm would follow and another not.
+    """The bench's environment without precall's settings, which only one arm would obey.
 
-    Where the embedded model lies is none of them.
+    The folder of the embedded model is kept, since both arms use it.
     """
     return {
         name: value
@@ -149,10 +152,10 @@ def neutral_environ() -> dict[str, str]:
     }
 
 
-def _show(module: str, said: IO[bytes]) -> None:
-    said.seek(-min(SHOWN_BYTES, said.seek(0, os.SEEK_END)), os.SEEK_END)
-    if text := said.read().decode(errors="replace"):
-        print(f"{module} said:\n{text}", file=sys.stderr)
+def _show(module: str, output: IO[bytes]) -> None:
+    output.seek(-min(SHOWN_BYTES, output.seek(0, os.SEEK_END)), os.SEEK_END)
+    if text := output.read().decode(errors="replace"):
+        print(f"output of {module}:\n{text}", file=sys.stderr)
 
 
 def run_child(main: Callable[[JsonObject, Link], Awaitable[None]]) -> None:
@@ -174,18 +177,18 @@ def run_child(main: Callable[[JsonObject, Link], Awaitable[None]]) -> None:
 
 
 class Link:
-    """The child's side of the pipes. Whatever else is printed goes to standard error."""
+    """The child's side of the pipes. All other output is redirected to standard error."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
 
     def say(self, line: JsonObject) -> None:
-        """One line to the bench."""
+        """Sends one line to the bench."""
         print(json.dumps(line), file=self._out, flush=True)
 
     async def answer(self, ready: JsonObject, commands: Commands) -> None:
-        """Says that the child is ready, then answers commands until the bench has no more."""
+        """Sends `ready`, then answers commands until the bench closes the pipe."""
         reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -195,7 +198,7 @@ class Link:
             command = commands[str(fields.pop("command"))]
             try:
                 self.say(await command(fields))
-            except Exception as error:  # noqa: BLE001 - the bench is told, and decides
+            except Exception as error:  # noqa: BLE001 - sent to the bench, which decides
                 self.say({"error": f"{type(error).__name__}: {error}"})
 
 

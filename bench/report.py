@@ -1,4 +1,4 @@
-"""A bench's result: printed as it comes, judged against its targets, kept as JSON."""
+"""The result of a bench: printed, judged against its targets, and kept as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """A target: what a quantity should reach."""
+    """A target: a lower bound of a quantity."""
 
     bound: float
 
@@ -31,7 +31,7 @@ class AtLeast:
 
 @dataclass(frozen=True, slots=True)
 class AtMost:
-    """A target: what a quantity should stay within."""
+    """A target: an upper bound of a quantity."""
 
     bound: float
 
@@ -54,65 +54,66 @@ class _Quantity:
 class Report:
     """Collects samples by quantity.
 
-    `settings` is what the run was asked for, `name` that of the file that keeps it; None: none.
+    `settings` are the settings of the run. `name` is the name of the file that keeps the result;
+    without a name the result is not kept.
     """
 
     bench: str
     settings: JsonObject
     name: str | None = None
     loads_before: list[float] = field(default_factory=lambda: [machine.load()])
-    """The machine's load before each piece of the run."""
+    """The machine's load at the start of the run, and at each time it was resumed."""
     _quantities: dict[str, _Quantity] = field(default_factory=dict[str, _Quantity])
     _began: float = field(default_factory=time.time)
 
     def add(self, quantity: str, *samples: float, unit: str = "") -> None:
-        """More samples of a quantity."""
+        """Adds samples of a quantity."""
         entry = self._quantities.setdefault(quantity, _Quantity(unit, []))
         entry.samples.extend(samples)
 
     def samples(self, quantity: str) -> list[float]:
-        """The samples of a quantity, as they came."""
+        """The samples of a quantity, in the order in which they were added."""
         return self._quantities[quantity].samples
 
     def count(self, quantity: str) -> int:
-        """How many samples of it there are."""
+        """The number of samples of a quantity."""
         return len(self._quantities[quantity].samples) if quantity in self._quantities else 0
 
     def ratio(self, quantity: str, over: str, under: str) -> None:
-        """A quantity that is the ratio of two others, sample by sample."""
+        """Defines a quantity as the ratio of two others, sample by sample."""
         ratios = paired_ratios(self.samples(over), self.samples(under))
         self._quantities[quantity] = _Quantity("", ratios)
 
     def judge(self, quantity: str, target: AtLeast | AtMost) -> None:
-        """The median of this quantity has a target."""
+        """Sets a target for the median of a quantity."""
         self._quantities[quantity].target = target
 
     def resume(self) -> None:
-        """Goes on from the kept result: its samples count beside those that come.
+        """Loads the samples of the kept result, so that this run adds to them.
 
         Raises:
-            ValueError: none is kept, or it is of other settings or another machine.
+            ValueError: No result is kept, or it has other settings or is from another machine.
         """
         path = self.path
         if path is None or not path.exists():
-            raise ValueError(f"there is no {path or 'kept result'} to go on from")
+            raise ValueError(f"nothing to resume: {path or 'the result'} is not kept")
         kept = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
         for name, value in (("settings", self.settings), ("machine", machine.facts())):
             if kept[name] != value:
-                raise ValueError(f"{path} is of other {name}: {kept[name]}, not {value}")
+                raise ValueError(f"{path} has another {name}: {kept[name]}, not {value}")
         self.loads_before = kept["loads_before"] + self.loads_before
         for name, entry in cast(dict[str, dict[str, Any]], kept["quantities"]).items():
             self._quantities[name] = _Quantity(entry["unit"], entry["samples"])
 
     def round_ended(self) -> None:
-        """Keeps what there is so far: a run that is interrupted later loses one round at most."""
+        """Writes the result so far, so that an interrupted run loses at most one round."""
         if self.path is not None:
             RESULTS.mkdir(exist_ok=True)
             text = json.dumps(self._result(), indent=1) + "\n"
             self.path.write_text(text, encoding="utf-8")
 
     def finish(self, *, judge: bool) -> None:
-        """Prints everything, and judges it."""
+        """Prints all quantities and, if `judge` is set, whether they meet their targets."""
         print(f"\n{self.bench}: load before {self.loads_before}, {self.settings}")
         for name, entry in self._quantities.items():
             found = summary(entry.samples)
@@ -126,7 +127,7 @@ class Report:
 
     @property
     def path(self) -> Path | None:
-        """The file that keeps it, if one does."""
+        """The file that keeps the result; None if it is not kept."""
         return None if self.name is None else RESULTS / f"{self.name}.json"
 
     def _result(self) -> JsonObject:

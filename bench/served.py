@@ -1,6 +1,6 @@
-"""What both arms are served with: one model, and the same arguments of vLLM.
+"""Starts the servers of both arms with the same model and the same arguments of vLLM.
 
-Owns: the flags of the benches that need an engine, and what they mean for either server.
+Owns: the flags of the benches that need an engine, and their translation for each server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CPU_KV_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A model and how vLLM serves it, in every arm."""
+    """A model and the arguments with which vLLM serves it in every arm."""
 
     model: ResolvedModel
     device: str
@@ -34,7 +34,7 @@ class Served:
 
     @asynccontextmanager
     async def precall(self, *, forced_calls: int = 0) -> AsyncGenerator[Child]:
-        """The service."""
+        """Runs the service until the block ends."""
         config: JsonObject = {
             "model": None if self.model.embedded else self.model.path_or_name,
             "device": self.device,
@@ -47,10 +47,10 @@ class Served:
 
     @asynccontextmanager
     async def openai(self) -> AsyncGenerator[Child]:
-        """Today's server."""
+        """Runs today's server until the block ends."""
         arguments = ["--model", self.model.path_or_name]
         arguments += ["--served-model-name", self.model.display_name]
-        assert self.model.tool_parser is not None  # else the flag was refused
+        assert self.model.tool_parser is not None  # the flag refuses such models
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", self.model.tool_parser]
         if self.model.reasoning_parser:
             arguments += ["--reasoning-parser", self.model.reasoning_parser]
@@ -65,20 +65,25 @@ class Served:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of every bench that needs an engine."""
-    parser.add_argument("--model", type=_model, help="a folder; the embedded model without")
+    """Adds the flags of every bench that needs an engine."""
+    parser.add_argument(
+        "--model", type=_model, help="folder of a model (default: the embedded model)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--max-num-seqs", type=int)
     parser.add_argument("--max-model-len", type=int)
 
 
 def add_block_size(parser: argparse.ArgumentParser) -> None:
-    """The flag of those that have one engine for all."""
+    """Adds the flag of the benches that use one block size throughout."""
     parser.add_argument("--block-size", type=int, help="tokens in a block of the KV cache")
 
 
 def served(options: argparse.Namespace, *, block_size: int, kv_tokens: int | None = None) -> Served:
-    """What the flags ask for, with a KV cache of such blocks and about so many tokens."""
+    """The served model that the flags ask for.
+
+    `block_size` is in tokens. `kv_tokens` is the size of the KV cache, rounded down to whole blocks.
+    """
     on_cpu = options.sizes != "gpu"
     vllm: dict[str, JsonValue] = {
         "max_num_seqs": options.max_num_seqs,
@@ -98,10 +103,10 @@ def served(options: argparse.Namespace, *, block_size: int, kv_tokens: int | Non
 
 
 def _model(text: str) -> str:
-    """A model whose parsers are known here, so that every arm has the same.
+    """Checks that the model is a local folder with a known tool parser.
 
-    Of a name on a hub the service learns them from what the engine has fetched, and today's server
-    not at all.
+    Only then do both arms use the same parsers: for a model on a hub, the service would derive them
+    from the files that the engine fetches, and today's server would get none.
     """
     if is_embedded(text):
         return text
@@ -111,11 +116,11 @@ def _model(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not model.local:
         raise argparse.ArgumentTypeError(
-            f"{text} is no folder here. Fetch it first: "
+            f"{text} is not a local folder. Fetch the model first: "
             f"hf download {text} --local-dir {model.display_name}"
         )
     if model.tool_parser is None:
-        raise argparse.ArgumentTypeError(f"{text} makes no tool calls: {model.parser_reason}")
+        raise argparse.ArgumentTypeError(f"{text} cannot make tool calls: {model.parser_reason}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Samples and their summary: how many, the median, and the spread from least to greatest."""
+"""Summaries of samples: their number, their median, and their spread from least to greatest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What is reported of some samples of one quantity."""
+    """The reported summary of the samples of one quantity."""
 
     n: int
     median: float
@@ -23,7 +23,7 @@ class Summary:
 
 
 def summary(samples: Sequence[float]) -> Summary:
-    """The summary of at least one sample."""
+    """Summarises the samples, of which there must be at least one."""
     return Summary(
         n=len(samples),
         median=statistics.median(samples),
@@ -32,28 +32,28 @@ def summary(samples: Sequence[float]) -> Summary:
     )
 
 
-def percentile(samples: Sequence[float], share: float) -> float:
-    """The smallest sample that at least `share` (0 to 1) of all samples do not exceed."""
+def percentile(samples: Sequence[float], fraction: float) -> float:
+    """The smallest sample such that at least this fraction of the samples does not exceed it."""
     rank = max(1, math.ceil(share * len(samples)))
     return sorted(samples)[rank - 1]
 
 
 def paired_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Ratios of samples taken side by side: round by round, so that what drifts drops out.
+    """The ratios of samples of the same round, so that a drift of the machine cancels out.
 
     Raises:
-        ValueError: the two are not equally many.
+        ValueError: The numbers of samples differ.
     """
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """The least-squares slope of y over x, of at least two points with different x."""
+    """The least-squares slope of y over x. Needs at least two points with different x."""
     return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
 
 
 def number(value: float) -> str:
-    """A number in three to four significant digits, thousands separated."""
+    """The number with three to four significant digits and separated thousands."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if abs(value) >= 100:

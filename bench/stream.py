@@ -1,11 +1,11 @@
-"""How fast the service passes deltas on: against a bare servicer that writes the same ones.
+"""How fast the service forwards deltas, compared with a bare servicer that writes the same deltas.
 
-Each serves from one process on core 0; a reader that only counts is on core 1. Rounds alternate
-between the arms. Beside messages a second stands the processor time that the server spends on a
-message: it says the same, and a busy machine disturbs it less.
+Each server is one process on core 0; a reader that only counts messages is on core 1. Rounds
+alternate between the arms. The bench reports messages per second, and also the server's processor
+time per message: it measures the same cost, and a busy machine disturbs it less.
 
-"precall, by steps" lets the event loop run after each piece of the scripted engine, as a real
-engine does, whose pieces come one at a time; "precall" generates without ever pausing.
+In "precall, by steps", the event loop runs after each piece of the scripted engine, as it does
+with a real engine, whose pieces come one at a time. In "precall", the engine never pauses.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ARMS = (
     ("precall", "bench.arms.scripted", 4, False),
     ("precall, by steps", "bench.arms.scripted", 4, True),
 )
-"""Name, module, messages of a turn beside its deltas (turn and step started, step and turn
-completed), and whether the scripted engine pauses after each piece."""
+"""Name; module; number of messages in a turn that are not deltas (turn and step started, step and
+turn completed); whether the scripted engine pauses after each piece."""
 SETTLE_S = 0.2
-"""For a server to give up the conversations of a round, before it is another's turn."""
+"""Time for a server to clean up the conversations of a round before the next arm starts."""
 
 OPEN = agent_pb2.ConverseRequest(
     sequence=1, open=agent_pb2.OpenConversation(client_name="bench")
@@ -63,13 +63,13 @@ class Arm:
     async def connect(
         cls, child: Child, *, connections: int, calls: int, messages_a_turn: int
     ) -> Self:
-        """The arm of a ready server."""
+        """Opens the connections to a ready server."""
         address = str(child.ready["address"])
         readers = [await Reader.connect(address) for _ in range(connections)]
         return cls(child=child, readers=readers, calls=calls, messages_a_turn=messages_a_turn)
 
     async def round(self) -> Round:
-        """One turn in each of some new conversations."""
+        """Opens conversations, runs one turn in each, and cancels their calls."""
         address = str(self.child.ready["address"])
         streams = [(reader, reader.open(self.calls, address, PATH)) for reader in self.readers]
         self._send(streams, OPEN)
@@ -95,7 +95,7 @@ class Arm:
         )
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         for reader in self.readers:
             reader.close()
 
@@ -108,7 +108,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What one arm did: messages a second, CPU per message, and who was busy how much."""
+    """The figures of one arm: messages per second, CPU per message, and how busy each side was."""
 
     rate: float
     cpu_us: float
@@ -123,16 +123,16 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
+    """Adds the flags of this bench."""
     parser.add_argument("--conversations", type=int)
     parser.add_argument("--connections", type=int)
-    parser.add_argument("--deltas", type=int, help="per turn")
+    parser.add_argument("--deltas", type=int, help="deltas in a turn")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--profile", type=_absolute, help="profile the service, and keep it here")
+    parser.add_argument("--profile", type=_absolute, help="profile the service into this file")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     cores = sorted(os.sched_getaffinity(0))
     server_core, reader_core = cores[0], cores[-1]
     os.sched_setaffinity(0, {reader_core})
@@ -161,7 +161,7 @@ async def _rounds(arms: dict[str, Arm], rounds: int, report: Report) -> None:
         for name, arm in arms.items():
             one = await arm.round()
             if number == 0:
-                continue  # the first turn warms up
+                continue  # the first round warms up
             report.add(name, one.rate, unit="messages/s")
             report.add(f"{name}, CPU per message", one.cpu_us, unit="us")
             report.add(f"{name}, server's share of its core", one.server_share)

@@ -1,7 +1,7 @@
-"""The kept results as Markdown: `python -m bench.tables` writes them into docs/benchmarks.md.
+"""Writes the kept results into docs/benchmarks.md as Markdown: `python -m bench.tables`.
 
-There each stands between two comments, `<!-- table: NAME -->` and `<!-- end -->`, where NAME is
-that of the file in bench/results.
+Each table goes between two comments, `<!-- table: NAME -->` and `<!-- end -->`, where NAME is the
+name of the file in bench/results.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _TABLE = re.compile(r"(?<=<!-- table: )([\w.-]+) -->\n.*?(?=<!-- end -->)", re.S
 
 
 def main() -> None:
-    """Writes every kept result into its place in the document."""
+    """Writes every kept result between its comments in the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(refreshed(text), encoding="utf-8")
     for name in unplaced(text):
-        print(f"{name} is kept and has no place in {DOCUMENT.name}")
+        print(f"{name} is kept, but {DOCUMENT.name} has no comments for its table")
 
 
 def refreshed(text: str) -> str:
-    """The document with its tables as the kept results say."""
+    """The document with its tables replaced by those of the kept results."""
     kept = _kept()
 
     def of(place: re.Match[str]) -> str:
@@ -38,7 +38,7 @@ def refreshed(text: str) -> str:
 
 
 def unplaced(text: str) -> list[str]:
-    """Kept results that the document has no place for."""
+    """The names of the kept results whose table is not in the document."""
     placed = {place[1] for place in _TABLE.finditer(text)}
     return sorted(_kept().keys() - placed)
 
@@ -51,7 +51,7 @@ def _kept() -> dict[str, dict[str, Any]]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One result: when it was taken, and its quantities, what is judged in bold."""
+    """One result as Markdown: the time of the run, and its quantities, with judged ones in bold."""
     lines = [
         f"Run of {result['at']}, load before {result['loads_before']}.",
         "",

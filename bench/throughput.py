@@ -1,8 +1,8 @@
-"""Tokens a second through the service, against raw AsyncLLM in the same process.
+"""Tokens per second through the service, compared with raw AsyncLLM in the same process.
 
-One engine serves both: the service's own AsyncLLM repeats, token for token and with the same
-sampling, the prompts that the service asked it for. Rounds alternate between the arms. The raw arm
-is timed inside the server's process, the service by a client in another one.
+One engine serves both arms: the raw arm sends the service's prompts to its AsyncLLM once more, with
+the same tokens and the same sampling. Rounds alternate between the arms. The raw arm is timed
+inside the server's process, the service by a client in another process.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of this bench."""
+    """Adds the flags of this bench."""
     served.add_arguments(parser)
     served.add_block_size(parser)
-    parser.add_argument("--tokens", type=int, help="generated per conversation and round")
+    parser.add_argument("--tokens", type=int, help="tokens to generate per conversation and round")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--conversations", help="how many at once, one count after the other")
+    parser.add_argument("--conversations", help="numbers of concurrent conversations to measure")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Measures."""
+    """Runs the bench and adds its samples to the report."""
     counts = [int(text) for text in options.conversations.split(",")]
     async with (
         served.served(options, block_size=options.block_size).precall() as server,
@@ -78,7 +78,7 @@ async def _rounds(
     report: Report,
 ) -> None:
     await server.ask("record", on=True)
-    await _service_round(client, count, options.tokens)  # warms up, and is what the other repeats
+    await _service_round(client, count, options.tokens)  # warms up and records the prompts
     answer = await server.ask("generations")
     assert len(cast(list[Any], answer["generations"])) == count
     await server.ask("record", on=False)
@@ -98,7 +98,7 @@ async def _rounds(
 
 
 async def _service_round(client: precall.Client, count: int, tokens: int) -> float:
-    """One turn in each of so many new conversations; returns tokens a second, of all together."""
+    """Runs one turn in each of `count` new conversations; returns their total tokens per second."""
     conversations = [await client.conversation().open() for _ in range(count)]
 
     async def turn(conversation: precall.Conversation, topic: str) -> int:

@@ -1,7 +1,7 @@
 """Compiles pyproject.toml into the hash-pinned files in requirements/ (`make lock`).
 
-Pins that still fit are kept, so a lock after a small change has a small diff; `--upgrade` takes the
-newest versions. Nothing that names a machine or a package index ends up in the files.
+Pins that still fit are kept, so a small change gives a small diff. `--upgrade` takes the newest
+versions. The files name no machine and no package index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEV = ("--group", "dev")
 
 
 def compile_pins(uv: str, name: str, *sources: str, seed: Path, upgrade: bool) -> str:
-    """Returns the pins of `sources`, preferring the versions that the file `seed` has."""
+    """Returns the pins of `sources`, preferring the versions in the file `seed`."""
     print(f"==> resolving {name}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "out.txt"
@@ -47,7 +47,7 @@ def compile_pins(uv: str, name: str, *sources: str, seed: Path, upgrade: bool) -
 
 
 def blocks(pins: str) -> dict[str, str]:
-    """Splits a compiled file into its entries, keyed by name; forks of one name stay together."""
+    """Splits a compiled file into entries by name; the forks of a name stay in one entry."""
     entries: dict[str, str] = {}
     for entry in re.split(r"(?m)^(?=[a-z0-9])", pins):
         match = re.match(r"[a-z0-9._-]+", entry)
@@ -65,7 +65,7 @@ def write(name: str, pins: str) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--uv", default="uv", help="the uv executable")
-    parser.add_argument("--upgrade", action="store_true", help="take the newest versions allowed")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest allowed versions")
     options = parser.parse_args()
     uv, upgrade = options.uv, options.upgrade
 
@@ -74,16 +74,16 @@ def main() -> int:
         return compile_pins(uv, name, *sources, seed=seed or own, upgrade=upgrade and seed is None)
 
     write("bootstrap", pins("bootstrap", *BOOTSTRAP))
-    # The GPU build of vLLM pins more, so it goes first and the CPU set follows it where it can.
+    # The GPU build of vLLM pins more packages, so it is resolved first and seeds the CPU set.
     gpu = write("gpu", pins("gpu", *GPU))
     cpu = write("cpu", pins("cpu", *CPU, seed=gpu))
     on_gpu, on_cpu = blocks(gpu.read_text()), blocks(cpu.read_text())
     with tempfile.TemporaryDirectory() as scratch:
-        # Where the sets differ, in setuptools, dev.txt has to take what is there.
+        # The sets differ in setuptools, so dev.txt has to accept the version of either set.
         either = Path(scratch) / "either.txt"
         either.write_text("".join((on_gpu | on_cpu).values()))
         tools = blocks(pins("dev", *DEV, "--constraint", str(either)))
-    # dev.txt is installed on top of either set, so it leaves out what both of them have.
+    # dev.txt is installed on top of either set, so it leaves out the packages of both.
     shared = on_cpu.keys() & on_gpu.keys()
     write("dev", "".join(entry for name, entry in tools.items() if name not in shared))
     return 0

@@ -1,4 +1,4 @@
-"""Registers what every test folder shares."""
+"""Skips GPU tests on machines without a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def gpu_missing() -> str | None:
     if not shutil.which("nvidia-smi"):
         return "no GPU: nvidia-smi is not installed"
     answer = subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True, timeout=20)
-    return None if answer.returncode == 0 else "no GPU: nvidia-smi finds none"
+    return None if answer.returncode == 0 else "no GPU: nvidia-smi finds no GPU"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,1 +1,1 @@
-"""What is measured: each module runs as a process of its own (`bench.process`)."""
+"""The servers that are measured. Each module runs in its own process (`bench.process`)."""

@@ -1,4 +1,4 @@
-"""A bare grpc.aio servicer that writes the deltas of a turn: as fast as this can be in Python."""
+"""A bare grpc.aio servicer that writes the deltas of a turn as fast as Python can."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Today's server: vLLM's own, as it is started from the command line, with times noted.
+"""Today's server: vLLM's own, started as from the command line, with its generations recorded.
 
-Concurrency: the server has the main thread, as usual; the bench is answered from another.
+Concurrency: the server has the main thread, as usual; another thread answers the bench.
 """
 
 from __future__ import annotations

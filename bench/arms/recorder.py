@@ -1,7 +1,7 @@
-"""Notes when AsyncLLM is asked to generate and when its first token comes: the same in every arm.
+"""Records when AsyncLLM is asked to generate and when its first token comes, alike in every arm.
 
-Concurrency: wraps the class in the process that it is called in; one event loop generates, another
-thread may take what was noted.
+Concurrency: patches the class in its own process. One event loop generates; another thread may
+take the recorded generations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from precall_service.domain.json import JsonObject
 
 @dataclass(slots=True)
 class Generation:
-    """One call of `AsyncLLM.generate`. Times are of the machine's monotonic clock."""
+    """One call of `AsyncLLM.generate`. Times are read from the machine's monotonic clock."""
 
     request_id: str
     params: Any
@@ -30,7 +30,7 @@ class Generation:
     cached_tokens: int = 0
 
     def as_json(self) -> JsonObject:
-        """What the bench is told."""
+        """The fields that are sent to the bench."""
         return {
             "request_id": self.request_id,
             "asked_at": self.asked_at,
@@ -42,13 +42,13 @@ class Generation:
 
 
 class Recorder:
-    """What AsyncLLM has generated since it was last asked."""
+    """Records the generations of AsyncLLM."""
 
     def __init__(self) -> None:
         self.recording = True
         self._ended: list[Generation] = []
         self.generate = AsyncLLM.generate
-        """The method itself, which notes nothing."""
+        """The original method, which records nothing."""
         recorder = self
 
         def generate(
@@ -57,10 +57,10 @@ class Recorder:
             plain = recorder.generate(llm, prompt, params, request_id, **rest)
             return recorder._noted(plain, params, request_id) if recorder.recording else plain
 
-        setattr(AsyncLLM, "generate", generate)  # noqa: B010 - its type says that it is fixed
+        setattr(AsyncLLM, "generate", generate)  # noqa: B010 - types forbid a plain assignment
 
     def take(self) -> list[Generation]:
-        """What has ended, in that order, and is forgotten here."""
+        """Removes and returns the generations that have ended, in the order of their ends."""
         ended, self._ended = self._ended, []
         return ended
 

@@ -1,4 +1,4 @@
-"""The whole service on a scripted engine: everything but the model."""
+"""The whole service on a scripted engine, without a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def main(config: JsonObject, link: Link) -> None:
     step: list[Item] = [piece] * deltas
     if config["ticks"]:
         step = [item for _ in range(deltas) for item in (piece, TICK)]
-    context = deltas * len(text) + 4096  # a token is a character
+    context = deltas * len(text) + 4096  # each character is a token
     info = replace(INFO, context_tokens_max=context, sequences_max=4096, kv_tokens=4096 * context)
 
     async def factory(on_progress: Progress) -> Engine:

@@ -1,6 +1,6 @@
-"""The service on the real engine, and that engine's AsyncLLM used bare in the same process.
+"""The service on the real engine, and direct use of that engine's AsyncLLM in the same process.
 
-Owns: what a bench may ask for beside what clients may: bare generations, times, forced calls.
+Owns: what only a bench may ask for: bare generations, times, forced calls.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from precall_service.tools.link import HandlerAnswer
 
 
 class ForcedCalls:
-    """An engine whose turns make a fixed number of calls: one a step, then a step without.
+    """An engine whose turns make a fixed number of calls: one in each step, none in the last step.
 
-    A model of 135M parameters would stop calling when it likes, and two arms could not be
-    compared. The other arm is held to the same by `tool_choice`, which its client sends each time.
+    A model of 135M parameters stops calling at unpredictable steps, which would make the two arms
+    incomparable. In the other arm the client fixes the calls with `tool_choice` in each request.
     """
 
     def __init__(self, engine: Engine, calls: int) -> None:
@@ -87,7 +87,7 @@ class ForcedCalls:
 
 
 class Bare:
-    """The AsyncLLM of the service's engine."""
+    """Direct use of the AsyncLLM of the service's engine."""
 
     def __init__(self, llm: Any) -> None:
         from bench.arms.recorder import Generation, Recorder  # noqa: PLC0415 - it imports vLLM
@@ -98,17 +98,17 @@ class Bare:
         self._ids = itertools.count()
 
     async def generations(self, _fields: JsonObject) -> JsonObject:
-        """What the service has generated since the last time; kept for what is asked next."""
+        """The service's generations since the last call; kept for `repeat` and `continued`."""
         self._kept = self._recorder.take()
         return {"generations": [note.as_json() for note in self._kept]}
 
     async def record(self, fields: JsonObject) -> JsonObject:
-        """Notes generations from now on, or not."""
+        """Switches the recording of generations on or off."""
         self._recorder.recording = bool(fields["on"])
         return {}
 
     async def repeat(self, _fields: JsonObject) -> JsonObject:
-        """The kept generations again, all at once: seconds, and tokens that came."""
+        """Repeats the kept generations, all at once; returns the seconds and the token count."""
         gc.collect()
         began = time.perf_counter()
         counts = await asyncio.gather(
@@ -117,10 +117,10 @@ class Bare:
         return {"seconds": time.perf_counter() - began, "tokens": sum(n for n, _, _ in counts)}
 
     async def continued(self, _fields: JsonObject) -> JsonObject:
-        """The last of two kept steps as a bare request: seconds to its first token.
+        """Repeats the last kept step as a bare request; returns the seconds to its first token.
 
-        What stood in the prefix cache when the service asked is put there first, under a salt
-        that shares nothing with it.
+        First puts the prefix that the service had in the cache there again, under a new salt, so
+        that the request shares no cached block with the service.
         """
         first, second = self._kept[-2:]
         salt = f"bare-{next(self._ids)}"
@@ -132,7 +132,7 @@ class Bare:
         return {"first_token_s": first_s, "cached_tokens": cached}
 
     async def generate(self, fields: JsonObject) -> JsonObject:
-        """Greedy generations of a fixed length from these prompts, all at once."""
+        """Generates greedily from these prompts, all at once, each to a fixed length."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415
 
         params = SamplingParams(
@@ -153,7 +153,7 @@ class Bare:
     async def _generate(
         self, token_ids: list[int], params: Any, salt: str | None = None
     ) -> tuple[int, float, int]:
-        """How many tokens came, after how long the first, and how many of the prompt's cached."""
+        """Returns the number of tokens, the seconds to the first, and the cached prompt tokens."""
         from vllm.inputs.engine import tokens_input  # noqa: PLC0415
 
         began, first_s, tokens, cached = time.perf_counter(), 0.0, 0, 0
@@ -169,9 +169,9 @@ class Bare:
 
 
 class Gaps:
-    """Times from a handler's answer, as the agent loop gets it, to the next piece of the model.
+    """Times from a handler's answer in the agent loop to the next piece from the model.
 
-    For one turn at a time.
+    Only one turn may run at a time.
     """
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class Gaps:
         TurnAccount.note = noted_note
 
     async def take(self, _fields: JsonObject) -> JsonObject:
-        """The times since they were last asked for."""
+        """Removes and returns the times that were measured since the last call."""
         taken, self._gaps = self._gaps, []
         return {"gaps_s": taken}
 

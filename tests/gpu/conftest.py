@@ -1,4 +1,4 @@
-"""The one real engine, on a GPU. Every test here is skipped, with a reason, where there is none."""
+"""Shares one real engine on a GPU. Without a GPU, every test here is skipped with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.engine_fixtures import (
 __all__ = ["engine_keeper", "kill_engine", "vllm_engine", "vllm_factory"]
 
 
-@pytest.hookimpl(tryfirst=True)  # the marker has to be there when the root looks for it
+@pytest.hookimpl(tryfirst=True)  # the root conftest looks for the marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

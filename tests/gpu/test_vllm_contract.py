@@ -1,4 +1,4 @@
-"""The contract of every engine on a GPU, with vLLM's own defaults there."""
+"""The contract of every engine, on a GPU with vLLM's own defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from precall_service.engine.base import Engine
 from tests.contract.test_engine import EngineContract, EngineDeathContract
 
-if TYPE_CHECKING:  # it imports vLLM, which takes long and reads an environment to be set first
+if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
     from precall_service.engine.vllm.engine import VllmEngine
 
 

@@ -1,4 +1,4 @@
-"""A child of a bench that measures nothing: it says a line, and fails as it is asked to."""
+"""A child of a bench that measures nothing: it prints a line, and fails as the test asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from precall_service.domain.json import JsonObject
 
 
 async def main(config: JsonObject, link: Link) -> None:
-    print("the reason stands here", file=sys.stderr, flush=True)
+    print("the reason of the failure", file=sys.stderr, flush=True)
 
     async def sleep(_fields: JsonObject) -> JsonObject:
         await asyncio.sleep(60)

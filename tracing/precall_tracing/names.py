@@ -33,7 +33,7 @@ TOOL_TYPE_FUNCTION: Final = "function"
 # General conventions.
 ERROR_TYPE: Final = "error.type"
 
-# Ours: `gen_ai` may not be extended.
+# precall's own: the conventions do not allow other names under `gen_ai`.
 TURN_ID: Final = "precall.turn.id"
 TURN_OUTCOME: Final = "precall.turn.outcome"
 TURN_QUEUE_TIME: Final = "precall.turn.queue_time"

@@ -1,4 +1,4 @@
-"""Sets the OpenTelemetry SDK up, once, in the process that serves. Nobody else imports the SDK."""
+"""Sets up the OpenTelemetry SDK, once per service process. No other module imports the SDK."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 EXPORT_TIMEOUT_S: Final = 5.0
-"""How long a batch may take to reach the collector, and at the end all that are left."""
+"""The limit for exporting one batch, and at the end for all spans that are left."""
 
 
 @asynccontextmanager
 async def exported_traces(endpoint: str | None, version: str) -> AsyncGenerator[None]:
     """Sends spans to an OTLP/gRPC collector (`http://host:4317`) until the block ends.
 
-    None: spans are not recorded at all. A collector that is down costs spans, never a turn: they
-    are batched in a bounded queue and dropped when it is full, and so is what it has not taken
-    within `EXPORT_TIMEOUT_S` of the block's end.
+    Without an endpoint, spans are not recorded. If the collector is down, spans are lost, but turns
+    are not affected: spans are queued for export in batches and dropped when the queue is full.
+    After the end of the block, spans that are not exported within `EXPORT_TIMEOUT_S` are dropped.
 
     On cancel at the end: the spans that are left are dropped.
     """
@@ -37,7 +37,7 @@ async def exported_traces(endpoint: str | None, version: str) -> AsyncGenerator[
     )
     provider = TracerProvider(
         resource=Resource.create({SERVICE_NAME: "precall", SERVICE_VERSION: version}),
-        shutdown_on_exit=False,  # the end of this block does it, and waits less
+        shutdown_on_exit=False,  # `_shut_down` does it, with a shorter limit
     )
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
@@ -48,15 +48,16 @@ async def exported_traces(endpoint: str | None, version: str) -> AsyncGenerator[
 
 
 async def _shut_down(provider: TracerProvider) -> None:
-    """Exports what is left, in a thread that nobody has to wait for: the SDK's own limits add up.
+    """Exports the spans that are left, waiting for at most `EXPORT_TIMEOUT_S`.
 
-    `force_flush` is not for this: it takes no notice of its timeout.
+    A daemon thread does it, so that its end need not be awaited: the SDK's own limits add up to
+    more. `force_flush` is no alternative, since it ignores its timeout.
     """
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
         provider.shutdown()
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(over.set)
 
     threading.Thread(target=shut_down, name="precall-traces", daemon=True).start()

@@ -1,8 +1,8 @@
 """The spans of one turn: `invoke_agent`, a `chat` for each step, an `execute_tool` for each call.
 
-Never: message content, arguments or results.
-Concurrency: parents are given explicitly; nothing is attached to a task, so spans may end in any
-    order and from any coroutine.
+Never: records message content, arguments or results.
+Concurrency: parents are given explicitly and no context is attached to a task, so spans may end in
+    any order and in any coroutine.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def default_tracer() -> Tracer:
-    """Records where the SDK was set up (`setup.exported_traces`), and costs nothing elsewhere."""
+    """The tracer of the process. It records spans only if `setup.exported_traces` is active."""
     return trace.get_tracer("precall")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSettings:
-    """What a `chat` span says of its settings; None is left out."""
+    """The settings of a step that its `chat` span records; None is left out."""
 
     max_tokens: int | None
     temperature: float | None
@@ -42,7 +42,7 @@ class StepSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that a span says were used."""
+    """The numbers of tokens that a span records."""
 
     input_tokens: int
     cached_tokens: int
@@ -51,9 +51,9 @@ class Usage:
 
 
 class OpenSpan:
-    """A span that ends when its context is left; by an exception, with its kind as error type.
+    """A span that ends when its context is left. An exception sets its error type.
 
-    Cancellation of a step or call is not an error: it ends with the turn.
+    Cancellation is not an error: a cancelled turn cancels its steps and calls.
     """
 
     def __init__(self, span: Span) -> None:
@@ -73,28 +73,28 @@ class OpenSpan:
         self.end()
 
     def end(self) -> None:
-        """What the span covers is over. Idempotent."""
+        """Ends the span. Idempotent."""
         if self._span.is_recording():
             self._span.end()
 
     @property
     def carrier(self) -> Mapping[str, str]:
-        """`traceparent` and `tracestate` of this span, for whoever works on its behalf."""
+        """`traceparent` and `tracestate` of this span, for another process that continues it."""
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(self._span, Context()))
         return carrier
 
     def fail(self, error_type: str) -> None:
-        """What the span covers failed, for a reason from a closed list."""
+        """Marks the span as failed, with a reason from a closed list."""
         self._span.set_attribute(names.ERROR_TYPE, error_type)
         self._span.set_status(Status(StatusCode.ERROR))
 
     def set(self, attributes: Mapping[str, AttributeValue | None]) -> None:
-        """Sets attributes; None is left out."""
+        """Sets the attributes that are not None."""
         self._span.set_attributes(_present(attributes))
 
     def use(self, usage: Usage) -> None:
-        """Sets the tokens that were used."""
+        """Sets the numbers of tokens that were used."""
         self.set(
             {
                 names.USAGE_INPUT_TOKENS: usage.input_tokens,
@@ -139,7 +139,7 @@ class TurnTrace(OpenSpan):
         super().__init__(span)
 
     def step(self, settings: StepSettings) -> OpenSpan:
-        """A `chat` span: one step."""
+        """Starts the `chat` span of a step."""
         attributes: dict[str, AttributeValue | None] = {
             names.OPERATION_NAME: names.CHAT,
             names.PROVIDER_NAME: "vllm",
@@ -153,7 +153,7 @@ class TurnTrace(OpenSpan):
         return self._child(f"{names.CHAT} {self._model}", attributes)
 
     def tool(self, tool_name: str, call_id: str) -> OpenSpan:
-        """An `execute_tool` span: one call, from dispatch to its ending."""
+        """Starts the `execute_tool` span of a call, which lasts from dispatch to the call's end."""
         attributes: dict[str, AttributeValue | None] = {
             names.OPERATION_NAME: names.EXECUTE_TOOL,
             names.TOOL_NAME: tool_name,

@@ -1,4 +1,4 @@
-"""The agents of the benches do the same in every arm, and share nothing with each other."""
+"""The agents of a bench do the same in every arm and share no prompts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WORK = Workload(
 CALL = Call(TOOL, {"number": "123456789012"})
 
 
-def test_the_same_workload_is_the_same_plans() -> None:
+def test_the_same_workload_gives_the_same_plans() -> None:
     assert plans(WORK) == plans(WORK)
     assert plans(WORK) != plans(replace(WORK, seed=2))
 
 
-def test_no_two_agents_have_a_prompt_in_common() -> None:
+def test_no_two_agents_have_the_same_prompt() -> None:
     assert len({plan.system_prompt for plan in plans(WORK)}) == WORK.agents
 
 
@@ -42,7 +42,7 @@ async def test_a_run_has_a_gap_for_each_result() -> None:
     assert run.ended_at > run.began_at
 
 
-async def test_a_run_with_other_steps_than_planned_does_not_count() -> None:
+async def test_a_run_with_an_unplanned_number_of_calls_fails() -> None:
     script = [CALL, Say("There you are.")]
     async with FakeServer(script) as server, precall.Client(server.address) as client:
         with pytest.raises(RuntimeError, match="made 1 calls, not 2"):

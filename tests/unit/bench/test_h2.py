@@ -1,4 +1,4 @@
-"""The reader of the stream bench counts what a server really sent."""
+"""The reader of the stream bench counts the messages that a real server sends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_the_reader_counts_the_messages_of_every_call() -> None:
         reader.close()
 
 
-async def test_a_server_that_does_not_know_the_method_is_told() -> None:
+async def test_reading_from_a_server_without_the_method_fails() -> None:
     async with started("bench.arms.bare_grpc", {"deltas": 1, "text": ""}) as server:
         address = str(server.ready["address"])
         reader = await Reader.connect(address)

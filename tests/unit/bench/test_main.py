@@ -1,4 +1,4 @@
-"""What a bench is asked for, and under which name its result is kept."""
+"""The settings of a bench, and the name under which its result is kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from precall_service.engine.models import ResolvedModel
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where results are kept here; the stream bench measures nothing, for two rounds."""
+    """The folder that results are kept in; the stream bench is replaced by two empty rounds."""
 
     async def run(options: object, report: Report) -> None:
         for _ in range(2):
@@ -39,14 +39,14 @@ def bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     [
         ((), ["stream.json"]),
         (("--rounds", "1"), ["stream.json"]),
-        (("--deltas", "500"), ["stream.json"]),  # as it is without
+        (("--deltas", "500"), ["stream.json"]),  # the default
         (("--deltas", "5"), []),
         (("--deltas", "5", "--keep", "short"), ["stream-short.json"]),
         (("--no-keep",), []),
         (("--quick",), []),
     ],
 )
-def test_a_result_of_other_sizes_replaces_none(
+def test_a_result_of_custom_sizes_replaces_no_other(
     monkeypatch: pytest.MonkeyPatch, results: Path, flags: tuple[str, ...], kept: list[str]
 ) -> None:
     assert bench(monkeypatch, "stream", *flags) == 0
@@ -82,7 +82,7 @@ def _resolved(name: str, *, cache_dir: Path) -> ResolvedModel:
     )
 
 
-def test_a_model_must_be_here(
+def test_a_model_must_be_a_local_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -90,7 +90,7 @@ def test_a_model_must_be_here(
     assert "hf download Qwen/Qwen3-8B --local-dir Qwen3-8B" in capsys.readouterr().err
 
 
-def test_a_run_that_is_stopped_has_its_rounds(
+def test_an_interrupted_run_keeps_its_completed_rounds(
     monkeypatch: pytest.MonkeyPatch, results: Path
 ) -> None:
     async def run(options: object, report: Report) -> None:
@@ -105,7 +105,7 @@ def test_a_run_that_is_stopped_has_its_rounds(
     assert kept["quantities"]["quantity"]["samples"] == [1.0]
 
 
-def test_quick_is_offered_where_there_are_such_sizes(
+def test_a_bench_without_quick_sizes_has_no_quick_flag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -114,9 +114,9 @@ def test_quick_is_offered_where_there_are_such_sizes(
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RESULTS.glob("*.json")))
-def test_kept_results_can_be_gone_on_from(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_kept_results_can_be_resumed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     kept = json.loads((RESULTS / f"{name}.json").read_text())
-    assert name in program.BENCHES, "say with which flags it is gone on from"
+    assert name in program.BENCHES, "the test needs the flags that resume it"
     resumed: list[Report] = []
 
     async def run(options: object, report: Report) -> None:

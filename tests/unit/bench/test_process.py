@@ -1,4 +1,4 @@
-"""A child that fails is shown with what it said; none starts with what others do not have."""
+"""The output of a failed child is shown, and every child starts with the same environment."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ async def fails(child: Child) -> None:
     await child.ask("fail")
 
 
-async def is_not_liked(child: Child) -> None:
+async def measuring_fails(child: Child) -> None:
     raise RuntimeError("agent-1 made 2 calls, not 4")
 
 
 @pytest.mark.parametrize(
-    ("act", "told"),
+    ("act", "message"),
     [
-        (never_answers, "takes more than 0.2 s"),
-        (ends, "ended; what it said is above"),
+        (never_answers, "took more than 0.2 s"),
+        (ends, "ended; its output is above"),
         (fails, "RuntimeError: no such luck"),
-        (is_not_liked, "failed: RuntimeError: agent-1 made 2 calls, not 4"),
+        (measuring_fails, "failed: RuntimeError: agent-1 made 2 calls, not 4"),
     ],
 )
-async def test_whatever_fails_shows_what_the_child_said(
+async def test_every_failure_shows_the_output_of_the_child(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     act: Callable[[Child], Awaitable[None]],
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(process, "STOP_TIMEOUT_S", 1.0)
-    with pytest.raises(ChildFailedError, match=told):
+    with pytest.raises(ChildFailedError, match=message):
         async with started(MODULE, {}) as child:
             await act(child)
-    assert "said:\nthe reason stands here" in capfd.readouterr().err
+    assert "bench_child:\nthe reason of the failure" in capfd.readouterr().err
 
 
-async def test_settings_of_precall_reach_no_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_arm_gets_settings_of_precall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECALL_ENGINE__STRUCTURED_CALLS", "false")
     monkeypatch.setenv("PRECALL_CACHE_DIR", "models")
     async with started(MODULE, {}, environ={"ITS_OWN": "1"}) as child:

@@ -1,4 +1,4 @@
-"""A result is judged by its median, kept whole, and gone on from only where it is comparable."""
+"""A result is judged by its median, kept completely, and resumed only with the same settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS: JsonObject = {"deltas": 50}
 
 @pytest.fixture(autouse=True)
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where results are kept here: not among the real ones."""
+    """A folder for results, apart from the real ones."""
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
@@ -36,7 +36,7 @@ def test_a_target_is_judged_by_the_median(
     assert f"[at least 0.700: {verdict}]" in capsys.readouterr().out
 
 
-def test_a_quick_look_is_neither_judged_nor_kept(
+def test_a_quick_run_is_neither_judged_nor_kept(
     capsys: pytest.CaptureFixture[str], results: Path
 ) -> None:
     report = replace(report_with(0.1), name=None)
@@ -46,7 +46,7 @@ def test_a_quick_look_is_neither_judged_nor_kept(
     assert not results.exists()
 
 
-def test_a_ratio_is_taken_sample_by_sample_and_again_when_there_are_more() -> None:
+def test_a_ratio_is_taken_sample_by_sample_and_follows_new_samples() -> None:
     report = Report(bench="stream", settings=SETTINGS)
     for over, under in ((1.0, 2.0), (3.0, 4.0)):
         report.add("over", over)
@@ -55,7 +55,7 @@ def test_a_ratio_is_taken_sample_by_sample_and_again_when_there_are_more() -> No
     assert report.samples("over / under") == [0.5, 0.75]
 
 
-def test_a_kept_result_is_gone_on_from() -> None:
+def test_a_kept_result_is_resumed() -> None:
     report_with(0.8).round_ended()
     more = Report(bench="stream", settings=SETTINGS, name="stream")
     more.resume()
@@ -64,13 +64,13 @@ def test_a_kept_result_is_gone_on_from() -> None:
     assert len(more.loads_before) == 2
 
 
-def test_a_result_of_other_settings_is_not_gone_on_from() -> None:
+def test_a_result_with_other_settings_is_not_resumed() -> None:
     report_with(0.8).round_ended()
-    with pytest.raises(ValueError, match="of other settings"):
+    with pytest.raises(ValueError, match="has another settings"):
         Report(bench="stream", settings={"deltas": 500}, name="stream").resume()
 
 
-def test_there_must_be_a_result_to_go_on_from() -> None:
+def test_without_a_kept_result_there_is_nothing_to_resume() -> None:
     for name in (None, "stream"):
-        with pytest.raises(ValueError, match="to go on from"):
+        with pytest.raises(ValueError, match="nothing to resume"):
             Report(bench="stream", settings=SETTINGS, name=name).resume()

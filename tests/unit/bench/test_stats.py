@@ -1,4 +1,4 @@
-"""What is made of samples before anyone reads them."""
+"""Summaries, ratios and slopes of samples."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def test_a_summary_reads_as_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"), [(0.0, 1.0), (0.5, 2.0), (0.51, 3.0), (0.95, 4.0), (1.0, 4.0)]
+    ("fraction", "expected"), [(0.0, 1.0), (0.5, 2.0), (0.51, 3.0), (0.95, 4.0), (1.0, 4.0)]
 )
-def test_a_percentile_is_one_of_the_samples(share: float, expected: float) -> None:
-    assert percentile([4.0, 1.0, 3.0, 2.0], share) == expected
+def test_a_percentile_is_one_of_the_samples(fraction: float, expected: float) -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], fraction) == expected
 
 
 def test_ratios_are_taken_round_by_round() -> None:
     assert paired_ratios([1.0, 20.0], [2.0, 10.0]) == [0.5, 2.0]
 
 
-def test_rounds_that_miss_an_arm_have_no_ratios() -> None:
+def test_there_are_no_ratios_if_an_arm_misses_a_round() -> None:
     with pytest.raises(ValueError, match="shorter"):
         paired_ratios([1.0, 2.0], [1.0])
 
 
-def test_the_slope_is_what_one_more_costs() -> None:
+def test_the_slope_is_the_cost_of_one_more() -> None:
     assert slope([(0.0, 100.0), (10.0, 150.0), (20.0, 200.0)]) == pytest.approx(5.0)
 
 
@@ -39,5 +39,5 @@ def test_the_slope_is_what_one_more_costs() -> None:
     ("value", "text"),
     [(0.0, "0"), (0.01234, "0.0123"), (1.0, "1.00"), (99.9, "99.9"), (27_000.4, "27,000")],
 )
-def test_numbers_have_three_digits_that_matter(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text

@@ -1,4 +1,4 @@
-"""Spans leave for a collector; one that is not there holds nobody up."""
+"""Spans are exported to a collector; a collector that is down delays no one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from precall_tracing.setup import exported_traces
 
 @pytest.fixture
 def providers(monkeypatch: pytest.MonkeyPatch) -> list[TracerProvider]:
-    """Those that would have become the process's own, which can be said only once."""
+    """The providers that were set. The process's own is not touched: it can be set only once."""
     providers: list[TracerProvider] = []
     monkeypatch.setattr(trace, "set_tracer_provider", providers.append)
     return providers
@@ -27,7 +27,7 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> list[TracerProvider]:
 
 @pytest.fixture
 def nowhere() -> str:
-    """The address of a collector at which nobody listens."""
+    """The address of a collector that is not running."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -38,7 +38,7 @@ async def test_without_a_collector_nothing_is_recorded(providers: list[TracerPro
     assert not providers
 
 
-async def test_a_collector_that_is_down_holds_the_end_up_no_longer_than_told(
+async def test_a_collector_that_is_down_delays_the_end_for_the_timeout_at_most(
     providers: list[TracerProvider], nowhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count()
@@ -55,11 +55,11 @@ async def test_a_collector_that_is_down_holds_the_end_up_no_longer_than_told(
         monkeypatch.setattr(setup, "EXPORT_TIMEOUT_S", 0.5)
         before = time.monotonic(), next(ticks)
     assert 0.3 < time.monotonic() - before[0] < 2.0
-    assert next(ticks) - before[1] > 10, "others go on meanwhile"
+    assert next(ticks) - before[1] > 10, "other tasks run in the meantime"
     ticking.cancel()
 
 
-async def test_an_impatient_end_does_not_wait_for_a_collector(
+async def test_a_cancelled_end_does_not_wait_for_a_collector(
     providers: list[TracerProvider], nowhere: str
 ) -> None:
     async def traced() -> None:
@@ -89,5 +89,5 @@ asyncio.run(main())
 
 
 def test_the_process_ends_although_spans_are_left(nowhere: str) -> None:
-    """Well before the exporter itself gives the collector up."""
+    """The process ends well before the exporter's own timeout."""
     subprocess.run([sys.executable, "-c", PROCESS, nowhere], check=True, timeout=4)

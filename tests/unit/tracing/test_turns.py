@@ -121,7 +121,7 @@ def test_a_failure_is_an_error_with_its_reason(
     assert attributes(span)["error.type"] == "ENGINE_UNAVAILABLE"
 
 
-def test_an_exception_names_its_kind_and_passes(
+def test_an_exception_names_its_kind_and_propagates(
     tracer: Tracer, exporter: InMemorySpanExporter
 ) -> None:
     with pytest.raises(LookupError), turn(tracer):
