@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
             "--sizes",
             choices=tuple(module.SIZES),
             default="cpu",
-            help="defaults for the flags below",
+            help="default sizes",
         )
         if "quick" in module.SIZES:
             one.add_argument(

@@ -167,9 +167,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 def _field(name: str, value: str) -> bytes:
     """A header in the simplest form of HPACK: not indexed and not compressed."""
     encoded_name, encoded_value = name.encode(), value.encode()
-    assert max(len(encoded_name), len(encoded_value)) < 127, (
-        "longer headers are encoded differently"
-    )
+    assert max(len(encoded_name), len(encoded_value)) < 127, "longer headers need another encoding"
     return (
         b"\x00"
         + bytes([len(encoded_name)])

@@ -123,7 +123,7 @@ async def started(
             stderr=output,
             limit=LINE_BYTES_MAX,
             env=neutral_environ() | dict(environ or {}),
-            start_new_session=True,  # Ctrl-C must reach only the bench, which then ends its children
+            start_new_session=True,  # Ctrl-C must reach only the bench, which ends its children
         )
         child = Child(process, module)
         try:

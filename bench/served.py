@@ -66,9 +66,7 @@ class Served:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of every bench that needs an engine."""
-    parser.add_argument(
-        "--model", type=_model, help="folder of a model (default: the embedded model)"
-    )
+    parser.add_argument("--model", type=_model, help="folder (default: the embedded model)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--max-num-seqs", type=int)
     parser.add_argument("--max-model-len", type=int)
@@ -82,7 +80,7 @@ def add_block_size(parser: argparse.ArgumentParser) -> None:
 def served(options: argparse.Namespace, *, block_size: int, kv_tokens: int | None = None) -> Served:
     """The served model that the flags ask for.
 
-    `block_size` is in tokens. `kv_tokens` is the size of the KV cache, rounded down to whole blocks.
+    `kv_tokens` is the size of the KV cache; it is rounded down to whole blocks.
     """
     on_cpu = options.sizes != "gpu"
     vllm: dict[str, JsonValue] = {

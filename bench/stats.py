@@ -34,7 +34,7 @@ def summary(samples: Sequence[float]) -> Summary:
 
 def percentile(samples: Sequence[float], fraction: float) -> float:
     """The smallest sample such that at least this fraction of the samples does not exceed it."""
-    rank = max(1, math.ceil(share * len(samples)))
+    rank = max(1, math.ceil(fraction * len(samples)))
     return sorted(samples)[rank - 1]
 
 

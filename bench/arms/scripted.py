@@ -48,7 +48,7 @@ async def main(config: JsonObject, link: Link) -> None:
 
     commands = {"collect": collect, "start_profile": start_profile, "end_profile": end_profile}
     async with app.serve(
-        settings, factory, model="script", on_progress=lambda _stage, _share: None
+        settings, factory, model="script", on_progress=lambda _stage, _fraction: None
     ) as service:
         await link.answer({"address": service.address}, commands)
 

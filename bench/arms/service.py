@@ -220,7 +220,7 @@ async def main(config: JsonObject, link: Link) -> None:
 
     gaps = Gaps()
     async with app.serve(
-        settings, factory, model=model.display_name, on_progress=lambda _stage, _share: None
+        settings, factory, model=model.display_name, on_progress=lambda _stage, _fraction: None
     ) as service:
         commands: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
             "generations": bare[0].generations,
