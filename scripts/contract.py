@@ -1,4 +1,4 @@
-"""Reads events, and what they are made of, out of a descriptor set with comments."""
+"""Reads events, and the messages and enums in them, from a descriptor set with comments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGE = "precall.v1"
 
 
 class Kind(enum.Enum):
-    """What a field holds, as far as its conversion depends on it."""
+    """The kinds of fields that are converted differently."""
 
     SCALAR = enum.auto()
     ENUM = enum.auto()
@@ -40,22 +40,22 @@ class Field:
     type_name: str
     """The Python type of a scalar; the name of an enum or a message."""
     wire_type: str
-    """With ENUM: the enum in the stubs."""
+    """For ENUM: the enum in the stubs. Empty for other kinds."""
     nullable: bool
     repeated: bool
     one_of_several: bool
-    """Whether it is a member of a oneof."""
+    """Whether the field is a member of a oneof."""
     doc: str
 
     @property
     def name(self) -> str:
-        """The name of the field in Python: a duration is told in seconds."""
+        """The name of the field in Python. A duration becomes a number of seconds."""
         return f"{self.wire_name}_s" if self.kind is Kind.DURATION else self.wire_name
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message: an event, or a value in one."""
+    """A message that is an event or a part of an event."""
 
     name: str
     wire_type: str
@@ -64,13 +64,13 @@ class Message:
 
     @property
     def function(self) -> str:
-        """The name of the function that converts it."""
+        """The name of the function that converts this message."""
         return function_of(self.name)
 
 
 @dataclass(frozen=True)
 class Enum:
-    """An enum; its members are without the prefix, by number, each with its comment."""
+    """An enum. A member is its name without the prefix, its number and its comment."""
 
     name: str
     doc: str
@@ -79,7 +79,10 @@ class Enum:
 
 @dataclass(frozen=True)
 class Events:
-    """The events of a frame and what they need, each after what it is made of."""
+    """The events of a frame, with the enums and messages that they need.
+
+    A message comes after the messages that it contains.
+    """
 
     frame: str
     """The frame's message in the stubs."""
@@ -89,7 +92,7 @@ class Events:
     messages: tuple[Message, ...]
 
     def only(self, fields: Iterable[str]) -> Events:
-        """Some of the events, with no more than what these need."""
+        """The events of these fields, with only the enums and messages that they need."""
         by_field = {field: self.by_field[field] for field in fields}
         needed = set[str]()
         for message in reversed(self.messages):
@@ -128,7 +131,7 @@ class Reader:
             for location in file.source_code_info.location
         }
         stub = Path(file.name).stem + "_pb2"
-        # The numbers are those of the fields in descriptor.proto, of which source paths consist.
+        # Source paths consist of field numbers of descriptor.proto: 4 is message_type, and so on.
         for at, message in enumerate(file.message_type):
             name = f".{PACKAGE}.{message.name}"
             self._messages[name] = (f"{stub}.{message.name}", message)
@@ -143,7 +146,7 @@ class Reader:
                 self._docs[f"{name}.{value.name}"] = comments.get((5, at, 2, inner), "")
 
     def events(self, frame_name: str) -> Events:
-        """The events in the frame's oneof `event`, less those that are left out."""
+        """The events in the frame's oneof `event`, without those that are left out."""
         stub, frame = self._messages[f".{PACKAGE}.{frame_name}"]
         (oneof,) = (at for at, each in enumerate(frame.oneof_decl) if each.name == "event")
         fields = [each for each in frame.field if each.HasField("oneof_index")]

@@ -1,4 +1,4 @@
-"""The values that events are in Python, on the service and on the client."""
+"""Generates the Python classes of events, for the service and for the client."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from contract import Enum, Events, Field, Kind, Message
 
 POSITIONAL_MAX = 8
-"""Later fields are keyword-only, so that a new field breaks no positional pattern."""
+"""The number of positional fields. Later ones are keyword-only, so that adding a field breaks no
+positional pattern."""
 
 COLUMNS = 100
 ZEROS = {"bool": "False", "bytes": 'b""', "float": "0.0", "int": "0", "str": '""'}
 
-SERVICE_VALUES = '''"""What a client is told: events, and the values in them.
+SERVICE_VALUES = '''"""The events that a conversation sends to its client, and the values in them.
 
 Fields that end in `_s` are seconds.
 
@@ -30,15 +31,15 @@ from precall_service.domain.errors import ServiceError
 {classes}
 
 TurnEvent = {turn}
-"""What a turn tells while it runs."""
+"""Every event of a turn."""
 
 ConversationEvent = {all}
-"""Everything that a conversation tells its client."""
+"""Every event of a conversation."""
 '''
 
-CLIENT_VALUES = '''"""What a turn tells while it runs, as frozen values that `match` takes apart.
+CLIENT_VALUES = '''"""The events of a turn, as frozen values for use with `match`.
 
-Fields that end in `_s` are seconds. Events of a newer server are skipped.
+Fields that end in `_s` are seconds. Events that only a newer server knows are skipped.
 
 Generated from proto/precall/v1 by `make gen`. Do not edit.
 """
@@ -59,12 +60,12 @@ __all__ = {names}
 {classes}
 
 Event: TypeAlias = {turn}
-"""Everything that iterating over a turn yields."""
+"""Every event that iterating over a turn yields."""
 '''
 
 
 def service_values(events: Events, of_a_turn: Events) -> str:
-    """domain/events.py."""
+    """The text of the service's domain/events.py."""
     classes = "\n".join(
         [
             *(line for each in events.enums for line in service_enum(each)),
@@ -84,7 +85,7 @@ def service_values(events: Events, of_a_turn: Events) -> str:
 
 
 def client_values(events: Events) -> str:
-    """The client's _events.py."""
+    """The text of the client's _events.py."""
     classes = "\n".join(
         [
             *(line for each in events.enums for line in client_enum(each)),
@@ -107,7 +108,7 @@ def client_values(events: Events) -> str:
 
 
 def service_enum(each: Enum) -> Iterator[str]:
-    """An enum with the numbers of the contract."""
+    """The lines of an enum whose values are the numbers of the contract."""
     yield f"\nclass {each.name}(enum.Enum):"
     yield from class_doc(each.name, each.doc)
     for name, number, doc in each.members:
@@ -116,7 +117,7 @@ def service_enum(each: Enum) -> Iterator[str]:
 
 
 def client_enum(each: Enum) -> Iterator[str]:
-    """An enum with texts for values; what this client does not know has a member too."""
+    """The lines of an enum whose values are texts. UNKNOWN stands for values of newer servers."""
     yield f"\nclass {each.name}(enum.Enum):"
     yield from class_doc(each.name, each.doc)
     for name, number, doc in each.members:
@@ -133,7 +134,7 @@ def client_enum(each: Enum) -> Iterator[str]:
 
 
 def dataclass_of(message: Message, events: Events, *, error: str, zero: str) -> Iterator[str]:
-    """A message as a frozen value; `error` is the class that stands for a status."""
+    """The lines of a message as a frozen dataclass; `error` is the class of its statuses."""
     long = len(message.fields) > POSITIONAL_MAX
     is_event = message in events.by_field.values()
     kw_only = ", kw_only=True" if long and not is_event else ""
@@ -152,7 +153,7 @@ def dataclass_imports(classes: str) -> str:
 
 
 def annotation(field: Field, error: str, zero: str) -> str:
-    """A field's type and default."""
+    """The type and the default of a field."""
     item = error if field.kind is Kind.STATUS else field.type_name
     if field.repeated:
         return f"tuple[{item}, ...] = ()"
@@ -168,7 +169,7 @@ def annotation(field: Field, error: str, zero: str) -> str:
 
 
 def parsed_json(message: Message) -> Iterator[str]:
-    """A property for each field that holds JSON as text, with the value that it says."""
+    """The lines of the properties that parse the fields which hold JSON as text."""
     for field in message.fields:
         if field.name.endswith("_json") and not field.repeated:
             yield "    @property"
@@ -183,7 +184,7 @@ def union(events: Events) -> str:
 
 
 def class_doc(name: str, doc: str) -> Iterator[str]:
-    """A docstring: all on one line, or its first sentence, and then the rest."""
+    """The lines of a docstring: one line if it fits, else its first sentence and then the rest."""
     first, _, rest = doc.partition(". ")
     if len(doc) <= COLUMNS - 10:
         yield f'    """{doc}"""\n'

@@ -1,9 +1,10 @@
 """Generates the Python of proto/precall/v1: the stubs, and the events (gen_events.py).
 
-    scripts/gen.py            rewrite what differs from what the .proto files give
-    scripts/gen.py --check    exit 1 if anything does
+    scripts/gen.py            rewrite the files that are stale
+    scripts/gen.py --check    exit 1 if a file is stale
 
-The same files give the same bytes, so a difference is always a change of the contract or a tool.
+The same .proto files always give the same bytes, so a file is stale only if the contract, the
+generator or a tool has changed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def protoc(*arguments: str) -> None:
 
 
 def generate() -> dict[Path, bytes]:
-    """Returns what the .proto files give, by path in the repository."""
+    """Returns the generated files by their paths in the repository."""
     with tempfile.TemporaryDirectory() as scratch:
         descriptors = Path(scratch) / "descriptors.binpb"
         stubs(Path(scratch))
@@ -64,13 +65,13 @@ def stubs(folder: Path) -> None:
         f"--mypy_grpc_out=quiet,only_async:{folder}",
     )
     for module in folder.glob("precall/v1/*_pb2_grpc.py"):
-        if "class " not in module.read_text():  # a file with messages only: nothing to call
+        if "class " not in module.read_text():  # no service in this file, so nothing to call
             module.unlink()
             module.with_suffix(".pyi").unlink()
 
 
 def stale(fresh: dict[Path, bytes]) -> list[Path]:
-    """Returns the files that are missing, left over or different in the repository."""
+    """Returns the files of the repository that are missing, left over or different."""
     paths = {*fresh, *STUBS.glob("*.py*")}
     return sorted(
         path for path in paths if not path.exists() or path.read_bytes() != fresh.get(path)
@@ -79,7 +80,7 @@ def stale(fresh: dict[Path, bytes]) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Generate the Python of the contract.")
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    parser.add_argument("--check", action="store_true", help="only compare; write nothing")
     options = parser.parse_args()
 
     fresh = generate()
@@ -87,7 +88,7 @@ def main() -> None:
     if options.check:
         if changed:
             names = ", ".join(str(path.relative_to(ROOT)) for path in changed)
-            sys.exit(f"gen: run `make gen`, these are stale: {names}")
+            sys.exit(f"gen: these files are stale; run `make gen`: {names}")
         return
     for path in changed:
         path.unlink(missing_ok=True)

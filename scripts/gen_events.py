@@ -1,13 +1,13 @@
-"""Writes the Python of an event from the one place where it is described: proto/precall/v1.
+"""Generates the Python of events from their only description, proto/precall/v1.
 
     service/precall_service/domain/events.py         the service's values
-    service/precall_service/transport/events_out.py  a value of the service as a message
+    service/precall_service/transport/events_out.py  turns the service's values into messages
     clients/python/src/precall/_events.py            the client's values
-    clients/python/src/precall/_events_in.py         a message as a value of the client
+    clients/python/src/precall/_events_in.py         turns messages into the client's values
 
-The events are the messages of the oneof `event` in ConverseResponse; they bring along the messages
-and enums of their fields. Comments become docstrings, durations become seconds, statuses become
-errors. `make gen` writes the modules and `make lint` compares them (scripts/gen.py).
+The events are the messages of the oneof `event` in ConverseResponse. The messages and enums of
+their fields are generated as well. Comments become docstrings, durations become seconds, and
+statuses become errors. `make gen` writes the modules; `make lint` compares them (scripts/gen.py).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ LEFT_OUT = {
     "ContentPart.document": "not served yet",
     "StepCompleted.log_probabilities": "not served yet",
 }
-"""What gets no Python, and why: events, by field in the oneof or by a prefix that ends in `_`,
-and fields of messages."""
+"""Events and fields that are not generated, and why. An event is named by its field in the oneof,
+or by a prefix that ends in `_`."""
 
 NOT_OF_A_TURN = {
     "frame_rejected",
@@ -47,15 +47,15 @@ NOT_OF_A_TURN = {
     "invocation_committed",
     "go_away",
 }
-"""Events that the client's conversation handles itself; its user sees the others, in a turn."""
+"""Events that the client's conversation handles itself. Its user sees the others in a turn."""
 
 ERROR_CLASSES = {"ToolCallCompleted.error": "ToolCallError"}
-"""Errors whose class on the client follows from their place instead of their reason."""
+"""Fields whose errors get their class on the client from the field instead of from the reason."""
 
 HOT = "text_delta"
-"""The event that comes with every token: it is converted in one go."""
+"""The event that comes with every token. It is converted without a function call of its own."""
 
-SERVICE_MESSAGES = '''"""What the service says, as frames: a function for each message.
+SERVICE_MESSAGES = '''"""Turns the service's events into frames: a function for each message.
 
 Generated from proto/precall/v1 by `make gen`. Do not edit.
 """
@@ -76,7 +76,7 @@ Frame = {frame}
 def converse_response(numbered: NumberedEvent, acknowledged: int) -> Frame:
     """The frame of a numbered event."""
     event = numbered.event
-    if type(event) is events.{hot.name}:  # first, and in one go: the hot path
+    if type(event) is events.{hot.name}:  # first and inline, since it comes with every token
         return Frame(
             sequence=numbered.sequence,
             acknowledged=acknowledged,
@@ -102,7 +102,7 @@ def _fill_{field}(event: events.{event.name}, frame: Frame) -> None:
     frame.{field}.CopyFrom({event.function}(event))
 """
 
-CLIENT_READERS = '''"""What a frame tells, as a value: a function for each message.
+CLIENT_READERS = '''"""Turns frames into the client's events: a function for each message.
 
 Generated from proto/precall/v1 by `make gen`. Do not edit.
 """
@@ -120,9 +120,9 @@ Frame = {frame}
 
 
 def event(frame: Frame) -> Event | None:
-    """Returns the event of a turn that a frame tells of; None for any other, or a newer one."""
+    """Returns the frame's event; None if it is not an event of a turn or this client is older."""
     kind = frame.WhichOneof("event")
-    if kind == "{hot_field}":  # first, and in one go: the hot path
+    if kind == "{hot_field}":  # first and inline, since it comes with every token
         return _events.{hot.name}({hot_arguments})
     read = _READERS.get(kind or "")
     return None if read is None else read(frame)
@@ -152,7 +152,7 @@ ASSIGNMENT = """\
 
 
 def modules(descriptors: FileDescriptorSet) -> dict[str, str]:
-    """The modules by their paths in the repository."""
+    """The texts of the modules by their paths in the repository."""
     events = Reader(descriptors, is_left_out).events(FRAME)
     of_a_turn = events.only(field for field in events.by_field if field not in NOT_OF_A_TURN)
     texts = {
@@ -169,7 +169,7 @@ def is_left_out(field: str) -> bool:
 
 
 def formatted(path: str, text: str) -> str:
-    """A module as `ruff format` leaves it."""
+    """The text of a module, formatted by `ruff format`."""
     ruff = Path(sys.executable).parent / "ruff"
     command = [str(ruff), "format", "--quiet", f"--stdin-filename={path}", "-"]
     root = Path(__file__).resolve().parent.parent
@@ -197,8 +197,8 @@ def service_messages(events: Events) -> str:
 
 
 def message_writer(message: Message) -> str:
-    """A function from a value of the service to its message."""
-    # The stubs take no None for these: they are set after the others.
+    """The text of a function that turns a value of the service into a message."""
+    # The stubs do not accept None for members of a oneof, so these are set after the others.
     assigned = [field for field in message.fields if is_assigned(field)]
     return (FUNCTION_WITH_ONEOF if assigned else FUNCTION).format(
         name=message.function,
@@ -215,7 +215,7 @@ def message_writer(message: Message) -> str:
 
 
 def client_readers(events: Events) -> str:
-    """The client's _events_in.py."""
+    """The text of the client's _events_in.py."""
     hot = events.by_field[HOT]
     return CLIENT_READERS.format(
         stubs=stubs(events),
@@ -253,10 +253,10 @@ def write(message: Message, value: str) -> str:
 
 
 def write_one(field: Field, value: str) -> str:
-    """What a field of a value is in its message."""
+    """The expression that turns a field of a value into its field of the message."""
     item = f"{value}.{field.name}"
     if field.kind is Kind.SCALAR:
-        return item  # the stubs take None, and any sequence
+        return item  # the stubs accept None, and any sequence
     if field.repeated:
         return f"[{converted(field, 'each')} for each in {item}]"
     missing = f"None if {item} is None else " if field.nullable else ""
@@ -264,7 +264,7 @@ def write_one(field: Field, value: str) -> str:
 
 
 def converted(field: Field, item: str) -> str:
-    """One item of a field, from the service to the wire."""
+    """The expression that turns one item of a field from the service's form to the wire's."""
     match field.kind:
         case Kind.SCALAR:
             return item
@@ -288,7 +288,7 @@ def read(message: Message, source: str) -> str:
 
 
 def read_one(message: Message, field: Field, source: str) -> str:
-    """What a field of a message is in its value."""
+    """The expression that turns a field of a message into its field of the value."""
     item = f"{source}.{field.wire_name}"
     error_class = ERROR_CLASSES.get(f"{message.name}.{field.wire_name}")
     family = f", family=_errors.{error_class}" if error_class else ""
@@ -307,7 +307,7 @@ def read_one(message: Message, field: Field, source: str) -> str:
 
 
 def stubs(events: Events) -> str:
-    """The stub modules that conversions name."""
+    """The stub modules that the conversions use, as an import list."""
     types = [events.frame, *(each.wire_type for each in events.messages)]
     types += [field.wire_type for each in events.messages for field in each.fields]
     return ", ".join(sorted({each.partition(".")[0] for each in types} - {""}))

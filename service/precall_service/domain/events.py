@@ -1,4 +1,4 @@
-"""What a client is told: events, and the values in them.
+"""The events that a conversation sends to its client, and the values in them.
 
 Fields that end in `_s` are seconds.
 
@@ -483,7 +483,7 @@ TurnEvent = (
     | StepCompleted
     | TurnCompleted
 )
-"""What a turn tells while it runs."""
+"""Every event of a turn."""
 
 ConversationEvent = (
     FrameRejected
@@ -506,4 +506,4 @@ ConversationEvent = (
     | GoAway
     | InvocationCommitted
 )
-"""Everything that a conversation tells its client."""
+"""Every event of a conversation."""

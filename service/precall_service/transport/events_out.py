@@ -1,4 +1,4 @@
-"""What the service says, as frames: a function for each message.
+"""Turns the service's events into frames: a function for each message.
 
 Generated from proto/precall/v1 by `make gen`. Do not edit.
 """
@@ -19,7 +19,7 @@ Frame = agent_pb2.ConverseResponse
 def converse_response(numbered: NumberedEvent, acknowledged: int) -> Frame:
     """The frame of a numbered event."""
     event = numbered.event
-    if type(event) is events.TextDelta:  # first, and in one go: the hot path
+    if type(event) is events.TextDelta:  # first and inline, since it comes with every token
         return Frame(
             sequence=numbered.sequence,
             acknowledged=acknowledged,

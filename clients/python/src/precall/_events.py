@@ -1,6 +1,6 @@
-"""What a turn tells while it runs, as frozen values that `match` takes apart.
+"""The events of a turn, as frozen values for use with `match`.
 
-Fields that end in `_s` are seconds. Events of a newer server are skipped.
+Fields that end in `_s` are seconds. Events that only a newer server knows are skipped.
 
 Generated from proto/precall/v1 by `make gen`. Do not edit.
 """
@@ -366,4 +366,4 @@ Event: TypeAlias = (
     | StepCompleted
     | TurnCompleted
 )
-"""Everything that iterating over a turn yields."""
+"""Every event that iterating over a turn yields."""

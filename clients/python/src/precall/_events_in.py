@@ -1,4 +1,4 @@
-"""What a frame tells, as a value: a function for each message.
+"""Turns frames into the client's events: a function for each message.
 
 Generated from proto/precall/v1 by `make gen`. Do not edit.
 """
@@ -16,9 +16,9 @@ Frame = agent_pb2.ConverseResponse
 
 
 def event(frame: Frame) -> Event | None:
-    """Returns the event of a turn that a frame tells of; None for any other, or a newer one."""
+    """Returns the frame's event; None if it is not an event of a turn or this client is older."""
     kind = frame.WhichOneof("event")
-    if kind == "text_delta":  # first, and in one go: the hot path
+    if kind == "text_delta":  # first and inline, since it comes with every token
         return _events.TextDelta(frame.text_delta.text)
     read = _READERS.get(kind or "")
     return None if read is None else read(frame)
