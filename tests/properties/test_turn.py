@@ -1,4 +1,4 @@
-"""Whatever a model says: each prompt is the one before, what was sampled, and the answers."""
+"""For any output of a model, a prompt is the previous one, the sampled tokens and the answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from precall_service.engine.base import Finish, Prompt, StepEnd, StepSpec
 from precall_service.tools.link import HandlerResult
 from tests.support import scripted_template as template
 from tests.support.agent import WEATHER, Client, agent_on
+from tests.support.client_events import text_of
 from tests.support.clock import settle
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripts import Item, Piece, StepWriter, calls, says, thinks
-from tests.support.told import text_of
 
 LIMITS = TurnLimits(max_steps=20, max_turn_tokens=100_000, max_duration_s=60.0)
 TEXT = st.text("ab é\n{}<", max_size=6)
@@ -28,7 +28,7 @@ TEXT = st.text("ab é\n{}<", max_size=6)
 
 @dataclass(frozen=True)
 class Said:
-    """One step: what the model thinks, says and calls, in this order."""
+    """The output of one step: reasoning, text and calls, in this order."""
 
     thought: str
     text: str
@@ -41,7 +41,7 @@ class Said:
         return thought + (says(self.text) if self.text else []) + calls(*arguments)
 
     def written(self, max_tokens: int) -> StepWriter:
-        """What the engine writes of it under a limit."""
+        """The part of the step that the engine writes under a limit."""
         writer = StepWriter(max_tokens)
         for item in self.items:
             assert isinstance(item, Piece)
@@ -52,7 +52,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Asked:
-    """One turn: its text, its steps (the last one calls nothing), and a limit for each step."""
+    """One turn: its text, its steps (the last step makes no calls), and a limit for each step."""
 
     text: str
     steps: tuple[Said, ...]
@@ -67,9 +67,10 @@ TURN = st.builds(Asked, TEXT, STEPS, MAX_TOKENS)
 
 
 class CheckedEngine(ScriptedEngine):
-    """Holds each appended prompt equal to the rendering of its whole transcript.
+    """Checks that each appended prompt equals the rendering of its whole transcript.
 
-    As long as the model wrote what the template would: a cut leaves a thought open, for one.
+    The check is skipped if the model did not write the template's form: for example, a limit can
+    cut a thought, which then stays open.
     """
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class CheckedEngine(ScriptedEngine):
 
 
 class Oracle:
-    """The prompts that must be asked for, as text, put together from what was said alone."""
+    """The expected prompts as text, built only from the texts of the conversation."""
 
     def __init__(self, system: str) -> None:
         self.so_far = system
@@ -104,7 +105,7 @@ class Oracle:
         self._results = 0
 
     def turn(self, asked: Asked) -> tuple[TurnOutcome, str]:
-        """Adds a turn; returns how it ends, and what the client sees of its text."""
+        """Adds a turn; returns its outcome, and the text that the client sees."""
         self.so_far += f"<user>{asked.text}\n"
         streamed = ""
         for said in asked.steps:
@@ -127,7 +128,7 @@ def _room_for_text(said: Said, max_tokens: int) -> int:
 
 
 async def _answer_all(client: Client, order: st.DataObject, answered: int) -> int:
-    """Answers what the client is asked to run, in any order; returns how much that was so far."""
+    """Answers the client's open invocations in any order; returns the number answered so far."""
     while len(invocations := client.of(Invoke)) > answered:
         waiting = list(enumerate(invocations))[answered:]
         for index, invocation in order.draw(st.permutations(waiting)):
@@ -162,6 +163,6 @@ def test_prompts_are_exact_to_the_token(
                 assert client.ending(f"turn-{number}").outcome is outcome
                 assert text_of(client.events[told:]) == streamed
             assert [template.prompt_text(prompt) for prompt in engine.prompts] == oracle.prompts
-            assert engine.appended == len(engine.prompts) - 1, "only the first one is rendered"
+            assert engine.appended == len(engine.prompts) - 1, "only the first is rendered"
 
     asyncio.run(converse())

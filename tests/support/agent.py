@@ -1,4 +1,4 @@
-"""Conversations on a scripted engine, as their clients see them."""
+"""Conversations on a scripted engine, seen from the side of their clients."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerAnswer, HandlerResult
 from precall_tracing.turns import Tracer, default_tracer
+from tests.support.client_events import check_order, of
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
 from tests.support.scripts import Script, Step
-from tests.support.told import check_telling, of
 from tests.support.tools import CITY_SCHEMA, tool_limits
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ ROME = ("weather", '{"city":"Rome"}')
 OSLO = ("weather", '{"city":"Oslo"}')
 
 Handler = Callable[[Invoke], HandlerAnswer | None]
-"""Answers an invocation at once, or leaves that to the test."""
+"""Answers an invocation at once; None leaves the answer to the test."""
 
 
 def agent_limits(
@@ -51,7 +51,7 @@ def agent_limits(
     events_max: int = 1000,
     ended_turns_max: int = 3,
 ) -> AgentLimits:
-    """Limits small enough to be reached in a test."""
+    """Limits that are small enough to reach in a test."""
     return AgentLimits(
         conversations_max=conversations_max,
         messages_max=messages_max,
@@ -63,7 +63,7 @@ def agent_limits(
 
 
 class Client:
-    """The client of one conversation: it reads all it is told, unless `reading` is turned off."""
+    """The client of one conversation. It reads every event while `reading` is set."""
 
     def __init__(self, conversation: Conversation, handler: Handler | None) -> None:
         self.conversation = conversation
@@ -77,11 +77,11 @@ class Client:
 
     @property
     def events(self) -> list[ConversationEvent]:
-        """What it was told."""
+        """The events that the client has read."""
         return [event.event for event in self.numbered]
 
     def of(self, kind: type[T]) -> list[T]:
-        """What it was told of one kind."""
+        """The events of one kind that the client has read."""
         return of(kind, self.events)
 
     async def send(
@@ -92,7 +92,7 @@ class Client:
         generation: GenerationSettings | None = None,
         limits: TurnLimits = LIMITS,
     ) -> str:
-        """Starts a turn, and lets it go as far as it can."""
+        """Starts a turn and lets it run as far as it can. Returns the turn's id."""
         turn_id = turn_id or f"turn-{next(self._turn_numbers)}"
         spec = TurnSpec(
             turn_id=turn_id,
@@ -111,12 +111,12 @@ class Client:
         generation: GenerationSettings | None = None,
         limits: TurnLimits = LIMITS,
     ) -> TurnCompleted:
-        """The ending of a turn that needs nothing more from the test."""
+        """Runs a turn that needs nothing more from the test. Returns its ending."""
         turn_id = await self.send(text, generation=generation, limits=limits)
         return self.ending(turn_id)
 
     def ending(self, turn_id: str = "") -> TurnCompleted:
-        """How the turn ended, or the last one that did."""
+        """The ending of the turn; without an id, of the last turn that ended."""
         endings = [
             numbered.event
             for numbered in self.numbered
@@ -126,23 +126,23 @@ class Client:
         return endings[-1]
 
     async def answer(self, index: int = -1, result_json: str = "1") -> None:
-        """The result of the invocation of that index, counted as they came."""
+        """Answers an invocation with a result. `index` counts the invocations in their order."""
         await self.deliver(HandlerResult(result_json), index)
 
     async def deliver(self, answer: HandlerAnswer, index: int = -1) -> None:
-        """The answer to the invocation of that index, counted as they came."""
+        """Answers an invocation. `index` counts the invocations in their order."""
         invocation = self.of(Invoke)[index]
         self.conversation.deliver(invocation.invocation_id, answer)
         await settle()
 
     async def vanish(self) -> None:
-        """The client is gone: what runs for it is cancelled, as the transport does."""
+        """Loses the client: cancels the tasks that run for it, as the transport does."""
         for task in (self.running, self._taking):
             task.cancel()
         await asyncio.wait([self.running, self._taking])
 
     async def close(self) -> None:
-        """Reads all that is still told, and checks it."""
+        """Ends the conversation, reads the remaining events, and checks all events."""
         self.reading.set()
         if not self.running.done():
             self.conversation.drain()
@@ -154,10 +154,10 @@ class Client:
             self.running.result()
         if not self._taking.cancelled():
             self._taking.result()
-        check_telling(self.numbered)
+        check_order(self.numbered)
 
     async def _take(self) -> None:
-        """As the transport does, also in leaving nobody to wait for a client that is gone."""
+        """Reads events, then closes the outbox so that no writer waits, as the transport does."""
         try:
             await self._take_all()
         finally:
@@ -178,7 +178,7 @@ class Client:
 
 
 class Agent:
-    """One engine with everything of the agent loop around it, on a clock of its own."""
+    """An engine with the whole agent loop around it, on a manual clock."""
 
     def __init__(
         self, engines: Sequence[ScriptedEngine], limits: AgentLimits, tracer: Tracer
@@ -212,7 +212,7 @@ class Agent:
         return self.engines[0]
 
     def resize(self, *, slots: int = 64, kv_tokens: int = 1 << 20) -> None:
-        """The engine holds this much from now on."""
+        """Changes the capacity of the engine."""
         self.admission.resize(Capacity(slots=slots, kv_tokens=kv_tokens))
 
     def open(
@@ -223,7 +223,7 @@ class Agent:
         template_variables: JsonObject | None = None,
         handler: Handler | None = None,
     ) -> Client:
-        """A client that has registered these tools."""
+        """Opens a conversation with these tools. Returns its client."""
         transcript = Transcript(
             messages=(), system_prompt=system_prompt, template_variables=template_variables or {}
         )
@@ -237,16 +237,16 @@ class Agent:
         return client
 
     def leave_all(self) -> None:
-        """The streams of all clients end."""
+        """Ends the streams of all clients."""
         self._open.close()
 
     async def advance(self, seconds: float) -> None:
-        """Moves time on, and lets everything go on as far as it can."""
+        """Advances the clock and lets everything run as far as it can."""
         self.clock.advance(seconds)
         await settle()
 
     async def restart(self) -> None:
-        """The engine dies and the next one takes its place."""
+        """Kills the engine; the next one takes its place."""
         dead = self.supervisor.engine()
         assert isinstance(dead, ScriptedEngine)
         dead.die()
@@ -254,7 +254,7 @@ class Agent:
         await self.advance(60)
 
     async def assert_idle(self) -> None:
-        """Nothing runs, waits or is held for anybody."""
+        """Checks that nothing runs, waits or is held."""
         await settle()
         assert (self.admission.admitted, self.admission.waiting) == (0, 0)
         assert self.dispatcher.in_flight == 0
@@ -263,7 +263,7 @@ class Agent:
             assert (load.running, load.waiting) == (0, 0)
 
     async def close(self) -> None:
-        """Ends every conversation and checks that nothing is left of any."""
+        """Ends every conversation and checks that nothing is left of them."""
         for client in self.clients:
             await client.close()
         self.leave_all()
@@ -271,7 +271,7 @@ class Agent:
 
 
 def scripted(*steps: Step, script: Script | None = None, **info: int) -> ScriptedEngine:
-    """An engine of these steps, or on this script; `info` overrides what it says it holds."""
+    """A scripted engine for these steps or this script; `info` overrides fields of its info."""
     return ScriptedEngine(script or steps, replace(INFO, **info))
 
 
@@ -281,7 +281,7 @@ async def agent_on(
     limits: AgentLimits | None = None,
     tracer: Tracer | None = None,
 ) -> AsyncGenerator[Agent]:
-    """An agent on these engines, one after another; nothing is left of it after the block."""
+    """An agent on these engines, one after the other. The end of the block closes and checks it."""
     there = Agent(engines, limits or agent_limits(), tracer or default_tracer())
     await there.supervisor.start(lambda _stage, _fraction: None)
     running = asyncio.create_task(there.supervisor.run())
@@ -300,5 +300,5 @@ async def agent_on(
 def agent(
     *steps: Step, limits: AgentLimits | None = None, tracer: Tracer | None = None
 ) -> AbstractAsyncContextManager[Agent]:
-    """An agent on one engine that says these steps, whoever asks."""
+    """An agent on one engine that generates these steps in order, for all conversations."""
     return agent_on(scripted(*steps), limits=limits, tracer=tracer)

@@ -1,4 +1,4 @@
-"""Any frame that can be read off the wire, for hypothesis."""
+"""Hypothesis strategies for any frame that can be read from the wire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from precall.v1 import agent_pb2
 
-# Values that break things, and any others.
+# Values that often break code, and arbitrary ones.
 TEXTS = st.one_of(
     st.sampled_from(
         ["", " ", "weather", "script", "{}", "[]", "null", '{"type":"object"}', '{"a":1e999}']
@@ -25,7 +25,7 @@ INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64: st.integers(0, 2**64 - 1),
     FieldDescriptor.CPPTYPE_ENUM: st.one_of(st.integers(0, 6), st.integers(-(2**31), 2**31 - 1)),
 }
-"""An enum on the wire is any number: those of later contracts come too."""
+"""An enum on the wire can be any number, since later contracts have more members."""
 
 
 def values(field: FieldDescriptor) -> st.SearchStrategy[object]:
@@ -48,7 +48,7 @@ def values(field: FieldDescriptor) -> st.SearchStrategy[object]:
 
 @functools.cache
 def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
-    """Any message that can be read off the wire."""
+    """Any message that can be read from the wire."""
     fields = {
         field.name: st.lists(values(field), max_size=3) if field.is_repeated else values(field)
         for field in descriptor.fields
@@ -62,7 +62,7 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
 
 
 def frames(kind: str) -> st.SearchStrategy[agent_pb2.ConverseRequest]:
-    """Frames of this kind, with anything in them."""
+    """Frames of this kind with any content."""
     field = agent_pb2.ConverseRequest.DESCRIPTOR.fields_by_name[kind]
     assert field.message_type is not None
     return messages(field.message_type).map(

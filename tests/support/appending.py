@@ -39,7 +39,7 @@ async def sampled(name: str, transcript: Transcript, message: AssistantMessage) 
     prompt = await renderer.render(transcript)
     answers = [answer(made) for made in message.tool_calls] or [UserMessage(text="x")]
     whole = await renderer.render(after(transcript, message, *answers))
-    assert whole.token_ids[: len(prompt)] == prompt.token_ids, "the test relies on it"
+    assert whole.token_ids[: len(prompt)] == prompt.token_ids, "not a continuation"
     written = whole.token_ids[len(prompt) :]
     stops = {token_ids(text)[0] for text in STOP_TOKENS[name]}
     length = next(index for index, token in enumerate(written) if token in stops) + 1
@@ -57,7 +57,7 @@ async def check(
     following: Sequence[Message],
     end: StepEnd | None = None,
 ) -> tuple[Prompt, Prompt]:
-    """Appends, and compares with a rendering of the whole. Returns both prompts."""
+    """Appends, and compares with a rendering of the whole transcript. Returns both prompts."""
     renderer = prompt_renderer(name)
     prompt = await renderer.render(transcript)
     end = end or await sampled(name, transcript, message)

@@ -1,4 +1,4 @@
-"""A dispatcher with one tool at one process, and calls to it."""
+"""A dispatcher with one tool in one process, and calls of that tool."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Calls:
     async def launch(
         self, arguments_json: str = ROME, *, call_id: str = "c", prediction_id: str = ""
     ) -> Run:
-        """A run that has gone as far as it can without an answer."""
+        """Starts a run and lets it go as far as it can without an answer."""
         run = self.dispatcher.launch(
             tool=self.tool,
             arguments_json=arguments_json,
@@ -93,7 +93,7 @@ class Calls:
     async def call(
         self, arguments_json: str = ROME, *, tool: RegisteredTool | None = None
     ) -> asyncio.Task[InvocationEnding]:
-        """A call, as a turn makes it, that has gone as far as it can without an answer."""
+        """Makes a call as a turn does, and lets it go as far as it can without an answer."""
         call_id = f"call-{len(self._running) + 1}"
         running = asyncio.create_task(self._answer(call_id, tool or self.tool, arguments_json))
         self._running.append(running)
@@ -119,7 +119,7 @@ class Calls:
             await run.closed()
 
     async def answer(self, index: int = -1, result_json: str = "1") -> None:
-        """The handler's answer to the invocation of that index, counted as they were sent."""
+        """Answers an invocation. `index` counts the invocations in the order of their sending."""
         invocation_id = self.link.invocations[index].invocation_id
         self.dispatcher.deliver(self.link, invocation_id, HandlerResult(result_json))
         await settle()
@@ -129,7 +129,7 @@ class Calls:
         await settle()
 
     async def assert_over(self) -> None:
-        """Every call and every run has ended, and nothing is left of it."""
+        """Checks that every call and every run has ended, and that nothing is left of them."""
         await settle()
         assert all(running.done() for running in self._running)
         assert all(run.ended for run in self._runs)
@@ -139,7 +139,7 @@ class Calls:
 
 @asynccontextmanager
 async def open_calls() -> AsyncGenerator[Calls]:
-    """Calls that have all ended by the end of the block."""
+    """Calls that must all have ended by the end of the block."""
     calls = Calls()
     async with calls.dispatcher:
         yield calls
@@ -156,13 +156,13 @@ def ended(running: asyncio.Task[InvocationEnding] | Run) -> InvocationEnding:
 
 
 def ending(running: asyncio.Task[InvocationEnding] | Run) -> tuple[ToolCallOutcome, Reason | None]:
-    """How it ended, and why."""
+    """The outcome of a call or a run, and the reason of its error, if any."""
     result = ended(running)
     return result.outcome, result.error and result.error.reason
 
 
 def message(running: asyncio.Task[InvocationEnding] | Run) -> str:
-    """What is said of the error with which it ended."""
+    """The message of the error with which a call or a run ended."""
     error = ended(running).error
     assert error is not None
     return error.message

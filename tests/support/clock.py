@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(order=True)
 class ManualTimer:
-    """A callback of a ManualClock: earlier ones first, those of one moment in order of arrival."""
+    """A callback of a ManualClock. Timers are ordered by time, then by their order of creation."""
 
     at: float
     number: int
@@ -40,11 +40,11 @@ class ManualClock:
 
     @property
     def pending(self) -> int:
-        """Timers that would still fire."""
+        """The number of timers that would still fire."""
         return sum(not timer.cancelled for timer in self._timers)
 
     def advance(self, seconds: float) -> None:
-        """Moves time on; what falls due is called in order, each at its own moment."""
+        """Advances time. Due callbacks are called in order; each sees its own time as `now`."""
         until = self._now + seconds
         while self._timers and self._timers[0].at <= until:
             timer = heapq.heappop(self._timers)
@@ -55,6 +55,6 @@ class ManualClock:
 
 
 async def settle() -> None:
-    """Lets the event loop run until everything that can go on without time has gone on."""
+    """Lets the event loop run until every task waits for time or for the test."""
     for _ in range(50):
         await asyncio.sleep(0)

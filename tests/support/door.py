@@ -1,4 +1,4 @@
-"""An admission with turns that enter it and leave it."""
+"""An admission, and the turns that enter and leave it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Door:
             self.admission.release(share)
 
     async def park(self, share: Share) -> None:
-        """Lets the share's turn wait for its tools until it has lost its share."""
+        """Pauses the share's turn for its tools until the turn has lost the share."""
         share.pause()
         self.clock.advance(HOLD_S)
         await settle()
@@ -55,12 +55,12 @@ class Door:
 
 
 def admitted(*shares: Share) -> bool:
-    """Whether all of them hold their share."""
+    """Whether all these turns hold their share."""
     return all(share.state.name == "ADMITTED" for share in shares)
 
 
 async def told(share: Share) -> list[int]:
-    """The queue positions that `queue_position` returns without waiting."""
+    """The new queue positions that `queue_position` returns without waiting."""
     positions: list[int] = []
     while True:
         reading = asyncio.ensure_future(share.queue_position())

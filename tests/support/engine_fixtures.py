@@ -1,4 +1,4 @@
-"""Fixtures of the one real engine that the tests of a folder share."""
+"""Fixtures for the one real engine that the tests of a folder share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from precall_service.engine.base import Engine, EngineFactory
 from tests.support.engine_keeper import EngineKeeper
 
 _TIMEOUT_S = 300
-"""The first test also waits for the start of the engine."""
+"""The timeout of a test. The first test also waits for the start of the engine."""
 
 
 def share_engine(items: list[pytest.Item], folder: Path) -> None:
@@ -28,7 +28,7 @@ def share_engine(items: list[pytest.Item], folder: Path) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine_keeper() -> AsyncGenerator[EngineKeeper]:
-    """The keeper that starts the engine and ends it."""
+    """The keeper, which starts and ends the engine."""
     keeper = EngineKeeper()
     yield keeper
     await keeper.close()

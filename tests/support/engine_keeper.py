@@ -1,4 +1,4 @@
-"""Keeps one real engine for all tests: starts it when asked for, lends it, kills it on demand."""
+"""Keeps one real engine for all tests: starts it on first use, lends it, and kills it on demand."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from tests.support.steps import until_idle
 
-if TYPE_CHECKING:  # it imports vLLM, which takes long and reads an environment to be set first
+if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
     from precall_service.engine.vllm.engine import VllmEngine
 
 
 def embedded_config() -> VllmConfig:
-    """The engine that users get who configure nothing."""
+    """The configuration of the default engine."""
     model = resolve_model(None, cache_dir=default_cache_dir())
     return VllmConfig(
         model=model.path_or_name, model_name=model.display_name, chat_template=model.chat_template
@@ -37,15 +37,15 @@ def embedded_config() -> VllmConfig:
 
 
 class EngineKeeper:
-    """Owns the engine. Whoever is lent it may close it; only the keeper ends it."""
+    """Owns the engine. A borrower may call `close`, but only the keeper really ends the engine."""
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
         self.stages: list[str] = []
-        """What the last start said of its progress."""
+        """The progress that the last start reported."""
 
     async def engine(self) -> Engine:
-        """The engine, alive and idle: started if need be."""
+        """The engine, alive and idle. Starts it if necessary."""
         return await self._living(_silent)
 
     async def lend(self, on_progress: Progress) -> Engine:
@@ -53,8 +53,8 @@ class EngineKeeper:
         return LentEngine(await self._living(on_progress))
 
     async def kill(self, by: signal.Signals = signal.SIGKILL) -> None:
-        """A signal for its first process."""
-        assert self._engine is not None, "an engine that runs can be killed"
+        """Sends a signal to the engine's first process."""
+        assert self._engine is not None, "only a running engine can be killed"
         os.kill(self.pids[0], by)
 
     @property
@@ -87,7 +87,7 @@ class EngineKeeper:
 
 
 class LentEngine:
-    """The kept engine, but for `close`, which leaves it running."""
+    """The kept engine, except that `close` leaves it running."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""A process that holds handlers, as a test plays it."""
+"""A link to a process with handlers, played by a test."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from precall_service.domain.events import InvocationCancelReason, Invoke
 
 
 class RecordingLink:
-    """A `HandlerLink` that keeps what it is sent.
+    """A `HandlerLink` that records what it is asked to send.
 
-    While it is not `taking`, its methods wait, as those of a process whose queue is full. After
-    `break_off` they raise, as those of a process that is gone.
+    While `taking` is false, its methods wait, as if the process's queue were full. After
+    `break_off` they raise, as if the process were gone.
     """
 
     def __init__(self) -> None:
         self.asked: list[Invoke] = []
-        """All that it was to send, whether it took them or not."""
+        """Everything that it was asked to send, whether it has accepted it or not."""
         self.invocations: list[Invoke] = []
         self.commits: list[tuple[str, str]] = []
         self.cancels: list[tuple[str, InvocationCancelReason]] = []
@@ -37,7 +37,7 @@ class RecordingLink:
             self._moves.clear()
 
     def break_off(self) -> None:
-        """Refuses the frames that wait and all later ones."""
+        """Refuses the waiting frames and all later ones."""
         self.broken = True
         self._moves.set()
 

@@ -1,4 +1,4 @@
-"""A process with handlers for two tools, as the dispatcher knows it."""
+"""A process with handlers for two tools, as the dispatcher sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("a", "b")
 
 
 class Process:
-    """One process with handlers for two tools, and what is known of it."""
+    """A process with handlers for two tools, and its current state."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots

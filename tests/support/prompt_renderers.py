@@ -1,8 +1,8 @@
 """Prompt renderers for templates of several families, on the embedded model's tokenizer.
 
-The special tokens of all families are added to the tokenizer. Like Llama's, it puts one of them in
-front of the text that it encodes unless it is told not to. No engine is started: a renderer needs
-only the model's configuration and tokenizer.
+The special tokens of all families are added to the tokenizer. Like Llama's tokenizer, it puts one
+of them before each text unless special tokens are turned off. No engine is started: a renderer
+needs only the model's configuration and tokenizer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from precall_service.engine.models import default_cache_dir, resolve_model
 from precall_service.engine.vllm import environment
 from precall_service.engine.vllm.config import Device, VllmConfig
 
-if TYPE_CHECKING:  # it imports vLLM, which takes long and reads an environment to be set first
+if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
     from precall_service.engine.vllm.rendering import PromptRenderer
 
 STOP_TOKENS = {
@@ -33,7 +33,7 @@ STOP_TOKENS = {
     "roles": ("<|user|>", "<|observation|>", "<|endoftext|>"),
     "plain": ("<|endoftext|>",),
 }
-"""The templates by name, each with the tokens that end a message of such a model."""
+"""The templates by name, each with the tokens that end a message of its model family."""
 
 BEGIN = "<|begin_of_text|>"
 """The token that the tokenizer puts first. Only the template "headers" writes it, once."""
@@ -53,7 +53,7 @@ MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_2409
 
 @functools.cache
 def prompt_renderer(name: str) -> PromptRenderer:
-    """The renderer of a template."""
+    """The renderer with a template."""
     renderer = _base_renderer()
     from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
 
@@ -67,7 +67,7 @@ def prompt_renderer(name: str) -> PromptRenderer:
 
 @functools.cache
 def mistral_renderer() -> PromptRenderer:
-    """A renderer with a tokenizer of mistral-common."""
+    """A renderer with a mistral-common tokenizer."""
     base = _base_renderer()
     from vllm.renderers.mistral import MistralRenderer  # noqa: PLC0415
     from vllm.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
@@ -122,7 +122,7 @@ def _base_renderer() -> Any:
     renderer = cast("Any", registry).renderer_from_config(
         AsyncEngineArgs(model=str(folder)).create_engine_config()
     )
-    # As with multimodal models, whose processors add the tokens that their tokenizers add.
+    # Multimodal models do the same: their processors add the tokens that their tokenizers add.
     renderer.default_chat_tok_params = renderer.default_cmpl_tok_params
     return renderer
 

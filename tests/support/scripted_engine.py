@@ -1,8 +1,8 @@
-"""An engine that generates what a script says: deterministic, and as fast as Python can yield.
+"""A deterministic engine that generates the steps of a script as fast as Python can yield them.
 
 Its tokens are characters, so that tests can read a prompt with `prompt_text`. Appending to a prompt
-gives exactly the rendering of the whole transcript. The engine never waits by the clock: a script
-holds a generation up with `Pause` and lets other tasks run with `TICK`.
+gives exactly the rendering of the whole transcript. The engine never waits for time: a script
+suspends a generation with `Pause` and lets other tasks run with `TICK`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ INFO = EngineInfo(
 
 
 class ScriptedEngine:
-    """An `Engine` on a script. `specs` and `prompts` are those of its generations, in order."""
+    """An `Engine` on a script. `specs` and `prompts` record its generations, in order."""
 
     def __init__(self, script: Script | Sequence[Step], info: EngineInfo = INFO) -> None:
         self._script = script if callable(script) else in_turn(*script)
@@ -60,7 +60,7 @@ class ScriptedEngine:
         self.prompts: list[Prompt] = []
         self.closed = False
         self.template_refusal = ""
-        """If set, `render` and `append` refuse with this message."""
+        """If set, `render` and `append` raise a TemplateRefusedError with this message."""
 
     @property
     def info(self) -> EngineInfo:
@@ -104,7 +104,7 @@ class ScriptedEngine:
             for item in self._script(prompt, spec):
                 if self._dead:
                     raise EngineDiedError(_DIED)
-                if type(item) is TextPiece and writer.fits(item):  # the path of benchmarks
+                if type(item) is TextPiece and writer.fits(item):  # the fast path, for benchmarks
                     yield Chunk(template.tokens(item.text), (item,))
                 elif isinstance(item, Exception):
                     raise item
@@ -166,7 +166,7 @@ class ScriptedEngine:
 
     @asynccontextmanager
     async def _slot(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[None]:
-        """One of the engine's slots, given in the order of priority and then of arrival."""
+        """Holds one of the engine's slots. Slots are given by priority, then by arrival."""
         try:
             if len(self._running) < self._info.sequences_max:
                 self._running[spec.step_id] = len(prompt)
@@ -204,13 +204,13 @@ class ScriptedEngine:
         )
 
     def _cached_tokens(self, token_ids: tuple[int, ...], tenant: str) -> int:
-        """The tokens of a prompt that the cache holds: whole blocks, never the last token."""
+        """The number of cached tokens of a prompt: whole blocks, without the last token."""
         blocks = self._blocks(token_ids[:-1], tenant)
         count = sum(1 for _ in itertools.takewhile(self._cached_blocks.__contains__, blocks))
         return count * self._info.kv_block_tokens
 
     def _blocks(self, token_ids: tuple[int, ...], tenant: str) -> Iterator[int]:
-        """Names of the whole blocks, each made of its tenant and all tokens up to its end."""
+        """The keys of the whole blocks. A key depends on the tenant and on all tokens before it."""
         size = self._info.kv_block_tokens
         name = hash(tenant)
         for start in range(0, len(token_ids) - size + 1, size):
@@ -221,7 +221,7 @@ class ScriptedEngine:
 class ScriptedFactory:
     """An `EngineFactory` of scripted engines; `started` lists them in order.
 
-    `make` is called for each start, which raises what `make` raises.
+    Each start calls `make` and raises what `make` raises.
     """
 
     def __init__(self, make: Callable[[], ScriptedEngine]) -> None:

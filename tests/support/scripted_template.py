@@ -1,4 +1,4 @@
-"""The chat template and the tokenizer of the scripted engine: a token is a character."""
+"""The chat template and the tokenizer of the scripted engine. Each character is a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from precall_service.domain.messages import (
 )
 from precall_service.engine.base import Prompt
 
-# Special tokens: characters for private use, which tests do not write.
+# Special tokens: characters of Unicode's private use area, which no test text contains.
 END = "\U000f0000"
 _SYSTEM, _USER, MODEL, _TOOL = (chr(0xF0001 + number) for number in range(4))
 _READABLE = str.maketrans(
@@ -37,7 +37,7 @@ def tokens(text: str) -> tuple[int, ...]:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt as readable text, with one line for each message."""
+    """A prompt as readable text, one line for each message."""
     return "".join(map(chr, prompt.token_ids)).translate(_READABLE)
 
 

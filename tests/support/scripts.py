@@ -28,21 +28,21 @@ from tests.support import scripted_template as template
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The generation waits here until the event is set, or its engine dies."""
+    """Suspends the generation until the event is set or the engine dies."""
 
     event: asyncio.Event
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The generation lets the event loop run once."""
+    """Lets the event loop run once."""
 
 
 TICK = Tick()
 
 Item: TypeAlias = Piece | Pause | Tick | ServiceError | EngineDiedError
-"""An item of a step. An error is raised where it stands; the engine lives on after an
-EngineDiedError."""
+"""An item of a step. An error is raised when the generation reaches it. A scripted EngineDiedError
+leaves the engine alive."""
 
 Step: TypeAlias = Sequence[Item]
 Script: TypeAlias = Callable[[Prompt, StepSpec], Step]
@@ -57,10 +57,10 @@ class StepWriter:
         self._thinking = False
         self.reasoning_tokens = 0
         self.full = False
-        """Whether something did not fit; nothing more is written then."""
+        """Whether a piece did not fit. Nothing is written after that."""
 
     def fits(self, piece: TextPiece) -> bool:
-        """Writes a piece of text if it fits as it is; if not, the caller must use `write`."""
+        """Writes a piece of text if all of it fits. If not, the caller must use `write`."""
         left = self._left - len(piece.text)
         if left < 0 or self._thinking:
             return False
@@ -69,7 +69,7 @@ class StepWriter:
         return True
 
     def write(self, piece: Piece) -> Chunk:
-        """Writes a piece, or the part of it that fits; the chunk has the tokens of that part."""
+        """Writes a piece, or the part of it that fits. Returns the chunk of what was written."""
         first = len(self._parts)
         pieces = self._written(piece)
         return Chunk(template.tokens("".join(self._parts[first:])), tuple(pieces))
@@ -102,7 +102,7 @@ class StepWriter:
 
     @property
     def finish(self) -> Finish:
-        """LENGTH if there was no room for everything or for the token that ends the message."""
+        """The finish; LENGTH if a piece or the token that ends the message did not fit."""
         return Finish.LENGTH if self.full or self._left == 0 else Finish.STOP
 
     def _add_after_thought(self, text: str) -> str:
@@ -121,17 +121,17 @@ class StepWriter:
 
 
 def says(*texts: str) -> list[Item]:
-    """A step, or a part of one, that is text: one piece for each argument."""
+    """Items that generate text, one piece for each argument."""
     return [TextPiece(text) for text in texts]
 
 
 def thinks(*texts: str) -> list[Item]:
-    """The part of a step that is reasoning: one piece for each argument."""
+    """Items that generate reasoning, one piece for each argument."""
     return [ReasoningPiece(text) for text in texts]
 
 
 def calls(*named_arguments: tuple[str, str], first: int = 0) -> list[Item]:
-    """The part of a step that makes calls of (tool name, JSON arguments), in two pieces each."""
+    """Items that generate calls, given as (tool name, JSON arguments), in two pieces each."""
     items: list[Item] = []
     for index, (name, arguments) in enumerate(named_arguments, start=first):
         half = len(arguments) // 2
@@ -141,7 +141,7 @@ def calls(*named_arguments: tuple[str, str], first: int = 0) -> list[Item]:
 
 
 def in_turn(*steps: Step) -> Script:
-    """A script that gives the steps one after the other, whatever the prompts."""
+    """A script that generates the steps in order, for any prompts."""
     rest = iter(steps)
 
     def script(_prompt: Prompt, spec: StepSpec) -> Step:
@@ -153,12 +153,12 @@ def in_turn(*steps: Step) -> Script:
 
 
 def always(step: Step) -> Script:
-    """A script that gives the same step for every prompt."""
+    """A script that generates the same step for every prompt."""
     return lambda _prompt, _spec: step
 
 
 def obedient(_prompt: Prompt, spec: StepSpec) -> Step:
-    """Makes a call if the tool choice demands one, else generates text up to the limit."""
+    """A script that makes a call if the tool choice demands one, else text up to the limit."""
     choice = spec.tool_choice
     match choice.mode:
         case ToolChoiceMode.NAMED:

@@ -53,7 +53,7 @@ def named(tool_name: str) -> ToolChoice:
 
 
 def declared(name: str, description: str = "", schema: str = CITY) -> ToolDeclaration:
-    """A tool for tests in which only the name, description and schema matter."""
+    """A tool for tests that depend only on its name, description and schema."""
     return ToolDeclaration(
         name=name,
         version="1",
@@ -68,12 +68,12 @@ def declared(name: str, description: str = "", schema: str = CITY) -> ToolDeclar
 
 
 def asked(text: str, *tools: ToolDeclaration, system_prompt: str = "") -> Transcript:
-    """A conversation of one question."""
+    """A transcript with one question."""
     return Transcript(messages=(UserMessage(text=text),), system_prompt=system_prompt, tools=tools)
 
 
 def after(transcript: Transcript, *messages: Message) -> Transcript:
-    """The conversation followed by these messages."""
+    """The transcript followed by these messages."""
     return replace(transcript, messages=(*transcript.messages, *messages))
 
 
@@ -102,7 +102,7 @@ def step_spec(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """A whole generation."""
+    """The content of a whole generation."""
 
     chunks: tuple[Chunk, ...]
     pieces: tuple[Piece, ...]
@@ -110,7 +110,7 @@ class Said:
     text: str
     reasoning: str
     calls: tuple[ToolCall, ...]
-    """The calls that are complete."""
+    """The complete calls."""
 
     @property
     def arguments(self) -> list[JsonObject]:
@@ -124,15 +124,15 @@ class Said:
 
 
 async def heard(generation: StepStream) -> Said:
-    """Reads a generation to its end, and checks what is true of every generation."""
+    """Reads a generation to its end and checks the rules that hold for every generation."""
     async with aclosing(generation) as reading:
         items = [item async for item in reading]
     *chunks, end = items
-    assert isinstance(end, StepEnd), "the last item is the end"
+    assert isinstance(end, StepEnd), "the last item must be the end"
     only_chunks = [chunk for chunk in chunks if isinstance(chunk, Chunk)]
-    assert len(only_chunks) == len(chunks), "there is one end"
+    assert len(only_chunks) == len(chunks), "there must be one end only"
     token_ids = tuple(token_id for chunk in only_chunks for token_id in chunk.token_ids)
-    assert token_ids == end.token_ids, "the chunks have all sampled tokens, in order"
+    assert token_ids == end.token_ids, "the chunks must have all sampled tokens in order"
     pieces = [piece for chunk in only_chunks for piece in chunk.pieces]
     return Said(
         chunks=tuple(only_chunks),
@@ -145,7 +145,7 @@ async def heard(generation: StepStream) -> Said:
 
 
 async def first_chunk(generation: StepStream) -> Chunk:
-    """The first chunk of a generation, which stays open."""
+    """The first chunk of a generation. The generation stays open."""
     chunk = await anext(generation)
     assert isinstance(chunk, Chunk)
     assert chunk.token_ids
@@ -159,13 +159,13 @@ def _calls(pieces: list[Piece]) -> tuple[ToolCall, ...]:
     for piece in pieces:
         match piece:
             case CallBegun(index, tool_name):
-                assert index == len(names), "calls are numbered in their order"
+                assert index == len(names), "calls must be numbered in order"
                 names[index], fragments[index] = tool_name, []
             case CallPiece(index, fragment):
-                assert index not in written, "a complete call gets no more pieces"
+                assert index not in written, "a complete call must get no more pieces"
                 fragments[index].append(fragment)
             case CallWritten(index):
-                assert index not in written, "a call is completed once"
+                assert index not in written, "a call must be completed only once"
                 written.append(index)
             case _:
                 continue

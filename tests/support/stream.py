@@ -1,8 +1,8 @@
-"""A client of Converse in its rawest form, and the real server over the scripted engine.
+"""A low-level client of Converse, and the real server on the scripted engine.
 
-`StreamDriver` sends any frame, broken ones too, and holds every frame of the server to the rules
-of the contract. `running_server` checks at its end that nothing is left of what went on in it.
-Nothing here waits by the clock: every wait is for an event, and bounded.
+`StreamDriver` can send any frame, even an invalid one, and checks every frame of the server against
+the rules of the contract. `running_server` checks at its end that nothing is left running or held.
+Nothing here waits for a fixed time: every wait is for an event and has a limit.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from tests.support.tools import CITY_SCHEMA
 from tests.support.wire import Failure, Rules, failure, said
 
 WAIT_S = 5.0
-"""How long a test waits for what must happen. Never spent when it does."""
+"""The limit for every wait. A test that passes never waits this long."""
 
 MODEL = "script"
 AGENT_SERVICE = "precall.v1.AgentService"
 WEATHER = tool_pb2.Tool(name="weather", input_schema_json=CITY_SCHEMA)
 
 Section = Mapping[str, JsonValue]
-"""Settings of one section, by their names in the file."""
+"""The settings of one section, by their names in the settings file."""
 
-# Without it, channels of one process to one address share a connection, and its fate.
+# Without this option, the channels of a process to one address share a connection and its failures.
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    """Returns once `holds()`: for what the server does without telling a client."""
+    """Returns once `holds()` is true: for changes in the server that no client is notified of."""
     async with asyncio.timeout(WAIT_S):
-        while not holds():  # noqa: ASYNC110 - nobody is told
+        while not holds():  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.001)
 
 
 class StreamDriver:
-    """One call of Converse. `events` are the frames that came, in order."""
+    """One call of Converse. `events` are the received frames, in order."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> None:
         converse = channel.stream_stream(
@@ -67,14 +67,14 @@ class StreamDriver:
         self.call = converse(metadata=tuple(metadata))
         self.events: list[agent_pb2.ConverseResponse] = []
         self.sent = 0
-        """The highest number of a frame that was sent."""
+        """The highest sequence number that was sent."""
         self._unread: list[agent_pb2.ConverseResponse] = []
         self._rules = Rules()
 
     async def send(
         self, kind: str = "", message: Message | None = None, *, sequence: int | None = None
     ) -> int:
-        """Sends a frame of this kind, or of none; returns its number."""
+        """Sends a frame of this kind, or an empty one; returns its sequence number."""
         number = self.sent + 1 if sequence is None else sequence
         request = agent_pb2.ConverseRequest(sequence=number)
         if message is not None:
@@ -85,7 +85,7 @@ class StreamDriver:
         return number
 
     async def send_raw(self, frame: agent_pb2.ConverseRequest | bytes) -> None:
-        """Sends a frame as it is: bytes count as the next one."""
+        """Sends a frame unchanged. Bytes count as the frame with the next sequence number."""
         number = self.sent + 1 if isinstance(frame, bytes) else frame.sequence
         self.sent = max(self.sent, number)
         self._rules.sent(self.sent)
@@ -93,14 +93,14 @@ class StreamDriver:
             await self.call.write(frame)
 
     async def half_close(self) -> None:
-        """No more frames from here."""
+        """Ends the client's side of the stream."""
         async with asyncio.timeout(WAIT_S):
             await self.call.done_writing()
 
     async def open(
         self, handshake: agent_pb2.OpenConversation | None = None
     ) -> agent_pb2.ConversationOpened:
-        """The handshake."""
+        """Opens the conversation. Returns the server's answer."""
         await self.send("open", handshake or agent_pb2.OpenConversation())
         return (await self.expect("opened")).opened
 
@@ -112,7 +112,7 @@ class StreamDriver:
         generation: generation_pb2.GenerationSettings | None = None,
         limits: turn_pb2.TurnLimits | None = None,
     ) -> int:
-        """Starts a turn; returns the number of the frame. What came before is not expected now."""
+        """Starts a turn; returns the frame's number. `expect` then skips all earlier events."""
         self._unread.clear()
         turn = turn_pb2.StartTurn(
             turn_id=turn_id, content=said(text), generation=generation, limits=limits
@@ -127,33 +127,33 @@ class StreamDriver:
         generation: generation_pb2.GenerationSettings | None = None,
         limits: turn_pb2.TurnLimits | None = None,
     ) -> turn_pb2.TurnCompleted:
-        """A turn, to its end."""
+        """Runs a turn to its end."""
         await self.start(text, turn_id, generation=generation, limits=limits)
         return await self.completed(turn_id)
 
     async def completed(self, turn_id: str = "t1") -> turn_pb2.TurnCompleted:
-        """The end of the turn, which must be the next turn to end."""
+        """Waits for the end of the turn, which must be the next turn to end."""
         frame = await self.expect("turn_completed")
         assert frame.turn_id == turn_id
         return frame.turn_completed
 
     async def invoked(self) -> invocation_pb2.Invoke:
-        """The next invocation."""
+        """Waits for the next invocation."""
         return (await self.expect("invoke")).invoke
 
     async def call_completed(self) -> turn_pb2.ToolCallCompleted:
-        """The next end of a call."""
+        """Waits for the next end of a call."""
         return (await self.expect("tool_call_completed")).tool_call_completed
 
     async def answer(self, invocation_id: str, result_json: str = "1") -> int:
-        """The result of an invocation; returns the number of the frame."""
+        """Sends the result of an invocation; returns the frame's number."""
         result = invocation_pb2.InvocationResult(
             invocation_id=invocation_id, result_json=result_json
         )
         return await self.send("invocation_result", result)
 
     async def next(self) -> agent_pb2.ConverseResponse | None:
-        """The next frame; None once the stream has ended, with whatever status."""
+        """Reads the next frame. Returns None once the stream has ended, with any status."""
         async with asyncio.timeout(WAIT_S):
             try:
                 frame = await self.call.read()
@@ -167,7 +167,7 @@ class StreamDriver:
         return frame
 
     async def expect(self, kind: str) -> agent_pb2.ConverseResponse:
-        """The first frame of this kind that was not expected before, be it here or to come."""
+        """Returns the first frame of this kind that was not returned before; waits if necessary."""
         while True:
             for frame in self._unread:
                 if frame.WhichOneof("event") == kind:
@@ -179,13 +179,13 @@ class StreamDriver:
                 raise AssertionError(f"{kind} did not come, but {came}, then {code} {message}")
 
     async def refused(self, frame: int) -> Failure:
-        """Why the frame of this number was refused."""
+        """Waits for the refusal of the frame with this number. Returns its error."""
         rejected = (await self.expect("frame_rejected")).frame_rejected
         assert rejected.frame_sequence == frame
         return failure(rejected.error)
 
     async def ended(self) -> Failure | None:
-        """How the stream ended, after whatever came before: None for OK."""
+        """Reads the stream to its end. Returns the error it ended with; None for OK."""
         while await self.next() is not None:
             pass
         return await ending(self.call)
@@ -196,7 +196,7 @@ class StreamDriver:
         assert await self.ended() is None
 
     def kinds(self) -> list[str]:
-        """The kinds of the frames that came, in order."""
+        """The kinds of the received frames, in order."""
         return [str(event.WhichOneof("event")) for event in self.events]
 
 
@@ -205,7 +205,7 @@ def _serialized(frame: agent_pb2.ConverseRequest | bytes) -> bytes:
 
 
 async def ending(call: grpc.aio.Call) -> Failure | None:
-    """The status that a call ended with, details and all: None for OK."""
+    """The error that a call ended with, with its details; None for OK."""
     async with asyncio.timeout(WAIT_S):
         code, message = await call.code(), await call.details()
         details: Status | None = await rpc_status.aio.from_call(call)  # pyright: ignore[reportUnknownMemberType]
@@ -216,9 +216,9 @@ async def ending(call: grpc.aio.Call) -> Failure | None:
 
 
 class Engines:
-    """An `EngineFactory`. `started` are the engines that it made, in order.
+    """An `EngineFactory` of scripted engines; `started` lists them in order.
 
-    While it is `held`, a start waits; `failure`, when set, is what the next one raises.
+    Starts wait between `hold` and `release`. If `failure` is set, the next start raises it.
     """
 
     def __init__(self, script: Script | Sequence[Step], info: EngineInfo = INFO) -> None:
@@ -230,11 +230,11 @@ class Engines:
         self.failure: Exception | None = None
 
     def hold(self) -> None:
-        """Starts wait from now on."""
+        """Makes starts wait."""
         self._free.clear()
 
     def release(self) -> None:
-        """Starts go on."""
+        """Lets starts continue."""
         self._free.set()
 
     async def __call__(self, on_progress: Progress) -> ScriptedEngine:
@@ -251,7 +251,7 @@ class Engines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningServer:
-    """A server that listens, and ways to look at it. Its `clock` stands still unless moved."""
+    """A listening server and its inner state. Its `clock` moves only when a test advances it."""
 
     service: Service
     engines: Engines
@@ -260,27 +260,27 @@ class RunningServer:
 
     @property
     def engine(self) -> ScriptedEngine:
-        """The engine that was started last."""
+        """The last started engine."""
         return self.engines.started[-1]
 
     @property
     def services(self) -> TurnServices:
-        """What turns share."""
+        """The services that all turns use."""
         return self.service.conversations._services  # pyright: ignore[reportPrivateUsage]
 
     def stream(self, *metadata: tuple[str, str]) -> StreamDriver:
-        """A stream on which nothing was sent."""
+        """A new stream, on which nothing has been sent."""
         return StreamDriver(self.channel, metadata)
 
     async def opened(self, *tools: tool_pb2.Tool) -> StreamDriver:
-        """A stream with a new conversation that has these tools."""
+        """A stream with a new conversation and these tools."""
         stream = self.stream()
         opened = await stream.open(agent_pb2.OpenConversation(tools=tools))
         assert not [entry for entry in opened.registrations if entry.HasField("error")]
         return stream
 
     async def info(self) -> agent_pb2.GetServerInfoResponse:
-        """What GetServerInfo says."""
+        """The answer of GetServerInfo."""
         return await server_info(self.channel)
 
     async def nothing_is_left(self) -> None:
@@ -292,7 +292,7 @@ class RunningServer:
         await self.nothing_is_generated()
 
     async def nothing_is_generated(self) -> None:
-        """Returns once the engine itself says that it generates nothing."""
+        """Returns once the engine reports that it generates nothing."""
         if self.service.engines.running is not None:
             await until_idle(self.engine)
 
@@ -305,10 +305,10 @@ async def running_server(
     engines: Engines | None = None,
     **sections: Section,
 ) -> AsyncGenerator[RunningServer]:
-    """The real service on a free port, over an engine that follows the script.
+    """The real service on a free port, with an engine that follows the script.
 
-    `sections` are settings, as in the file: `tools={"tools_max": 2}`. At the end the channel is
-    closed, everything must have been given back, and the server stops.
+    `sections` are settings as in the settings file: `tools={"tools_max": 2}`. At the end, the
+    channel is closed, the block checks that nothing is left, and the server stops.
     """
     engines = engines or Engines(script, info)
     here: Section = {"port": 0, "drain_s": 0.0}
@@ -326,20 +326,20 @@ async def running_server(
 
 
 def connected(address: str, *options: tuple[str, int]) -> grpc.aio.Channel:
-    """A channel with a connection of its own; a context manager, which closes it."""
+    """A channel with its own connection. As a context manager, it closes the channel."""
     return grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *options))
 
 
 @contextmanager
 def manual_time() -> Generator[ManualClock]:
-    """Services that start in the block live by this clock."""
+    """Gives this clock to the services that start in the block."""
     clock = ManualClock()
     with patch("precall_service.app.LoopClock", lambda: clock):
         yield clock
 
 
 async def server_info(channel: grpc.aio.Channel) -> agent_pb2.GetServerInfoResponse:
-    """What GetServerInfo says."""
+    """The answer of GetServerInfo."""
     stub = agent_pb2_grpc.AgentServiceStub(channel)
     return await stub.GetServerInfo(
         agent_pb2.GetServerInfoRequest(), timeout=WAIT_S, wait_for_ready=True
@@ -347,7 +347,7 @@ async def server_info(channel: grpc.aio.Channel) -> agent_pb2.GetServerInfoRespo
 
 
 async def health(channel: grpc.aio.Channel, service: str = AGENT_SERVICE) -> str:
-    """What the health service says of a service."""
+    """The status of a service according to the health service."""
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -358,7 +358,7 @@ async def health(channel: grpc.aio.Channel, service: str = AGENT_SERVICE) -> str
 
 
 async def health_becomes(channel: grpc.aio.Channel, wanted: str) -> None:
-    """Returns once the health service says so of AgentService."""
+    """Returns once the health service reports this status for AgentService."""
     watch = channel.unary_stream(
         "/grpc.health.v1.Health/Watch",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -375,5 +375,5 @@ def _serving(answer: health_pb2.HealthCheckResponse) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-def _ignore(_stage: str, _share: float | None) -> None:
+def _ignore(_stage: str, _fraction: float | None) -> None:
     pass

@@ -13,7 +13,7 @@ CITY_SCHEMA = """{
 
 
 def tool_limits(*, tools_max: int = 8, timeout_default_s: float = 30.0) -> ToolLimits:
-    """Limits small enough to be reached in a test."""
+    """Limits that are small enough to reach in a test."""
     return ToolLimits(
         tools_max=tools_max,
         schema_bytes_max=4096,

@@ -1,4 +1,4 @@
-"""What holds of everything that the server sends: of each error, and of the order of events."""
+"""Checks everything that the server sends: each error, and the order of events."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS = {f"google.rpc.{kind.__name__}": kind for kind in (ErrorInfo, BadRequest, RetryInfo)}
 _PREFIX = "ERROR_REASON_"
 _OURS = ("Traceback", 'File "', ".py", "precall_service", "site-packages", " object at 0x")
-"""What only our own insides would say."""
+"""Texts that would reveal the server's internals."""
 
 
 def said(*texts: str) -> list[content_pb2.ContentPart]:
-    """Content of these texts, one part each."""
+    """Content with one part for each text."""
     return [content_pb2.ContentPart(text=text) for text in texts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An error as a client reads it. `field` is empty where it names none."""
+    """An error as a client reads it. `field` is empty if the error names no field."""
 
     code: grpc.StatusCode
     reason: str
@@ -38,7 +38,7 @@ class Failure:
 
 
 def failure(status: Status) -> Failure:
-    """Reads an error strictly: one ErrorInfo of our domain, with a reason that the enum has."""
+    """Reads an error. Checks that it has one ErrorInfo, with our domain and a known reason."""
     found: dict[type[Message], Message] = {}
     for detail in status.details:
         kind = _DETAILS[detail.TypeName()]
@@ -85,7 +85,7 @@ def seconds(duration: Duration) -> float:
     return duration.ToNanoseconds() / 1e9
 
 
-# Frames that belong to a turn, besides those that end or run a handler.
+# Frames that belong to a turn.
 _OF_TURN = {
     "turn_queued",
     "turn_started",
@@ -104,7 +104,7 @@ _OF_TURN = {
 
 
 class Rules:
-    """The order that the contract promises of one stream's events."""
+    """Checks that a stream's events come in the order that the contract promises."""
 
     def __init__(self) -> None:
         self._sent = 0
@@ -115,16 +115,16 @@ class Rules:
         self._steps: dict[str, int] = {}
         self._step_open = False
         self._open_calls: dict[str, str] = {}
-        """Calls that have not ended, with their arguments so far."""
+        """The calls that have not ended, with their arguments so far."""
         self._calls: set[str] = set()
         self._invocations: set[str] = set()
 
     def sent(self, sequence: int) -> None:
-        """The client sent a frame of this number."""
+        """Notes that the client sent the frame with this number."""
         self._sent = max(self._sent, sequence)
 
     def check(self, frame: agent_pb2.ConverseResponse) -> None:
-        """The next frame of the server."""
+        """Checks the next frame of the server."""
         assert frame.sequence == self._sequence + 1
         self._sequence = frame.sequence
         assert self._acknowledged <= frame.acknowledged <= self._sent

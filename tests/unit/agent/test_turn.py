@@ -35,10 +35,10 @@ from precall_service.engine.base import (
 )
 from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult
 from tests.support.agent import OSLO, ROME, TIME, WEATHER, agent, agent_on, scripted
+from tests.support.client_events import finishes, text_of
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import calls, says, thinks
-from tests.support.told import finishes, text_of
 
 THREE = [("weather", f'{{"city":"{city}"}}') for city in ("Rome", "Oslo", "Bonn")]
 

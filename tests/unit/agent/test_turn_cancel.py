@@ -39,10 +39,10 @@ from tests.support.agent import (
     agent_on,
     scripted,
 )
+from tests.support.client_events import finishes
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Pause, Step, calls, says
-from tests.support.told import finishes
 
 PHASES = (
     "queued",

@@ -31,9 +31,9 @@ from tests.support.agent import (
     agent_on,
     scripted,
 )
+from tests.support.client_events import finishes, reasoning_of, text_of
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Item, Piece, StepWriter, calls, says, thinks
-from tests.support.told import finishes, reasoning_of, text_of
 
 
 def answering(result_json: str = "1") -> Handler:

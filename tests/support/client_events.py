@@ -1,4 +1,4 @@
-"""Reads what a conversation told its client, and checks what holds of every such telling."""
+"""Reads the events that a conversation sent to its client, and checks their order."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ T = TypeVar("T")
 
 
 def of(kind: type[T], events: Sequence[object]) -> list[T]:
-    """Those of one kind."""
+    """The events of one kind."""
     return [event for event in events if isinstance(event, kind)]
 
 
 def text_of(events: Sequence[object]) -> str:
-    """The text that was streamed."""
+    """The streamed text."""
     return "".join(event.text for event in of(TextDelta, events))
 
 
 def reasoning_of(events: Sequence[object]) -> str:
-    """The reasoning that was streamed."""
+    """The streamed reasoning."""
     return "".join(event.text for event in of(ReasoningDelta, events))
 
 
-def check_telling(numbered: Sequence[NumberedEvent]) -> None:
-    """Numbers have no gap; each turn is told as `_Telling` has it, and ends at most once.
+def check_order(numbered: Sequence[NumberedEvent]) -> None:
+    """Checks that numbers have no gap and that each turn's events come in the order of `_Turn`.
 
-    A turn whose client asks for it again is told its ending again, word for word; one that failed
-    before its first step is begun anew.
+    If a client sends a turn again, the turn's ending is sent again unchanged. But a turn that
+    failed before its first step starts anew.
     """
     numbers = [event.sequence for event in numbered]
     assert numbers == list(range(1, len(numbers) + 1))
-    turns: dict[str, _Telling] = {}
+    turns: dict[str, _Turn] = {}
     for event in numbered:
         if event.turn_id:
-            telling = turns.setdefault(event.turn_id, _Telling())
-            if telling.never_began:
-                telling = turns[event.turn_id] = _Telling()
-            telling.add(event.event)
+            turn = turns.setdefault(event.turn_id, _Turn())
+            if turn.never_began:
+                turn = turns[event.turn_id] = _Turn()
+            turn.add(event.event)
 
 
 @dataclass(slots=True)
@@ -71,10 +71,10 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _Telling:
-    """The order in which a turn's events may come."""
+class _Turn:
+    """Checks the order of a turn's events."""
 
-    places: list[int] = field(default_factory=list[int])
+    queue_positions: list[int] = field(default_factory=list[int])
     started: bool = False
     step: int = -1
     in_step: bool = False
@@ -84,7 +84,7 @@ class _Telling:
 
     @property
     def never_began(self) -> bool:
-        """Whether it ended without a step."""
+        """Whether the turn ended without a step."""
         return self.completed is not None and self.step < 0
 
     def add(self, event: ConversationEvent) -> None:
@@ -94,8 +94,8 @@ class _Telling:
         match event:
             case TurnQueued(position):
                 assert not self.started
-                assert not self.places or self.places[-1] != position, "the same place again"
-                self.places.append(position)
+                assert position not in self.queue_positions[-1:], "the same queue position again"
+                self.queue_positions.append(position)
             case TurnStarted():
                 assert not self.started
                 self.started = True
@@ -146,17 +146,17 @@ class _Telling:
                 assert wait_time_s >= 0
                 self.calls[call_id].completed = True
             case _:
-                raise AssertionError(f"{event} is of no turn")
+                raise AssertionError(f"{event} does not belong to a turn")
 
     def _complete(self, event: TurnCompleted) -> None:
         assert not self.in_step
         assert all(call.completed for call in self.calls.values())
-        assert event.text == self.text, "pieces of a step concatenate to its text"
+        assert event.text == self.text, "the pieces of a step must add up to its text"
         assert (event.error is None) == (event.outcome is TurnOutcome.ANSWERED)
         assert event.report.steps == self.step + 1
         self.completed = event
 
 
 def finishes(events: Sequence[TurnEvent | ConversationEvent]) -> list[StepFinishReason]:
-    """How each step ended."""
+    """The finish reason of each step."""
     return [event.finish_reason for event in of(StepCompleted, events)]
