@@ -1,4 +1,4 @@
-"""The contract of every engine. A subclass provides the engine on which it runs."""
+"""The contract of every engine. A subclass provides the engine to test."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ WEATHER = declared("get_weather")
 TIME = declared("get_time")
 QUESTION = asked("What is the weather in Paris?", WEATHER, TIME, system_prompt="Call tools.")
 LONG = 64
-"""Enough tokens that a generation does not end while a test looks at it."""
+"""A number of tokens so large that a generation does not end during a test's checks."""
 
 SHORT = 8
-"""So few tokens that a generation of LONG, begun before, runs longer than one of these."""
+"""A number of tokens so small that a generation of LONG, started before, outlasts this one."""
 
 
 async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
@@ -55,9 +55,9 @@ async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
 
 
 async def idle_before_it_could_end(engine: Engine) -> None:
-    """Checks that a generation of LONG tokens that had hardly begun was aborted.
+    """Checks that a generation of LONG tokens was aborted soon after its start.
 
-    Time is counted in the engine's own steps: it takes SHORT of them.
+    Time is measured in the engine's own steps: the check takes SHORT of them.
     """
     prompt = await engine.render(asked("Hello"))
     await heard(engine.generate(prompt, step_spec(max_tokens=SHORT)))
@@ -88,7 +88,7 @@ class EngineContract:
         assert await engine.render(QUESTION) == await engine.render(QUESTION)
         assert await engine.render(asked("Hello")) != await engine.render(asked("Goodbye"))
 
-    async def test_the_pieces_of_text_are_the_raw_text(self, engine: Engine) -> None:
+    async def test_the_pieces_of_text_add_up_to_the_raw_text(self, engine: Engine) -> None:
         said = await heard(
             engine.generate(await engine.render(asked("Hello")), step_spec(max_tokens=24))
         )
@@ -117,7 +117,7 @@ class EngineContract:
         for arguments in said.arguments:
             jsonschema.validate(arguments, dict(WEATHER.input_schema))
 
-    async def test_a_named_call_is_of_that_tool(self, engine: Engine) -> None:
+    async def test_a_named_call_calls_that_tool(self, engine: Engine) -> None:
         said = await heard(
             engine.generate(
                 await engine.render(QUESTION),
@@ -127,7 +127,7 @@ class EngineContract:
         assert [call.tool_name for call in said.calls] == ["get_time"]
         jsonschema.validate(said.arguments[0], dict(TIME.input_schema))
 
-    async def test_no_call_where_none_is_allowed(self, engine: Engine) -> None:
+    async def test_no_call_if_calls_are_not_allowed(self, engine: Engine) -> None:
         said = await heard(
             engine.generate(
                 await engine.render(QUESTION),
@@ -137,21 +137,21 @@ class EngineContract:
         assert not any(isinstance(piece, CallBegun) for piece in said.pieces)
 
     async def test_chunks_have_the_tokens_sampled_so_far(self, engine: Engine) -> None:
-        """So that a reader may branch off in mid-step: its tokens continue as the step did."""
+        """A reader can branch off in mid-step: from the same tokens, the step continues equally."""
         prompt = await engine.render(QUESTION)
         spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
         whole = await heard(engine.generate(prompt, spec))
         sampled: tuple[int, ...] = ()
         async with aclosing(engine.generate(prompt, spec)) as generation:
             async for chunk in generation:
-                assert isinstance(chunk, Chunk), "a call is begun before the end"
+                assert isinstance(chunk, Chunk), "a call must begin before the end"
                 sampled += chunk.token_ids
                 if any(isinstance(piece, CallBegun) for piece in chunk.pieces):
                     break
         assert sampled == whole.end.token_ids[: len(sampled)]
         assert len(sampled) < len(whole.end.token_ids)
 
-    async def test_a_call_cut_by_a_limit_is_begun_and_never_written(self, engine: Engine) -> None:
+    async def test_a_call_cut_by_a_limit_begins_but_never_completes(self, engine: Engine) -> None:
         prompt = await engine.render(QUESTION)
         spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
         whole = await heard(engine.generate(prompt, spec))
@@ -165,7 +165,7 @@ class EngineContract:
             assert whole.end.raw_text.startswith(cut.end.raw_text)
             assert not cut.calls or cut.calls == whole.calls
 
-    async def test_appending_keeps_what_was_given_and_sampled(self, engine: Engine) -> None:
+    async def test_appending_keeps_the_prompt_and_the_sampled_tokens(self, engine: Engine) -> None:
         prompt = await engine.render(QUESTION)
         said = await heard(
             engine.generate(
@@ -191,14 +191,14 @@ class EngineContract:
         kept = prompt.token_ids + said.end.token_ids
         assert longer.token_ids[: len(kept)] == kept
 
-    async def test_a_prompt_seen_before_is_served_from_the_cache(self, engine: Engine) -> None:
+    async def test_a_repeated_prompt_is_served_from_the_cache(self, engine: Engine) -> None:
         prompt = await engine.render(asked("Once more, and once more again. " * 12))
         await heard(engine.generate(prompt, step_spec(max_tokens=1)))
         again = await heard(engine.generate(prompt, step_spec(max_tokens=1)))
         block = engine.info.kv_block_tokens
         assert again.end.cached_tokens == (len(prompt) - 1) // block * block > 0
 
-    async def test_tenants_do_not_share_what_is_cached(self, engine: Engine) -> None:
+    async def test_tenants_do_not_share_the_cache(self, engine: Engine) -> None:
         prompt = await engine.render(asked("What one tenant says to the model. " * 12))
         for tenant in ("one", "two"):
             said = await heard(engine.generate(prompt, step_spec(max_tokens=1, tenant=tenant)))
@@ -226,7 +226,7 @@ class EngineContract:
             reader.cancel()
         await idle_before_it_could_end(engine)
 
-    async def test_generations_run_side_by_side(self, engine: Engine) -> None:
+    async def test_generations_run_concurrently(self, engine: Engine) -> None:
         prompt = await prompt_of_a_long_answer(engine)
         generations = [engine.generate(prompt, step_spec(max_tokens=LONG)) for _ in range(3)]
         for generation in generations:
@@ -249,7 +249,7 @@ class EngineContract:
 
 
 class EngineDeathContract:
-    """The contract of an engine that dies. `kill` kills the one of the fixture `doomed_engine`."""
+    """The contract of an engine that dies. The fixture `kill` kills the `doomed_engine`."""
 
     async def test_death_ends_everything(
         self, doomed_engine: Engine, kill: Callable[[], Awaitable[None]]

@@ -1,7 +1,7 @@
-"""One real engine on the embedded model for the whole session, and one event loop for it.
+"""One real engine on the embedded model for the whole session, with one event loop.
 
-It starts when the first test asks for it, and again for the first test after one that killed it;
-tests that kill it (`kill_engine`) run last.
+The engine starts for the first test that uses it, and again after a test that killed it. Tests that
+kill it (`kill_engine`) run last.
 """
 
 from __future__ import annotations

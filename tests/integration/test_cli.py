@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process of its own, and the embedded model."""
+"""The command line as a user runs it: in its own process, with the embedded model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(*arguments: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedPr
 
 
 def left_of(group: int, timeout_s: float = 10) -> list[psutil.Process]:
-    """Returns the processes of a group that are still there after `timeout_s`."""
+    """Returns the processes of a group that still exist after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         left = [process for process in psutil.process_iter() if in_group(process, group)]
@@ -44,7 +44,7 @@ def in_group(process: psutil.Process, group: int) -> bool:
     return False
 
 
-def test_demo_shows_a_turn_in_which_real_functions_ran() -> None:
+def test_demo_shows_a_turn_that_runs_real_functions() -> None:
     demo = run("demo")
     assert demo.returncode == 0, demo.stdout + demo.stderr
     for told in (
@@ -57,11 +57,11 @@ def test_demo_shows_a_turn_in_which_real_functions_ran() -> None:
         "s in all:",
     ):
         assert told in demo.stdout
-    # Only the stages of the start: no process and no library writes a warning.
+    # Only the stages of the start are printed: no process and no library writes a warning.
     assert all(line.endswith(" ...") for line in demo.stderr.splitlines()), demo.stderr
 
 
-def test_serve_ends_at_once_while_it_starts() -> None:
+def test_serve_can_be_stopped_while_it_starts() -> None:
     with subprocess.Popen(
         [PRECALL, "serve", "--port", "0"],
         stdout=subprocess.DEVNULL,
@@ -74,13 +74,13 @@ def test_serve_ends_at_once_while_it_starts() -> None:
         for line in serve.stderr:
             shown += line
             if line.startswith("importing vLLM"):
-                os.killpg(serve.pid, signal.SIGINT)  # as a terminal does
+                os.killpg(serve.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
         assert serve.wait(TIMEOUT_S) == 130
     assert shown.endswith("stopped at once\n")
     assert not left_of(serve.pid)
 
 
-def test_port_that_is_taken() -> None:
+def test_a_taken_port_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         serve = run("serve", "--port", port)
@@ -89,14 +89,14 @@ def test_port_that_is_taken() -> None:
     assert "Traceback" not in serve.stderr
 
 
-def test_model_that_is_not_there() -> None:
+def test_a_missing_model_is_reported() -> None:
     serve = run("serve", "--model", "./there-is-no-such-model")
     assert serve.returncode == 1
     assert serve.stderr.startswith("precall: --model ./there-is-no-such-model: there is no such")
     assert len(serve.stderr.splitlines()) == 1
 
 
-def test_doctor_finds_nothing_in_the_way() -> None:
+def test_doctor_finds_no_problem() -> None:
     doctor = run("doctor", "--port", "0")
     assert doctor.returncode == 0, doctor.stdout
     assert not doctor.stderr

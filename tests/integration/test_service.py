@@ -28,11 +28,10 @@ from tests.support.steps import until_idle
 WAIT_S = 120
 
 
-class ToldEngine(LentEngine):
-    """The real engine, told which call to make in which step.
+class ForcedCallsEngine(LentEngine):
+    """The real engine, with a given tool choice for each step. It records the prompts.
 
-    A model as small as the embedded one makes no second call of its own accord, and the loop is
-    what is tested here. It also keeps the prompts.
+    The embedded model is too small to make a second call by itself, and these tests need the loop.
     """
 
     def __init__(self, lent: Engine, choices: Sequence[str]) -> None:
@@ -63,7 +62,7 @@ def _ignore(_stage: str, _fraction: float | None) -> None:
 
 
 class Functions:
-    """Two real functions, and what they were called with."""
+    """Two real functions, and the arguments of their calls."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
@@ -106,12 +105,12 @@ async def test_parallel_calls_of_one_step(vllm_factory: EngineFactory) -> None:
 
 async def test_sequential_calls_grow_one_prompt(vllm_factory: EngineFactory) -> None:
     functions = Functions()
-    told: list[ToldEngine] = []
+    engines: list[ForcedCallsEngine] = []
 
-    async def factory(on_progress: Progress) -> ToldEngine:
+    async def factory(on_progress: Progress) -> ForcedCallsEngine:
         lent = await vllm_factory(on_progress)
-        told.append(ToldEngine(lent, ["count_letters", "get_capital"]))
-        return told[-1]
+        engines.append(ForcedCallsEngine(lent, ["count_letters", "get_capital"]))
+        return engines[-1]
 
     async with served(factory) as (_, client):
         functions.register(client)
@@ -121,11 +120,11 @@ async def test_sequential_calls_grow_one_prompt(vllm_factory: EngineFactory) -> 
     assert functions.words
     assert functions.cities
     assert answer.report.steps == 3
-    first, second, third, fourth = (prompt.token_ids for prompt in told[0].prompts)
+    first, second, third, fourth = (prompt.token_ids for prompt in engines[0].prompts)
     assert second[: len(first)] == first
     assert third[: len(second)] == second
     assert fourth[: len(third)] == third
-    # All whole blocks of what went before come from the cache.
+    # All whole blocks of the earlier tokens come from the cache.
     assert answer.report.usage.cached_tokens >= (len(first) // 32 + len(second) // 32 - 2) * 32
     assert again.report.usage.cached_tokens >= (len(third) // 32 - 1) * 32
 

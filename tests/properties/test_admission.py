@@ -1,4 +1,4 @@
-"""Admission follows its rules whatever turns do in whatever order, and no turn starves."""
+"""Admission follows its rules for any acts of turns in any order, and no turn starves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHICH = st.integers(0, 11)
 
 @dataclass(eq=False)
 class Turn:
-    """A turn. `told` is the last queue position that it was told."""
+    """A turn. `told` is the last queue position that was reported to it."""
 
     share: Share
     tenant: str
@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass
 class PlainList:
-    """A model of admission: the rules, applied to plain lists."""
+    """A model of admission: the same rules on plain lists."""
 
     slots: int = 0
     kv_tokens: int = 0
@@ -44,7 +44,7 @@ class PlainList:
     returning: list[Turn] = field(default_factory=list[Turn])
     arrived: list[Turn] = field(default_factory=list[Turn])
     served: list[str] = field(default_factory=list[str])
-    """Tenants with waiting turns; the least recently served or arrived one comes first."""
+    """Tenants with waiting turns. The tenant that was served or arrived longest ago is first."""
 
     def new_turns_in_order(self) -> list[Turn]:
         queues = [[t for t in self.arrived if t.tenant == tenant] for tenant in self.served]
@@ -151,7 +151,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @property
     def stepped_aside(self) -> list[Turn]:
-        """Turns whose tools run."""
+        """The turns whose tools run."""
         return [turn for turn in self.all if turn.parked or turn.paused_at is not None]
 
     async def _resume(self, turn: Turn) -> None:
@@ -198,14 +198,14 @@ class AdmissionMachine(RuleBasedStateMachine):
                 assert turn.coming_back.done() == (turn not in self.model.returning)
 
     @invariant()
-    def every_new_queue_position_is_told(self) -> None:
+    def every_new_queue_position_is_reported(self) -> None:
         order = self.model.new_turns_in_order()
         for position, turn in enumerate(order, start=len(self.model.returning)):
             new = None if position == turn.told else position
-            assert self.runner.run(self._told(turn)) == new
+            assert self.runner.run(self._reported(turn)) == new
             turn.told = position
 
-    async def _told(self, turn: Turn) -> int | None:
+    async def _reported(self, turn: Turn) -> int | None:
         reading = asyncio.ensure_future(turn.share.queue_position())
         await asyncio.sleep(0)
         if reading.done():
@@ -215,14 +215,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         return None
 
     def teardown(self) -> None:
-        """Ends all turns one by one; each is admitted in the end, and nothing is left."""
+        """Ends all turns one by one. Each turn must be admitted first, and nothing may be left."""
         if not self.model.slots:
             self.resize(slots=1, kv_tokens=10)
         while self.all:
             while self.stepped_aside:
                 self.resume(0)
             self.the_same_turns_hold_a_share()
-            assert self.model.holding, "turns wait although none holds a share"
+            assert self.model.holding, "turns wait although no turn holds a share"
             self.release(self.all.index(self.model.holding[0]), times=1)
         assert (self.admission.admitted, self.admission.waiting) == (0, 0)
         assert self.clock.pending == 0

@@ -1,4 +1,4 @@
-"""Turns are admitted while the engine is READY and only then, whatever happens to engines."""
+"""Turns are admitted if and only if the engine is READY, for any deaths and restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import ScriptedEngine, ScriptedFactory
 
-ACTS = st.sampled_from(["die", "say that it died", "say it again", "wait", "let run"])
+ACTS = st.sampled_from(["die", "report death", "report the first death again", "wait", "let run"])
 
 
 class Play:
@@ -34,7 +34,7 @@ class Play:
         return ScriptedEngine([])
 
     def check(self) -> None:
-        """A turn that enters now is admitted if and only if the engine is READY."""
+        """Checks that a turn that enters now is admitted if and only if the engine is READY."""
         with self.admission.enter("ann", 1):
             ready = self.supervisor.state is EngineState.READY
             assert self.admission.admitted == ready
@@ -44,9 +44,9 @@ class Play:
         match act:
             case "die":
                 engine.die()
-            case "say that it died":
+            case "report death":
                 self.supervisor.report_death(engine)
-            case "say it again":
+            case "report the first death again":
                 self.supervisor.report_death(self.factory.started[0])
             case "wait":
                 self.clock.advance(60.0)

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: every run ends once, and nothing of it stays behind."""
+"""For any acts in any order, every run ends once and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REASONS = list(InvocationCancelReason)[1:]
 
 
 class Watched:
-    """A run, and what has been seen of it."""
+    """A run, and the observations of it."""
 
     def __init__(self, run: Run, process: Process) -> None:
         self.run = run
@@ -36,7 +36,7 @@ class Watched:
         self.ended: InvocationEnding | None = None
         self.discarded: InvocationCancelReason | None = None
         self.answer: str | None = None
-        """What its handler answered while it was wanted."""
+        """The answer of its handler, if the answer was still wanted."""
         run.on_progress(self._on_progress)
 
     def _on_progress(self, _message: str, _fraction: float | None) -> None:
@@ -44,7 +44,7 @@ class Watched:
 
     @property
     def asked(self) -> bool:
-        """Whether it got its slot, and so was given to its link."""
+        """Whether the run got its slot and was given to its link."""
         ids = [each.invocation_id for each in self.process.link.asked]
         assert ids.count(self.run.invocation_id) <= 1
         return self.run.invocation_id in ids
@@ -54,9 +54,9 @@ class Watched:
         return self.run.ended is None and not self.asked
 
     def look(self) -> None:
-        """What must hold of the run by itself, once everything has settled."""
+        """Checks the run by itself, after everything has settled."""
         if self.ended is not None:
-            assert self.run.ended is self.ended, "it ended twice"
+            assert self.run.ended is self.ended, "the run ended twice"
         self.ended = self.run.ended
         for wait in self.waits:
             assert wait.done() == (self.ended is not None) or wait.cancelled()
@@ -69,7 +69,7 @@ class Watched:
 
 
 class Interleaving:
-    """Steps in an arbitrary order, and what must hold after each."""
+    """Performs steps in any order and checks the invariants after each."""
 
     def __init__(self, slots: int) -> None:
         self.clock = ManualClock()
@@ -78,10 +78,10 @@ class Interleaving:
         self.runs: dict[str, Watched] = {}
         self.accepted: set[str] = set()
         self._calls_waiting: set[str] = set()
-        self._guesses_asked: set[str] = set()
+        self._speculative_asked: set[str] = set()
 
     def process(self, choice: int) -> Process:
-        """One of them is busier, so that its runs wait for slots."""
+        """Chooses a process. One of them is chosen more often, so that its runs wait for slots."""
         return self.processes[choice % 4 == 0]
 
     def some_run(self, choice: int) -> Watched | None:
@@ -92,12 +92,12 @@ class Interleaving:
         sent = [(each, one) for each in self.processes for one in each.link.invocations]
         return sent[choice % len(sent)] if sent else None
 
-    # What owners of runs do.
+    # Steps of the owners of runs.
 
     def call(self, choice: int) -> None:
         self._launch(choice, f"call-{len(self.runs)}")
 
-    def guess(self, choice: int) -> None:
+    def speculate(self, choice: int) -> None:
         self._launch(choice, "")
 
     def _launch(self, choice: int, call_id: str) -> None:
@@ -130,7 +130,7 @@ class Interleaving:
         if (watched := self.some_run(choice)) is not None:
             watched.waits[choice % len(watched.waits)].cancel()
 
-    # What processes do.
+    # Steps of processes.
 
     def answer(self, choice: int) -> None:
         self._answer(choice, str(len(self.accepted)), taken=None)
@@ -145,7 +145,7 @@ class Interleaving:
         watched = self.runs[invocation.invocation_id]
         wanted = watched.run.ended is None
         reason = self._deliver(process, invocation, result_json)
-        # A late answer is swallowed, whatever it is; an accepted one is the only one.
+        # A late answer is always swallowed. At most one answer of a run is accepted.
         assert reason in {taken, None, Reason.INVOCATION_UNKNOWN}
         answered = invocation.invocation_id in self.accepted
         if reason is Reason.INVOCATION_UNKNOWN:
@@ -205,10 +205,10 @@ class Interleaving:
     def wait(self, choice: int) -> None:
         self.clock.advance((0.5, 1.0, 2.5, TIMEOUT_S)[choice % 4])
 
-    # What must hold.
+    # Checks.
 
     async def settle(self) -> None:
-        """Everything goes on that can; then each slot is taken that a run waits for."""
+        """Lets everything run as far as it can, then checks all invariants."""
         await settle()
         for watched in self.runs.values():
             watched.look()
@@ -216,7 +216,7 @@ class Interleaving:
             for name in NAMES:
                 self._check_slots(process, name)
         self._check_order()
-        # One timer for each run: on its slot, its sending, its handler, or its calling off.
+        # One timer for each run: for its slot, its sending, its handler, or its cancellation.
         open_runs = sum(not watched.closing.done() for watched in self.runs.values())
         assert self.clock.pending == self.dispatcher.in_flight == open_runs
 
@@ -234,8 +234,8 @@ class Interleaving:
             assert not runs
 
     def _check_order(self) -> None:
-        """No speculative run has got a slot that a committed one has waited for ever since."""
-        guesses = {
+        """Checks that no speculative run got a slot that a committed run was waiting for."""
+        speculative = {
             invocation.invocation_id: self.runs[invocation.invocation_id]
             for process in self.processes
             for invocation in process.link.asked
@@ -246,17 +246,17 @@ class Interleaving:
             for invocation_id, watched in self.runs.items()
             if watched.waits_for_a_slot and not watched.run.speculative
         }
-        for started in guesses.keys() - self._guesses_asked:
+        for started in speculative.keys() - self._speculative_asked:
             for passed_over in waiting.keys() & self._calls_waiting:
-                started_run, waiting_run = guesses[started], waiting[passed_over]
+                started_run, waiting_run = speculative[started], waiting[passed_over]
                 assert (started_run.process, started_run.name) != (
                     waiting_run.process,
                     waiting_run.name,
                 )
-        self._guesses_asked, self._calls_waiting = set(guesses), set(waiting)
+        self._speculative_asked, self._calls_waiting = set(speculative), set(waiting)
 
     async def finish(self) -> None:
-        """Time passes until the last run has ended by itself."""
+        """Advances time until the last run has ended by itself."""
         for process in self.processes:
             process.link.taking = True
         for _ in range(len(self.runs) + 3):
@@ -266,7 +266,7 @@ class Interleaving:
         assert all(watched.ended for watched in self.runs.values())
 
     async def leave(self) -> None:
-        """The dispatcher's block ends while runs are open."""
+        """Prepares for the end of the dispatcher's block, which discards the open runs."""
         for process in self.processes:
             process.link.taking = True
         for watched in self.runs.values():
@@ -294,7 +294,7 @@ class Interleaving:
                     self._check_ending(watched, cancels.get(watched.run.invocation_id))
 
     def _check_ending(self, watched: Watched, told: InvocationCancelReason | None) -> None:
-        """The ending says what happened, and the process was told what its handler must know."""
+        """Checks that the ending fits what happened, and that the process got the right cancel."""
         ending = watched.run.ended
         assert ending is not None
         reason = ending.error and ending.error.reason
@@ -330,10 +330,10 @@ class Interleaving:
 
 Step = Callable[[Interleaving, int], None]
 
-# Calls and answers come up more often than what ends everything.
+# Calls and answers are chosen more often than steps that end everything.
 STEPS: tuple[Step, ...] = (
     *(Interleaving.call,) * 5,
-    *(Interleaving.guess,) * 5,
+    *(Interleaving.speculate,) * 5,
     *(Interleaving.answer,) * 4,
     *(Interleaving.wait,) * 3,
     *(Interleaving.commit,) * 3,
@@ -350,15 +350,15 @@ STEPS: tuple[Step, ...] = (
     Interleaving.register,
 )
 
-# What happens, to which of those that it may happen to, and whether the event loop gets its turn
-# afterwards: without it, the next step falls into the same breath.
+# A step, the choice of the run or process that it concerns, and whether the event loop runs
+# afterwards: if it does not, the next step happens in the same iteration of the loop.
 A_STEP = st.tuples(st.sampled_from(STEPS), st.integers(0, 30), st.booleans())
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     slots=st.integers(1, 3),
-    # The long ones are what finds failures, the short ones what they are shrunk to.
+    # Long lists find failures; short ones are what hypothesis shrinks them to.
     steps=st.lists(A_STEP, max_size=40) | st.lists(A_STEP, min_size=40, max_size=80),
     leaves=st.booleans(),
 )

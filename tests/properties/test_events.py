@@ -1,4 +1,4 @@
-"""An event that the service tells is the event that the Python client tells, field by field."""
+"""The Python client yields the events that the service sends, with every field unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def values_of(message: Descriptor) -> st.SearchStrategy[Any]:
-    """Any value of the service for a message of the contract; of a oneof, one member at most."""
+    """Any value of the service for a message of the contract; a oneof has one member at most."""
     kind = getattr(events, message.name)
     served = {field.name for field in dataclasses.fields(kind)}
     fields = [field for field in message.fields if name(field) in served]
@@ -56,7 +56,7 @@ def values_of(message: Descriptor) -> st.SearchStrategy[Any]:
 
 
 def field_values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """Any value of one field; None and several where it can have them."""
+    """Any value of one field, including None and several items if the field allows them."""
     if field.is_repeated:
         return st.lists(item_values(field), max_size=3).map(tuple)
     is_status = field.message_type is not None and field.message_type.name == "Status"
@@ -77,7 +77,7 @@ def item_values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def is_member(field: FieldDescriptor) -> bool:
-    """Whether it is one of several, unlike an optional one, which has a oneof to itself."""
+    """Whether the field is a member of a real oneof. An optional field has a synthetic one."""
     oneof = field.containing_oneof
     return oneof is not None and not oneof.name.startswith("_")
 
@@ -96,7 +96,7 @@ MESSAGES = [
 
 
 def check_same(ours: object, theirs: object) -> None:
-    """The client's value says what the service's does."""
+    """Checks that the client's value equals the service's."""
     if dataclasses.is_dataclass(ours) and dataclasses.is_dataclass(theirs):
         assert type(ours).__name__ == type(theirs).__name__
         names = [field.name for field in dataclasses.fields(ours)]

@@ -1,4 +1,4 @@
-"""Writers, a reader and cancels in any order: every event once, in order, and never too many."""
+"""For any order of writes, reads and cancels, each event is read once, in order and in bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACTS = st.tuples(
 
 
 class Interleaving:
-    """Each writer writes its events one after the other, as far as it is let."""
+    """Writers that each write one event after the other, and a reader."""
 
     def __init__(self) -> None:
         self.outbox = Outbox(EVENTS_MAX, first_sequence=1)
@@ -68,7 +68,7 @@ class Interleaving:
                 await asyncio.sleep(0)
 
     def collect(self) -> None:
-        """Notes what the last reading took, if anything."""
+        """Adds the events of the last reading, if it returned any."""
         if self.reading is not None and not self.reading.cancelled():
             events = self.reading.result()
             assert 0 < len(events) <= EVENTS_MAX or self.outbox.closed
@@ -76,7 +76,7 @@ class Interleaving:
         self.reading = None
 
     async def finish(self) -> None:
-        """Reads all that waits, then closes."""
+        """Reads all waiting events, then closes the outbox."""
         for _ in range(2 * WRITERS + 2):
             await asyncio.sleep(0)
             if self.reading is None:
@@ -104,9 +104,9 @@ def test_every_event_once_and_in_order(acts: list[Act]) -> None:
     played = asyncio.run(play())
     assert [event.sequence for event in played.taken] == list(range(1, len(played.taken) + 1))
     for writer in range(WRITERS):
-        told = [
+        read = [
             event.event.text
             for event in played.taken
             if event.turn_id == str(writer) and isinstance(event.event, TextDelta)
         ]
-        assert told == played.written[writer]
+        assert read == played.written[writer]

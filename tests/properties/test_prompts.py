@@ -1,4 +1,4 @@
-"""Appending to a prompt gives the tokens of a rendering of the whole, whatever the texts."""
+"""Appending to a prompt gives the tokens of a rendering of the whole transcript, for any texts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.support.steps import after, asked, declared
 
 MARKS = [text for stops in STOP_TOKENS.values() for text in stops] + ["<tool_call>", "\n", "  "]
 TEXTS = st.lists(st.text() | st.sampled_from(MARKS), max_size=4).map("".join)
-CITIES = st.text()  # without end tokens: a model that samples one has ended its message
+CITIES = st.text()  # without end tokens, since sampling one ends the message
 STEPS = st.lists(st.lists(st.tuples(CITIES, TEXTS), min_size=1, max_size=3), min_size=1, max_size=3)
-"""The steps of a turn: each makes some calls, with an argument and an answer for each."""
+"""The steps of a turn: for each step its calls, as pairs of an argument and an answer."""
 
 
 @pytest.mark.parametrize("name", ["embedded", "thinking_chatml", "turns", "roles"])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(question=TEXTS, steps=STEPS)
-def test_appended_prompts_are_rendered_prompts(
+def test_appended_prompts_equal_rendered_prompts(
     name: str, question: str, steps: list[list[tuple[str, str]]]
 ) -> None:
     asyncio.run(_check(name, question, steps))

@@ -1,4 +1,4 @@
-"""Values are let through exactly as the reference implementation of JSON Schema lets them."""
+"""Exactly those values are valid that the reference implementation of JSON Schema accepts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Turns, tools, cancels, slow readers and dying engines in any order: everything ends once.
 
-`agent_on` and its clients check at the end that every step and call that was told of has its one
-ending, and that the engine, the admission, the dispatcher and the clock hold nothing.
+`agent_on` and its clients check at the end that every step and call of which the client has an
+event ended once, and that the engine, the admission, the dispatcher and the clock hold nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.support.scripts import TICK, Item, Pause, calls, says, thinks
 
 CLIENTS = 3
 ENGINES = 64
-"""More than the steps and acts of one example can end."""
+"""More engines than the steps and acts of one example can end."""
 
 STEPS: dict[str, list[Item]] = {
     "answer": [*says("It ", "is "), TICK, *says("so.")],
@@ -66,7 +66,7 @@ ACTS = st.tuples(
 
 
 class Play:
-    """Some clients of an engine that says, step by step, what it was dealt."""
+    """Clients of engines that generate the given steps in order."""
 
     def __init__(self, steps: list[str]) -> None:
         self._steps = iter(steps)
@@ -102,7 +102,7 @@ class Play:
                     there.supervisor.running.die()
             case _:
                 if client not in self._gone:
-                    with suppress(ServiceError):  # the conversation refuses it
+                    with suppress(ServiceError):  # the conversation may refuse the act
                         await self._act_as(client, kind)
         for _ in range(number):
             await asyncio.sleep(0)
@@ -146,9 +146,9 @@ class Play:
                 return
 
     async def finish(self, there: Agent) -> None:
-        """Lets everything go on, and checks that every turn has one ending.
+        """Lets everything run and checks that every turn ends once.
 
-        A capacity that no act has changed is left to the agent to restore.
+        The capacity is reset only if an act changed it; otherwise the agent must restore it itself.
         """
         self._gate.set()
         if self._shrunk:

@@ -1,4 +1,4 @@
-"""Registers what holds of every protocol test."""
+"""A check that applies to every protocol test."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_stack_trace_is_logged(caplog: pytest.LogCaptureFixture) -> Generator[None]:
-    """Whatever a client does, no log record holds a stack trace and none tells of a defect.
+    """Checks that nothing a client does makes the server log a stack trace or a defect.
 
-    The supervisor may log one: why an engine did not start is no client's doing.
+    The supervisor may log a stack trace: clients do not cause the failed start of an engine.
     """
     yield
     records = [

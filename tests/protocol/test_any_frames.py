@@ -1,4 +1,4 @@
-"""Whatever frames come, in whatever order: the stream keeps its rules, and others do not notice."""
+"""After any frames in any order, the stream keeps the contract and other streams are unaffected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 SMALL = {"tools_max": 3, "timeout_max_s": 5.0}
 
 
-# Calls in every second step, so that turns go on and end.
+# Every second step makes a call, so that turns both continue and end.
 STEPS = [calls(("weather", '{"city":"Rome"}')), says("Hello.")]
 
 

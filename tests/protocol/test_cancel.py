@@ -1,4 +1,4 @@
-"""Cancelling a turn, in each of its phases: one ending, every handler told, nothing left over."""
+"""A cancel in any phase of a turn: the turn ends once, its runs are cancelled, nothing is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOTH = calls(("weather", '{"city":"Rome"}'), ("weather", '{"city":"Bari"}'))
 
 
 def held(*said: str) -> Script:
-    """A step that says this and then goes on for ever; then one that answers."""
+    """A script of two steps: one that generates this text and never ends, and one that answers."""
     return in_turn([*says(*said), Pause(asyncio.Event())], says("Hello."))
 
 
@@ -28,7 +28,7 @@ async def cancel(stream: StreamDriver, turn_id: str = "") -> None:
 
 
 async def cancelled(stream: StreamDriver) -> turn_pb2.TurnCompleted:
-    """The ending of a cancelled turn, after which the stream answers the next one."""
+    """Waits for the ending of the cancelled turn, and checks that the next turn is answered."""
     ended = await stream.completed()
     assert ended.outcome == turn_pb2.TURN_OUTCOME_CANCELLED
     assert (await stream.ask(turn_id="next")).text == "Hello."
@@ -37,7 +37,7 @@ async def cancelled(stream: StreamDriver) -> turn_pb2.TurnCompleted:
     return ended
 
 
-@pytest.mark.parametrize("turn_id", ["", "t1"], ids=["whichever runs", "by name"])
+@pytest.mark.parametrize("turn_id", ["", "t1"], ids=["the running turn", "by id"])
 async def test_while_it_generates(turn_id: str) -> None:
     async with running_server(held("So ", "far")) as server:
         stream = await server.opened()
@@ -49,7 +49,7 @@ async def test_while_it_generates(turn_id: str) -> None:
         assert finish == turn_pb2.STEP_FINISH_REASON_ABORTED
         ended = await cancelled(stream)
         assert ended.text == "So far"
-        assert "So far" in prompt_text(server.engine.prompts[-1]), "what was said stands"
+        assert "So far" in prompt_text(server.engine.prompts[-1]), "the text so far is kept"
 
 
 async def test_while_it_waits_for_admission() -> None:
@@ -77,9 +77,9 @@ async def test_while_its_tools_run() -> None:
         await stream.start()
         runs = [await stream.invoked(), await stream.invoked()]
         await cancel(stream)
-        told = [(await stream.expect("cancel_invocation")).cancel_invocation for _ in runs]
-        assert {run.invocation_id for run in runs} == {cancel.invocation_id for cancel in told}
-        assert {cancel.reason for cancel in told} == {
+        cancels = [(await stream.expect("cancel_invocation")).cancel_invocation for _ in runs]
+        assert {run.invocation_id for run in runs} == {cancel.invocation_id for cancel in cancels}
+        assert {cancel.reason for cancel in cancels} == {
             invocation_pb2.INVOCATION_CANCEL_REASON_TURN_ENDED
         }
         for run in runs:
@@ -102,11 +102,11 @@ async def test_between_the_results_of_its_tools() -> None:
         await stream.answer(first.invocation_id, '"30 C"')
         assert (await stream.call_completed()).outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT
         await cancel(stream)
-        told = (await stream.expect("cancel_invocation")).cancel_invocation
-        assert told.invocation_id == second.invocation_id
+        sent = (await stream.expect("cancel_invocation")).cancel_invocation
+        assert sent.invocation_id == second.invocation_id
         await cancelled(stream)
         prompt = prompt_text(server.engine.prompts[-1])
-        assert prompt.count("<tool>") == 2, "every call is answered, also the cancelled one"
+        assert prompt.count("<tool>") == 2, "every call has an answer, even the cancelled one"
         assert "30 C" in prompt
 
 
@@ -120,7 +120,7 @@ async def test_in_the_frame_after_its_start() -> None:
         await stream.close()
 
 
-async def test_twice_is_once() -> None:
+async def test_a_second_cancel_has_no_effect() -> None:
     async with running_server(held("So far")) as server:
         stream = await server.opened()
         await stream.start()
@@ -131,18 +131,18 @@ async def test_twice_is_once() -> None:
         assert "frame_rejected" not in stream.kinds()
 
 
-async def test_a_turn_that_has_just_ended_is_no_error() -> None:
+async def test_cancelling_a_turn_that_has_just_ended_is_no_error() -> None:
     async with running_server(in_turn(says("One."), says("Hello."))) as server:
         stream = await server.opened()
         first = await stream.ask()
         await cancel(stream, "t1")
-        assert await stream.ask() == first, "and its ending stands"
+        assert await stream.ask() == first, "its ending must not change"
         assert (await stream.ask(turn_id="t2")).text == "Hello."
         await stream.close()
         assert "frame_rejected" not in stream.kinds()
 
 
-async def test_a_turn_that_does_not_run_is_refused() -> None:
+async def test_cancelling_a_turn_that_does_not_run_is_refused() -> None:
     async with running_server(held("So far")) as server:
         stream = await server.opened()
         for turn_id in ("", "t1"):

@@ -1,4 +1,4 @@
-"""Content in parts: what a handler has the model see in place of its JSON."""
+"""Content of a result: the parts that the model reads instead of the result's JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_the_model_sees_the_content_of_a_result() -> None:
         (said("x" * 1024), "TOO_LARGE", "1024"),
     ],
 )
-async def test_content_that_cannot_be_taken_ends_the_call(
+async def test_unusable_content_ends_the_call(
     content: list[content_pb2.ContentPart], reason: str, path: str
 ) -> None:
     script = in_turn(CALL, says("Done."))

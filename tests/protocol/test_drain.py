@@ -1,4 +1,4 @@
-"""A server that is told to stop: streams are told, turns finish, the rest ends with a status."""
+"""A server that drains: streams get GoAway, turns finish, and everything else gets a status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CALL = calls(("weather", '{"city":"Rome"}'))
 
 @asynccontextmanager
 async def draining(server: RunningServer, time_left_s: float) -> AsyncGenerator[None]:
-    """The server drains from here to the end of the block, or longer."""
+    """Lets the server drain, at least until the end of the block."""
     async with asyncio.TaskGroup() as group:
         group.create_task(server.service.conversations.drain(time_left_s))
         yield
@@ -46,7 +46,7 @@ def shut_down(error: Failure | None) -> None:
     assert error.retry_after_s is not None
 
 
-async def test_an_idle_stream_is_told_and_ends() -> None:
+async def test_an_idle_stream_gets_go_away_and_ends() -> None:
     async with running_server() as server:
         stream = await server.opened()
         async with draining(server, 20.0):
@@ -85,7 +85,7 @@ async def test_a_new_stream_is_refused() -> None:
 
 
 @pytest.mark.parametrize("phase", ["generating", "running a tool"])
-async def test_what_outlasts_the_time_ends_with_a_status(phase: str) -> None:
+async def test_a_turn_that_outlasts_the_drain_ends_with_a_status(phase: str) -> None:
     never = asyncio.Event()
     step = CALL if phase == "running a tool" else [*says("So far"), Pause(never)]
     async with running_server(in_turn(step)) as server:
@@ -98,7 +98,7 @@ async def test_what_outlasts_the_time_ends_with_a_status(phase: str) -> None:
         assert ended.outcome == turn_pb2.TURN_OUTCOME_FAILED
         error = failure(ended.error)
         assert error.reason == "DRAINING"
-        assert (error.retry_after_s is None) == (step is CALL), "its tool may have had effects"
+        assert (error.retry_after_s is None) == (step is CALL), "a tool may have had effects"
         shut_down(await stream.ended())
         assert stream.kinds().count("go_away") == 1
         if step is CALL:
@@ -108,7 +108,7 @@ async def test_what_outlasts_the_time_ends_with_a_status(phase: str) -> None:
 
 def service_to_leave(engines: Engines) -> AbstractAsyncContextManager[Service]:
     settings = load_settings(None, {"server": {"port": 0, "drain_s": 20.0}})
-    return serve(settings, engines, model=MODEL, on_progress=lambda _stage, _share: None)
+    return serve(settings, engines, model=MODEL, on_progress=lambda _stage, _fraction: None)
 
 
 async def test_leaving_the_service_drains_it() -> None:
@@ -128,7 +128,7 @@ async def test_leaving_the_service_drains_it() -> None:
             away = (await stream.expect("go_away")).go_away
             assert seconds(away.time_left) == 20.0
         assert await health(channel) == "NOT_SERVING"
-        assert await health(channel, "") == "SERVING", "it still finishes"
+        assert await health(channel, "") == "SERVING", "the turn still finishes"
         shut_down(await idle.ended())
         assert not left.done()
         done.set()
@@ -137,7 +137,7 @@ async def test_leaving_the_service_drains_it() -> None:
     assert engines.started[0].closed
 
 
-async def test_an_engine_that_comes_back_meanwhile_makes_nothing_ready() -> None:
+async def test_an_engine_that_restarts_during_a_drain_makes_nothing_ready() -> None:
     engines = Engines(in_turn(CALL, says("Warm.")))
     leaving = service_to_leave(engines)
     service = await leaving.__aenter__()

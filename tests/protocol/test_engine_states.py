@@ -1,4 +1,4 @@
-"""What clients and probes see of the engine: starting, serving, dying, coming back, giving up."""
+"""The engine's states as clients and probes see them: start, service, death, restart, giving up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CALL = calls(("weather", '{"city":"Rome"}'))
 
 
 def dying() -> Script:
-    """An answer, one that goes on for ever, and answers of the engine after it."""
+    """A script of three steps: an answer, a step that never ends, and the next engine's answer."""
     return in_turn(says("One."), [*says("So far"), Pause(asyncio.Event())], says("Three."))
 
 
@@ -49,14 +49,14 @@ def unavailable(ended: turn_pb2.TurnCompleted) -> Failure:
 
 
 async def dead_engine(server: RunningServer) -> None:
-    """The engine has died, and does not start again before it is released."""
+    """Kills the engine. The next start waits until `release`."""
     server.engines.hold()
     server.engine.die()
     await health_becomes(server.channel, "NOT_SERVING")
 
 
 async def revived(server: RunningServer, after_s: float = 0.0) -> None:
-    """The engine is started again, once the supervisor has waited so long."""
+    """Lets the next engine start after the supervisor's wait of `after_s`."""
     server.engines.release()
     started = len(server.engines.started)
     await eventually(lambda: server.clock.pending > 0)
@@ -83,7 +83,7 @@ async def test_a_turn_in_flight_fails_retryably_and_the_conversation_goes_on() -
         await stream.close()
 
 
-async def test_while_it_comes_back_turns_fail_retryably_and_streams_live() -> None:
+async def test_during_a_restart_turns_fail_retryably_and_streams_stay_open() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         await dead_engine(server)
@@ -92,7 +92,7 @@ async def test_while_it_comes_back_turns_fail_retryably_and_streams_live() -> No
         other = await server.opened()
         unavailable(await other.ask())
         assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_RESTARTING
-        assert await health(server.channel, "") == "SERVING", "the process lives"
+        assert await health(server.channel, "") == "SERVING", "the process is alive"
         await revived(server)
         assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_READY
         assert (await stream.ask(turn_id="t2")).text == "Hello."
@@ -101,7 +101,7 @@ async def test_while_it_comes_back_turns_fail_retryably_and_streams_live() -> No
         await other.close()
 
 
-async def test_a_turn_at_its_tools_outlives_the_engine() -> None:
+async def test_a_turn_whose_tools_run_survives_the_engine() -> None:
     async with running_server(in_turn(CALL, says("Warm."))) as server:
         stream = await server.opened(WEATHER)
         await stream.start()
@@ -114,7 +114,7 @@ async def test_a_turn_at_its_tools_outlives_the_engine() -> None:
         await stream.close()
 
 
-async def test_a_start_that_fails_is_tried_again() -> None:
+async def test_a_failed_restart_is_repeated() -> None:
     async with running_server(HELLO, engine={"restart_backoff_first_s": 3.0}) as server:
         stream = await server.opened()
         await dead_engine(server)
@@ -129,7 +129,7 @@ async def test_a_start_that_fails_is_tried_again() -> None:
         await stream.close()
 
 
-async def test_a_restart_that_may_not_fit_is_tried_again_too() -> None:
+async def test_a_restart_without_enough_memory_is_repeated_too() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         await dead_engine(server)
@@ -139,7 +139,7 @@ async def test_a_restart_that_may_not_fit_is_tried_again_too() -> None:
         await eventually(lambda: server.engines.failure is None)
         error = unavailable(await stream.ask())
         assert error.retry_after_s is not None
-        assert "memory" not in error.message, "why is the operator's to know"
+        assert "memory" not in error.message, "the cause is for the operator only"
         assert (await server.info()).engine_state == agent_pb2.ENGINE_STATE_RESTARTING
         assert await health(server.channel, "") == "SERVING"
         await revived(server, after_s=1.0)
@@ -149,7 +149,7 @@ async def test_a_restart_that_may_not_fit_is_tried_again_too() -> None:
 
 @asynccontextmanager
 async def starting_server(engines: Engines) -> AsyncGenerator[grpc.aio.Channel]:
-    """A channel to a server whose engine starts, and serves once it is released."""
+    """A channel to a server whose engine is starting; the server serves after `release`."""
     engines.hold()
     port = free_port()
     done = asyncio.Event()
@@ -200,7 +200,7 @@ async def test_an_engine_that_cannot_start_ends_the_service() -> None:
             raise AssertionError("it must not start")
 
 
-async def test_a_taken_port_is_told_before_the_engine_starts() -> None:
+async def test_a_taken_port_is_reported_before_the_engine_starts() -> None:
     engines = Engines(HELLO)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
@@ -210,7 +210,7 @@ async def test_a_taken_port_is_told_before_the_engine_starts() -> None:
     assert not engines.started
 
 
-async def test_the_server_tells_what_it_is_and_does() -> None:
+async def test_server_info_describes_the_server_and_its_load() -> None:
     never = asyncio.Event()
     async with running_server(in_turn([*says("So far"), Pause(never)])) as server:
         idle = await server.info()
@@ -236,7 +236,7 @@ async def test_the_server_tells_what_it_is_and_does() -> None:
         stream.call.cancel()
 
 
-async def test_an_engine_that_does_not_answer_keeps_nobody_waiting(
+async def test_an_engine_that_does_not_answer_delays_no_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = asyncio.Event()
@@ -257,7 +257,7 @@ async def test_an_engine_that_does_not_answer_keeps_nobody_waiting(
         monkeypatch.undo()
 
 
-async def test_every_limit_that_is_granted_is_the_operators() -> None:
+async def test_granted_limits_are_those_of_the_settings() -> None:
     async with running_server(
         HELLO,
         server={"frame_bytes_max": 5001},

@@ -1,4 +1,4 @@
-"""Frames as such: their numbers, their kinds, their size. A broken one costs only itself."""
+"""Frames: their numbers, kinds and sizes. A bad frame is refused and affects nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN_FIELD = b"\xf2\x0f\x03abc"  # field 254, three bytes
 
 
 async def lives_on(stream: StreamDriver) -> None:
-    """The stream answers a turn and closes in peace."""
+    """Checks that the stream answers a turn and closes with OK."""
     assert (await stream.ask(turn_id="afterwards")).text == "Hello."
     await stream.close()
 
@@ -35,7 +35,7 @@ async def test_a_frame_with_a_wrong_number_is_refused(number: int) -> None:
         await lives_on(stream)
 
 
-async def test_the_highest_number_of_all_leaves_none_for_the_next_frame() -> None:
+async def test_after_the_highest_number_no_frame_can_follow() -> None:
     async with running_server(HELLO) as server:
         stream, other = await server.opened(), await server.opened()
         await stream.send("acknowledge", common_pb2.Acknowledge(), sequence=2**64 - 1)
@@ -48,7 +48,7 @@ async def test_the_highest_number_of_all_leaves_none_for_the_next_frame() -> Non
         await lives_on(other)
 
 
-async def test_a_defect_of_ours_costs_one_frame(
+async def test_a_defect_in_the_server_affects_one_frame(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
@@ -87,7 +87,7 @@ async def test_refused_frames_are_acknowledged_like_others() -> None:
         await stream.close()
 
 
-async def test_what_a_client_acknowledges_needs_no_answer() -> None:
+async def test_acknowledgements_get_no_answer() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         for acknowledged in (0, 1, 1, 2**64 - 1):
@@ -121,7 +121,7 @@ async def test_a_frame_of_a_later_contract_is_refused() -> None:
         await lives_on(stream)
 
 
-async def test_fields_of_a_later_contract_are_passed_over() -> None:
+async def test_fields_of_a_later_contract_are_ignored() -> None:
     async with running_server(HELLO) as server:
         stream = server.stream()
         opening = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
@@ -132,14 +132,14 @@ async def test_fields_of_a_later_contract_are_passed_over() -> None:
 
 UNREADABLE = {
     "cut short": b"\x3a\xff\x01a",
-    "a wire type that is none": b"\x0f",
+    "an unknown wire type": b"\x0f",
     "text that is not UTF-8": b"\x08\x02\x3a\x04\x12\x02\xff\xfe",
     "noise": bytes(range(255, 0, -1)),
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-async def test_bytes_that_are_no_frame_are_refused(name: str) -> None:
+async def test_bytes_that_are_not_a_frame_are_refused(name: str) -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         await stream.send_raw(UNREADABLE[name])
@@ -150,7 +150,7 @@ async def test_bytes_that_are_no_frame_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-async def test_first_bytes_that_are_no_frame_end_the_stream(name: str) -> None:
+async def test_first_bytes_that_are_not_a_frame_end_the_stream(name: str) -> None:
     async with running_server(HELLO) as server:
         stream = server.stream()
         await stream.send_raw(UNREADABLE[name])
@@ -185,7 +185,7 @@ SMALL = {"frame_bytes_max": FRAME}
 
 
 def of_size(size: int, sequence: int) -> agent_pb2.ConverseRequest:
-    """A frame of exactly so many bytes: names of tools to withdraw."""
+    """A frame of exactly this size: it withdraws tools with long names."""
     frame = agent_pb2.ConverseRequest(
         sequence=sequence, withdraw_tools=tool_pb2.WithdrawTools(names=["x" * (size - 200)])
     )
@@ -269,11 +269,11 @@ async def test_an_idle_conversation_expires() -> None:
         assert error.metadata["limit_s"] == "60"
 
 
-async def test_a_turn_keeps_its_conversation_and_so_does_its_end() -> None:
+async def test_a_running_or_just_ended_turn_keeps_its_conversation_open() -> None:
     done = asyncio.Event()
     script = in_turn([Pause(done), *says("Hello.")])
     limits = {"idle_expiry_s": 60.0}
-    # A write may still be ending while the clock is moved.
+    # A write may still be in progress while the clock advances.
     unread = {"unread_s": 1000.0}
     async with running_server(script, conversations=limits, server=unread) as server:
         stream = await server.opened()
@@ -290,7 +290,7 @@ async def test_a_turn_keeps_its_conversation_and_so_does_its_end() -> None:
         assert error.reason == "CONVERSATION_EXPIRED"
 
 
-async def test_the_log_tells_of_conversations_and_refusals_by_tenant(
+async def test_the_log_has_conversations_and_refusals_with_their_tenant(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "precall_service")

@@ -1,4 +1,4 @@
-"""The first frame: what opens a conversation, and what ends the stream at once."""
+"""The first frame of a stream: it opens a conversation, or an invalid one ends the stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_HANDSHAKES: dict[str, Message] = {
 }
 
 
-def test_every_kind_of_frame_is_tried() -> None:
+def test_every_kind_of_frame_is_tested() -> None:
     kinds = {field.name for field in ConverseRequest.DESCRIPTOR.oneofs_by_name["frame"].fields}
     assert kinds == {*NO_HANDSHAKES, "open", "resume"}
 
@@ -66,7 +66,7 @@ async def test_half_closing_before_the_handshake_ends_the_stream() -> None:
         assert error.reason == "HANDSHAKE_REQUIRED"
 
 
-async def test_a_client_that_says_nothing_is_sent_away_after_the_handshake_time() -> None:
+async def test_a_silent_client_loses_its_stream_after_the_handshake_timeout() -> None:
     async with running_server(server={"handshake_s": 7.0}) as server:
         stream = server.stream()
         await eventually(lambda: server.clock.pending == 1)
@@ -80,7 +80,7 @@ async def test_a_client_that_says_nothing_is_sent_away_after_the_handshake_time(
         assert server.clock.pending == 0
 
 
-async def test_a_second_handshake_is_refused_and_the_stream_lives() -> None:
+async def test_a_second_handshake_is_refused_and_the_stream_stays_open() -> None:
     async with running_server([says("Hello.")]) as server:
         stream = await server.opened()
         again = await stream.send("open", OpenConversation())
@@ -105,7 +105,7 @@ async def test_resume_is_refused_by_name_while_it_is_not_served() -> None:
         assert agent_pb2.CAPABILITY_RESUME not in (await server.info()).capabilities
 
 
-async def test_the_answer_tells_what_is_granted() -> None:
+async def test_the_answer_lists_what_is_granted() -> None:
     async with running_server(conversations={"idle_expiry_s": 90.5}) as server:
         stream = server.stream()
         opened = await stream.open(OpenConversation(model=MODEL, tools=[WEATHER]))
@@ -125,7 +125,7 @@ async def test_the_answer_tells_what_is_granted() -> None:
         await stream.close()
 
 
-async def test_a_clients_name_cannot_forge_a_line_of_the_log(
+async def test_the_name_of_a_client_cannot_forge_a_log_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="precall_service")
@@ -146,7 +146,7 @@ async def test_conversation_ids_are_not_reused() -> None:
 async def refused(
     handshake: agent_pb2.OpenConversation, *, conversations: Section | None = None
 ) -> Failure:
-    """Why a stream ended at this handshake; the server serves the next one."""
+    """The error that this handshake ends the stream with. The server must serve the next stream."""
     async with running_server([says("Hello.")], conversations=conversations or {}) as server:
         stream = server.stream()
         await stream.send("open", handshake)
@@ -186,13 +186,13 @@ BAD_HISTORIES = {
         [message(ASSISTANT, "", call("a")), message(TOOL, "1", answers="b")],
         "[1].tool_call_id",
     ),
-    "an answer given twice": (
+    "a second answer to a call": (
         [message(ASSISTANT, "", call("a")), *[message(TOOL, "1", answers="a")] * 2],
         "[2].tool_call_id",
     ),
-    "an answer that is missing": ([message(ASSISTANT, "", call("a"))], ""),
+    "a missing answer": ([message(ASSISTANT, "", call("a"))], ""),
     "a user before the answer": ([message(ASSISTANT, "", call("a")), message(USER, "?")], "[1]"),
-    "two calls of one id": (
+    "two calls with one id": (
         [message(ASSISTANT, "", call("a"), call("a")), message(TOOL, "1", answers="a")],
         "[0].tool_calls[1].call_id",
     ),
@@ -200,11 +200,11 @@ BAD_HISTORIES = {
         [message(ASSISTANT, "", call("")), message(TOOL, "1", answers="")],
         "[0].tool_calls[0].call_id",
     ),
-    "arguments that are no object": (
+    "arguments that are not an object": (
         [message(ASSISTANT, "", call("a", "[]")), message(TOOL, "1", answers="a")],
         "[0].tool_calls[0].arguments_json",
     ),
-    "arguments that are no JSON": (
+    "arguments that are not JSON": (
         [message(ASSISTANT, "", call("a"), call("b", "{"))],
         "[0].tool_calls[1].arguments_json",
     ),
@@ -212,7 +212,7 @@ BAD_HISTORIES = {
 
 
 @pytest.mark.parametrize("name", BAD_HISTORIES)
-async def test_a_history_that_cannot_have_been_is_refused(name: str) -> None:
+async def test_an_impossible_history_is_refused(name: str) -> None:
     history, field = BAD_HISTORIES[name]
     error = await refused(OpenConversation(history=history))
     assert error.reason == "FIELD_INVALID"
@@ -233,7 +233,7 @@ async def test_a_field_out_of_range_ends_the_stream_and_is_named(field: str) -> 
     assert field in error.message
 
 
-async def test_an_unknown_model_is_told_the_known_one() -> None:
+async def test_the_refusal_of_an_unknown_model_names_the_served_one() -> None:
     error = await refused(OpenConversation(model="gpt-unknown"))
     assert "gpt-unknown" in error.message
     assert MODEL in error.message
@@ -256,7 +256,7 @@ async def test_an_unknown_model_is_told_the_known_one() -> None:
     ],
     ids=lambda text: text[:12],
 )
-async def test_template_variables_are_a_json_object(text: str) -> None:
+async def test_template_variables_must_be_a_json_object(text: str) -> None:
     error = await refused(OpenConversation(template_variables_json=text))
     assert error.field == "open.template_variables_json"
     assert error.reason == "FIELD_INVALID"
@@ -332,7 +332,7 @@ async def test_the_history_and_the_system_prompt_reach_the_model() -> None:
         await stream.close()
 
 
-async def test_tools_of_the_handshake_are_accepted_each_on_its_own() -> None:
+async def test_each_tool_of_the_handshake_is_accepted_or_refused_separately() -> None:
     async with running_server() as server:
         stream = server.stream()
         opened = await stream.open(OpenConversation(tools=[WEATHER, tool_pb2.Tool(name="a b")]))
@@ -356,7 +356,7 @@ async def test_a_tenant_may_be_named(tenant: str) -> None:
 
 
 @pytest.mark.parametrize("tenant", ["", " ", "a b", "a/b", "x" * 65, "*"])
-async def test_a_tenant_that_is_no_name_is_refused(tenant: str) -> None:
+async def test_a_tenant_with_an_invalid_name_is_refused(tenant: str) -> None:
     async with running_server() as server:
         stream = server.stream(("precall-tenant", tenant))
         await stream.send("open", OpenConversation())
@@ -367,7 +367,7 @@ async def test_a_tenant_that_is_no_name_is_refused(tenant: str) -> None:
 
 
 async def test_two_tenants_on_one_call_are_refused() -> None:
-    """A gateway may add the true one to what the client sent: no order decides between them."""
+    """A gateway may add the real tenant to one that the client sent; the order proves nothing."""
     async with running_server() as server:
         stream = server.stream(("precall-tenant", "true"), ("precall-tenant", "false"))
         await stream.send("open", OpenConversation())
@@ -376,14 +376,14 @@ async def test_two_tenants_on_one_call_are_refused() -> None:
         assert error.field == "metadata.precall-tenant"
 
 
-async def test_a_status_fits_the_metadata_of_grpc_however_long_the_cause() -> None:
+async def test_a_status_with_a_long_cause_fits_the_metadata_of_grpc() -> None:
     name = "\U000e0001" * 3000
     error = await refused(OpenConversation(template_variables_json=f'{{"{name}":1,"{name}":2}}'))
     assert error.field == "open.template_variables_json"
     assert (await refused(OpenConversation(model=name))).field == "open.model"
 
 
-async def test_over_the_limit_of_conversations_a_client_is_told_when_to_come_back() -> None:
+async def test_a_refusal_over_the_limit_of_conversations_says_when_to_retry() -> None:
     async with running_server(conversations={"conversations_max": 2}) as server:
         first, second, third = await server.opened(), await server.opened(), server.stream()
         await third.send("open", OpenConversation())

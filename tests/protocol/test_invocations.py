@@ -1,4 +1,4 @@
-"""Handlers that run in the client: what they are sent, what they may answer, how they fail."""
+"""Handlers in the client: the invocations that they get, their answers and their failures."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def then_answer(step: list[Item]) -> Script:
 
 
 async def asked(server: RunningServer, *tools: tool_pb2.Tool) -> StreamDriver:
-    """A stream whose turn has begun."""
+    """A stream whose turn has started."""
     stream = await server.opened(*(tools or (WEATHER,)))
     await stream.start()
     return stream
 
 
 async def done(stream: StreamDriver) -> None:
-    """The turn ends with the model's answer, and the stream in peace."""
+    """Checks that the turn ends with the model's answer, and closes the stream."""
     ended = await stream.completed()
     assert ended.outcome == turn_pb2.TURN_OUTCOME_ANSWERED
     assert ended.text == "Done."
     await stream.close()
 
 
-def told(server: RunningServer) -> str:
-    """What the model read before its last step."""
+def last_prompt(server: RunningServer) -> str:
+    """The prompt of the last step as text."""
     return prompt_text(server.engine.prompts[-1])
 
 
-async def test_an_invocation_says_all_that_a_handler_needs() -> None:
+async def test_an_invocation_has_everything_that_a_handler_needs() -> None:
     async with running_server(then_answer(CALL)) as server:
         stream = server.stream()
         opened = await stream.open()
@@ -71,10 +71,10 @@ async def test_an_invocation_says_all_that_a_handler_needs() -> None:
         assert completed.result_json == '"30 C"'
         assert completed.source == turn_pb2.RESULT_SOURCE_COMMITTED
         await done(stream)
-        assert "30 C" in told(server)
+        assert "30 C" in last_prompt(server)
 
 
-async def test_calls_of_one_step_run_side_by_side_and_are_told_in_call_order() -> None:
+async def test_calls_of_one_step_run_concurrently_and_their_answers_keep_the_call_order() -> None:
     both = calls(("weather", ROME), ("weather", BARI))
     async with running_server(then_answer(both)) as server:
         stream = await asked(server)
@@ -85,7 +85,7 @@ async def test_calls_of_one_step_run_side_by_side_and_are_told_in_call_order() -
         await stream.answer(rome.invocation_id, '"30 C"')
         assert (await stream.call_completed()).call_id == rome.call_id
         await done(stream)
-        assert told(server).index("30 C") < told(server).index("7 C")
+        assert last_prompt(server).index("30 C") < last_prompt(server).index("7 C")
 
 
 BAD_ARGUMENTS = {
@@ -107,7 +107,7 @@ BAD_ARGUMENTS = {
 
 
 @pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda text: str(text)[:24])
-async def test_arguments_that_do_not_fit_end_the_call_and_the_model_is_told(arguments: str) -> None:
+async def test_invalid_arguments_end_the_call_and_the_model_reads_why(arguments: str) -> None:
     script = then_answer(calls(("weather", arguments)))
     async with running_server(script, tools={"arguments_bytes_max": 1024}) as server:
         stream = await asked(server)
@@ -118,10 +118,10 @@ async def test_arguments_that_do_not_fit_end_the_call_and_the_model_is_told(argu
         assert BAD_ARGUMENTS[arguments] in error.message
         await done(stream)
         assert "invoke" not in stream.kinds()
-        assert error.reason.lower() in told(server)
+        assert error.reason.lower() in last_prompt(server)
 
 
-async def test_a_call_of_a_tool_that_is_not_there_ends_and_the_model_is_told() -> None:
+async def test_a_call_of_an_unknown_tool_ends_and_the_model_reads_why() -> None:
     async with running_server(then_answer(calls(("wether", ROME)))) as server:
         stream = await asked(server)
         completed = await stream.call_completed()
@@ -134,7 +134,7 @@ async def test_a_call_of_a_tool_that_is_not_there_ends_and_the_model_is_told() -
 
 
 async def answered(server: RunningServer, result: Result) -> tuple[StreamDriver, Failure]:
-    """A turn whose only call got this answer, and the error that its call ended with."""
+    """Answers the only call of a turn; returns the stream and the error of the call."""
     stream = await asked(server)
     result.invocation_id = (await stream.invoked()).invocation_id
     await stream.send("invocation_result", result)
@@ -144,18 +144,18 @@ async def answered(server: RunningServer, result: Result) -> tuple[StreamDriver,
 
 
 @pytest.mark.parametrize("kind", ["ValueError", "", "x" * 500])
-async def test_a_handler_that_fails_is_told_to_the_model_in_its_words(kind: str) -> None:
+async def test_the_model_reads_the_error_of_a_handler_unchanged(kind: str) -> None:
     async with running_server(then_answer(CALL)) as server:
         failed = invocation_pb2.InvocationError(type=kind, message="no such city: Rome")
         stream, error = await answered(server, Result(error=failed))
         assert error.reason == "TOOL_FAILED"
         assert error.message == "no such city: Rome"
         await done(stream)
-        assert "no such city: Rome" in told(server)
+        assert "no such city: Rome" in last_prompt(server)
         assert "frame_rejected" not in stream.kinds()
 
 
-async def test_a_handler_that_fails_at_length_or_without_a_word_is_told_too() -> None:
+async def test_a_very_long_or_empty_error_of_a_handler_ends_its_call_too() -> None:
     async with running_server(in_turn(CALL, says("Done."), CALL, says("Done."))) as server:
         failed = invocation_pb2.InvocationError(message="é" * 100_000)
         stream, error = await answered(server, Result(error=failed))
@@ -167,7 +167,7 @@ async def test_a_handler_that_fails_at_length_or_without_a_word_is_told_too() ->
         await done(stream)
 
 
-async def test_a_handler_may_say_that_it_stopped() -> None:
+async def test_a_handler_may_report_that_it_was_cancelled() -> None:
     async with running_server(then_answer(CALL)) as server:
         cancelled = Result(cancelled=invocation_pb2.InvocationCancelled())
         stream, error = await answered(server, cancelled)
@@ -176,7 +176,7 @@ async def test_a_handler_may_say_that_it_stopped() -> None:
 
 
 UNUSABLE = {
-    "no JSON": ("30 C", "RESULT_INVALID", "JSON"),
+    "not JSON": ("30 C", "RESULT_INVALID", "JSON"),
     "nothing": ("", "RESULT_INVALID", "JSON"),
     "half": ('{"a":', "RESULT_INVALID", "JSON"),
     "not a number": ("NaN", "RESULT_INVALID", "NaN"),
@@ -188,7 +188,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-async def test_a_result_that_cannot_be_used_ends_the_call_and_is_refused(name: str) -> None:
+async def test_an_unusable_result_is_refused_and_ends_the_call(name: str) -> None:
     text, reason, word = UNUSABLE[name]
     async with running_server(then_answer(CALL), tools={"result_bytes_max": 10_000}) as server:
         stream = await asked(server)
@@ -201,7 +201,7 @@ async def test_a_result_that_cannot_be_used_ends_the_call_and_is_refused(name: s
         assert completed.outcome == turn_pb2.TOOL_CALL_OUTCOME_ERROR
         assert failure(completed.error).reason == reason
         await done(stream)
-        assert reason.lower() in told(server)
+        assert reason.lower() in last_prompt(server)
 
 
 async def test_a_result_that_breaks_its_output_schema_is_refused() -> None:
@@ -257,7 +257,7 @@ async def test_a_result_in_a_frame_over_the_limit_ends_its_call() -> None:
         await done(stream)
 
 
-async def test_a_result_without_an_outcome_is_refused_and_the_run_goes_on() -> None:
+async def test_a_result_without_an_outcome_is_refused_and_the_run_continues() -> None:
     async with running_server(then_answer(CALL)) as server:
         stream = await asked(server)
         invoke = await stream.invoked()
@@ -271,7 +271,7 @@ async def test_a_result_without_an_outcome_is_refused_and_the_run_goes_on() -> N
 
 
 async def unknown(stream: StreamDriver, frame: int, kind: str = "invocation_result") -> None:
-    """The frame was refused because it speaks of an invocation that does not wait."""
+    """Checks that the frame was refused because its invocation does not wait for an answer."""
     error = await stream.refused(frame)
     assert error.reason == "INVOCATION_UNKNOWN"
     assert error.code is grpc.StatusCode.NOT_FOUND
@@ -279,7 +279,7 @@ async def unknown(stream: StreamDriver, frame: int, kind: str = "invocation_resu
 
 
 @pytest.mark.parametrize("invocation_id", ["", "nonsense", "é" * 5000, "\n\x00"])
-async def test_a_result_of_a_run_that_never_was_is_refused(invocation_id: str) -> None:
+async def test_a_result_of_an_unknown_invocation_is_refused(invocation_id: str) -> None:
     async with running_server(then_answer(CALL)) as server:
         stream = await asked(server)
         invoke = await stream.invoked()
@@ -291,7 +291,7 @@ async def test_a_result_of_a_run_that_never_was_is_refused(invocation_id: str) -
         await done(stream)
 
 
-async def test_a_result_sent_twice_is_refused_once() -> None:
+async def test_the_second_of_two_equal_results_is_refused() -> None:
     async with running_server(then_answer(CALL)) as server:
         stream = await asked(server)
         invoke = await stream.invoked()
@@ -313,10 +313,10 @@ async def test_a_run_of_another_stream_cannot_be_answered() -> None:
         await stream.answer(invoke.invocation_id, '"mine"')
         await done(stream)
         await thief.close()
-        assert "stolen" not in told(server)
+        assert "stolen" not in last_prompt(server)
 
 
-async def test_a_handler_that_hangs_is_told_to_stop_and_its_late_answer_is_swallowed() -> None:
+async def test_a_hanging_handler_is_cancelled_and_its_late_answer_is_ignored() -> None:
     slow = tool_pb2.Tool(name="weather", input_schema_json=CITY_SCHEMA, timeout=Duration(seconds=2))
     async with running_server(then_answer(CALL)) as server:
         stream = await asked(server, slow)
@@ -344,7 +344,7 @@ async def test_a_handler_that_hangs_is_told_to_stop_and_its_late_answer_is_swall
         await stream.close()
 
 
-async def test_more_calls_than_places_wait_for_one() -> None:
+async def test_calls_beyond_the_slots_of_a_tool_wait_for_a_slot() -> None:
     single = tool_pb2.Tool(name="weather", input_schema_json=CITY_SCHEMA, max_concurrency=1)
     both = calls(("weather", ROME), ("weather", BARI))
     async with running_server(then_answer(both)) as server:
@@ -356,7 +356,7 @@ async def test_more_calls_than_places_wait_for_one() -> None:
         await done(stream)
 
 
-async def test_a_tool_withdrawn_while_it_runs_is_finished_and_not_called_again() -> None:
+async def test_a_run_of_a_withdrawn_tool_finishes_and_the_tool_is_not_called_again() -> None:
     async with running_server(in_turn(CALL, CALL, says("Done."))) as server:
         stream = await asked(server)
         invoke = await stream.invoked()
@@ -370,7 +370,7 @@ async def test_a_tool_withdrawn_while_it_runs_is_finished_and_not_called_again()
         await done(stream)
 
 
-async def test_an_updated_schema_checks_the_calls_that_come_after_it() -> None:
+async def test_an_updated_schema_applies_to_later_calls() -> None:
     async with running_server(in_turn(CALL, CALL, says("Done."))) as server:
         stream = await asked(server)
         invoke = await stream.invoked()

@@ -1,4 +1,4 @@
-"""Clients that leave, fall silent or do not read: their own turn pays, nobody else."""
+"""Clients that leave, are silent or do not read: only their own turns are affected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Phase = Callable[[StreamDriver], Coroutine[None, None, None]]
 
 
 def held(*steps: list[Item]) -> Script:
-    """These steps, then one that goes on for ever."""
+    """A script of these steps and then one that never ends."""
     return in_turn(*steps, [*says("So far"), Pause(asyncio.Event())])
 
 
@@ -102,7 +102,7 @@ async def test_half_closing_lets_a_turn_finish() -> None:
         assert await stream.ended() is None
 
 
-async def test_half_closing_while_a_tool_runs_ends_its_call_and_the_turn_goes_on() -> None:
+async def test_half_closing_while_a_tool_runs_ends_its_call_and_the_turn_continues() -> None:
     async with running_server(in_turn(CALL, says("I do not know."))) as server:
         stream = await server.opened(WEATHER)
         await stream.start()
@@ -116,7 +116,7 @@ async def test_half_closing_while_a_tool_runs_ends_its_call_and_the_turn_goes_on
         assert "tool_unavailable" in prompt_text(server.engine.prompts[-1])
 
 
-async def test_a_tool_that_is_needed_after_half_closing_is_not_there() -> None:
+async def test_after_half_closing_tools_are_unavailable() -> None:
     done = asyncio.Event()
     async with running_server(in_turn([Pause(done), *CALL], says("I do not know."))) as server:
         stream = await server.opened(WEATHER)
@@ -131,7 +131,7 @@ async def test_a_tool_that_is_needed_after_half_closing_is_not_there() -> None:
 
 
 class Counted(Sequence[Item]):
-    """A step of many pieces that knows how many were asked of it."""
+    """A step of many equal pieces that counts those that were generated."""
 
     def __init__(self, piece: str, count: int) -> None:
         self._piece = piece
@@ -158,7 +158,7 @@ PIECES, PIECE, EVENTS_MAX = 500, "x" * 4096, 8
 LARGE = replace(INFO, context_tokens_max=1 << 25, kv_tokens=1 << 26)
 
 
-async def test_a_slow_reader_holds_up_its_own_generation_and_nothing_is_lost() -> None:
+async def test_a_slow_reader_delays_only_its_own_generation_and_nothing_is_lost() -> None:
     step = Counted(PIECE, PIECES)
     conversations = {"events_max": EVENTS_MAX, "turn_tokens_max": 1 << 24}
     script = in_turn(step, says("Hello."))
@@ -168,14 +168,14 @@ async def test_a_slow_reader_holds_up_its_own_generation_and_nothing_is_lost() -
         await eventually(lambda: any(map(full, outboxes(server))))
         assert (await other.ask()).text == "Hello."
         assert all(len(waiting(outbox)) <= EVENTS_MAX for outbox in outboxes(server))
-        assert step.said < PIECES / 2, "what is not read is not generated"
+        assert step.said < PIECES / 2, "unread text must stop the generation"
         assert len((await slow.completed()).text) == PIECES * len(PIECE)
         assert slow.kinds().count("text_delta") == PIECES
         await slow.close()
         await other.close()
 
 
-async def test_a_slow_reader_can_be_given_up() -> None:
+async def test_a_slow_reader_can_be_cancelled() -> None:
     conversations = {"events_max": EVENTS_MAX, "turn_tokens_max": 1 << 24}
     script = in_turn(Counted(PIECE, PIECES))
     async with running_server(script, info=LARGE, conversations=conversations) as server:
@@ -186,7 +186,7 @@ async def test_a_slow_reader_can_be_given_up() -> None:
         await server.nothing_is_left()
 
 
-async def test_a_client_that_takes_nothing_is_let_go() -> None:
+async def test_a_client_that_reads_nothing_loses_its_stream() -> None:
     conversations = {"events_max": EVENTS_MAX, "turn_tokens_max": 1 << 24}
     script = in_turn(Counted(PIECE, PIECES))
     async with running_server(
@@ -205,7 +205,7 @@ async def test_a_client_that_takes_nothing_is_let_go() -> None:
         assert "5 s" in error.message
 
 
-async def test_a_client_that_takes_only_small_frames_loses_its_stream_and_nothing_is_left() -> None:
+async def test_a_client_that_reads_only_small_frames_loses_its_stream_and_nothing_is_left() -> None:
     async with (
         running_server(in_turn(says("x" * 5000))) as server,
         connected(server.service.address, ("grpc.max_receive_message_length", 4096)) as channel,
@@ -219,8 +219,8 @@ async def test_a_client_that_takes_only_small_frames_loses_its_stream_and_nothin
         await server.nothing_is_left()
 
 
-async def test_a_client_that_sends_and_does_not_read_is_held_up_alone() -> None:
-    """Its frames are refused, and the refusals are not read: the server stops reading too."""
+async def test_a_client_that_sends_and_does_not_read_delays_only_itself() -> None:
+    """Its frames are refused. Since it does not read the refusals, the server stops reading too."""
     conversations = {"events_max": EVENTS_MAX}
     async with running_server([says("Hello.")], conversations=conversations) as server:
         flood, other = await server.opened(), await server.opened()
@@ -241,7 +241,7 @@ async def test_a_client_that_sends_and_does_not_read_is_held_up_alone() -> None:
 
 
 def outboxes(server: RunningServer) -> list[Outbox]:
-    """What waits to be sent, by conversation."""
+    """The outbox of each conversation."""
     conversations = server.service.conversations._open  # pyright: ignore[reportPrivateUsage]
     return [conversation.outbox for conversation in conversations]
 

@@ -1,4 +1,4 @@
-"""Signs of life of handlers, on their way to who reads the turn."""
+"""Progress of handlers, which is forwarded to the client that reads the turn."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def script() -> Script:
 
 
 async def done(stream: StreamDriver) -> None:
-    """The turn ends with the model's answer, and the stream in peace."""
+    """Checks that the turn ends with the model's answer, and closes the stream."""
     assert (await stream.completed()).outcome == turn_pb2.TURN_OUTCOME_ANSWERED
     await stream.close()
 
 
-async def test_progress_is_passed_on() -> None:
+async def test_progress_is_forwarded() -> None:
     async with running_server(script()) as server:
         stream = await server.opened(WEATHER)
         await stream.start()
@@ -31,12 +31,12 @@ async def test_progress_is_passed_on() -> None:
                 invocation_id=invoke.invocation_id, message=message, fraction=fraction
             )
             await stream.send("invocation_progress", progress)
-            told = (await stream.expect("tool_call_progress")).tool_call_progress
-            assert told.call_id == invoke.call_id
-            assert told.HasField("fraction") == (fraction is not None)
-            assert told.fraction == (fraction or 0.0)
-            assert told.message[:7] == message[:7]
-            assert len(told.message) <= 1024
+            sent = (await stream.expect("tool_call_progress")).tool_call_progress
+            assert sent.call_id == invoke.call_id
+            assert sent.HasField("fraction") == (fraction is not None)
+            assert sent.fraction == (fraction or 0.0)
+            assert sent.message[:7] == message[:7]
+            assert len(sent.message) <= 1024
         await stream.answer(invoke.invocation_id)
         await done(stream)
 

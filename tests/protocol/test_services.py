@@ -1,4 +1,4 @@
-"""The services beside Converse: what is not served yet, health, reflection, connections."""
+"""All services except Converse: those not served yet, health, reflection; and connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def called(channel: grpc.aio.Channel, method: MethodDescriptor, message: bytes) 
     return channel.unary_unary(path, bytes, bytes)(message, timeout=WAIT_S)
 
 
-@pytest.mark.parametrize("message", [b"", b"\xff"], ids=["empty", "no message"])
+@pytest.mark.parametrize("message", [b"", b"\xff"], ids=["empty", "not a message"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
 async def test_a_method_that_is_not_served_yet_says_so_by_name(
     method: MethodDescriptor, message: bytes
@@ -78,7 +78,7 @@ async def test_reading_a_transcript_is_not_served_yet() -> None:
         assert error.metadata["capability"] == "CAPABILITY_TRANSCRIPT"
 
 
-async def test_a_method_that_is_in_no_contract_is_unimplemented() -> None:
+async def test_a_method_outside_the_contract_is_unimplemented() -> None:
     async with running_server(HELLO) as server:
         for path in ("/precall.v1.AgentService/Nothing", "/precall.v1.ToolCacheService/Nothing"):
             with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -86,7 +86,7 @@ async def test_a_method_that_is_in_no_contract_is_unimplemented() -> None:
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_health_is_told_per_service() -> None:
+async def test_health_is_reported_per_service() -> None:
     async with running_server(HELLO) as server:
         assert await health(server.channel, "") == "SERVING"
         assert await health(server.channel, "precall.v1.AgentService") == "SERVING"
@@ -133,7 +133,7 @@ async def test_reflection_lists_the_services_and_shows_the_contract() -> None:
         assert "precall/v1/agent.proto" in {file.name for file in files}
 
 
-async def test_keepalive_settings_of_both_sides_get_along() -> None:
+async def test_keepalive_settings_of_both_sides_are_compatible() -> None:
     keepalive = {"keepalive_s": 0.5, "keepalive_timeout_s": 0.5}
     async with running_server(HELLO, server=keepalive) as server:
         options = [

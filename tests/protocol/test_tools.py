@@ -1,4 +1,4 @@
-"""Inline tools: what can be registered, what is refused and why, updates and withdrawals."""
+"""Inline tools: registrations, refusals with their reasons, updates and withdrawals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIMITS = {
 
 
 async def registered(stream: StreamDriver, *tools: Tool) -> list[tool_pb2.ToolRegistration]:
-    """The answer to a registration."""
+    """Registers tools; returns the answer for each."""
     number = await stream.send("register_tools", tool_pb2.RegisterTools(tools=tools))
     answer = (await stream.expect("tools_registered")).tools_registered
     assert answer.frame_sequence == number
@@ -40,7 +40,7 @@ async def registered(stream: StreamDriver, *tools: Tool) -> list[tool_pb2.ToolRe
 
 
 async def withdrawn(stream: StreamDriver, *names: str) -> tool_pb2.ToolsWithdrawn:
-    """The answer to a withdrawal."""
+    """Withdraws tools; returns the answer."""
     number = await stream.send("withdraw_tools", tool_pb2.WithdrawTools(names=names))
     answer = (await stream.expect("tools_withdrawn")).tools_withdrawn
     assert answer.frame_sequence == number
@@ -48,7 +48,7 @@ async def withdrawn(stream: StreamDriver, *names: str) -> tool_pb2.ToolsWithdraw
 
 
 def refusal(entry: tool_pb2.ToolRegistration) -> Failure:
-    """Why a tool was refused."""
+    """The error with which a tool was refused."""
     assert entry.version == ""
     assert entry.HasField("error")
     return failure(entry.error)
@@ -63,12 +63,12 @@ def tool(**fields: object) -> Tool:
 
 
 BAD_SCHEMAS = {
-    "no JSON": ("{", "line 1"),
+    "not JSON": ("{", "line 1"),
     "a list": ("[]", "array"),
     "true": ("true", "boolean"),
     "no type": ("{}", "$.type"),
     "another type": ('{"type": "array"}', "$.type"),
-    "a type that is none": ('{"type": "objekt"}', "$.type"),
+    "an unknown type": ('{"type": "objekt"}', "$.type"),
     "a broken part": (schema(properties={"a": {"type": 5}}), "$.properties.a.type"),
     "a broken pattern": (schema(properties={"a": {"pattern": "("}}), "$.properties.a.pattern"),
     "required twice": (schema(required=["a", "a"]), "$.required"),
@@ -86,7 +86,7 @@ BAD_SCHEMAS = {
 
 
 @pytest.mark.parametrize("name", BAD_SCHEMAS)
-async def test_a_schema_that_cannot_be_served_is_refused_with_its_place(name: str) -> None:
+async def test_an_unusable_schema_is_refused_with_the_path_of_the_fault(name: str) -> None:
     text, place = BAD_SCHEMAS[name]
     async with running_server(HELLO, tools=LIMITS) as server:
         stream = await server.opened()
@@ -174,7 +174,7 @@ async def test_what_the_contract_allows_is_registered() -> None:
         await stream.close()
 
 
-async def test_a_version_that_is_not_given_follows_what_is_declared() -> None:
+async def test_a_missing_version_is_derived_from_the_declaration() -> None:
     async with running_server(HELLO) as server:
         stream, other = await server.opened(), await server.opened()
         [same] = await registered(other, WEATHER)
@@ -194,7 +194,7 @@ async def test_a_version_that_is_not_given_follows_what_is_declared() -> None:
         await other.close()
 
 
-async def test_one_name_twice_in_a_frame_is_refused_once() -> None:
+async def test_a_name_that_is_twice_in_a_frame_is_refused_once() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         first, second = await registered(stream, WEATHER, WEATHER)
@@ -217,7 +217,7 @@ async def test_too_many_tools_are_refused_until_some_are_withdrawn() -> None:
         assert error.reason == "LIMIT_REACHED"
         assert error.metadata["limit"] == "3"
         [update] = await registered(stream, Tool(name="t0", description="new"))
-        assert update.version, "an update takes no place"
+        assert update.version, "an update does not count against the limit"
         await withdrawn(stream, "t0")
         [entry] = await registered(stream, Tool(name="t3"))
         assert entry.version
@@ -232,7 +232,7 @@ async def test_too_many_tools_are_refused_until_some_are_withdrawn() -> None:
     ],
     ids=["register_tools.tools", "withdraw_tools.names"],
 )
-async def test_a_frame_of_countless_tools_is_refused_as_a_whole(
+async def test_a_frame_with_far_too_many_tools_is_refused_as_a_whole(
     frame: tool_pb2.RegisterTools | tool_pb2.WithdrawTools,
 ) -> None:
     kind = "register_tools" if isinstance(frame, tool_pb2.RegisterTools) else "withdraw_tools"
@@ -245,7 +245,7 @@ async def test_a_frame_of_countless_tools_is_refused_as_a_whole(
         await stream.close()
 
 
-async def test_long_names_are_repeated_short() -> None:
+async def test_long_names_are_shortened_in_answers() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         [entry] = await registered(stream, Tool(name="n" * 1_000_000))
@@ -258,7 +258,7 @@ async def test_long_names_are_repeated_short() -> None:
         await stream.close()
 
 
-async def test_withdrawal_tells_what_was_there() -> None:
+async def test_a_withdrawal_lists_the_tools_that_existed() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened(WEATHER)
         answer = await withdrawn(stream, "nothing", "weather", "weather", "")
@@ -282,7 +282,7 @@ async def test_tools_belong_to_their_stream() -> None:
         await theirs.close()
 
 
-async def test_a_model_without_tool_calls_takes_no_tools() -> None:
+async def test_a_model_without_tool_calls_accepts_no_tools() -> None:
     deaf = replace(INFO, features=frozenset())
     async with running_server(HELLO, info=deaf) as server:
         stream = await server.opened()
@@ -294,7 +294,7 @@ async def test_a_model_without_tool_calls_takes_no_tools() -> None:
         await stream.close()
 
 
-async def test_an_update_while_a_call_runs_reaches_the_next_call() -> None:
+async def test_an_update_while_a_call_runs_applies_to_the_next_call() -> None:
     async with running_server(in_turn(CALL, CALL, says("Warm."))) as server:
         stream = await server.opened(WEATHER)
         await stream.start()

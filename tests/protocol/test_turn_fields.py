@@ -1,4 +1,4 @@
-"""The fields of StartTurn: each is taken in its documented range and refused by name beyond it."""
+"""The fields of StartTurn: accepted in their documented range, else refused by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECTIONS = {
 
 
 def turn(**fields: object) -> turn_pb2.StartTurn:
-    """A turn that is right but for these fields."""
+    """A valid turn with these fields replaced."""
     right = StartTurn(turn_id="t1", content=said("Hi."))
     for name, value in fields.items():
         if isinstance(value, str | int):
@@ -116,7 +116,9 @@ TOO_LARGE = [
 
 
 @pytest.mark.parametrize(("field", "bad", "limit"), TOO_LARGE, ids=lambda value: str(value)[:16])
-async def test_too_much_is_refused_with_the_limit(field: str, bad: StartTurn, limit: str) -> None:
+async def test_too_large_a_value_is_refused_with_the_limit(
+    field: str, bad: StartTurn, limit: str
+) -> None:
     async with running_server(HELLO, conversations=SECTIONS) as server:
         stream = await server.opened()
         error = await stream.refused(await stream.send("start_turn", bad))
@@ -142,7 +144,7 @@ GOOD_FIELDS = [
 
 
 @pytest.mark.parametrize("good", GOOD_FIELDS, ids=range(len(GOOD_FIELDS)))
-async def test_what_the_contract_allows_is_taken(good: StartTurn) -> None:
+async def test_what_the_contract_allows_is_accepted(good: StartTurn) -> None:
     async with running_server(HELLO, conversations=SECTIONS) as server:
         stream = await server.opened(WEATHER)
         await stream.send("start_turn", good)
@@ -164,7 +166,7 @@ async def test_what_the_contract_allows_is_taken(good: StartTurn) -> None:
         ("TOOL_SELECTION", "max_parallel_calls", turn(generation=ONE_CALL)),
     ],
 )
-async def test_what_a_turn_asks_for_beyond_what_is_served_is_refused_by_name(
+async def test_a_setting_that_is_not_served_is_refused_by_name(
     capability: str, path: str, bad: StartTurn
 ) -> None:
     async with running_server(HELLO) as server:
@@ -190,7 +192,7 @@ async def test_input_while_a_turn_runs_is_not_served_yet(
         await stream.close()
 
 
-async def test_while_running_of_a_later_contract_is_refused() -> None:
+async def test_a_while_running_mode_of_a_later_contract_is_refused() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         error = await stream.refused(await stream.send("start_turn", turn(while_running=77)))

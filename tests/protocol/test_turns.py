@@ -1,4 +1,4 @@
-"""Starting turns: what is refused and why, what a repetition means, how a limit ends one."""
+"""Starting turns: refusals and their reasons, repeated turns, and turns cut by a limit."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ async def test_a_choice_of_calls_needs_tools() -> None:
             error = await stream.refused(await stream.start(generation=generation))
             assert error.reason == "TOOL_CHOICE_INVALID"
             assert error.field == f"start_turn.generation.tool_choice.{field}"
-        assert "weather" in error.message, "it tells what is there"
+        assert "weather" in error.message, "the refusal lists the tools"
         await bare.close()
         await other.close()
 
 
-async def test_a_choice_holds_for_the_first_step_alone_and_none_for_all() -> None:
+async def test_a_tool_choice_applies_to_the_first_step_but_none_to_all_steps() -> None:
     async with running_server(in_turn(CALL, says("Warm."), says("No."))) as server:
         stream = await server.opened(WEATHER)
         named = required(generation_pb2.TOOL_CHOICE_MODE_NAMED, "weather")
@@ -75,7 +75,7 @@ async def test_a_turn_while_one_runs_is_refused() -> None:
         await stream.close()
 
 
-async def test_a_repeated_running_turn_goes_on_once() -> None:
+async def test_a_running_turn_that_is_sent_again_runs_once() -> None:
     done = asyncio.Event()
     async with running_server(in_turn([Pause(done), *says("One.")])) as server:
         stream = await server.opened()
@@ -91,7 +91,7 @@ async def test_a_repeated_running_turn_goes_on_once() -> None:
         assert stream.kinds().count("turn_completed") == 1
 
 
-async def test_a_repeated_ended_turn_is_answered_by_its_ending() -> None:
+async def test_an_ended_turn_that_is_sent_again_gets_the_same_ending() -> None:
     async with running_server(in_turn(says("One."), says("Two."))) as server:
         stream = await server.opened()
         first = await stream.ask()
@@ -101,7 +101,7 @@ async def test_a_repeated_ended_turn_is_answered_by_its_ending() -> None:
         await stream.close()
 
 
-async def test_a_repetition_may_come_in_another_trace() -> None:
+async def test_a_turn_may_be_sent_again_in_another_trace() -> None:
     async with running_server(in_turn(says("One."))) as server:
         stream = await server.opened()
         first = await stream.ask()
@@ -126,13 +126,13 @@ async def test_a_repetition_may_come_in_another_trace() -> None:
     ],
     ids=["text", "generation", "limits", "tool choice"],
 )
-async def test_a_turn_id_names_one_turn(other: StartTurn) -> None:
+async def test_a_turn_id_cannot_be_used_for_another_turn(other: StartTurn) -> None:
     done = asyncio.Event()
     async with running_server(in_turn([Pause(done), *says("One.")])) as server:
         stream = await server.opened()
         await stream.start()
         await stream.expect("turn_started")
-        for _ in range(2):  # while it runs, and when it has ended
+        for _ in range(2):  # while the turn runs, and after its end
             error = await stream.refused(await stream.send("start_turn", other))
             assert error.reason == "TURN_ID_REUSED"
             assert error.code is grpc.StatusCode.ALREADY_EXISTS
@@ -143,7 +143,7 @@ async def test_a_turn_id_names_one_turn(other: StartTurn) -> None:
         await stream.close()
 
 
-async def test_a_broken_trace_context_harms_nothing() -> None:
+async def test_an_invalid_trace_context_is_ignored() -> None:
     async with running_server(HELLO) as server:
         stream = await server.opened()
         for number, parent in enumerate(("nonsense", "00-zz-zz-zz", "\x00", "é" * 5000)):
@@ -156,7 +156,7 @@ async def test_a_broken_trace_context_harms_nothing() -> None:
 
 
 def limit(ended: turn_pb2.TurnCompleted, field: str) -> Failure:
-    """Why a limit cut the turn."""
+    """The error of a turn that a limit cut."""
     assert ended.outcome == turn_pb2.TURN_OUTCOME_LIMIT
     error = failure(ended.error)
     assert error.reason == "LIMIT_REACHED"
@@ -180,7 +180,7 @@ async def test_a_prompt_beyond_the_context_window_is_refused_with_the_numbers() 
         await stream.close()
 
 
-async def test_a_limit_on_tokens_cuts_the_answer_and_keeps_what_there_is() -> None:
+async def test_a_limit_on_tokens_cuts_the_answer_and_keeps_its_text() -> None:
     async with running_server(always(says(*["word "] * 10))) as server:
         stream = await server.opened()
         by_step = await stream.ask(generation=Generation(max_step_tokens=12))
@@ -193,7 +193,7 @@ async def test_a_limit_on_tokens_cuts_the_answer_and_keeps_what_there_is() -> No
         await stream.close()
 
 
-async def test_a_limit_on_steps_ends_a_turn_that_calls_for_ever() -> None:
+async def test_a_limit_on_steps_ends_a_turn_that_never_stops_calling() -> None:
     async with running_server(always(CALL)) as server:
         stream = await server.opened(WEATHER)
         await stream.start(limits=Limits(max_steps=2))
@@ -223,7 +223,7 @@ async def test_a_limit_on_wall_time_ends_a_turn() -> None:
         await stream.close()
 
 
-async def test_a_refusal_of_the_engine_ends_the_turn_in_its_words() -> None:
+async def test_a_refusal_by_the_engine_ends_the_turn_with_its_message() -> None:
     refusal = GenerationRefusedError("temperature and beam search exclude each other")
     async with running_server(in_turn([refusal], says("Hello."))) as server:
         stream = await server.opened()
@@ -236,7 +236,7 @@ async def test_a_refusal_of_the_engine_ends_the_turn_in_its_words() -> None:
         await stream.close()
 
 
-async def test_after_a_failure_the_conversation_is_as_it_was() -> None:
+async def test_after_a_failure_the_conversation_is_unchanged() -> None:
     broken = [*says("half"), GenerationRefusedError("no")]
     async with running_server(in_turn(says("One."), broken, says("Three."))) as server:
         stream = await server.opened()
@@ -299,7 +299,7 @@ async def test_the_events_of_a_turn_come_in_the_order_of_the_contract() -> None:
     assert used.reasoning_tokens == len("Hm.")
 
 
-async def test_conversations_know_nothing_of_each_other() -> None:
+async def test_conversations_are_isolated_from_each_other() -> None:
     async with running_server(HELLO) as server:
         mine, theirs = await server.opened(WEATHER), await server.opened()
         await mine.ask("My secret is 42.")
@@ -319,7 +319,7 @@ async def test_conversations_know_nothing_of_each_other() -> None:
         await close_all(mine, theirs)
 
 
-async def test_a_turn_that_waits_is_told_its_place() -> None:
+async def test_a_waiting_turn_gets_its_queue_position() -> None:
     done, then = asyncio.Event(), asyncio.Event()
     script = in_turn([Pause(done), *says("One.")], [Pause(then), *says("Two.")], says("Three."))
     one = replace(INFO, sequences_max=1)

@@ -1,4 +1,4 @@
-"""The files of this repository that git tracks, as the tests about them see them."""
+"""The files of this repository that the tests of this folder check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BINARY = {".binpb", ".gif", ".png"}
 
 @functools.cache
 def tracked() -> tuple[str, ...]:
-    """Returns the paths that git tracks and that are there, or are new and not ignored."""
+    """Returns the paths of the existing files that git tracks or that are new and not ignored."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return tuple(sorted(path for path in listing.split("\0") if path and (ROOT / path).is_file()))
 
 
 def written(*suffixes: str) -> list[str]:
-    """Returns the tracked text files that people write, with one of `suffixes` if there are any."""
+    """Returns the hand-written text files; with `suffixes`, only those that end in one of them."""
     return [
         path
         for path in tracked()
@@ -33,7 +33,7 @@ def written(*suffixes: str) -> list[str]:
 
 
 def is_generated(path: str) -> bool:
-    """Returns whether a module's docstring says so."""
+    """Returns whether a module's docstring says that it is generated."""
     return path.endswith(".py") and GENERATED in text(path).splitlines()[:10]
 
 

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md says what the kept results say."""
+"""The tables of docs/benchmarks.md show the kept results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tests.repo.files import text
 DOCUMENT = "docs/benchmarks.md"
 
 
-def test_tables_are_those_of_the_kept_results() -> None:
+def test_tables_equal_the_kept_results() -> None:
     written = text(DOCUMENT)
     assert written == refreshed(written), "run `.venv/bin/python -m bench.tables`"
 
 
-def test_every_kept_result_has_its_place() -> None:
+def test_every_kept_result_has_a_table() -> None:
     assert not unplaced(text(DOCUMENT)), "add a section with `<!-- table: NAME -->`"

@@ -1,4 +1,4 @@
-"""The checks of `make lint` that hold the code to its design, also where only pytest is run."""
+"""Runs the checks of `make lint` that enforce the design, for those who run only pytest."""
 
 from __future__ import annotations
 

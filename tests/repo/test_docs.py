@@ -1,4 +1,4 @@
-"""Documents: links lead somewhere, and the changelog and the list of settings are complete."""
+"""Documents: relative links have targets, and the changelog has the current version."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def broken_links(path: str) -> list[str]:
     return broken
 
 
-def test_relative_links_lead_somewhere() -> None:
+def test_relative_links_have_targets() -> None:
     assert not {path: broken for path in written(".md") if (broken := broken_links(path))}
 
 
@@ -48,7 +48,7 @@ def test_changelog_has_this_version() -> None:
     assert precall_service.__version__ in headings or headings == ["Unreleased"]
 
 
-def test_client_and_service_have_one_version() -> None:
+def test_client_and_service_have_the_same_version() -> None:
     assert precall.__version__ == precall_service.__version__
 
 

@@ -1,4 +1,4 @@
-"""The generator of events, on a small contract with a field of every kind."""
+"""The generator of events, tested on a small contract with a field of every kind."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_comments_are_docstrings(texts: Mapping[str, str]) -> None:
     )
 
 
-def test_a_sentence_that_fits_no_line_is_not_cut(texts: Mapping[str, str]) -> None:
+def test_a_sentence_longer_than_a_line_is_not_cut(texts: Mapping[str, str]) -> None:
     assert '''class Nothing:
     """Nothing of the contract.
 
@@ -225,13 +225,13 @@ def test_a_sentence_that_fits_no_line_is_not_cut(texts: Mapping[str, str]) -> No
 ''' in texts[VALUES]
 
 
-def test_the_client_says_what_unknown_stands_for(texts: Mapping[str, str]) -> None:
+def test_the_client_documents_its_unknown_members(texts: Mapping[str, str]) -> None:
     client = texts[CLIENT_VALUES]
     assert 'UNKNOWN = "unknown"\n    """A value of a newer server."""' in client
     assert '"""It was not said. Or a value of a newer server."""' in client
 
 
-def test_json_has_a_property_with_what_it_says(
+def test_json_has_a_property_with_its_value(
     texts: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = loaded(texts[CLIENT_VALUES], monkeypatch).Everything

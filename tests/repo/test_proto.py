@@ -1,4 +1,4 @@
-"""In a clean copy of proto/, buf works without network and without the rest of the repository."""
+"""buf works in a clean copy of proto/, without a network and the rest of the repository."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def buf(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", ["error_details.proto", "status.proto"])
-def test_third_party_is_what_the_package_has(name: str) -> None:
-    """The service runs with the package's messages; stubs are generated against the copies."""
+def test_third_party_files_equal_those_of_the_package(name: str) -> None:
+    """The service uses the package's messages, but stubs are generated against the copies."""
     package = distribution("googleapis-common-protos").locate_file(f"google/rpc/{name}")
     kept = ROOT / "proto/third_party/google/rpc" / name
     assert kept.read_bytes() == Path(str(package)).read_bytes(), f"copy {package} to {kept}"
@@ -49,7 +49,7 @@ def test_buf_passes(command: str, proto: Path) -> None:
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_buf_lint_sees_the_contract(proto: Path) -> None:
+def test_buf_lint_checks_the_contract(proto: Path) -> None:
     contract = proto / "precall/v1/agent.proto"
     contract.write_text(contract.read_text() + "message Undocumented {}\n")
     result = buf("lint", cwd=proto)
@@ -57,7 +57,7 @@ def test_buf_lint_sees_the_contract(proto: Path) -> None:
     assert 'Message "Undocumented" should have a non-empty comment' in result.stdout
 
 
-def test_buf_breaking_compares_with_what_make_baseline_writes(proto: Path) -> None:
+def test_buf_breaking_compares_with_the_output_of_make_baseline(proto: Path) -> None:
     build = "build --path precall --exclude-source-info --output new.binpb"
     assert buf(*build.split(), cwd=proto).returncode == 0
     unchanged = buf("breaking", "--against", "new.binpb", cwd=proto)

@@ -1,4 +1,4 @@
-"""requirements/*.txt pin every package by hash, and pin what pyproject.toml asks for."""
+"""requirements/*.txt pin every package by hash, including the dependencies in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def entries(name: str) -> list[str]:
 
 
 def pins(*names: str) -> dict[str, set[str]]:
-    """Returns the pinned versions by package; several where they depend on the Python version."""
+    """Returns the pinned versions by package. Some depend on the Python version."""
     found: dict[str, set[str]] = {}
     for entry in (line for name in names for line in entries(name)):
         package, version = re.split("==| ", entry)[:2]
@@ -31,7 +31,7 @@ def pins(*names: str) -> dict[str, set[str]]:
 
 
 def wanted(name: str) -> list[Requirement]:
-    """Returns what the pyproject files ask for directly and `requirements/{name}.txt` must pin."""
+    """Returns the direct dependencies that `requirements/{name}.txt` must pin."""
     service: dict[str, Any] = tomllib.loads(text("pyproject.toml"))
     client: dict[str, Any] = tomllib.loads(text("clients/python/pyproject.toml"))
     if name in ("bootstrap", "dev"):
@@ -59,7 +59,7 @@ def test_no_address_or_option(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_pins_satisfy_pyproject(name: str) -> None:
     """Fails when a dependency changed and `make lock` was not run."""
-    # dev.txt is installed on top of an engine's set and leaves out what that has.
+    # dev.txt is installed on top of an engine's set and leaves out the packages of that set.
     found = pins(*(["dev", "cpu"] if name == "dev" else [name]))
     for requirement in wanted(name):
         versions = found.get(canonicalize_name(requirement.name), set())
@@ -68,7 +68,7 @@ def test_pins_satisfy_pyproject(name: str) -> None:
 
 
 def test_both_engines_share_their_packages() -> None:
-    """The CPU set follows the GPU set, so what passes on one is what runs on the other."""
+    """Both sets have the same versions, so tests that pass on a CPU hold for a GPU."""
     cpu, gpu = pins("cpu"), pins("gpu")
     differing = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
     assert differing <= {"setuptools"}  # each vLLM build pins its own

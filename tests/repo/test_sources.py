@@ -1,4 +1,4 @@
-"""Modules and functions stay small enough to be read in one sitting."""
+"""Modules and functions stay small enough to read in one sitting."""
 
 from __future__ import annotations
 

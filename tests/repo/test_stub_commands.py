@@ -1,4 +1,4 @@
-"""The commands of proto/README.md generate stubs from proto/ alone, with the tools they name."""
+"""The commands of proto/README.md generate stubs from proto/ alone, with the named tools only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECTION = re.compile(r"^### (.+)\n[^#]*?^```sh\n(.+)\n```$", re.M)
 COMMANDS = dict(SECTION.findall(text("proto/README.md")))
 VENV = Path(sys.executable).parent
 GO_PLUGINS = ("protoc-gen-go", "protoc-gen-go-grpc")
-# What each command finds on PATH, besides mkdir.
+# The programs on PATH for each command, in addition to mkdir.
 TOOLS = {
     "Python, with grpcio-tools": ("python",),
     "Python messages, with protoc": ("protoc",),
@@ -29,8 +29,8 @@ TOOLS = {
     "Python messages, with buf": ("buf", "protoc"),
     "Go, with buf": ("buf", *GO_PLUGINS),
 }
-# The Go plugins do not come from a Python index, so this stands in for both: it writes down what it
-# was asked to generate.
+# The Go plugins are not on a Python index. This program replaces both: it writes a file that lists
+# what it was asked to generate.
 GO_PLUGIN = """
 import json, sys
 from google.protobuf.compiler import plugin_pb2 as plugin
@@ -72,21 +72,21 @@ with grpc.insecure_channel("localhost:1") as channel:
 
 
 def install(tools: tuple[str, ...], folder: Path) -> Path:
-    """Makes a folder for PATH with mkdir, which every system has, and with `tools` only."""
+    """Makes a folder for PATH that has only mkdir, which every system has, and `tools`."""
     folder.mkdir()
     (folder / "mkdir").symlink_to(str(shutil.which("mkdir")))
     for tool in tools:
         command = [str(VENV / tool)]
         if tool in GO_PLUGINS:
             command = [sys.executable, "-c", GO_PLUGIN, tool]
-        # A script and not a link: Python and protoc find their files beside the real program.
+        # A script and not a link, since Python and protoc look for files next to the real program.
         (folder / tool).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         (folder / tool).chmod(0o755)
     return folder
 
 
 def generate(name: str, tmp_path: Path) -> Path:
-    """Runs a command of the README in a clean copy of proto/; returns what it wrote."""
+    """Runs a command of the README in a clean copy of proto/; returns the output folder."""
     proto = copy("proto", tmp_path)
     environment = {
         "PATH": str(install(TOOLS[name], tmp_path / "bin")),
@@ -108,9 +108,9 @@ def generate(name: str, tmp_path: Path) -> Path:
 
 
 def use(gen: Path, *programs: str) -> None:
-    """Runs Python programs that import from `gen`, where no other `precall` can be imported."""
+    """Runs Python programs that can import `precall` only from `gen`."""
     program = "".join((f"GEN = {str(gen)!r}\n", *programs))
-    # -S: the .pth files of site-packages would bring in the package `precall` of this repository.
+    # -S, because the .pth files of site-packages make this repository's `precall` importable.
     result = subprocess.run(
         [sys.executable, "-S", "-c", program],
         cwd=gen,

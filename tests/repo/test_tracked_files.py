@@ -1,4 +1,4 @@
-"""What must not be in the repository: lock files, addresses of machines, folders of one machine."""
+"""The repository has no lock files of uv, no package index addresses and no machine paths."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 from tests.repo.files import text, tracked, written
 
-# Where packages come from is a setting of each machine, so no file may say it.
+# The package index is a setting of each machine, so no file may name one.
 PACKAGE_INDEX = re.compile(r"//[\w.-]*(?:pypi|pythonhosted|npmjs|crates|maven|golang)\.\w+", re.I)
-# Paths below these are of one machine or one person. A shebang or a device is not.
+# Paths below these folders belong to one machine or person; shebangs and devices do not.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}*/:-])/(?:work|root|home|Users|tmp)/\w")
 
 
@@ -18,7 +18,7 @@ def matches(pattern: re.Pattern[str]) -> dict[str, list[str]]:
 
 
 def test_no_uv_lock() -> None:
-    """uv.lock records download addresses; requirements/*.txt are what is installed."""
+    """uv.lock records download addresses. Packages are installed from requirements/*.txt."""
     assert not [path for path in tracked() if path.endswith("uv.lock")]
 
 

@@ -1,4 +1,4 @@
-"""The contract of every engine, on the real engine."""
+"""The contract of every engine, tested on the real engine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class TestVllmEngineDeath(EngineDeathContract):
     def doomed_engine(self, vllm_engine: Engine, engine_keeper: EngineKeeper) -> Generator[Engine]:
         pids = engine_keeper.pids
         yield vllm_engine
-        assert not any(map(psutil.pid_exists, pids)), "a closed engine leaves no process"
+        assert not any(map(psutil.pid_exists, pids)), "a closed engine must leave no process"
 
     @pytest.fixture
     def kill(self, kill_engine: Callable[..., Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """SIGTERM, which a service manager sends to all processes: the engine can still tell."""
+        """Kills with SIGTERM, as a service manager does: the engine can still report its death."""
         return functools.partial(kill_engine, signal.SIGTERM)

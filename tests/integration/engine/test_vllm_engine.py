@@ -1,4 +1,4 @@
-"""Behaviour of the real engine alone: its queue, its refusals, its start and its end."""
+"""Behaviour that only the real engine has: its queue, its refusals, its start and its end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.steps import asked, heard, step_spec, until_idle
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def vllm_leaves_its_context() -> AsyncGenerator[None]:
-    """Ignores the ZeroMQ context of a start that fails in vLLM's constructor: nothing closes it."""
+    """Ignores the ZeroMQ context that vLLM leaves open if its constructor fails."""
     yield
     for thread in threading.enumerate():
         if thread.name == "precall-engine":
@@ -48,12 +48,12 @@ def silent(_stage: str, _fraction: float | None) -> None:
     pass
 
 
-def test_the_embedded_model_can_be_held_to_calls(vllm_engine: Engine) -> None:
+def test_calls_can_be_enforced_on_the_embedded_model(vllm_engine: Engine) -> None:
     assert vllm_engine.info.features >= {Feature.TOOL_CALLS, Feature.STRUCTURED_CALLS}
     assert Feature.REASONING not in vllm_engine.info.features
 
 
-async def test_a_start_tells_its_stages(vllm_engine: Engine, engine_keeper: EngineKeeper) -> None:
+async def test_a_start_reports_its_stages(vllm_engine: Engine, engine_keeper: EngineKeeper) -> None:
     stages = engine_keeper.stages
     expected = [
         "importing vLLM",
@@ -65,7 +65,7 @@ async def test_a_start_tells_its_stages(vllm_engine: Engine, engine_keeper: Engi
 
 
 async def test_steps_that_continue_a_turn_go_first(vllm_engine: Engine) -> None:
-    """With all slots taken and three steps waiting, one slot is freed."""
+    """All slots are taken and three steps wait; then one slot is freed."""
     engine = vllm_engine
     prompt = await engine.render(asked("Tell me a story"))
     began: asyncio.Queue[Priority] = asyncio.Queue()
@@ -93,7 +93,7 @@ async def test_steps_that_continue_a_turn_go_first(vllm_engine: Engine) -> None:
         assert (await engine.load()).running == len(running)
         await running[0].aclose()
         assert await began.get() is Priority.CONTINUES_TURN
-        assert (await engine.load()).running >= len(running) - 1, "the others still run"
+        assert (await engine.load()).running >= len(running) - 1, "the other steps must still run"
     await until_idle(engine)
 
 
@@ -109,7 +109,7 @@ async def test_settings_that_vllm_refuses_are_refused(
     await until_idle(vllm_engine)
 
 
-async def test_many_loads_at_once_are_answered(vllm_engine: Engine) -> None:
+async def test_concurrent_loads_are_answered(vllm_engine: Engine) -> None:
     async with asyncio.timeout(20):
         loads = await asyncio.gather(*(vllm_engine.load() for _ in range(50)))
     assert {load.running for load in loads} == {0}
@@ -129,7 +129,7 @@ async def refusal(config: VllmConfig) -> str:
     return str(told.value)
 
 
-async def test_a_parser_that_vllm_lacks_is_refused() -> None:
+async def test_a_parser_unknown_to_vllm_is_refused() -> None:
     config = VllmConfig(
         model=embedded_config().model, model_name="model", tool_call_parser="hermeneutics"
     )
@@ -143,7 +143,7 @@ async def test_a_context_longer_than_the_models_is_refused() -> None:
     assert "max_model_len" in await refusal(config)
 
 
-async def test_a_gpu_that_is_not_there_is_refused() -> None:
+async def test_a_missing_gpu_is_refused() -> None:
     if describe_environment("WARNING").device != "cpu":
         pytest.skip("there is a GPU")
     config = VllmConfig(model=embedded_config().model, model_name="model", device=Device.GPU)
@@ -151,8 +151,8 @@ async def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("vllm_leaves_its_context")
-async def test_what_fails_in_another_process_is_told(tmp_path: Path) -> None:
-    """Only the worker finds out that the weights are missing."""
+async def test_a_failure_in_another_process_is_reported(tmp_path: Path) -> None:
+    """Only the worker process notices that the weights are missing."""
     shutil.copytree(
         embedded_config().model,
         tmp_path,
@@ -166,7 +166,7 @@ async def test_what_fails_in_another_process_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("vllm_leaves_its_context")
-async def test_a_start_that_is_cancelled_leaves_no_process() -> None:
+async def test_a_cancelled_start_leaves_no_process() -> None:
     before = set(multiprocessing.active_children())
 
     def started() -> list[psutil.Process]:

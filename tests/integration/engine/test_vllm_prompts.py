@@ -1,4 +1,4 @@
-"""Prompts that grow by a real model's tokens: the text of a rendering, and found in the cache."""
+"""Prompts that grow by a real model's tokens equal a rendering and are found in the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.steps import (
     step_spec,
 )
 
-if TYPE_CHECKING:  # it imports vLLM, which takes long and reads an environment to be set first
+if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
     from precall_service.engine.vllm.engine import VllmEngine
 
 QUESTION = asked(
@@ -37,7 +37,7 @@ def tokenizer(engine: Engine) -> Any:
 async def appended(
     engine: Engine, prompt: Prompt, said: Said, transcript: Transcript, *following: Message
 ) -> Prompt:
-    """The next prompt, after a comparison with a rendering of the whole transcript."""
+    """Appends to the prompt and compares the result with a rendering of the whole transcript."""
     longer = await engine.append(prompt, said.end, transcript, following)
     whole = await engine.render(after(transcript, *following))
     decode, encode = tokenizer(engine).decode, tokenizer(engine).encode
@@ -51,7 +51,10 @@ async def appended(
 
 
 def cached_at_least(engine: Engine, prompt: Prompt, said: Said) -> int:
-    """The whole blocks of a step's prompt and tokens, without its last token: it was no input."""
+    """The tokens in whole blocks of a step's prompt and output, without its last token.
+
+    The last token was never an input of the model, so it is not in the cache.
+    """
     block = engine.info.kv_block_tokens
     return (len(prompt) + len(said.end.token_ids) - 1) // block * block
 
@@ -82,8 +85,8 @@ async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> 
     await appended(engine, prompt, said, transcript, UserMessage(text="Thank you"))
 
 
-async def test_calls_read_as_the_template_writes_them(vllm_engine: Engine) -> None:
-    """So that a transcript that is rendered afresh has the same text as the tokens."""
+async def test_calls_have_the_template_s_form(vllm_engine: Engine) -> None:
+    """A new rendering of the transcript therefore has the same text as the tokens."""
     prompt = await vllm_engine.render(QUESTION)
     spec = step_spec(max_tokens=200, tools=QUESTION.tools, tool_choice=REQUIRED)
     said = await heard(vllm_engine.generate(prompt, spec))
@@ -102,7 +105,7 @@ async def test_a_step_cut_by_a_limit_is_continued(vllm_engine: Engine) -> None:
     assert again.end.cached_tokens >= cached_at_least(vllm_engine, prompt, said)
 
 
-async def test_a_stop_string_ends_a_step_and_is_not_kept(vllm_engine: Engine) -> None:
+async def test_a_stop_string_ends_a_step_and_is_removed(vllm_engine: Engine) -> None:
     chat = asked("Count from 1 to 9 with commas.")
     prompt = await vllm_engine.render(chat)
     free = await heard(vllm_engine.generate(prompt, step_spec(max_tokens=60)))
@@ -120,7 +123,7 @@ async def test_a_stop_string_ends_a_step_and_is_not_kept(vllm_engine: Engine) ->
     assert decode(longer.token_ids) == decode(whole.token_ids)
 
 
-async def test_the_same_seed_says_the_same(vllm_engine: Engine) -> None:
+async def test_the_same_seed_gives_the_same_text(vllm_engine: Engine) -> None:
     prompt = await vllm_engine.render(asked("Name an animal."))
     generation = GenerationSettings(temperature=1.0, seed=11)
     said = [
