@@ -303,10 +303,10 @@ class Interleaving:
             assert ending.result_json == (watched.answer if reason is None else "")
         else:
             assert reason not in ANSWERED
-        if watched.discarded is not None:
-            assert reason is Reason.CANCELLED
-        else:
-            assert reason is not Reason.CANCELLED
+        if watched.discarded is None and reason is Reason.CANCELLED:
+            assert watched.run.speculative, "only a speculative run is evicted"
+            watched.discarded = InvocationCancelReason.PREDICTION_DISCARDED
+        assert (watched.discarded is not None) == (reason is Reason.CANCELLED)
         if reason in NEVER_RAN:
             assert not watched.run.sent
         because = (

@@ -1,4 +1,4 @@
-"""Documents: relative links have targets, and the changelog has the current version."""
+"""Documents: links have targets, and the changelog and the list of settings are complete."""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ async def test_a_run_that_has_ended_is_not_discarded(calls: Calls) -> None:
 
 
 async def test_a_run_that_was_discarded_before_it_was_sent_never_starts(calls: Calls) -> None:
-    begun = calls.dispatcher.launch(tool=calls.tool, arguments_json=ROME, context=CONTEXT)
+    begun = calls.dispatcher.launch(
+        tool=calls.tool, arguments_json=ROME, context=CONTEXT, call_id="c"
+    )
     begun.discard(InvocationCancelReason.PREDICTION_DISCARDED)
     for number in range(2):
         await calls.launch(call_id=f"busy-{number}")
@@ -164,7 +166,7 @@ async def test_a_defect_after_the_run_was_sent_stops_the_handler(
         raise RuntimeError(f"defect of {call_id}")
 
     calls.link.commit = fail
-    run, other = await calls.launch(), await calls.launch()
+    run, other = await calls.guess(), await calls.guess()
     run.commit("c")
     await run.closed()
     assert ending(run) == (ToolCallOutcome.ERROR, Reason.INTERNAL)
@@ -246,11 +248,11 @@ async def test_a_defect_in_reading_a_result_ends_the_call(
 # The dispatcher's end.
 
 
-def launched(dispatcher: Dispatcher, link: RecordingLink, **ids: str) -> Run:
+def launched(dispatcher: Dispatcher, link: RecordingLink, call_id: str = "c") -> Run:
     toolset = Toolset(link, tool_limits())
     toolset.register([ToolProposal(name="weather", max_concurrency=1)])
     [tool] = toolset.snapshot()
-    return dispatcher.launch(tool=tool, arguments_json="{}", context=CONTEXT, **ids)
+    return dispatcher.launch(tool=tool, arguments_json="{}", context=CONTEXT, call_id=call_id)
 
 
 async def test_leaving_discards_every_run_and_tells_the_processes() -> None:

@@ -157,7 +157,6 @@ async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls)
         ToolEffects(read_only=True),
         ToolEffects(speculation_safe=True),
         replace(SAFE, open_world=True),
-        replace(SAFE, requires_approval=True),
     ],
 )
 async def test_a_tool_that_is_not_declared_safe_never_runs_early(

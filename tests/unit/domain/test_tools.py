@@ -1,0 +1,30 @@
+"""Effects of tools: what a declaration allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from precall_service.domain.tools import ToolEffects
+
+SAFE = ToolEffects(read_only=True, speculation_safe=True)
+
+
+def test_a_tool_that_is_declared_safe_may_run_early() -> None:
+    assert SAFE.may_run_early
+    assert replace(SAFE, idempotent=True, reads=("file:{path}",)).may_run_early
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        ToolEffects(),
+        ToolEffects(read_only=True),
+        ToolEffects(speculation_safe=True),
+        replace(SAFE, open_world=True),
+        replace(SAFE, requires_approval=True),
+    ],
+)
+def test_every_other_tool_may_not(effects: ToolEffects) -> None:
+    assert not effects.may_run_early
