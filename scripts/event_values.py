@@ -185,6 +185,7 @@ def union(events: Events) -> str:
 
 def class_doc(name: str, doc: str) -> Iterator[str]:
     """The lines of a docstring: one line if it fits, else its first sentence and then the rest."""
+    doc = literal(doc)
     first, _, rest = doc.partition(". ")
     if len(doc) <= COLUMNS - 10:
         yield f'    """{doc}"""\n'
@@ -197,7 +198,13 @@ def class_doc(name: str, doc: str) -> Iterator[str]:
 
 
 def attribute_doc(doc: str) -> Iterator[str]:
-    yield from wrapped(f'"""{doc}"""' if doc else "")
+    yield from wrapped(f'"""{literal(doc)}"""' if doc else "")
+
+
+def literal(doc: str) -> str:
+    """A comment as it may stand between the quotes of a docstring."""
+    doc = doc.replace("\\", "\\\\").replace('"""', "''")
+    return f"{doc} " if doc.endswith('"') else doc
 
 
 def wrapped(text: str) -> Iterable[str]:

@@ -1,11 +1,16 @@
-"""Skips GPU tests on machines without a GPU."""
+"""Skips GPU tests on machines without a GPU, and lets property tests take their time."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 
+import hypothesis
 import pytest
+
+# A test asserts behaviour, never speed.
+hypothesis.settings.register_profile("precall", deadline=None)
+hypothesis.settings.load_profile("precall")
 
 
 def gpu_missing() -> str | None:

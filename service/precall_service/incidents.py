@@ -9,6 +9,8 @@ from typing import cast
 
 from precall_service.domain.errors import Reason, ServiceError
 
+_MARK = "precall_defect"
+
 
 def report_defect(log: logging.Logger, what: str, error: BaseException) -> ServiceError:
     """Logs a defect with its causes and traceback; returns the error for the client.
@@ -16,12 +18,24 @@ def report_defect(log: logging.Logger, what: str, error: BaseException) -> Servi
     `what` names what has failed, for the log: "turn 't1' of conv-1 (tenant ann)".
     """
     incident = secrets.token_hex(4)
-    log.error("%s failed, incident %s: %s", what, incident, causes(error), exc_info=error)
+    log.error(
+        "%s failed, incident %s: %s",
+        what,
+        incident,
+        causes(error),
+        exc_info=error,
+        extra={_MARK: True},
+    )
     return ServiceError(
         Reason.INTERNAL,
         f"a defect of the server: its log has the details under incident {incident}",
         metadata={"incident": incident},
     )
+
+
+def is_defect(record: logging.LogRecord) -> bool:
+    """Returns whether a log record is the report of a defect."""
+    return hasattr(record, _MARK)
 
 
 def causes(error: BaseException) -> str:

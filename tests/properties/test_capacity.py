@@ -54,7 +54,7 @@ class Play:
                 await settle()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.booleans(), max_size=6), st.lists(ACTS, max_size=12))
 def test_turns_are_admitted_while_the_engine_is_ready(starts: list[bool], acts: list[str]) -> None:
     async def play() -> None:

@@ -29,6 +29,7 @@ class Watched:
 
     def __init__(self, run: Run, process: Process) -> None:
         self.run = run
+        self.speculative = run.speculative
         self.process = process
         self.name = run.tool.name
         self.closing = asyncio.create_task(run.closed())
@@ -304,7 +305,7 @@ class Interleaving:
         else:
             assert reason not in ANSWERED
         if watched.discarded is None and reason is Reason.CANCELLED:
-            assert watched.run.speculative, "only a speculative run is evicted"
+            assert watched.speculative, "only a speculative run is evicted"
             watched.discarded = InvocationCancelReason.PREDICTION_DISCARDED
         assert (watched.discarded is not None) == (reason is Reason.CANCELLED)
         if reason in NEVER_RAN:
@@ -355,7 +356,7 @@ STEPS: tuple[Step, ...] = (
 A_STEP = st.tuples(st.sampled_from(STEPS), st.integers(0, 30), st.booleans())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     slots=st.integers(1, 3),
     # Long lists find failures; short ones are what hypothesis shrinks them to.

@@ -20,7 +20,7 @@ STEPS = st.lists(st.lists(st.tuples(CITIES, TEXTS), min_size=1, max_size=3), min
 
 
 @pytest.mark.parametrize("name", ["embedded", "thinking_chatml", "turns", "roles"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(question=TEXTS, steps=STEPS)
 def test_appended_prompts_equal_rendered_prompts(
     name: str, question: str, steps: list[list[tuple[str, str]]]

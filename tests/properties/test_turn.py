@@ -138,7 +138,7 @@ async def _answer_all(client: Client, order: st.DataObject, answered: int) -> in
     return answered
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(TURN, min_size=1, max_size=4), st.sampled_from(["", "Be brief."]), st.data())
 def test_prompts_are_exact_to_the_token(
     turns: list[Asked], system: str, order: st.DataObject

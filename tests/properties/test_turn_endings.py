@@ -170,7 +170,7 @@ def _spec(turn_id: str) -> TurnSpec:
     return TurnSpec(turn_id=turn_id, text="hi", generation=GenerationSettings(), limits=LIMITS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from(sorted(STEPS)), max_size=12),
     st.lists(ACTS, max_size=40),

@@ -27,7 +27,7 @@ def talkative() -> Script:
     return in_turn(*STEPS * 20)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=UNCHECKED)
+@settings(max_examples=60, suppress_health_check=UNCHECKED)
 @given(st.lists(st.sampled_from(KINDS).flatmap(frames), max_size=12))
 async def test_any_frames(sent: list[agent_pb2.ConverseRequest]) -> None:
     async with running_server(talkative(), tools=SMALL) as server:

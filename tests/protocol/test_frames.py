@@ -305,6 +305,23 @@ async def test_the_log_has_conversations_and_refusals_with_their_tenant(
     lines = [record.getMessage() for record in caplog.records]
     who = f"{opened.conversation_id} (tenant ann)"
     assert any(line.startswith(f"{who} opened by ") for line in lines)
-    assert any(line.startswith(f"{who}: refused frame 2: TURN_UNKNOWN: ") for line in lines)
-    assert f"{who} ended: closed" in lines
+    assert any(
+        line == f"{who}: refused frame 2: TURN_UNKNOWN at cancel_turn.turn_id" for line in lines
+    )
+    assert f"{who} ended: closed; frames refused: 1" in lines
     assert any("refused a conversation" in line and "FIELD_INVALID" in line for line in lines)
+
+
+async def test_the_log_has_no_content_and_a_bound(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "precall_service")
+    async with running_server(always(says("Hello."))) as server:
+        stream = await server.opened()
+        forged = "a\n2026-01-01 ERROR server: forged"
+        for _ in range(30):
+            bad = turn_pb2.CancelTurn(turn_id=forged)
+            await stream.refused(await stream.send("cancel_turn", bad))
+        await stream.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("refused frame" in line for line in lines) == 10
+    assert any(line.endswith("ended: closed; frames refused: 30") for line in lines)
+    assert not any("forged" in line for line in lines)

@@ -84,8 +84,9 @@ class _Turn:
 
     @property
     def never_began(self) -> bool:
-        """Whether the turn ended without a step."""
-        return self.completed is not None and self.step < 0
+        """Whether the turn failed before its first step, and may begin again under its id."""
+        ended = self.completed
+        return ended is not None and ended.outcome is TurnOutcome.FAILED and self.step < 0
 
     def add(self, event: ConversationEvent) -> None:
         if self.completed is not None:

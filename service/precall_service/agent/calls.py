@@ -14,14 +14,12 @@ Concurrency: `answer` runs one task per call; the other methods are called while
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precall_service.agent import refusals
-from precall_service.agent.account import CallTaken, TurnAccount
-from precall_service.agent.context import TurnContext
-from precall_service.agent.transcript import TurnTranscript
-from precall_service.domain.clock import Clock
+from precall_service.agent.account import CallTaken
+from precall_service.agent.scope import TurnScope
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
@@ -31,15 +29,10 @@ from precall_service.domain.events import (
     ToolCallCompleted,
     ToolCallProgress,
     TraceContext,
-    TurnEvent,
 )
 from precall_service.domain.messages import ToolCall
-from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.run import InvocationContext
 from precall_service.tools.toolset import RegisteredTool
-
-Emit = Callable[[TurnEvent], Awaitable[None]]
-Offer = Callable[[TurnEvent], None]
 
 
 @dataclass(slots=True)
@@ -52,29 +45,10 @@ class _OpenCall:
 class TurnCalls:
     """The calls of one turn, step after step."""
 
-    def __init__(
-        self,
-        turn_id: str,
-        context: TurnContext,
-        *,
-        transcript: TurnTranscript,
-        account: TurnAccount,
-        trace_context: Callable[[str], TraceContext],
-        dispatcher: Dispatcher,
-        clock: Clock,
-        emit: Emit,
-        offer: Offer,
-    ) -> None:
-        self._turn_id = turn_id
-        self._conversation_id = context.conversation_id
-        self._tools = {tool.name: tool for tool in context.tools}
-        self._transcript = transcript
-        self._account = account
+    def __init__(self, scope: TurnScope, trace_context: Callable[[str], TraceContext]) -> None:
+        self._scope = scope
+        self._tools = {tool.name: tool for tool in scope.context.tools}
         self._trace_context = trace_context
-        self._dispatcher = dispatcher
-        self._clock = clock
-        self._emit = emit
-        self._offer = offer
         self._open: dict[str, _OpenCall] = {}
         self._in_doubt: set[str] = set()
         """Calls whose invocation was sent and that may have had effects."""
@@ -110,43 +84,45 @@ class TurnCalls:
 
     async def end_all(self, why: ServiceError | None) -> None:
         """Ends every open call, because the turn ends; `why` is the turn's error."""
-        unanswered = {call.call_id: call for call in self._transcript.unanswered}
+        unanswered = {call.call_id: call for call in self._scope.transcript.unanswered}
         for call_id, call in unanswered.items():
-            self._transcript.keep_answer(call, model_text(self._outlived(call_id, why)))
+            self._scope.transcript.keep_answer(call, model_text(self._outlived(call_id, why)))
         for call_id in tuple(self._open):
             await self._end(call_id, self._outlived(call_id, why))
 
     async def _answer(self, call: ToolCall) -> None:
         ending = await self._ending(call)
-        self._transcript.keep_answer(call, model_text(ending))
+        self._scope.transcript.keep_answer(call, model_text(ending))
         await self._end(call.call_id, ending)
 
     async def _ending(self, call: ToolCall) -> InvocationEnding:
         tool = self._tools.get(call.tool_name)
         if tool is None:
             return refusals.call_of_unknown_tool(call.tool_name, self._tools)
-        self._account.note(CallTaken(call.call_id, call.tool_name))
+        self._scope.account.note(CallTaken(call.call_id, call.tool_name))
         try:
-            current = self._dispatcher.current(tool)
-            self._dispatcher.check_arguments(current, call.arguments_json)
+            current = self._scope.services.dispatcher.current(tool)
+            self._scope.services.dispatcher.check_arguments(current, call.arguments_json)
         except ServiceError as error:
             return InvocationEnding.of_error(error)
         return await self._run(current, call)
 
     async def _run(self, tool: RegisteredTool, call: ToolCall) -> InvocationEnding:
-        run = self._dispatcher.launch(
+        run = self._scope.services.dispatcher.launch(
             tool=tool,
             arguments_json=call.arguments_json,
             context=InvocationContext(
-                turn_id=self._turn_id,
-                conversation_id=self._conversation_id,
+                turn_id=self._scope.spec.turn_id,
+                conversation_id=self._scope.context.conversation_id,
                 trace_context=self._trace_context(call.call_id),
             ),
             call_id=call.call_id,
         )
-        run.on_progress(
-            lambda message, fraction: self._offer(ToolCallProgress(call.call_id, message, fraction))
-        )
+
+        def offer_progress(message: str, fraction: float | None) -> None:
+            self._scope.offer(ToolCallProgress(call.call_id, message, fraction))
+
+        run.on_progress(offer_progress)
         try:
             return await run.ending()
         except asyncio.CancelledError:
@@ -168,12 +144,12 @@ class TurnCalls:
                 ending.outcome,
                 ending.result_json,
                 ending.error,
-                wait_time_s=self._clock.now() - call.ready_at,
+                wait_time_s=self._scope.services.clock.now() - call.ready_at,
                 source=ResultSource.COMMITTED if has_result else ResultSource.UNSPECIFIED,
                 content=(ContentPart(text=ending.content),) if ending.content else (),
             )
-            self._account.note(call.completed)
-        await self._emit(call.completed)
+            self._scope.account.note(call.completed)
+        await self._scope.emit(call.completed)
         del self._open[call_id]
 
     def _outlived(self, call_id: str, why: ServiceError | None) -> InvocationEnding:

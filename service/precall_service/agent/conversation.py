@@ -183,8 +183,8 @@ class Conversation:
         Raises:
             ServiceError: TOOL_UNAVAILABLE if the client is gone.
         """
-        self._check_linked()
-        await self.outbox.put(invocation, invocation.turn_id)
+        if not await self.outbox.put(invocation, invocation.turn_id):
+            raise refusals.client_gone()
 
     async def commit(self, invocation_id: str, call_id: str) -> None:
         """Tells the client that a speculative run now answers a call.
@@ -192,8 +192,8 @@ class Conversation:
         Raises:
             ServiceError: TOOL_UNAVAILABLE if the client is gone.
         """
-        self._check_linked()
-        await self.outbox.put(InvocationCommitted(invocation_id, call_id))
+        if not await self.outbox.put(InvocationCommitted(invocation_id, call_id)):
+            raise refusals.client_gone()
 
     async def cancel(self, invocation_id: str, reason: InvocationCancelReason) -> None:
         """Tells the client that a run is no longer needed.
@@ -201,8 +201,9 @@ class Conversation:
         Raises:
             ServiceError: TOOL_UNAVAILABLE if the client is gone.
         """
-        self._check_linked()
-        await self.outbox.put(CancelInvocation(invocation_id, reason))
+        # A full outbox must not lose it: the handler would go on. There is one for each Invoke.
+        if not self.outbox.push(CancelInvocation(invocation_id, reason)):
+            raise refusals.client_gone()
 
     # Lifecycle.
 
@@ -266,15 +267,15 @@ class Conversation:
         ending = await turn.run()
         completed = ending.completed
         if completed.outcome is TurnOutcome.FAILED and completed.error is not None:
-            why = completed.error.reason.name, completed.error.message
-            log.info("turn %r of %s failed: %s: %s", turn.spec.turn_id, self.who, *why)
+            log.info("turn %r of %s failed: %s", turn.spec.turn_id, self.who, completed.error.label)
         self._transcript = replace(
             self._transcript, messages=self._transcript.messages + ending.messages
         )
         self._tail = ending.tail
         self._turn = None
         self.renew()
-        if ending.begun:  # else it did nothing, and the client may send the same turn again
+        # One that failed before its first step did nothing: the client may send it again.
+        if ending.begun or completed.outcome is not TurnOutcome.FAILED:
             self._ended.add(turn.spec, completed)
 
     async def _is_repetition(self, spec: TurnSpec) -> bool:
@@ -288,10 +289,6 @@ class Conversation:
         if completed is not None:
             await self.outbox.put(completed, spec.turn_id)
         return completed is not None
-
-    def _check_linked(self) -> None:
-        if self.outbox.closed:
-            raise ServiceError(Reason.TOOL_UNAVAILABLE, "the client that runs the tool is gone")
 
     def _tools_for(self, choice: ToolChoice) -> tuple[RegisteredTool, ...]:
         """Returns the tools that a turn with this choice offers the model.

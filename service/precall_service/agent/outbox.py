@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from precall_service.domain.events import ConversationEvent
+from precall_service.domain.events import ConversationEvent, TurnEvent
+
+Emit = Callable[[TurnEvent], Awaitable[object]]
+"""Sends an event of a turn to the client. It waits while the client is too slow to read."""
+Offer = Callable[[TurnEvent], None]
+"""Sends an event of a turn to the client, or drops it if the client is too slow to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +55,26 @@ class Outbox:
         self._next += 1
         return number
 
-    async def put(self, event: ConversationEvent, turn_id: str = "") -> None:
-        """Adds an event once there is room; drops it after `close`.
+    async def put(self, event: ConversationEvent, turn_id: str = "") -> bool:
+        """Adds an event once there is room; returns False if it was dropped after `close`.
 
         On cancel: the event was not added.
         """
         while len(self._events) >= self._events_max and not self._closed:
             self._room.clear()
             await self._room.wait()
-        if not self._closed:
-            self._append(event, turn_id)
+        return self._append(event, turn_id)
+
+    def push(self, event: ConversationEvent) -> bool:
+        """Adds an event even if there is no room; returns False if it was dropped after `close`.
+
+        Only for events whose number has a bound of its own.
+        """
+        return self._append(event, "")
 
     def offer(self, event: ConversationEvent, turn_id: str = "") -> None:
         """Adds an event if there is room, else drops it."""
-        if len(self._events) < self._events_max and not self._closed:
+        if len(self._events) < self._events_max:
             self._append(event, turn_id)
 
     async def take(self) -> list[NumberedEvent]:
@@ -84,7 +96,10 @@ class Outbox:
         self._filled.set()
         self._room.set()
 
-    def _append(self, event: ConversationEvent, turn_id: str) -> None:
+    def _append(self, event: ConversationEvent, turn_id: str) -> bool:
+        if self._closed:
+            return False
         self._events.append(NumberedEvent(self._next, turn_id, event))
         self._next += 1
         self._filled.set()
+        return True

@@ -60,6 +60,11 @@ def conversation_expired(limit_s: float) -> ServiceError:
     )
 
 
+def client_gone() -> ServiceError:
+    """The client that runs the tool has left."""
+    return ServiceError(Reason.TOOL_UNAVAILABLE, "the client that runs the tool is gone")
+
+
 def no_tool_calls(model: str) -> ServiceError:
     """The served model cannot call tools."""
     return ServiceError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precall_service.agent.account import Happening, Sampled, StepBegan
+from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
 from precall_service.domain.events import (
     StepCompleted,
     StepFinishReason,
@@ -19,14 +19,14 @@ class TurnReporter:
 
     def __init__(self, received_at: float) -> None:
         self._received_at = received_at
-        self._queue_s = 0.0
+        self._queue_s: float | None = None
         self._first_piece_at: float | None = None
         self._generation_s = 0.0
         self._tool_s = 0.0
         self._continuation_s = 0.0
         self._step_began_at: float | None = None
-        self._calls_ready_at: float | None = None
-        """When the step with the current calls ended."""
+        self._calls_taken_at: float | None = None
+        """When the first of the current calls went on its way."""
         self._answered_at: float | None = None
         """When the latest of the current calls ended."""
         self._steps = 0
@@ -50,6 +50,8 @@ class TurnReporter:
                 self._step_began_at = at
             case StepCompleted(_, finish, usage):
                 self._end_step(at, finish, usage)
+            case CallTaken() if self._calls_taken_at is None:
+                self._calls_taken_at = at
             case ToolCallCompleted():
                 self._answered_at = at
             case _:
@@ -58,10 +60,10 @@ class TurnReporter:
     def report(self, ended_at: float) -> TurnReport:
         """Returns the report of a turn that ends at this time."""
         self._end_tools()
-        first = self._first_piece_at
+        first, wall_s = self._first_piece_at, ended_at - self._received_at
         return TurnReport(
-            wall_time_s=ended_at - self._received_at,
-            queue_time_s=self._queue_s,
+            wall_time_s=wall_s,
+            queue_time_s=wall_s if self._queue_s is None else self._queue_s,
             time_to_first_token_s=None if first is None else first - self._received_at,
             generation_time_s=self._generation_s,
             tool_time_exposed_s=self._tool_s,
@@ -88,12 +90,12 @@ class TurnReporter:
             self._step_began_at = None
         if finish is StepFinishReason.TOOL_CALLS:
             self._calls += self._calls_in_step
-            self._calls_ready_at, self._answered_at = at, None
+            self._answered_at = None
 
     def _end_tools(self) -> None:
-        if self._calls_ready_at is not None and self._answered_at is not None:
-            self._tool_s += self._answered_at - self._calls_ready_at
-        self._calls_ready_at = None
+        if self._calls_taken_at is not None and self._answered_at is not None:
+            self._tool_s += self._answered_at - self._calls_taken_at
+        self._calls_taken_at = None
 
 
 def _sum(one: TokenUsage, other: TokenUsage) -> TokenUsage:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from precall_service.agent.account import Piece, Sampled, TurnAccount
+from precall_service.agent.outbox import Emit
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import (
     ReasoningDelta,
@@ -18,13 +18,10 @@ from precall_service.domain.events import (
     ToolCallArgumentsDelta,
     ToolCallReady,
     ToolCallStarted,
-    TurnEvent,
 )
 from precall_service.domain.messages import AssistantMessage, ToolCall
 from precall_service.engine import base
 from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream
-
-Emit = Callable[[TurnEvent], Awaitable[None]]
 
 _CALL_ID_ALPHABET = string.ascii_letters + string.digits
 _CALL_ID_LENGTH = 9  # Mistral's templates require it, and it is enough for one conversation

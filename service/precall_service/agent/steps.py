@@ -7,49 +7,28 @@ Never: admits the turn, runs its calls, or decides what follows a step.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 
-from precall_service.agent.account import StepBegan, TurnAccount
+from precall_service.agent.account import StepBegan
 from precall_service.agent.calls import TurnCalls
-from precall_service.agent.context import TurnContext
+from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step, StepReader
-from precall_service.agent.transcript import TurnTranscript
-from precall_service.domain.clock import Clock
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
     StepCompleted,
     StepFinishReason,
     StepStarted,
     TokenUsage,
-    TurnEvent,
 )
-from precall_service.domain.turn import ToolChoice, TurnSpec
+from precall_service.domain.turn import ToolChoice
 from precall_service.engine.base import Engine, Priority, Prompt, StepSpec
-
-Emit = Callable[[TurnEvent], Awaitable[None]]
 
 
 class TurnSteps:
     """Generates one step after another."""
 
-    def __init__(
-        self,
-        spec: TurnSpec,
-        context: TurnContext,
-        *,
-        transcript: TurnTranscript,
-        account: TurnAccount,
-        calls: TurnCalls,
-        clock: Clock,
-        emit: Emit,
-    ) -> None:
-        self._spec = spec
-        self._context = context
-        self._transcript = transcript
-        self._account = account
+    def __init__(self, scope: TurnScope, calls: TurnCalls) -> None:
+        self._scope = scope
         self._calls = calls
-        self._clock = clock
-        self._emit = emit
         self._reader: StepReader | None = None
         """The reader of the step that is being generated."""
         self._prompt_tokens = 0
@@ -57,7 +36,7 @@ class TurnSteps:
         """The ending of a step that has not been sent to the client yet."""
         self.number = 0
         """The number of the current step: how many steps ended before it."""
-        self.tokens_left = spec.limits.max_turn_tokens
+        self.tokens_left = scope.spec.limits.max_turn_tokens
 
     async def generate(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> Step:
         """Generates the next step, adds it to the transcript, sends its events, and returns it.
@@ -67,14 +46,16 @@ class TurnSteps:
         On cancel or error: the generation is aborted; the caller must still call `end_all`.
         """
         self._prompt_tokens = len(prompt)
-        await self._emit(StepStarted(self.number, len(prompt)))
+        await self._scope.emit(StepStarted(self.number, len(prompt)))
         spec = self._step_spec(engine, prompt, choice)
-        self._account.note(StepBegan(self.number, prompt, spec))
-        self._reader = reader = StepReader(self._account, self._emit, self._clock)
+        self._scope.account.note(StepBegan(self.number, prompt, spec))
+        self._reader = reader = StepReader(
+            self._scope.account, self._scope.emit, self._scope.services.clock
+        )
         step = await reader.read(engine.generate(prompt, spec))
         self._reader = None
         self.tokens_left -= len(step.end.token_ids)
-        self._transcript.keep_step(prompt, step)
+        self._scope.transcript.keep_step(prompt, step)
         self._note_end(step.finish, step.usage(prompt))
         self._calls.open(reader.calls_told)
         await self._calls.end_unmade(step.message.tool_calls)
@@ -87,7 +68,7 @@ class TurnSteps:
         if self._reader is not None:
             # Its sampled tokens are not counted, but its prompt is if it was computed.
             usage = TokenUsage(input_tokens=self._prompt_tokens if self._reader.begun else 0)
-            self._transcript.keep_cut_step(self._reader.text)
+            self._scope.transcript.keep_cut_step(self._reader.text)
             self._note_end(StepFinishReason.ABORTED, usage)
             self._calls.open(self._reader.calls_told)
         await self._calls.end_all(why)
@@ -95,23 +76,23 @@ class TurnSteps:
 
     def _step_spec(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> StepSpec:
         room = engine.info.context_tokens_max - len(prompt)
-        wanted = self._spec.generation.max_step_tokens
+        wanted = self._scope.spec.generation.max_step_tokens
         return StepSpec(
-            step_id=f"{self._context.conversation_id}-{secrets.token_hex(6)}",
+            step_id=f"{self._scope.context.conversation_id}-{secrets.token_hex(6)}",
             max_tokens=min(room, self.tokens_left, room if wanted is None else wanted),
-            generation=self._spec.generation,
-            tools=self._context.transcript.tools,
+            generation=self._scope.spec.generation,
+            tools=self._scope.context.transcript.tools,
             tool_choice=choice,
             priority=Priority.CONTINUES_TURN if self.number else Priority.STARTS_TURN,
-            tenant=self._context.tenant,
-            template_variables=self._context.transcript.template_variables,
+            tenant=self._scope.context.tenant,
+            template_variables=self._scope.context.transcript.template_variables,
         )
 
     def _note_end(self, finish: StepFinishReason, usage: TokenUsage) -> None:
         self._unsent_end = StepCompleted(self.number, finish, usage)
-        self._account.note(self._unsent_end)
+        self._scope.account.note(self._unsent_end)
 
     async def _send_end(self) -> None:
         if self._unsent_end is not None:
-            await self._emit(self._unsent_end)
+            await self._scope.emit(self._unsent_end)
             self._unsent_end = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -27,8 +28,11 @@ from precall_tracing.turns import OpenSpan, StepSettings, Tracer, TurnTrace, Usa
 class TurnSpans:
     """Observes one turn. Every span that is still open ends with the `with` block."""
 
+    _turn: TurnTrace
+
     def __init__(self, tracer: Tracer, spec: TurnSpec, context: TurnContext) -> None:
-        self._turn = TurnTrace(
+        self._begin = partial(
+            TurnTrace,
             tracer,
             parent=asdict(spec.trace_context),
             conversation_id=context.conversation_id,
@@ -41,6 +45,7 @@ class TurnSpans:
         self._calls: dict[str, OpenSpan] = {}
 
     def __enter__(self) -> Self:
+        self._turn = self._begin()
         return self
 
     def __exit__(

@@ -13,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from precall_service.admission import Share
 from precall_service.agent import refusals
 from precall_service.agent.account import TurnAccount
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
+from precall_service.agent.outbox import Emit, Offer
 from precall_service.agent.report import TurnReporter
+from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step
 from precall_service.agent.steps import TurnSteps
 from precall_service.agent.traces import TurnSpans
@@ -30,7 +32,6 @@ from precall_service.domain.endings import model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
     TurnCompleted,
-    TurnEvent,
     TurnOutcome,
     TurnQueued,
     TurnStarted,
@@ -42,9 +43,6 @@ from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
 
 log = logging.getLogger(__name__)
-
-Emit = Callable[[TurnEvent], Awaitable[None]]
-Offer = Callable[[TurnEvent], None]
 
 
 class Turn:
@@ -61,35 +59,20 @@ class Turn:
     ) -> None:
         clock = services.clock
         self.spec = spec
-        self._context = context
-        self._services = services
-        self._emit = emit
-        self._offer = offer
         self._received_at = clock.now()
-        self._transcript = TurnTranscript(context.transcript, context.tail, spec.text)
         self._spans = TurnSpans(services.tracer, spec, context)
         self._reporter = TurnReporter(self._received_at)
-        self._account = TurnAccount(clock, (self._reporter, self._spans))
-        self._calls = TurnCalls(
-            spec.turn_id,
-            context,
-            transcript=self._transcript,
-            account=self._account,
-            trace_context=self._spans.call_context,
-            dispatcher=services.dispatcher,
-            clock=clock,
+        self._scope = scope = TurnScope(
+            spec=spec,
+            context=context,
+            services=services,
+            transcript=TurnTranscript(context.transcript, context.tail, spec.text),
+            account=TurnAccount(clock, (self._reporter, self._spans)),
             emit=emit,
             offer=offer,
         )
-        self._steps = TurnSteps(
-            spec,
-            context,
-            transcript=self._transcript,
-            account=self._account,
-            calls=self._calls,
-            clock=clock,
-            emit=emit,
-        )
+        self._calls = TurnCalls(scope, self._spans.call_context)
+        self._steps = TurnSteps(scope, self._calls)
         self._work: asyncio.Task[None] | None = None
         self._stop: tuple[TurnOutcome, ServiceError] | None = None
         self._timer: Timer | None = None
@@ -127,23 +110,26 @@ class Turn:
         try:
             await self._admit_and_step()
         except ServiceError as error:
-            self._set(TurnOutcome.FAILED, error)
+            self._fail(error)
         except EngineDiedError:
-            self._set(TurnOutcome.FAILED, self._services.engines.died())
+            self._fail(self._scope.services.engines.died())
         except Exception as error:  # noqa: BLE001 - a defect must still give the client its ending
-            who = f"turn {self.spec.turn_id!r} of {self._context.who}"
-            self._set(TurnOutcome.FAILED, report_defect(log, who, error))
+            self._fail(report_defect(log, self._scope.who, error))
+
+    def _fail(self, error: ServiceError) -> None:
+        """Ends the turn as FAILED; if it was to end anyway, the failure came of that."""
+        self._outcome, self._error = self._stop or (TurnOutcome.FAILED, error)
 
     def _set(self, outcome: TurnOutcome, error: ServiceError) -> None:
         self._outcome, self._error = outcome, error
 
     async def _admit_and_step(self) -> None:
-        services, limits = self._services, self.spec.limits
+        services, limits = self._scope.services, self.spec.limits
         engine = services.engines.engine()
-        prompt = await self._transcript.first_prompt(engine)
+        prompt = await self._scope.transcript.first_prompt(engine)
         if not _fits(engine, prompt):
             raise _too_long(engine, prompt)
-        tenant, tool_set = self._context.tenant, _tool_set(self._context.tools)
+        tenant, tool_set = self._scope.context.tenant, _tool_set(self._scope.context.tools)
         # A safe estimate until growth is learned: results may be as long as what is generated.
         safe = min(2 * limits.max_turn_tokens, engine.info.context_tokens_max - len(prompt))
         expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
@@ -154,15 +140,15 @@ class Turn:
             services.growth.observe(tenant, tool_set, tokens - len(prompt))
 
     async def _wait_for_admission(self, share: Share) -> None:
-        services = self._services
+        services = self._scope.services
         self._set_timer(services.admission.limits.wait_max_s, self._give_up_waiting)
         while (position := await share.queue_position()) is not None:
             # Not `emit`: a client that does not read must not delay the use of its share.
-            self._offer(TurnQueued(position))
+            self._scope.offer(TurnQueued(position))
         self._set_timer(self.spec.limits.max_duration_s, self._expire)
         started = TurnStarted(services.clock.now() - self._received_at)
-        self._account.note(started)
-        await self._emit(started)
+        self._scope.account.note(started)
+        await self._scope.emit(started)
 
     def _set_timer(
         self, delay_s: float | None, callback: Callable[[], None] = lambda: None
@@ -171,11 +157,11 @@ class Turn:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = (
-            None if delay_s is None else self._services.clock.call_later(delay_s, callback)
+            None if delay_s is None else self._scope.services.clock.call_later(delay_s, callback)
         )
 
     def _give_up_waiting(self) -> None:
-        engines, limits = self._services.engines, self._services.admission.limits
+        engines, limits = self._scope.services.engines, self._scope.services.admission.limits
         no_engine = engines.unavailable() if engines.running is None else None
         error = no_engine or refusals.waited_too_long(limits.wait_max_s, limits.retry_after_s)
         self.cancel(error, TurnOutcome.FAILED)
@@ -186,7 +172,7 @@ class Turn:
 
     async def _step_until_done(self, prompt: Prompt, share: Share) -> int:
         """Runs steps until the turn has its outcome; returns the KV tokens that it then holds."""
-        engine = self._services.engines.engine()  # maybe a new one: the prompt fits any engine
+        engine = self._engine()  # maybe a new one: the prompt fits any engine
         choice = self.spec.generation.tool_choice
         while True:
             step = await self._generate(engine, prompt, choice)
@@ -200,22 +186,33 @@ class Turn:
             share.pause()
             await self._calls.answer(step.message.tool_calls)
             await share.resume()
-            engine = self._services.engines.engine()
-            prompt = await self._transcript.continued_prompt(engine)
+            engine = self._engine()
+            prompt = await self._scope.transcript.continued_prompt(engine)
             if not _fits(engine, prompt):
                 # If these results stayed, no later turn would fit either.
-                self._transcript.replace_answers(model_text(refusals.answer_too_long()))
+                self._scope.transcript.replace_answers(model_text(refusals.answer_too_long()))
                 self._set(TurnOutcome.LIMIT, _too_long(engine, prompt))
                 return held
             share.grow(len(prompt))
             choice = choice.after_calls()
+
+    def _engine(self) -> Engine:
+        """Returns the running engine.
+
+        Raises:
+            ServiceError: ENGINE_UNAVAILABLE; a turn that has begun needs a new id.
+        """
+        engines = self._scope.services.engines
+        if engines.running is None and self._steps.number:
+            raise engines.died()
+        return engines.engine()
 
     async def _generate(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> Step:
         try:
             return await self._steps.generate(engine, prompt, choice)
         except EngineDiedError:
             # Reported before the share is given to the next turn, which would fail as well.
-            self._services.engines.report_death(engine)
+            self._scope.services.engines.report_death(engine)
             raise
 
     def _limit_reached(self, step: Step) -> ServiceError | None:
@@ -234,15 +231,15 @@ class Turn:
         """Ends the step and calls that are still open, sends the turn's ending, and returns it."""
         await self._steps.end_all(self._error)
         kept = self._kept()
-        report = self._reporter.report(self._services.clock.now())
-        completed = TurnCompleted(self._outcome, self._transcript.text, self._error, report)
-        self._account.note(completed)
-        await self._emit(completed)
+        report = self._reporter.report(self._scope.services.clock.now())
+        completed = TurnCompleted(self._outcome, self._scope.transcript.text, self._error, report)
+        self._scope.account.note(completed)
+        await self._scope.emit(completed)
         return TurnEnding(
             completed=completed,
             begun=report.steps > 0,
             messages=kept,
-            tail=self._transcript.tail if kept else self._context.tail,
+            tail=self._scope.transcript.tail if kept else self._scope.context.tail,
         )
 
     def _kept(self) -> tuple[Message, ...]:
@@ -254,7 +251,7 @@ class Turn:
             if self._error is None or not self._calls.effects:
                 return ()
             self._error = refusals.failed_after_effects(self._error, self._calls.effects)
-        return self._transcript.close()
+        return self._scope.transcript.close()
 
 
 def _fits(engine: Engine, prompt: Prompt) -> bool:

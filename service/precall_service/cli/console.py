@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
+
+from precall_service.incidents import is_defect
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -18,12 +21,32 @@ _OURS = ("precall", "precall_service")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class _BriefFormatter(logging.Formatter):
-    """Leaves out the traceback of an exception, which only `--log-level debug` shows."""
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 9}
+"""Control characters, with which a text could pass for other records or move the cursor."""
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
-        """As `logging.Formatter.formatException`."""
-        return f"{ei[0].__name__}: {ei[1]}" if ei[0] is not None else ""
+
+class _Formatter(logging.Formatter):
+    """One line for each record, and one for its exception.
+
+    Only defects of precall have their traceback, unless `--log-level debug` shows all of them.
+    """
+
+    def __init__(self, *, debug: bool) -> None:
+        super().__init__(_FORMAT)
+        self._debug = debug
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        """As `logging.Formatter.formatMessage`, with control characters escaped."""
+        return super().formatMessage(record).translate(_ESCAPES)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As `logging.Formatter.format`."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or self._debug or is_defect(record):
+            return super().format(record)
+        brief = copy.copy(record)
+        brief.exc_info, brief.exc_text = None, None
+        return f"{super().format(brief)}\n{type(error).__name__}: {error}"
 
 
 def stdout() -> Console:
@@ -59,7 +82,7 @@ def stderr_alone() -> Generator[Console]:
 def configure_logging(level: LogLevel) -> None:
     """Shows precall's own log records from `level` on, and those of libraries from WARNING on."""
     handler = logging.StreamHandler()
-    handler.setFormatter((logging.Formatter if level == "debug" else _BriefFormatter)(_FORMAT))
+    handler.setFormatter(_Formatter(debug=level == "debug"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

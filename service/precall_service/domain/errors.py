@@ -82,6 +82,7 @@ class Reason(enum.Enum):
     CACHE_VERSION_MISMATCH = (80, Code.ABORTED)
     CACHE_STORE_UNAVAILABLE = (81, Code.UNAVAILABLE)
     CACHE_RESOURCE_CHANGED = (82, Code.ABORTED)
+    CACHE_ENTRY_UNKNOWN = (83, Code.NOT_FOUND)
 
     @property
     def number(self) -> int:
@@ -127,6 +128,11 @@ class ServiceError(Exception):
     def code(self) -> Code:
         """The gRPC code that goes with the reason."""
         return self.reason.code
+
+    @property
+    def label(self) -> str:
+        """Reason and field, for a log: the message may quote what people, models or tools said."""
+        return f"{self.reason.name} at {self.field}" if self.field else self.reason.name
 
     def __repr__(self) -> str:
         return f"ServiceError({self.reason.name}, {self.message!r})"

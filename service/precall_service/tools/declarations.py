@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import cast
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonError, JsonObject, dump, parse_object
@@ -105,9 +106,10 @@ def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> Ch
         "input_schema": input_schema,
         "output_schema": output_schema,
     }
+    effects = cast("JsonObject", asdict(proposal.effects))
     declaration = ToolDeclaration(
         name=proposal.name,
-        version=proposal.version or _digest(shown, sort_names=True)[:16],
+        version=proposal.version or _digest({**shown, "effects": effects}, sort_names=True)[:16],
         digest=_digest(shown, sort_names=False),
         description=proposal.description,
         input_schema=input_schema,

@@ -145,19 +145,12 @@ class Dispatcher:
         """Gives a run a progress report. One of a run that ended without its answer is ignored.
 
         Raises:
-            ServiceError: INVOCATION_UNKNOWN, no run of that id is open for this process;
-                FIELD_INVALID, the fraction is not between 0 and 1.
+            ServiceError: INVOCATION_UNKNOWN, no run of that id is open for this process.
         """
         peer = self._peer(link)
         run = peer.runs.get(invocation_id)
         if run is None and invocation_id not in peer.owed:
             raise _unknown("invocation_progress", invocation_id)
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise ServiceError(
-                Reason.FIELD_INVALID,
-                f"invocation_progress.fraction is {fraction:g}: use 0 to 1, or leave it unset",
-                field="invocation_progress.fraction",
-            )
         if run is not None:
             run.take_progress(message, fraction)
 

@@ -87,16 +87,6 @@ def discarded(tool: RegisteredTool, reason: InvocationCancelReason, *, sent: boo
     )
 
 
-def defect(tool: RegisteredTool, incident: str) -> ServiceError:
-    """A defect of ours, which only the server's log may describe."""
-    return ServiceError(
-        Reason.INTERNAL,
-        f"a defect of the server ended a run of tool {tool.name!r}; its log has incident"
-        f" {incident}",
-        metadata={"tool_name": tool.name, "incident": incident},
-    )
-
-
 def _doubt(tool: RegisteredTool, *, sent: bool) -> str:
     """What is known of the handler's effects."""
     if not sent:

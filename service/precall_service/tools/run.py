@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -25,6 +24,7 @@ from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import InvocationCancelReason, Invoke, TraceContext
 from precall_service.domain.text import encodable
+from precall_service.incidents import report_defect
 from precall_service.tools import failures
 from precall_service.tools.answers import read_answer
 from precall_service.tools.arguments import check_arguments
@@ -218,10 +218,8 @@ class Run:
         except ServiceError as error:
             self._end(InvocationEnding.of_error(error))
             raise
-        except Exception:  # a defect of ours must not leave the call open
-            incident = secrets.token_hex(4)
-            log.exception("a result of tool %r failed, incident %s", self.tool.name, incident)
-            error = failures.defect(self.tool, incident)
+        except Exception as defect:  # noqa: BLE001 - a defect of ours must not leave the call open
+            error = report_defect(log, f"a result of tool {self.tool.name!r}", defect)
             self._end(InvocationEnding.of_error(error))
             raise error from None
         self._end(ending)
@@ -256,12 +254,9 @@ class Run:
             yield
         except ServiceError as error:
             self._give_up(InvocationCancelReason.CALL_CANCELLED, error)
-        except Exception:  # a defect of ours must not end the runs of others
-            incident = secrets.token_hex(4)
-            log.exception("a run of tool %r failed, incident %s", self.tool.name, incident)
-            self._give_up(
-                InvocationCancelReason.CALL_CANCELLED, failures.defect(self.tool, incident)
-            )
+        except Exception as defect:  # noqa: BLE001 - a defect of ours must not end other runs
+            error = report_defect(log, f"a run of tool {self.tool.name!r}", defect)
+            self._give_up(InvocationCancelReason.CALL_CANCELLED, error)
 
     @asynccontextmanager
     async def _tool_slot(self) -> AsyncGenerator[None]:

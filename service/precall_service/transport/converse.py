@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
 
 _SEQUENCE_MAX = 2**64 - 1
+_REFUSALS_LOGGED_MAX = 10
+"""Refused frames that have a line in the log; the end of the conversation counts all."""
 
 _NOT_SERVED = {
     "cancel_tool_call": "CAPABILITY_INTERJECTION",
@@ -58,6 +60,7 @@ class ConverseStream:
         self._unread_s = unread_s
         # More than may be registered, so that each excess tool is refused on its own.
         self._tools_max = 4 * conversations.tool_limits.tools_max
+        self._refused = 0
         self._processed = 0
         """The highest sequence number of a processed frame."""
 
@@ -68,17 +71,17 @@ class ConverseStream:
             ServiceError: the status that the stream ends with, if not OK.
         On cancel (the client is gone): the turn is cancelled and everything is released.
         """
+        tenant = "unknown"
         with ExitStack() as stack:
             try:
+                tenant = opening_in.tenant(self._context.invocation_metadata() or ())
                 opening = await self._handshake()
                 conversation = stack.enter_context(
-                    self._conversations.opened(
-                        self._tenant(), opening.agent_name, opening.transcript
-                    )
+                    self._conversations.opened(tenant, opening.agent_name, opening.transcript)
                 )
             except ServiceError as error:
-                why = error.reason.name, error.message
-                log.info("refused a conversation to %s: %s: %s", self._context.peer(), *why)
+                whom = self._context.peer(), tenant
+                log.info("refused a conversation to %s (tenant %s): %s", *whom, error.label)
                 raise
             registrations = conversation.register(opening.proposals, path="open.tools")
             log.info("%s opened by %r", conversation.who, opening.client_name)
@@ -91,17 +94,19 @@ class ConverseStream:
         self, conversation: Conversation, registrations: tuple[ToolRegistration, ...]
     ) -> None:
         """Reads, writes and runs turns until the conversation has ended."""
-        how = "the client left"
+        how = "failed"
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(conversation.run())
                 reader = group.create_task(self._read(conversation))
                 await self._write(conversation, registrations)
                 reader.cancel()
-            error = conversation.error
-            how = "closed" if error is None else f"{error.reason.name}: {error.message}"
+            how = "closed" if conversation.error is None else conversation.error.label
+        except asyncio.CancelledError:
+            how = "the client left"
+            raise
         finally:
-            log.info("%s ended: %s", conversation.who, how)
+            log.info("%s ended: %s; frames refused: %d", conversation.who, how, self._refused)
 
     async def _handshake(self) -> opening_in.Opening:
         try:
@@ -125,9 +130,6 @@ class ConverseStream:
                 raise not_served("ConverseRequest.resume", "CAPABILITY_RESUME")
             case other:
                 raise _no_handshake(f"the first frame was {other or 'empty'!s}")
-
-    def _tenant(self) -> str:
-        return opening_in.tenant(self._context.invocation_metadata() or ())
 
     def _opened(
         self, conversation: Conversation, registrations: tuple[ToolRegistration, ...]
@@ -202,8 +204,9 @@ class ConverseStream:
             del frame  # else it would stay in memory until the next one arrives
 
     async def _refuse(self, conversation: Conversation, frame: int, error: ServiceError) -> None:
-        why = error.reason.name, error.message
-        log.info("%s: refused frame %d: %s: %s", conversation.who, frame, *why)
+        self._refused += 1
+        if self._refused <= _REFUSALS_LOGGED_MAX:
+            log.info("%s: refused frame %d: %s", conversation.who, frame, error.label)
         await conversation.outbox.put(FrameRejected(frame, error))
 
     async def _next_frame(self) -> agent_pb2.ConverseRequest | None:

@@ -119,20 +119,25 @@ async def test_a_turn_that_never_began_may_be_sent_again() -> None:
         ]
 
 
-async def test_a_turn_that_was_cancelled_before_its_first_step_may_be_sent_again() -> None:
+async def test_a_turn_that_was_cancelled_before_its_first_step_starts_nothing_when_sent_again() -> (
+    None
+):
     async with agent([never()], says("Yes.")) as there:
         there.resize(slots=1)
         running, client = there.open(), there.open()
         await running.send("hi")
-        await client.send("hi", turn_id="a")
+        await client.send("Hi.", turn_id="a")
         client.conversation.cancel_turn("a")
         await settle()
+        client.conversation.cancel_turn("a")
         await running.vanish()
-        await client.send("hi", turn_id="a")
+        await client.send("Hi.", turn_id="a")
         assert [ending.outcome for ending in client.of(TurnCompleted)] == [
             TurnOutcome.CANCELLED,
-            TurnOutcome.ANSWERED,
+            TurnOutcome.CANCELLED,
         ]
+        assert (await client.ask("And?")).text == "Yes."
+        assert prompt_text(there.engine.prompts[-1]).count("Hi.") == 1
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from precall_service.cli.console import LogLevel, configure_logging, stderr_alone
+from precall_service.incidents import report_defect
 
 log = logging.getLogger("precall_service.test")
 
@@ -32,6 +33,23 @@ def test_failures_are_logged_without_a_stack(
     assert "ERROR precall_service.test: it failed\nKeyError: 'x'\n" in shown
     assert "Traceback" not in shown
     assert ("well" in shown) is (level == "info")
+
+
+def test_a_defect_is_logged_with_its_stack(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        report_defect(log, "it", error)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_text_cannot_pass_for_another_record(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
+    log.info("client %s", "a\n2026-01-01 ERROR precall: forged\x1b[2J\x9b\r")
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert "a\\x0a2026-01-01 ERROR precall: forged\\x1b[2J\\x9b\\x0d" in shown
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,15 @@ def test_no_schema_means_no_arguments() -> None:
         checked.arguments.check({"city": "Rome"}, root="arguments")
 
 
+def test_a_tool_with_other_effects_has_another_version() -> None:
+    """What was cached while it declared too few reads must not be served any longer."""
+    declared = declare(WEATHER, LIMITS).declaration
+    effects = dataclasses.replace(WEATHER.effects, reads=("weather:{city}",))
+    other = declare(dataclasses.replace(WEATHER, effects=effects), LIMITS).declaration
+    assert other.version != declared.version
+    assert other.digest == declared.digest, "the model is shown the same"
+
+
 def test_version_is_a_digest_of_the_meaning() -> None:
     version = declare(WEATHER, LIMITS).declaration.version
     respaced = dataclasses.replace(

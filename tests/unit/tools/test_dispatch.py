@@ -237,10 +237,6 @@ async def test_progress(calls: Calls) -> None:
     calls.dispatcher.progress(calls.link, invocation.invocation_id, "x" * 5000, None)
     assert calls.progress[0] == ("half", 0.5)
     assert len(calls.progress[1][0]) == PROGRESS_CHARS_MAX
-    for fraction in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ServiceError, match="use 0 to 1") as caught:
-            calls.dispatcher.progress(calls.link, invocation.invocation_id, "", fraction)
-        assert caught.value.field == "invocation_progress.fraction"
     await calls.answer()
     with pytest.raises(ServiceError) as caught:
         calls.dispatcher.progress(calls.link, invocation.invocation_id, "", None)

@@ -140,7 +140,7 @@ def assert_sendable(error: ServiceError) -> None:
     failure(to_status(error))
 
 
-any_frame = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+any_frame = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 
 @any_frame

@@ -71,6 +71,8 @@ class ResultSource(enum.Enum):
     """A handler ran early, for a prediction of this call."""
     CACHE = "cache"
     """The tool cache had the result."""
+    JOINED = "joined"
+    """The handler ran for an equal call at the same time, and both calls share its result."""
 
 
 class StepFinishReason(enum.Enum):
@@ -288,12 +290,13 @@ class TurnReport:
     wall_time_s: float = 0.0
     """The time from the receipt of StartTurn to the end of the turn."""
     queue_time_s: float = 0.0
-    """The time spent waiting for admission."""
+    """The time spent waiting for admission. For a turn that was never admitted, all of its time."""
     time_to_first_token_s: float | None = None
     """The time from the receipt of StartTurn to the first piece of text, reasoning or a call. None
     if there was no such piece."""
     generation_time_s: float = 0.0
-    """The time in which the model generated."""
+    """The time from the start of each step to its end. A client that reads slowly makes it
+    longer."""
     tool_time_exposed_s: float = 0.0
     """The time in which the turn could only wait for tools."""
     tool_time_hidden_s: float = 0.0

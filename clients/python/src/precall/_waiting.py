@@ -2,8 +2,9 @@
 
 Owns: the queue between the reader of the stream and the reader of the turn. While `events_max`
 events wait, a piece of text, reasoning or arguments is merged into the last waiting piece of its
-kind (in the same step or call), and a call's progress replaces its last waiting progress. The
-pieces still concatenate to the whole, and all other events keep their order.
+kind (in the same step or call), and a call's progress or the turn's queue position replaces the
+last one that waits. The pieces still concatenate to the whole, and all other events keep their
+order; within a step, text may come before the start of a call that it followed.
 
 The queue holds more than `events_max` events only by what cannot be merged, and the limits of the
 turn bound that: per step its start, its end, one piece of text and one of reasoning; per call its
@@ -26,6 +27,7 @@ from precall._events import (
     TextDelta,
     ToolCallArgumentsDelta,
     ToolCallProgress,
+    TurnQueued,
 )
 
 _Stream: TypeAlias = tuple[type[Event], str]
@@ -109,6 +111,8 @@ def _stream_of(event: Event) -> _Stream | None:
     match event:
         case TextDelta() | ReasoningDelta():
             return type(event), ""
+        case TurnQueued():
+            return TurnQueued, ""
         case ToolCallArgumentsDelta() | ToolCallProgress():
             return type(event), event.call_id
         case _:

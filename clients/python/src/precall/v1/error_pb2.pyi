@@ -147,6 +147,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. A resource that the value depends on has changed since the versions in the Put were read. Read the
     versions, compute the value and Put it again.
     """
+    ERROR_REASON_CACHE_ENTRY_UNKNOWN: _ErrorReason.ValueType  # 83
+    """NOT_FOUND. The cache has no usable entry for the key: there never was one, or it is stale, expired or of another
+    version of the tool. Compute the value.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why something failed. The name of the value is in `google.rpc.ErrorInfo.reason`, with the domain "precall". Branch on
@@ -277,5 +281,9 @@ ERROR_REASON_CACHE_STORE_UNAVAILABLE: ErrorReason.ValueType  # 81
 ERROR_REASON_CACHE_RESOURCE_CHANGED: ErrorReason.ValueType  # 82
 """ABORTED. A resource that the value depends on has changed since the versions in the Put were read. Read the
 versions, compute the value and Put it again.
+"""
+ERROR_REASON_CACHE_ENTRY_UNKNOWN: ErrorReason.ValueType  # 83
+"""NOT_FOUND. The cache has no usable entry for the key: there never was one, or it is stale, expired or of another
+version of the tool. Compute the value.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -125,6 +125,8 @@ class _DiscardReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Discard
     """The turn ended without the call."""
     DISCARD_REASON_CANCELLED: _DiscardReason.ValueType  # 15
     """The turn was cancelled."""
+    DISCARD_REASON_SHADOW: _DiscardReason.ValueType  # 16
+    """Predictions are only scored (SPECULATION_MODE_SHADOW), so nothing ran early."""
 
 class DiscardReason(_DiscardReason, metaclass=_DiscardReasonEnumTypeWrapper):
     """Why a prediction was discarded."""
@@ -161,6 +163,8 @@ DISCARD_REASON_TURN_ENDED: DiscardReason.ValueType  # 14
 """The turn ended without the call."""
 DISCARD_REASON_CANCELLED: DiscardReason.ValueType  # 15
 """The turn was cancelled."""
+DISCARD_REASON_SHADOW: DiscardReason.ValueType  # 16
+"""Predictions are only scored (SPECULATION_MODE_SHADOW), so nothing ran early."""
 Global___DiscardReason: _TypeAlias = DiscardReason  # noqa: Y015
 
 @_typing.final
@@ -350,10 +354,15 @@ class PredictionDiscarded(_message.Message):
     PREDICTION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TIME_WASTED_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """The id of the prediction."""
     reason: Global___DiscardReason.ValueType
     """Why."""
+    call_id: _builtins.str
+    """The model's call that the prediction matched, if nothing ran early for it: with SHADOW, and where the policy did not
+    let it run. Empty: the model did not make the call.
+    """
     @_builtins.property
     def time_wasted(self) -> _duration_pb2.Duration:
         """The handler's time spent on it."""
@@ -364,10 +373,11 @@ class PredictionDiscarded(_message.Message):
         prediction_id: _builtins.str = ...,
         reason: Global___DiscardReason.ValueType = ...,
         time_wasted: _duration_pb2.Duration | None = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_wasted", b"time_wasted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prediction_id", b"prediction_id", "reason", b"reason", "time_wasted", b"time_wasted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "prediction_id", b"prediction_id", "reason", b"reason", "time_wasted", b"time_wasted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,8 +67,8 @@ class Tool(_message.Message):
     name: _builtins.str
     """1 to 64 characters of A-Z a-z 0-9 _ and -. Unique among the tools that a conversation can use."""
     version: _builtins.str
-    """The owner's version of the tool, at most 128 bytes. Empty: the server makes a digest of name, description and
-    schemas. A new version makes every older cached result unreachable.
+    """The owner's version of the tool, at most 128 bytes. Empty: the server makes a digest of name, description,
+    schemas and effects. A new version makes every older cached result unreachable.
     """
     description: _builtins.str
     """What the tool does and when to use it, for the model. It has at most the granted limit of bytes."""

@@ -120,6 +120,8 @@ class _ResultSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultSo
     """A handler ran early, for a prediction of this call."""
     RESULT_SOURCE_CACHE: _ResultSource.ValueType  # 3
     """The tool cache had the result."""
+    RESULT_SOURCE_JOINED: _ResultSource.ValueType  # 4
+    """The handler ran for an equal call at the same time, and both calls share its result."""
 
 class ResultSource(_ResultSource, metaclass=_ResultSourceEnumTypeWrapper):
     """Where a call's result came from."""
@@ -132,6 +134,8 @@ RESULT_SOURCE_SPECULATIVE: ResultSource.ValueType  # 2
 """A handler ran early, for a prediction of this call."""
 RESULT_SOURCE_CACHE: ResultSource.ValueType  # 3
 """The tool cache had the result."""
+RESULT_SOURCE_JOINED: ResultSource.ValueType  # 4
+"""The handler ran for an equal call at the same time, and both calls share its result."""
 Global___ResultSource: _TypeAlias = ResultSource  # noqa: Y015
 
 class _StepFinishReason:
@@ -260,7 +264,7 @@ class StartTurn(_message.Message):
     turn_id: _builtins.str
     """The id of the turn, made by the client, 1 to 128 bytes. It names the turn in this conversation. Sending the same
     turn again does not start it again: a turn that still runs goes on, and for one of the last 32 turns the server
-    sends TurnCompleted again. Only a turn that ended before its first StepStarted is forgotten: it may be sent again
+    sends TurnCompleted again. Only a turn that FAILED before its first StepStarted is forgotten: it may be sent again
     unchanged, and then runs. After a failure in the middle, where tools may have run, use a new turn_id.
     """
     while_running: Global___WhileRunning.ValueType
@@ -903,7 +907,7 @@ class TurnReport(_message.Message):
 
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:
-        """The time spent waiting for admission."""
+        """The time spent waiting for admission. For a turn that was never admitted, all of its time."""
 
     @_builtins.property
     def time_to_first_token(self) -> _duration_pb2.Duration:
@@ -913,7 +917,7 @@ class TurnReport(_message.Message):
 
     @_builtins.property
     def generation_time(self) -> _duration_pb2.Duration:
-        """The time in which the model generated."""
+        """The time from the start of each step to its end. A client that reads slowly makes it longer."""
 
     @_builtins.property
     def tool_time_exposed(self) -> _duration_pb2.Duration:
