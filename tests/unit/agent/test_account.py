@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
@@ -179,6 +180,31 @@ async def test_spans_end_when_the_client_is_gone(
         "execute_tool weather",
         "invoke_agent helper",
     ]
+
+
+async def test_no_span_stays_open_if_the_client_leaves_before_its_turn_runs(
+    exporter: InMemorySpanExporter,
+) -> None:
+    started = _Started()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(started)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with agent(says("Yes."), tracer=provider.get_tracer("test")) as there:
+        client = there.open()
+        starting = asyncio.create_task(client.send())
+        await asyncio.sleep(0)  # the turn is accepted, and nothing has run yet
+        await client.vanish()
+        starting.cancel()
+    assert started.names == [span.name for span in exporter.get_finished_spans()]
+
+
+class _Started(SpanProcessor):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        del parent_context
+        self.names.append(span.name)
 
 
 async def test_a_handler_gets_the_context_of_its_call(

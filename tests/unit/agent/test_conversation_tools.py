@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     CancelInvocation,
+    GoAway,
     InvocationCancelReason,
     InvocationCommitted,
     Invoke,
@@ -25,7 +27,9 @@ from tests.support.agent import (
     ROME,
     TIME,
     WEATHER,
+    Client,
     agent,
+    agent_limits,
     agent_on,
 )
 from tests.support.clock import settle
@@ -158,6 +162,47 @@ async def test_a_run_that_took_too_long_is_cancelled_at_the_client() -> None:
         assert client.of(CancelInvocation) == [
             CancelInvocation(invocation.invocation_id, InvocationCancelReason.TIMEOUT)
         ]
+
+
+async def test_a_client_that_does_not_read_is_told_of_a_cancelled_run_later() -> None:
+    """Its handler would otherwise go on for nothing."""
+    async with agent(calls(ROME), limits=agent_limits(events_max=1)) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        [invocation] = client.of(Invoke)
+        await stop_reading(client)
+        client.conversation.cancel_turn("")
+        await settle()
+        await there.advance(60.0)
+        client.reading.set()
+        await settle()
+        assert client.of(CancelInvocation) == [
+            CancelInvocation(invocation.invocation_id, InvocationCancelReason.TURN_ENDED)
+        ]
+
+
+async def test_an_invocation_that_the_client_cannot_get_was_not_sent() -> None:
+    """Whether a tool may have had effects depends on it."""
+    async with agent(limits=agent_limits(events_max=1)) as there:
+        client = there.open(WEATHER)
+        await stop_reading(client)
+        invocation = Invoke("run-1", "weather", "1", ROME[1], "turn-1", "conversation-1")
+        invoking = asyncio.create_task(client.conversation.invoke(invocation))
+        await settle()
+        assert not invoking.done()
+        client.conversation.outbox.close()
+        with pytest.raises(ServiceError) as caught:
+            await invoking
+        assert caught.value.reason is Reason.TOOL_UNAVAILABLE
+
+
+async def stop_reading(client: Client) -> None:
+    """Stops reading; the outbox, which has room for one event, is full from then on."""
+    await settle()
+    client.reading.clear()
+    for _ in range(2):  # one is taken by the read in progress
+        await client.conversation.outbox.put(GoAway(1.0, "soon"))
+        await settle()
 
 
 async def test_an_answer_to_an_unknown_invocation_is_refused() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from precall_service.domain.errors import Code, Reason
 from precall_service.domain.events import StepCompleted, StepFinishReason, TurnOutcome, TurnQueued
-from precall_service.engine.base import EngineDiedError
+from precall_service.engine.base import EngineDiedError, Prompt, StepSpec, StepStream
 from tests.support.agent import ROME, WEATHER, agent_on, scripted
 from tests.support.clock import settle
+from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Pause, calls, says
 
@@ -81,6 +82,7 @@ async def test_a_turn_whose_tools_answer_while_there_is_no_engine_fails() -> Non
         assert ending.outcome is TurnOutcome.FAILED
         assert ending.error is not None
         assert ending.error.reason is Reason.ENGINE_UNAVAILABLE
+        assert "with a new turn id" in ending.error.message, "this one has begun"
         await there.advance(0)
         assert (await client.ask()).text == "Back."
 
@@ -143,3 +145,24 @@ async def test_an_engine_that_reports_its_death_but_lives_is_replaced() -> None:
         assert waiting.ending().text == "one"
         assert (await failing.ask()).text == "two"
         assert first.closed
+
+
+async def test_a_turn_whose_engine_dies_as_it_is_cancelled_is_cancelled() -> None:
+    async with agent_on(DiesWhenAborted([[*says("I am "), never()]]), scripted()) as there:
+        client = there.open()
+        await client.send()
+        client.conversation.cancel_turn("")
+        await settle()
+        ending = client.ending()
+        assert ending.outcome is TurnOutcome.CANCELLED
+        assert ending.error is not None
+        assert ending.error.reason is Reason.CANCELLED
+
+
+class DiesWhenAborted(ScriptedEngine):
+    async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
+        try:
+            async for item in super().generate(prompt, spec):
+                yield item
+        except asyncio.CancelledError:
+            raise EngineDiedError("it died while it aborted the step") from None

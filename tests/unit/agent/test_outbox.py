@@ -70,6 +70,16 @@ async def test_an_offer_is_dropped_when_there_is_no_room() -> None:
     assert read(await box.take()) == [(2, "b")], "a dropped event takes no number"
 
 
+async def test_a_push_does_not_need_room() -> None:
+    box = outbox(events_max=1)
+    await box.put(TextDelta("a"))
+    writing = asyncio.create_task(box.put(TextDelta("c")))
+    assert box.push(TextDelta("b"))
+    assert read(await box.take()) == [(1, "a"), (2, "b")]
+    assert await writing
+    assert read(await box.take()) == [(3, "c")]
+
+
 async def test_taking_waits_for_an_event() -> None:
     box = outbox()
     taking = asyncio.ensure_future(box.take())
@@ -92,9 +102,12 @@ async def test_events_can_still_be_taken_after_close() -> None:
 
 async def test_after_close_nothing_is_added() -> None:
     box = outbox()
+    assert await box.put(TextDelta("a"))
     box.close()
-    await box.put(TextDelta("a"))
-    box.offer(TextDelta("b"))
+    assert not await box.put(TextDelta("b"))
+    assert not box.push(TextDelta("c"))
+    box.offer(TextDelta("d"))
+    assert read(await box.take()) == [(1, "a")]
     assert await box.take() == []
 
 
@@ -112,7 +125,7 @@ async def test_close_wakes_writers_and_drops_their_events() -> None:
     writers = [asyncio.create_task(box.put(TextDelta("late"))) for _ in range(3)]
     await settle()
     box.close()
-    await asyncio.gather(*writers)
+    assert await asyncio.gather(*writers) == [False, False, False]
     assert read(await box.take()) == [(1, "a")]
     assert await box.take() == []
 

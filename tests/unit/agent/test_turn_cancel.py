@@ -367,18 +367,3 @@ async def test_a_result_that_came_before_the_cancel_is_sent_to_the_client() -> N
         assert client.ending().outcome is TurnOutcome.CANCELLED
         [completed] = client.of(ToolCallCompleted)
         assert (completed.outcome, completed.result_json) == (ToolCallOutcome.RESULT, '"clear"')
-
-
-@pytest.mark.parametrize(("phase", "generated_s", "tools_s"), [("in text", 3, 0), ("tools", 0, 3)])
-async def test_the_report_counts_the_time_of_an_aborted_step_and_its_calls(
-    phase: str, generated_s: float, tools_s: float
-) -> None:
-    async with agent(*steps_to(phase)) as there:
-        client = there.open(WEATHER)
-        await client.send()
-        await there.advance(3.0)
-        client.conversation.cancel_turn("")
-        await settle()
-        report = client.ending().report
-        assert (report.generation_time_s, report.tool_time_exposed_s) == (generated_s, tools_s)
-        assert report.wall_time_s == 3.0
