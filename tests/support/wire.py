@@ -16,7 +16,7 @@ from precall_service.domain.errors import Reason
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS = {f"google.rpc.{kind.__name__}": kind for kind in (ErrorInfo, BadRequest, RetryInfo)}
 _PREFIX = "ERROR_REASON_"
-_OURS = ("Traceback", 'File "', ".py", "precall_service", "site-packages", " object at 0x")
+INTERNALS = ("Traceback", 'File "', ".py", "precall_service", "site-packages", " object at 0x")
 """Texts that would reveal the server's internals."""
 
 
@@ -53,7 +53,7 @@ def failure(status: Status) -> Failure:
     reason = info.reason.removeprefix(_PREFIX)
     assert status.code == Reason[reason].code.value
     assert status.message
-    assert not [word for word in _OURS if word in status.message], status.message
+    assert not [word for word in INTERNALS if word in status.message], status.message
     return Failure(
         code=_CODES[status.code],
         reason=reason,

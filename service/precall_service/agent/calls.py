@@ -82,13 +82,13 @@ class TurnCalls:
             for call in calls:
                 group.create_task(self._answer(call))
 
-    async def end_all(self, why: ServiceError | None) -> None:
-        """Ends every open call, because the turn ends; `why` is the turn's error."""
+    async def end_all(self) -> None:
+        """Ends every open call, because the turn ends."""
         unanswered = {call.call_id: call for call in self._scope.transcript.unanswered}
         for call_id, call in unanswered.items():
-            self._scope.transcript.keep_answer(call, model_text(self._outlived(call_id, why)))
+            self._scope.transcript.keep_answer(call, model_text(self._outlived(call_id)))
         for call_id in tuple(self._open):
-            await self._end(call_id, self._outlived(call_id, why))
+            await self._end(call_id, self._outlived(call_id))
 
     async def _answer(self, call: ToolCall) -> None:
         ending = await self._ending(call)
@@ -152,5 +152,5 @@ class TurnCalls:
         await self._scope.emit(call.completed)
         del self._open[call_id]
 
-    def _outlived(self, call_id: str, why: ServiceError | None) -> InvocationEnding:
-        return refusals.call_outlived(why, in_doubt=call_id in self._in_doubt)
+    def _outlived(self, call_id: str) -> InvocationEnding:
+        return refusals.call_outlived(in_doubt=call_id in self._in_doubt)

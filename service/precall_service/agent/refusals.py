@@ -212,11 +212,12 @@ def answer_too_long() -> InvocationEnding:
     )
 
 
-def call_outlived(why: ServiceError | None, *, in_doubt: bool) -> InvocationEnding:
-    """The turn ended before the call did. `in_doubt`: the call may have had effects."""
+def call_outlived(*, in_doubt: bool) -> InvocationEnding:
+    """The turn ended before the call did. `in_doubt`: the call may have had effects.
+
+    The model reads this in the next turn, so it does not say what the client could do.
+    """
     message = "the turn ended before the call did"
-    if why is not None:
-        message += f": {why.message}"
     if in_doubt:
         message += "; whether it took effect is not known"
     return InvocationEnding(

@@ -12,7 +12,6 @@ from precall_service.agent.account import StepBegan
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step, StepReader
-from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
     StepCompleted,
     StepFinishReason,
@@ -63,15 +62,15 @@ class TurnSteps:
         self.number += 1
         return step
 
-    async def end_all(self, why: ServiceError | None) -> None:
-        """Ends an aborted step and every open call; `why` is the turn's error."""
+    async def end_all(self) -> None:
+        """Ends an aborted step and every open call, because the turn ends."""
         if self._reader is not None:
             # Its sampled tokens are not counted, but its prompt is if it was computed.
             usage = TokenUsage(input_tokens=self._prompt_tokens if self._reader.begun else 0)
             self._scope.transcript.keep_cut_step(self._reader.text)
             self._note_end(StepFinishReason.ABORTED, usage)
             self._calls.open(self._reader.calls_told)
-        await self._calls.end_all(why)
+        await self._calls.end_all()
         await self._send_end()
 
     def _step_spec(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> StepSpec:

@@ -229,7 +229,7 @@ class Turn:
 
     async def _end(self) -> TurnEnding:
         """Ends the step and calls that are still open, sends the turn's ending, and returns it."""
-        await self._steps.end_all(self._error)
+        await self._steps.end_all()
         kept = self._kept()
         report = self._reporter.report(self._scope.services.clock.now())
         completed = TurnCompleted(self._outcome, self._scope.transcript.text, self._error, report)

@@ -101,7 +101,7 @@ class ServiceError(Exception):
     Attributes:
         reason: Why it was refused or ended; determines the gRPC code.
         message: For the user: what was wrong, where, the limit, and what to do.
-        field: The path of the offending field, such as `start_turn.text`; may be empty.
+        field: The path of the offending field, such as `start_turn.content`; may be empty.
         retry_after_s: Seconds after which a retry may succeed; None if a retry does not help.
         metadata: The values in the message, for programs.
     """

@@ -303,6 +303,6 @@ def _unread(limit_s: float) -> ServiceError:
 def _no_handshake(what: str) -> ServiceError:
     return ServiceError(
         Reason.HANDSHAKE_REQUIRED,
-        f"{what}: a stream begins with `open` (a new conversation) or `resume`",
+        f"{what}: a stream begins with `open`",
         field="frame",
     )

@@ -149,9 +149,8 @@ def _check_usage(phase: str, client: Client) -> None:
 
 def _kept(phase: str) -> str:
     """Returns what the conversation keeps of the turn: user and assistant still alternate."""
-    gone = 'weather: {"error":{"type":"cancelled","message":"the turn ended before the call did'
-    doubt = "whether it took effect is not known"
-    gone = f'<tool>{gone}: the client cancelled the turn; {doubt}"}}}}\n'
+    gone = "the turn ended before the call did; whether it took effect is not known"
+    gone = f'<tool>weather: {{"error":{{"type":"cancelled","message":"{gone}"}}}}\n'
     rome, oslo = (f"<call {name}>{arguments}</call>" for name, arguments in (ROME, OSLO))
     clear = "<tool>weather: clear\n"
     kept = {
