@@ -149,14 +149,15 @@ class StepReader:
                 raise AssertionError("handled above")
 
     def _told(self, piece: Piece) -> None:
+        if type(piece) is TextDelta:  # the hot path, as above
+            self._text.append(piece.text)
+            return
         match piece:
-            case TextDelta(text):
-                self._text.append(text)
             case ReasoningDelta(text):
                 self._reasoning.append(text)
             case ToolCallStarted(call_id):
                 self._calls_told.add(call_id)
-            case ToolCallArgumentsDelta() | ToolCallReady():
+            case TextDelta() | ToolCallArgumentsDelta() | ToolCallReady():
                 pass
 
     def _finished(self, end: StepEnd) -> Step:
