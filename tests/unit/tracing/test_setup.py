@@ -7,7 +7,9 @@ import itertools
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
@@ -15,6 +17,20 @@ from opentelemetry.trace import TracerProvider
 
 from precall_tracing import setup
 from precall_tracing.setup import exported_traces
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gives exporters little time, and waits at the end until their threads have ended.
+
+    The exporter uses `random`, and a Hypothesis test that ran in the meantime would fail for it.
+    """
+    monkeypatch.setattr(setup, "EXPORT_TIMEOUT_S", 2.0)
+    yield
+    for thread in threading.enumerate():
+        if thread.name in ("precall-traces", "OtelBatchSpanRecordProcessor"):
+            thread.join(10.0)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
