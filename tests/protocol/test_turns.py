@@ -187,7 +187,7 @@ async def test_a_limit_on_tokens_cuts_the_answer_and_keeps_its_text() -> None:
         assert limit(by_step, "generation.max_step_tokens").metadata["limit"] == "12"
         assert by_step.text == "word word wo"
         by_turn = await stream.ask(turn_id="t2", limits=Limits(max_turn_tokens=7))
-        assert by_turn.outcome == turn_pb2.TURN_OUTCOME_LIMIT
+        assert limit(by_turn, "limits.max_turn_tokens").metadata["limit"] == "7"
         assert by_turn.text == "word wo"
         assert (await stream.ask(turn_id="t3")).outcome == turn_pb2.TURN_OUTCOME_ANSWERED
         await stream.close()

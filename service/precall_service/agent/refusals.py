@@ -140,9 +140,19 @@ def step_cut(limit: int) -> ServiceError:
     """A step reached its token limit before its message ended."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the step was cut after {limit} tokens: raise generation.max_step_tokens or "
-        "limits.max_turn_tokens, or shorten the conversation",
+        f"the step was cut after {limit} tokens, which is its limit: raise "
+        "generation.max_step_tokens",
         field="start_turn.generation.max_step_tokens",
+        metadata={"limit": str(limit)},
+    )
+
+
+def context_full(model: str, limit: int) -> ServiceError:
+    """A step filled the context window before its message ended."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"the answer was cut because the conversation fills the context window of {model}, which "
+        f"has {limit} tokens: continue in a new conversation with a shorter history",
         metadata={"limit": str(limit)},
     )
 

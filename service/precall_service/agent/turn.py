@@ -178,7 +178,7 @@ class Turn:
             step = await self._generate(engine, prompt, choice)
             held = len(prompt) + len(step.end.token_ids)
             share.grow(held)
-            if (limit := self._limit_reached(step)) is not None:
+            if (limit := self._limit_reached(engine, step)) is not None:
                 self._set(TurnOutcome.LIMIT, limit)
                 return held
             if not step.message.tool_calls:
@@ -215,17 +215,20 @@ class Turn:
             self._scope.services.engines.report_death(engine)
             raise
 
-    def _limit_reached(self, step: Step) -> ServiceError | None:
+    def _limit_reached(self, engine: Engine, step: Step) -> ServiceError | None:
         """Returns the limit that ends the turn after this step; None if it may continue."""
-        limits = self.spec.limits
-        if not step.message.tool_calls:
-            cut = step.end.finish is Finish.LENGTH
-            return refusals.step_cut(len(step.end.token_ids)) if cut else None
-        if self._steps.number == limits.max_steps:
+        limits, calls = self.spec.limits, step.message.tool_calls
+        cut = not calls and step.end.finish is Finish.LENGTH
+        if calls and self._steps.number == limits.max_steps:
             return refusals.too_many_steps(limits.max_steps)
-        if self._steps.tokens_left <= 0:
+        if (calls or cut) and self._steps.tokens_left <= 0:
             return refusals.too_many_tokens(limits.max_turn_tokens)
-        return None
+        if not cut:
+            return None
+        generated, wanted = len(step.end.token_ids), self.spec.generation.max_step_tokens
+        if wanted is not None and generated >= wanted:
+            return refusals.step_cut(wanted)
+        return refusals.context_full(engine.info.model, engine.info.context_tokens_max)
 
     async def _end(self) -> TurnEnding:
         """Ends the step and calls that are still open, sends the turn's ending, and returns it."""

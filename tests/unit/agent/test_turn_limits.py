@@ -94,7 +94,7 @@ async def test_tokens_count_over_all_steps() -> None:
     async with agent(calls(ROME), says("x" * 100)) as there:
         client = there.open(WEATHER, handler=answering())
         ending = await client.ask(limits=replace(LIMITS, max_turn_tokens=first + 10))
-        cut(ending)
+        assert cut(ending).field == "start_turn.limits.max_turn_tokens"
         assert ending.text == "x" * 10
         assert [spec.max_tokens for spec in there.engine.specs] == [first + 10, 10]
         assert ending.report.usage.output_tokens == first + 10
@@ -118,7 +118,9 @@ async def test_a_step_has_a_limit_of_its_own() -> None:
     async with agent(says("x" * 100), says("Next.")) as there:
         client = there.open()
         ending = await client.ask(generation=GenerationSettings(max_step_tokens=10))
-        assert "10 tokens" in cut(ending).message
+        error = cut(ending)
+        assert "10 tokens" in error.message
+        assert error.field == "start_turn.generation.max_step_tokens"
         assert ending.text == "x" * 10
         assert finishes(client.events) == [StepFinishReason.LENGTH]
         await client.ask("next")
@@ -215,7 +217,9 @@ async def test_a_step_may_fill_the_context_window_and_no_more() -> None:
     async with agent_on(scripted(says("y" * 200), context_tokens_max=100)) as there:
         client = there.open()
         ending = await client.ask("x" * 50)
-        cut(ending)
+        error = cut(ending)
+        assert "context window" in error.message
+        assert (error.field, error.metadata["limit"]) == ("", "100")
         [step] = client.of(StepCompleted)
         assert step.usage.input_tokens + step.usage.output_tokens == 100
 

@@ -50,7 +50,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 8
     """RESOURCE_EXHAUSTED. The client holds as many tools, or the conversation as many messages, as the limit allows. Give
     something up first. If this is the error of a turn that ended with LIMIT, the turn reached a limit on its steps or
-    tokens, which the field names.
+    tokens, which the field names, or the model's context window.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 9
     """UNAUTHENTICATED. The RPC carries no valid credentials. Send a token or certificate that this server accepts."""
@@ -185,7 +185,7 @@ another replica.
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 8
 """RESOURCE_EXHAUSTED. The client holds as many tools, or the conversation as many messages, as the limit allows. Give
 something up first. If this is the error of a turn that ended with LIMIT, the turn reached a limit on its steps or
-tokens, which the field names.
+tokens, which the field names, or the model's context window.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 9
 """UNAUTHENTICATED. The RPC carries no valid credentials. Send a token or certificate that this server accepts."""
