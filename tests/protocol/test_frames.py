@@ -300,7 +300,6 @@ async def test_the_log_has_conversations_and_refusals_with_their_tenant(
         await stream.refused(await stream.send("cancel_turn", turn_pb2.CancelTurn(turn_id="no")))
         await stream.close()
         refused = server.stream(("precall-tenant", "a b"))
-        await refused.send("open", agent_pb2.OpenConversation())
         assert await refused.ended() is not None
     lines = [record.getMessage() for record in caplog.records]
     who = f"{opened.conversation_id} (tenant ann)"

@@ -358,8 +358,7 @@ async def test_a_tenant_may_be_named(tenant: str) -> None:
 @pytest.mark.parametrize("tenant", ["", " ", "a b", "a/b", "x" * 65, "*"])
 async def test_a_tenant_with_an_invalid_name_is_refused(tenant: str) -> None:
     async with running_server() as server:
-        stream = server.stream(("precall-tenant", tenant))
-        await stream.send("open", OpenConversation())
+        stream = server.stream(("precall-tenant", tenant))  # refused before its first frame
         error = await stream.ended()
         assert error is not None
         assert error.reason == "FIELD_INVALID"
@@ -370,7 +369,6 @@ async def test_two_tenants_on_one_call_are_refused() -> None:
     """A gateway may add the real tenant to one that the client sent; the order proves nothing."""
     async with running_server() as server:
         stream = server.stream(("precall-tenant", "true"), ("precall-tenant", "false"))
-        await stream.send("open", OpenConversation())
         error = await stream.ended()
         assert error is not None
         assert error.field == "metadata.precall-tenant"
