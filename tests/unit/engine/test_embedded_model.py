@@ -97,6 +97,8 @@ def test_the_folder_is_built_once(converter: FakeConverter, tmp_path: Path) -> N
         (("config.json", None), "config.json is missing"),
         (("manifest.json", None), "manifest.json is missing"),
         (("manifest.json", b"{"), "manifest.json is damaged"),
+        (("manifest.json", b"[]"), "manifest.json is damaged"),
+        (("manifest.json", b'{"files": [1]}'), "manifest.json names no files"),
     ],
 )
 def test_a_damaged_folder_is_rebuilt_with_a_warning(

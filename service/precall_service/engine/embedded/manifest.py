@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypedDict, cast
 
+from precall_service.engine.model_files import ModelError, read_json_object
+
 MANIFEST_NAME: Final = "manifest.json"
 
 
@@ -34,23 +36,24 @@ def write_manifest(folder: Path, origin: Mapping[str, str]) -> None:
 
 def manifest_fault(folder: Path) -> str | None:
     """Returns how `folder` differs from its manifest, or None if it does not."""
-    try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
-    except FileNotFoundError:
+    if not (folder / MANIFEST_NAME).is_file():
         return f"{MANIFEST_NAME} is missing"
-    except ValueError:
+    try:
+        manifest = read_json_object(folder / MANIFEST_NAME)
+    except ModelError:
         return f"{MANIFEST_NAME} is damaged"
-    files = cast("dict[str, _Record]", manifest.get("files"))
-    if not files:
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or not listed:
         return f"{MANIFEST_NAME} names no files"
+    files = cast("dict[str, _Record]", listed)
     # All sizes first: a file cut short is the usual fault, and its size is free to check.
     for name, record in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != record["bytes"]:
+        if path.stat().st_size != record.get("bytes"):
             return f"{name} has the wrong size"
     for name, record in files.items():
-        if file_sha256(folder / name) != record["sha256"]:
+        if file_sha256(folder / name) != record.get("sha256"):
             return f"{name} does not match its checksum"
     return None
