@@ -40,8 +40,7 @@ def generate() -> dict[Path, bytes]:
     """Returns the generated files by their paths in the repository."""
     with tempfile.TemporaryDirectory() as scratch:
         descriptors = Path(scratch) / "descriptors.binpb"
-        stubs(Path(scratch))
-        protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={descriptors}")
+        stubs(Path(scratch), descriptors)
         described = FileDescriptorSet.FromString(descriptors.read_bytes())
         files = {
             STUBS / path.name: path.read_bytes()
@@ -53,8 +52,8 @@ def generate() -> dict[Path, bytes]:
     return files
 
 
-def stubs(folder: Path) -> None:
-    """Writes the stubs under `folder`."""
+def stubs(folder: Path, descriptors: Path) -> None:
+    """Writes the stubs under `folder`, and the descriptors with their comments."""
     plugins = Path(sys.executable).parent
     protoc(
         f"--python_out={folder}",
@@ -63,6 +62,9 @@ def stubs(folder: Path) -> None:
         f"--mypy_out=quiet:{folder}",
         f"--plugin=protoc-gen-mypy_grpc={plugins / 'protoc-gen-mypy_grpc'}",
         f"--mypy_grpc_out=quiet,only_async:{folder}",
+        "--include_imports",
+        "--include_source_info",
+        f"--descriptor_set_out={descriptors}",
     )
     for module in folder.glob("precall/v1/*_pb2_grpc.py"):
         if "class " not in module.read_text():  # no service in this file, so nothing to call
