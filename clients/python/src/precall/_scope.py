@@ -32,9 +32,6 @@ class TaskScope:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     def start(
         self,
         coroutine: Coroutine[Any, Any, T],

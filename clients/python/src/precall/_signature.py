@@ -40,10 +40,8 @@ class _SchemaWithoutNoise(GenerateJsonSchema):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """The name, the description and the parameters of a function that is a tool."""
+    """The description and the parameters of a function that is a tool."""
 
-    name: str
-    """Name of the function."""
     description: str
     """The docstring without its sections."""
     input_schema: Schema
@@ -118,7 +116,6 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
             python_defaults.add(field)
     arguments = _arguments_model(fields, label)
     return Signature(
-        name=getattr(function, "__name__", ""),
         description=documentation.description,
         input_schema=_input_schema(arguments, label),
         arguments=arguments,

@@ -7,11 +7,9 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-import pydantic
-import pydantic_core
 from google.protobuf.duration_pb2 import Duration
 
-from precall import _events, _frames
+from precall import _events, _events_in, _frames
 from precall.testing._script import Call, ToolResult
 from precall.testing._status import status
 from precall.testing._tools import OfferedTools
@@ -180,17 +178,13 @@ def _seen(
     result: invocation_pb2.InvocationResult,
 ) -> ToolResult:
     """Returns the ending of a call as scripts and tests see it."""
-    value: pydantic.JsonValue = None
-    if completed.result_json:
-        value = pydantic_core.from_json(completed.result_json)
-    failed = completed.outcome == turn_pb2.TOOL_CALL_OUTCOME_ERROR
+    ended = _events_in.tool_call_completed(completed)
+    failed = ended.outcome is _events.ToolCallOutcome.ERROR
     return ToolResult(
         tool_name=call.tool_name,
         arguments=dict(call.arguments),
-        outcome=_frames.member(
-            _events.ToolCallOutcome, turn_pb2.ToolCallOutcome.DESCRIPTOR, completed.outcome
-        ),
-        value=value,
+        outcome=ended.outcome,
+        value=ended.result,
         error_type=result.error.type if failed else "",
         error_message=result.error.message if failed else "",
     )
