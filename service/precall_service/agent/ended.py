@@ -48,11 +48,12 @@ class EndedTurns:
 
 def same_turn(one: TurnSpec, other: TurnSpec) -> bool:
     """Returns whether two turns are the same except for their trace context."""
-    return replace(one, trace_context=TraceContext()) == replace(
-        other, trace_context=TraceContext()
-    )
+    return _untraced(one) == _untraced(other)
 
 
 def _digest(spec: TurnSpec) -> str:
-    asked = replace(spec, trace_context=TraceContext())
-    return hashlib.sha256(repr(asked).encode()).hexdigest()
+    return hashlib.sha256(repr(_untraced(spec)).encode()).hexdigest()
+
+
+def _untraced(spec: TurnSpec) -> TurnSpec:
+    return replace(spec, trace_context=TraceContext())

@@ -101,8 +101,7 @@ class Turn:
             finally:
                 self._set_timer(None)
             if self._work.cancelled():
-                by_itself = TurnOutcome.FAILED, refusals.step_given_up()
-                self._outcome, self._error = self._stop or by_itself
+                self._fail(refusals.step_given_up())
             return await self._end()
 
     async def _work_to_outcome(self) -> None:

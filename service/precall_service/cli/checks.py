@@ -97,7 +97,8 @@ def _result(step: Callable[[], Check]) -> Check:
 def check_cpu(cpuinfo: str) -> Check:
     """Checks for the instructions that vLLM's CPU kernels are built for."""
     known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-    flags = [flag for flag in known if flag in cpuinfo.split()]
+    words = set(cpuinfo.split())
+    flags = [flag for flag in known if flag in words]
     cores = len(os.sched_getaffinity(0))
     finding = f"{cores} cores with {', '.join(flags) or 'no known vector instructions'}"
     if not {"avx2", "avx512f", "asimd"} & set(flags):

@@ -115,9 +115,10 @@ class ServiceError(Exception):
         retry_after_s: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(encodable(message))
+        message = encodable(message)
+        super().__init__(message)
         self.reason = reason
-        self.message = encodable(message)
+        self.message = message
         self.field = encodable(field)
         self.retry_after_s = retry_after_s
         self.metadata: Mapping[str, str] = MappingProxyType(
