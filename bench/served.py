@@ -16,7 +16,6 @@ from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import (
     ResolvedModel,
-    default_cache_dir,
     is_embedded,
     resolve_model,
 )
@@ -94,7 +93,7 @@ def served(options: argparse.Namespace, *, block_size: int, kv_tokens: int | Non
     if kv_tokens is not None:
         vllm["num_gpu_blocks_override"] = kv_tokens // block_size
     return Served(
-        model=resolve_model(options.model, cache_dir=default_cache_dir()),
+        model=resolve_model(options.model),
         device=options.device,
         vllm=vllm,
     )
@@ -109,7 +108,7 @@ def _model(text: str) -> str:
     if is_embedded(text):
         return text
     try:
-        model = resolve_model(text, cache_dir=default_cache_dir())
+        model = resolve_model(text)
     except ModelError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not model.local:

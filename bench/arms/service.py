@@ -32,7 +32,7 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
-from precall_service.engine.models import default_cache_dir, resolve_model
+from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.settings import load_settings
 from precall_service.tools.link import HandlerAnswer
@@ -206,9 +206,7 @@ async def main(config: JsonObject, link: Link) -> None:
     settings = load_settings(
         None, cast(Any, {"server": {"port": 0, "drain_s": 0}, "engine": engine_section})
     )
-    model = await asyncio.to_thread(
-        resolve_model, settings.engine.model, cache_dir=default_cache_dir()
-    )
+    model = await asyncio.to_thread(resolve_model, settings.engine.model)
     inner = VllmEngineFactory(engine_config(settings, model))
     forced_calls = int(str(config["forced_calls"]))
     bare: list[Bare] = []

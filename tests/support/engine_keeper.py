@@ -19,7 +19,7 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
-from precall_service.engine.models import default_cache_dir, resolve_model
+from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from tests.support.steps import until_idle
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables 
 
 def embedded_config() -> VllmConfig:
     """The configuration of the default engine."""
-    model = resolve_model(None, cache_dir=default_cache_dir())
+    model = resolve_model(None)
     return VllmConfig(
         model=model.path_or_name, model_name=model.display_name, chat_template=model.chat_template
     )

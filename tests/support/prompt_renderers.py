@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import mistral_common
 
-from precall_service.engine.models import default_cache_dir, resolve_model
+from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm import environment
 from precall_service.engine.vllm.config import Device, VllmConfig
 
@@ -107,7 +107,7 @@ def _template(name: str) -> str:
 
 @functools.cache
 def _embedded() -> Any:
-    return resolve_model(None, cache_dir=default_cache_dir())
+    return resolve_model(None)
 
 
 @functools.cache

@@ -69,7 +69,7 @@ def test_sizes_and_model_are_in_the_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert names == ["pressure", "pressure-gpu", "pressure-gpu-Qwen3-8B"]
 
 
-def _resolved(name: str, *, cache_dir: Path) -> ResolvedModel:
+def _resolved(name: str) -> ResolvedModel:
     return ResolvedModel(
         path_or_name=name,
         display_name=Path(name).name,
