@@ -14,11 +14,11 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import InvocationCancelReason, Invoke
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
-from precall_service.tools.run import InvocationContext, Run
+from precall_service.tools.run import Run
+from tests.support.calls import CONTEXT, TIMEOUT_S
 from tests.support.clock import ManualClock, settle
-from tests.support.processes import LIMITS, NAMES, TIMEOUT_S, Process
+from tests.support.processes import LIMITS, NAMES, Process
 
-CONTEXT = InvocationContext(turn_id="turn", conversation_id="conversation")
 NEVER_RAN = {Reason.OVERLOADED}
 ANSWERED = {None, Reason.RESULT_INVALID}
 REASONS = list(InvocationCancelReason)[1:]

@@ -41,10 +41,6 @@ def turn(**fields: object) -> turn_pb2.StartTurn:
     return right
 
 
-def required(mode: generation_pb2.ToolChoiceMode.ValueType, name: str = "") -> Generation:
-    return Generation(tool_choice=Choice(mode=mode, tool_name=name))
-
-
 PICTURE = ContentPart(image=content_pb2.MediaPart(media_type="image/png", data=b"\x89PNG"))
 ANY_ANSWER = generation_pb2.AnswerFormat(json_schema="{}")
 ONE_ALLOWED = Generation(tool_choice=Choice(allowed_tool_names=["weather"]))
@@ -86,7 +82,8 @@ BAD_FIELDS = [
           Duration(seconds=2**62),
           Duration(nanos=-5),
       )],
-    ("generation.tool_choice.mode", turn(generation=required(LATER_MODE))),
+    ("generation.tool_choice.mode",
+     turn(generation=Generation(tool_choice=Choice(mode=LATER_MODE)))),
     *[("generation.tool_choice.tool_name", turn(generation=Generation(tool_choice=choice)))
       for choice in (
           Choice(mode=generation_pb2.TOOL_CHOICE_MODE_NAMED),

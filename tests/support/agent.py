@@ -16,7 +16,7 @@ from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import NumberedEvent
-from precall_service.domain.events import ConversationEvent, Invoke, TurnCompleted
+from precall_service.domain.events import ConversationEvent, GoAway, Invoke, TurnCompleted
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Transcript
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
@@ -134,6 +134,14 @@ class Client:
         invocation = self.of(Invoke)[index]
         self.conversation.deliver(invocation.invocation_id, answer)
         await settle()
+
+    async def stop_reading(self) -> None:
+        """Stops reading; an outbox with room for one event is full from then on."""
+        await settle()
+        self.reading.clear()
+        for _ in range(2):  # one is taken by the read in progress, one fills the outbox
+            await self.conversation.outbox.put(GoAway(1.0, "soon"))
+            await settle()
 
     async def vanish(self) -> None:
         """Loses the client: cancels the tasks that run for it, as the transport does."""

@@ -22,6 +22,7 @@ from tests.support.tools import CITY_SCHEMA, tool_limits
 CONTEXT = InvocationContext(turn_id="turn", conversation_id="conversation")
 ROME = '{"city":"Rome"}'
 TIMEOUT_S = 5.0
+DISCARDED = (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
 SAFE = ToolEffects(read_only=True, speculation_safe=True)
 
 
@@ -44,7 +45,6 @@ class Calls:
         *,
         output_schema: str = "",
         read_only: bool = False,
-        version: str = "",
         effects: ToolEffects | None = None,
     ) -> None:
         """Registers the tool, or updates it."""
@@ -52,7 +52,6 @@ class Calls:
             [
                 ToolProposal(
                     name="weather",
-                    version=version,
                     input_schema_json=CITY_SCHEMA,
                     output_schema_json=output_schema,
                     effects=effects or ToolEffects(read_only=read_only),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from precall_service.domain.tools import ToolEffects
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.toolset import RegisteredTool, Toolset
+from tests.support.calls import SAFE, TIMEOUT_S
 from tests.support.links import RecordingLink
 from tests.support.tools import tool_limits
 
 LIMITS = tool_limits()
-TIMEOUT_S = 5.0
-SAFE = ToolEffects(read_only=True, speculation_safe=True)
 NAMES = ("a", "b")
 
 

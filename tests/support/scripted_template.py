@@ -19,8 +19,6 @@ _SYSTEM, _USER, MODEL, _TOOL = (chr(0xF0001 + number) for number in range(4))
 _READABLE = str.maketrans(
     {END: "\n", _SYSTEM: "<system>", _USER: "<user>", MODEL: "<model>", _TOOL: "<tool>"}
 )
-_SPECIAL = str.maketrans(dict.fromkeys((END, _SYSTEM, _USER, MODEL, _TOOL), ""))
-
 
 THINK, THINK_END = "<think>", "</think>"
 CALL_END = "</call>"
@@ -39,11 +37,6 @@ def tokens(text: str) -> tuple[int, ...]:
 def prompt_text(prompt: Prompt) -> str:
     """A prompt as readable text, one line for each message."""
     return "".join(map(chr, prompt.token_ids)).translate(_READABLE)
-
-
-def without_special(text: str) -> str:
-    """The text without special tokens."""
-    return text.translate(_SPECIAL)
 
 
 def transcript_text(transcript: Transcript) -> str:

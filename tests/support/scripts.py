@@ -33,6 +33,11 @@ class Pause:
     event: asyncio.Event
 
 
+def never() -> Pause:
+    """Suspends the generation until the engine dies or the step is aborted."""
+    return Pause(asyncio.Event())
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """Lets the event loop run once."""

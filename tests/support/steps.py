@@ -52,13 +52,13 @@ def named(tool_name: str) -> ToolChoice:
     return ToolChoice(mode=ToolChoiceMode.NAMED, tool_name=tool_name)
 
 
-def declared(name: str, description: str = "", schema: str = CITY) -> ToolDeclaration:
-    """A tool for tests that depend only on its name, description and schema."""
+def declared(name: str, schema: str = CITY) -> ToolDeclaration:
+    """A tool for tests that depend only on its name and schema."""
     return ToolDeclaration(
         name=name,
         version="1",
         digest=name,
-        description=description or f"The {name.removeprefix('get_')} in a city.",
+        description=f"The {name.removeprefix('get_')} in a city.",
         input_schema=parse_object(schema),
         output_schema=None,
         effects=ToolEffects(),

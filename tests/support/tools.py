@@ -12,7 +12,7 @@ CITY_SCHEMA = """{
 }"""
 
 
-def tool_limits(*, tools_max: int = 8, timeout_default_s: float = 30.0) -> ToolLimits:
+def tool_limits(*, tools_max: int = 8) -> ToolLimits:
     """Limits that are small enough to reach in a test."""
     return ToolLimits(
         tools_max=tools_max,
@@ -20,7 +20,7 @@ def tool_limits(*, tools_max: int = 8, timeout_default_s: float = 30.0) -> ToolL
         description_bytes_max=256,
         arguments_bytes_max=1024,
         result_bytes_max=1024,
-        timeout_default_s=timeout_default_s,
+        timeout_default_s=30.0,
         timeout_max_s=60.0,
         concurrency_default=4,
     )

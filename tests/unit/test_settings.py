@@ -114,7 +114,7 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
 def test_settings_are_frozen() -> None:
     settings = load_settings(None, {})
     with pytest.raises(ValidationError, match="frozen"):
-        settings.server.port = 5  # pyright: ignore[reportAttributeAccessIssue]
+        settings.server.port = 5
 
 
 def test_defaults_are_those_of_the_class(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _global(  # pyright: ignore[reportUnusedFunction]
+def _global(
     version: Annotated[
         bool,
         typer.Option(

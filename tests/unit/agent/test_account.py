@@ -91,18 +91,6 @@ async def test_the_tokens_of_a_step_are_known_while_it_is_generated(
         assert len(tokens) == client.ending().report.usage.output_tokens
 
 
-@pytest.fixture
-def exporter() -> InMemorySpanExporter:
-    return InMemorySpanExporter()
-
-
-@pytest.fixture
-def tracer(exporter: InMemorySpanExporter) -> Tracer:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return provider.get_tracer("test")
-
-
 def spans(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     """Returns the ended spans by name; names must be unique."""
     ended = exporter.get_finished_spans()

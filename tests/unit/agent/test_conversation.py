@@ -29,13 +29,9 @@ from tests.support.agent import (
 )
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
-from tests.support.scripts import Pause, always, calls, says
+from tests.support.scripts import Pause, always, calls, never, says
 
 IDLE_S = 600.0
-
-
-def never() -> Pause:
-    return Pause(asyncio.Event())
 
 
 async def refused(client: Client, reason: Reason, **turn: str) -> ServiceError:

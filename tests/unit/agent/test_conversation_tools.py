@@ -10,7 +10,6 @@ import pytest
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     CancelInvocation,
-    GoAway,
     InvocationCancelReason,
     InvocationCommitted,
     Invoke,
@@ -27,7 +26,6 @@ from tests.support.agent import (
     ROME,
     TIME,
     WEATHER,
-    Client,
     agent,
     agent_limits,
     agent_on,
@@ -170,7 +168,7 @@ async def test_a_client_that_does_not_read_is_told_of_a_cancelled_run_later() ->
         client = there.open(WEATHER)
         await client.send()
         [invocation] = client.of(Invoke)
-        await stop_reading(client)
+        await client.stop_reading()
         client.conversation.cancel_turn("")
         await settle()
         await there.advance(60.0)
@@ -185,7 +183,7 @@ async def test_an_invocation_that_the_client_cannot_get_was_not_sent() -> None:
     """Whether a tool may have had effects depends on it."""
     async with agent(limits=agent_limits(events_max=1)) as there:
         client = there.open(WEATHER)
-        await stop_reading(client)
+        await client.stop_reading()
         invocation = Invoke("run-1", "weather", "1", ROME[1], "turn-1", "conversation-1")
         invoking = asyncio.create_task(client.conversation.invoke(invocation))
         await settle()
@@ -194,15 +192,6 @@ async def test_an_invocation_that_the_client_cannot_get_was_not_sent() -> None:
         with pytest.raises(ServiceError) as caught:
             await invoking
         assert caught.value.reason is Reason.TOOL_UNAVAILABLE
-
-
-async def stop_reading(client: Client) -> None:
-    """Stops reading; the outbox, which has room for one event, is full from then on."""
-    await settle()
-    client.reading.clear()
-    for _ in range(2):  # one is taken by the read in progress
-        await client.conversation.outbox.put(GoAway(1.0, "soon"))
-        await settle()
 
 
 async def test_an_answer_to_an_unknown_invocation_is_refused() -> None:

@@ -13,11 +13,7 @@ from tests.support.agent import ROME, WEATHER, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripted_template import prompt_text
-from tests.support.scripts import Pause, calls, says
-
-
-def never() -> Pause:
-    return Pause(asyncio.Event())
+from tests.support.scripts import Pause, calls, never, says
 
 
 async def test_a_turn_that_generates_fails_and_the_conversation_continues() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from precall_service.domain.events import GoAway, TurnOutcome
+from precall_service.domain.events import TurnOutcome
 from tests.support.agent import LIMITS, ROME, WEATHER, agent, agent_limits
 from tests.support.clock import settle
 from tests.support.scripts import Pause, Step, calls, says
@@ -51,10 +51,7 @@ async def test_a_slow_reader_is_not_counted_as_tool_time() -> None:
     async with agent([*calls(ROME), Pause(hold)], limits=agent_limits(events_max=1)) as there:
         client = there.open(WEATHER)
         await client.send(limits=replace(LIMITS, max_steps=1))
-        client.reading.clear()
-        for _ in range(2):  # one is taken by the read in progress, one fills the outbox
-            await client.conversation.outbox.put(GoAway(1.0, "soon"))
-            await settle()
+        await client.stop_reading()
         hold.set()
         await there.advance(30.0)
         client.reading.set()

@@ -14,13 +14,10 @@ from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerError, HandlerResult
 from precall_service.tools.run import CANCEL_TIMEOUT_S, Run
 from precall_service.tools.toolset import Toolset
-from tests.support.calls import CONTEXT, ROME, Calls, ended, ending, message
+from tests.support.calls import CONTEXT, DISCARDED, ROME, Calls, ended, ending, message
 from tests.support.clock import ManualClock, settle
 from tests.support.links import RecordingLink
 from tests.support.tools import tool_limits
-
-DISCARDED = (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
-
 
 # The ending.
 

@@ -11,12 +11,17 @@ from precall_service.domain.events import InvocationCancelReason, ToolCallOutcom
 from precall_service.domain.tools import ToolEffects
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.gate import SPECULATIVE_WAITING_MAX
-from tests.support.calls import CONTEXT, ROME, SAFE, TIMEOUT_S, Calls, ending, message
+from tests.support.calls import (
+    CONTEXT,
+    ROME,
+    SAFE,
+    TIMEOUT_S,
+    Calls,
+    ending,
+    message,
+)
 from tests.support.clock import settle
 from tests.support.tools import CITY_SCHEMA
-
-DISCARDED = (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
-
 
 # The ending.
 
