@@ -27,6 +27,14 @@ HALF_PAIR: Final = "holds half of a surrogate pair, which is not a character"
 _MAY_BE_HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _NUMBER_CHARS_MAX: Final = 40
+_INTEGER_MAX: Final = 2**53 - 1
+_SORTED: Final = json.JSONEncoder(
+    ensure_ascii=False,
+    check_circular=False,
+    allow_nan=False,
+    sort_keys=True,
+    separators=(",", ":"),
+)
 
 
 class JsonError(ValueError):
@@ -86,6 +94,10 @@ def canonical(value: JsonValue) -> bytes:
             deeper than Python can follow.
     """
     try:
+        # The rules differ from those of Python's encoder, which is four times as fast, only for
+        # floating point numbers and for the order of names that are not ASCII.
+        if _is_plain(value):
+            return _SORTED.encode(value).encode()
         return rfc8785.dumps(value)
     except rfc8785.IntegerDomainError as error:
         number = str(error).split(maxsplit=1)[0][:_NUMBER_CHARS_MAX]
@@ -150,6 +162,22 @@ def spell_path(root: str, path: Iterable[str | int]) -> str:
         for step in path
     )
     return root + "".join(steps)
+
+
+def _is_plain(value: JsonValue) -> bool:
+    """Returns whether a value has neither floating point numbers nor names beyond ASCII."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not (type(name) is str and name.isascii()):
+                return False
+            if not (type(inner) is str or _is_plain(inner)):
+                return False
+        return True
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if type(value) is int:
+        return -_INTEGER_MAX <= value <= _INTEGER_MAX
+    return value is None or isinstance(value, str | bool)
 
 
 def _refuse_constant(name: str) -> JsonValue:

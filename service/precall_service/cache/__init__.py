@@ -1,0 +1,1 @@
+"""The versioned cache of tool results: see docs/cache.md."""

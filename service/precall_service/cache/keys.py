@@ -1,0 +1,82 @@
+"""Makes the keys of entries, and the nodes on which every entry depends besides what it read."""
+
+from __future__ import annotations
+
+import hashlib
+
+from precall_service.cache.base import CacheKey, Change, ChangeKind
+from precall_service.domain import resources
+from precall_service.domain.json import JsonObject, canonical, dump
+from precall_service.domain.tools import CacheScope
+
+_ALL = "a:"
+"""The node of every entry of a tenant."""
+
+
+def cache_key(
+    *,
+    tenant: str,
+    scope: CacheScope,
+    conversation_id: str,
+    tool_name: str,
+    tool_version: str,
+    arguments: JsonObject,
+) -> CacheKey:
+    """Returns the key of a call. With TENANT scope, the conversation does not count.
+
+    Raises:
+        JsonError: the arguments are outside of I-JSON, so they have no canonical text.
+    """
+    text = canonical(arguments)
+    if scope is CacheScope.TENANT:
+        conversation_id = ""
+    # Lengths before texts that may hold anything keep different keys apart.
+    head = (
+        f"{scope.value} {tool_name} {len(tool_version)}:{tool_version}"
+        f" {len(conversation_id)}:{conversation_id} "
+    )
+    return CacheKey(
+        tenant=tenant,
+        scope=scope,
+        conversation_id=conversation_id,
+        tool_name=tool_name,
+        tool_version=tool_version,
+        arguments_json=text.decode(),
+        digest=hashlib.sha256(head.encode() + hashlib.sha256(text).digest()).digest(),
+    )
+
+
+def entry_nodes(key: CacheKey) -> list[str]:
+    """Returns the nodes of every entry of this key, which invalidations advance.
+
+    An entry of CONVERSATION scope also depends on its conversation.
+    """
+    nodes = [_ALL, _tool(key.tool_name), _tool_version(key.tool_name, key.tool_version)]
+    if key.scope is CacheScope.CONVERSATION:
+        nodes += resources.read_nodes(resources.conversation(key.conversation_id))
+    return nodes
+
+
+def invalidated_nodes(change: Change) -> list[str]:
+    """Returns the nodes that an invalidation advances; none for that of one key."""
+    match change.kind, change.names:
+        case ChangeKind.TOOL, (name,):
+            return [_tool(name)]
+        case ChangeKind.TOOL_VERSION, (name, version):
+            return [_tool_version(name, version)]
+        case ChangeKind.RESOURCE, (name,):
+            return resources.write_nodes(name)
+        case ChangeKind.CONVERSATION, (conversation_id,):
+            return resources.write_nodes(resources.conversation(conversation_id))
+        case ChangeKind.ALL, ():
+            return [_ALL]
+        case _:
+            return []
+
+
+def _tool(name: str) -> str:
+    return f"t:{name}"
+
+
+def _tool_version(name: str, version: str) -> str:
+    return f"v:{name}:{dump(version)}"  # a version may hold any character, a node no control ones

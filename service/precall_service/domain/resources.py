@@ -1,0 +1,211 @@
+"""The names of resources, the templates that tools declare them by, and which names conflict.
+
+A name is a path: a scheme, a colon, and segments separated by "/", as in `file:/a/b`. A name whose
+last segment is "*" covers every name that begins with the rest: `file:/a/*` covers `file:/a/b` and
+`file:/a/b/c`, but not `file:/a`; `order:*` covers every name with the scheme `order`.
+
+A write conflicts with a read if the names are equal or one covers the other. Conflicts are found by
+comparing versions of *nodes*, of which a name has at most two for each of its levels. A write gives
+new versions to its nodes, and a read is stale if one of its own nodes has got a new version:
+
+    name        nodes of a read                        nodes of a write
+    file:/a/b   =file:/a/b *file: *file:/ *file:/a/    =file:/a/b <file: <file:/ <file:/a/
+    file:/a/*   <file:/a/ *file: *file:/               *file:/a/ <file: <file:/ <file:/a/
+
+So `=` is for writes to one name, `*` for writes to everything that begins with a prefix, and `<` for
+writes to anything that begins with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from precall_service.domain.json import JsonObject, JsonValue, canonical
+
+NAME_BYTES_MAX: Final = 1024
+LEVELS_MAX: Final = 64
+"""The most segments in a name."""
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+
+
+class ResourceError(ValueError):
+    """A name or a template is invalid; the message says why."""
+
+
+def check_name(name: str) -> None:
+    """Checks a name that a client spells out.
+
+    Raises:
+        ResourceError: it is no name, or it is too long or too deep.
+    """
+    match = _SCHEME.match(name)
+    if match is None:
+        raise ResourceError("it must begin with a scheme and a colon, as in 'file:/a/b'")
+    if (size := len(name.encode(errors="replace"))) > NAME_BYTES_MAX:
+        raise ResourceError(f"it has {size} bytes, the limit is {NAME_BYTES_MAX}")
+    segments = _segments(name[match.end() :])
+    if len(segments) > LEVELS_MAX:
+        raise ResourceError(f"it has {len(segments)} levels, the limit is {LEVELS_MAX}")
+    if segments[-1] == "*":
+        segments.pop()
+    for segment in segments:
+        if (problem := _problem(segment)) is not None:
+            raise ResourceError(problem)
+
+
+def conversation(conversation_id: str) -> str:
+    """Returns the name of the resource that a conversation is."""
+    return f"conversation:{conversation_id}"
+
+
+def read_nodes(name: str) -> list[str]:
+    """Returns the nodes of a read of this name."""
+    *above, whole = _prefixes(name)
+    if name.endswith("*"):
+        return [f"<{whole}", *(f"*{prefix}" for prefix in above)]
+    return [f"={name}", *(f"*{prefix}" for prefix in above), f"*{whole}"]
+
+
+def write_nodes(name: str) -> list[str]:
+    """Returns the nodes of a write to this name."""
+    prefixes = _prefixes(name)
+    first = f"*{prefixes[-1]}" if name.endswith("*") else f"={name}"
+    return [first, *(f"<{prefix}" for prefix in prefixes)]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceTemplate:
+    """A template such as `file:{path}`, which the arguments of a call turn into names.
+
+    `{order.id}` stands for the member `id` of the argument `order`. Where an argument is absent, is
+    not a scalar, or does not make a plain path, the names become broader and never narrower.
+    """
+
+    text: str
+    _parts: tuple[str | tuple[str, ...], ...]
+    """Texts, and the paths of arguments between them."""
+
+    @staticmethod
+    def parse(text: str) -> ResourceTemplate:
+        """Returns the template of a text.
+
+        Raises:
+            ResourceError: the text is no template.
+        """
+        parts: list[str | tuple[str, ...]] = []
+        for index, piece in enumerate(_PLACEHOLDER.split(text)):
+            if index % 2:
+                path = tuple(piece.split("."))
+                if not all(path):
+                    raise ResourceError(f"{{{piece}}} names no argument")
+                parts.append(path)
+            else:
+                if "{" in piece or "}" in piece:
+                    raise ResourceError("a brace is not closed, or stands alone")
+                parts.append(piece)
+        # Checked with a plain word for each argument.
+        check_name("".join(part if isinstance(part, str) else "x" for part in parts))
+        if _SCHEME.match(str(parts[0])) is None:
+            raise ResourceError("the scheme cannot come from an argument")
+        return ResourceTemplate(text, tuple(parts))
+
+    def names(self, arguments: JsonObject) -> tuple[str, ...]:
+        """Returns the names for these arguments: one, or two where the template is broadened."""
+        known = ""
+        for part in self._parts:
+            if isinstance(part, str):
+                known += part
+                continue
+            value = _scalar(arguments, part)
+            if not value:
+                return _broad(_up_to_last_segment(known))
+            known += value
+        return _plain_or_broad(known, whole=str(self._parts[-1]).endswith(("/*", ":*")))
+
+
+def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
+    """Returns the name, or broader ones if a segment of it is no plain segment.
+
+    `whole` says whether the template itself ends with "*".
+    """
+    start = name.index(":") + 1
+    lead = start + 1 if name.startswith("/", start) else start
+    segments = name[lead:].split("/")
+    if whole:
+        segments.pop()
+    clean, depth = len(segments), 0
+    size = len(name[:lead].encode())
+    for index, segment in enumerate(segments):
+        size += len(segment.encode(errors="replace")) + 1
+        if segment == "..":  # it may lead to anything below where it ends
+            depth -= 1
+            clean = min(clean, index, max(depth, 0))
+        elif segment in ("", "."):
+            clean = min(clean, index)
+        else:
+            depth += 1
+            if _problem(segment) or index >= LEVELS_MAX - 1 or size >= NAME_BYTES_MAX:
+                clean = min(clean, index)
+    if clean == len(segments):
+        return (name,)
+    return _broad(name[:lead] + "".join(f"{segment}/" for segment in segments[:clean]))
+
+
+def _broad(prefix: str) -> tuple[str, ...]:
+    """Returns the names that cover a prefix and everything below it."""
+    if prefix.endswith((":", ":/")):
+        return (f"{prefix}*",)
+    return (prefix[:-1], f"{prefix}*")
+
+
+def _up_to_last_segment(text: str) -> str:
+    return text[: max(text.rfind("/"), text.index(":")) + 1]
+
+
+def _scalar(arguments: JsonObject, path: Sequence[str]) -> str | None:
+    """Returns the text of the scalar at this path; None or an empty text if there is none."""
+    value: JsonValue = arguments
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        try:
+            return canonical(value).decode()
+        except ValueError:
+            return None
+    return None
+
+
+def _prefixes(name: str) -> list[str]:
+    """Returns the prefixes of a name that end with a separator, the shortest first."""
+    end = name.index(":") + 1
+    prefixes = [name[:end]]
+    while (slash := name.find("/", end)) >= 0:
+        end = slash + 1
+        prefixes.append(name[:end])
+    return prefixes
+
+
+def _segments(path: str) -> list[str]:
+    """Returns the segments of a path, without the empty one before a leading "/"."""
+    return path.removeprefix("/").split("/")
+
+
+def _problem(segment: str) -> str | None:
+    """Returns what is wrong with a segment, or None."""
+    if segment in ("", ".", ".."):
+        return f"a segment of a name cannot be {segment!r}"
+    if "*" in segment:
+        return "'*' can only stand for a whole last segment"
+    if _CONTROL.search(segment):
+        return "a name cannot hold control characters or half of a surrogate pair"
+    return None
