@@ -65,15 +65,18 @@ class CacheKey(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     tool_name: _builtins.str
-    """The name of the tool."""
+    """The name of the tool: 1 to 64 characters of A-Z a-z 0-9 _ and -."""
     tool_version: _builtins.str
-    """The version of the tool."""
+    """The version of the tool: 1 to 128 bytes."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object. Arguments are equal if their canonical forms (RFC 8785) are."""
+    """The arguments: a JSON object, of at most as many bytes as ServerLimits.arguments_bytes_max says. Arguments are equal
+    if their canonical forms (RFC 8785) are. So they must have one: no name occurs twice in an object, no integer is
+    beyond 2^53 - 1, and no text holds half of a surrogate pair.
+    """
     scope: _tool_pb2.CacheScope.ValueType
     """Where the entry may be used."""
     conversation_id: _builtins.str
-    """With CONVERSATION scope: the conversation."""
+    """With CONVERSATION scope: the conversation, 1 to 128 characters of A-Z a-z 0-9 . _ and -. Required then, else empty."""
     def __init__(
         self,
         *,
@@ -95,10 +98,15 @@ Global___CacheKey: _TypeAlias = CacheKey  # noqa: Y015
 class ResourceVersion(_message.Message):
     """A resource and its version at one moment.
 
-    Resource names are paths: a scheme, a colon, and segments separated by "/", as in "file:/a/b". A name that ends in
-    "/*" covers everything below it: "file:/a/*" covers "file:/a/b" and "file:/a/b/c", but not "file:/a". After a write
-    to a name, a result is stale if it has read that name, a name that the written one covers, or a name that covers the
-    written one. So a result that depends on "file:/a/*" is stale after a write to "file:/a/b", and the other way round.
+    Resource names are paths: a scheme, a colon, and segments separated by "/", as in "file:/a/b". A name whose last
+    segment is "*" covers every name that begins with the rest: "file:/a/*" covers "file:/a/b" and "file:/a/b/c", but not
+    "file:/a"; "order:*" covers every name with the scheme "order". After a write to a name, a result is stale if it has
+    read that name, a name that the written one covers, or a name that covers the written one. So a result that depends
+    on "file:/a/*" is stale after a write to "file:/a/b", and the other way round.
+
+    A scheme is a letter, and then letters, digits, "+", "-" and ".". A name has at most 1024 bytes and 64 segments. A
+    segment cannot be empty, "." or "..", and "*" can only be a whole last segment. A "/" directly after the colon begins
+    no segment. Names are compared as they are written, so "file:/a" and "file:a" are different resources.
 
     Every conversation is a resource too: "conversation:" and its id. A tool that is not read_only and declares no writes
     writes that resource, and every result of CONVERSATION scope depends on it.
@@ -111,7 +119,9 @@ class ResourceVersion(_message.Message):
     resource: _builtins.str
     """The name of the resource."""
     version: _builtins.int
-    """Grows with every write after which results that have read the resource are stale. Compare it only for equality."""
+    """A position in the order of the tenant's changes: of the last write after which results that have read the resource
+    are stale. It grows, but not by one. Do nothing with it but compare it for equality and send it back.
+    """
     def __init__(
         self,
         *,
@@ -145,7 +155,9 @@ class CacheEntry(_message.Message):
     result_json: _builtins.str
     """The result: JSON text."""
     entry_version: _builtins.int
-    """The version of the entry. It grows by one with every Put of this key."""
+    """The version of the entry. It grows by one with every Put of this key. If the entry was dropped in between, for any
+    reason, the next one begins at a higher number than it had.
+    """
     execution_id: _builtins.str
     """The execution that made the result. Empty for a Put."""
     origin: Global___CacheOrigin.ValueType
@@ -156,7 +168,7 @@ class CacheEntry(_message.Message):
 
     @_builtins.property
     def resource_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
-        """The resources that the result depends on, with their versions."""
+        """The resources that the result depends on, with their versions from when it was stored."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -168,7 +180,7 @@ class CacheEntry(_message.Message):
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
-        """The time that it would take to make the result again."""
+        """The time that it would take to make the result again. Unset: unknown."""
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
@@ -253,7 +265,7 @@ class GetResourceVersionsRequest(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names. A name that ends in "/*" has one version for everything that it covers."""
+        """The names, at most 64. A name whose last segment is "*" has one version for everything that it covers."""
 
     def __init__(
         self,
@@ -308,8 +320,8 @@ class ToolCacheServicePutRequest(_message.Message):
     result_json: _builtins.str
     """The result: JSON text."""
     expected_entry_version: _builtins.int
-    """The version that the entry must have now; 0 means that there must be no entry. Unset: the result is stored in any
-    case.
+    """The version that the entry must have now; 0 means that there must be no usable entry. Unset: the result is stored
+    whatever there is.
     """
     @_builtins.property
     def key(self) -> Global___CacheKey:
@@ -317,17 +329,17 @@ class ToolCacheServicePutRequest(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the result may be used. Required."""
+        """How long the result may be used. Required: above zero, and at most the server's limit."""
 
     @_builtins.property
     def observed_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
         """The resources that the result depends on, each with the version that GetResourceVersions returned before the result
-        was computed.
+        was computed. At most 64, and no resource twice.
         """
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
-        """The time that it would take to make the result again."""
+        """The time that it would take to make the result again, which decides what is dropped to make room. Unset: unknown."""
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
@@ -541,7 +553,7 @@ Global___ToolCacheServiceWatchRequest: _TypeAlias = ToolCacheServiceWatchRequest
 
 @_typing.final
 class ToolCacheServiceWatchResponse(_message.Message):
-    """One change."""
+    """One change. Arguments of more than 4 KiB are left out of its keys: `arguments_json` is empty there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -551,7 +563,7 @@ class ToolCacheServiceWatchResponse(_message.Message):
     INVALIDATED_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """The position of the change in the order of all changes of the tenant."""
+    """The position of the change in the order of all changes of the tenant. Positions grow, but not always by one."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -599,7 +611,7 @@ class CacheEntryStored(_message.Message):
     """The version of the entry."""
     @_builtins.property
     def key(self) -> Global___CacheKey:
-        """The key of the entry."""
+        """The key of the entry, without arguments of more than 4 KiB."""
 
     def __init__(
         self,
@@ -624,7 +636,7 @@ class CacheEntriesInvalidated(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def target(self) -> Global___InvalidationTarget:
-        """The entries."""
+        """The entries. A key comes without arguments of more than 4 KiB."""
 
     def __init__(
         self,
@@ -687,6 +699,8 @@ class ToolCacheServiceStatsResponse(_message.Message):
     EVICTIONS_FIELD_NUMBER: _builtins.int
     TIME_SAVED_FIELD_NUMBER: _builtins.int
     STORE_AVAILABLE_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    STORE_FAILURES_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
     """The number of entries in the cache."""
     bytes: _builtins.int
@@ -701,6 +715,10 @@ class ToolCacheServiceStatsResponse(_message.Message):
     """Entries that were dropped to make room."""
     store_available: _builtins.bool
     """Whether the server can reach the cache store."""
+    joined: _builtins.int
+    """Calls that waited for the run of an equal call instead of running themselves."""
+    store_failures: _builtins.int
+    """Requests to the cache store that failed or took too long."""
     @_builtins.property
     def time_saved(self) -> _duration_pb2.Duration:
         """The handlers' time that hits have saved."""
@@ -716,10 +734,12 @@ class ToolCacheServiceStatsResponse(_message.Message):
         evictions: _builtins.int = ...,
         time_saved: _duration_pb2.Duration | None = ...,
         store_available: _builtins.bool = ...,
+        joined: _builtins.int = ...,
+        store_failures: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_saved", b"time_saved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "misses", b"misses", "stale", b"stale", "store_available", b"store_available", "time_saved", b"time_saved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "joined", b"joined", "misses", b"misses", "stale", b"stale", "store_available", b"store_available", "store_failures", b"store_failures", "time_saved", b"time_saved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
