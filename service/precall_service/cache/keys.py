@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from functools import lru_cache
 
 from precall_service.cache.base import CacheKey, Change, ChangeKind
 from precall_service.domain import resources
 from precall_service.domain.json import JsonObject, canonical, dump
 from precall_service.domain.tools import CacheScope
+
+LOGGED_ARGUMENTS_BYTES_MAX = 4096
+"""Longer arguments are left out of the keys in the log of changes."""
 
 _ALL = "a:"
 """The node of every entry of a tenant."""
@@ -46,14 +51,21 @@ def cache_key(
     )
 
 
-def entry_nodes(key: CacheKey) -> list[str]:
+def entry_nodes(key: CacheKey) -> tuple[str, ...]:
     """Returns the nodes of every entry of this key, which invalidations advance.
 
     An entry of CONVERSATION scope also depends on its conversation.
     """
-    nodes = [_ALL, _tool(key.tool_name), _tool_version(key.tool_name, key.tool_version)]
-    if key.scope is CacheScope.CONVERSATION:
-        nodes += resources.read_nodes(resources.conversation(key.conversation_id))
+    return _entry_nodes(key.tool_name, key.tool_version, key.scope, key.conversation_id)
+
+
+@lru_cache(4096)  # entries with equal nodes share them
+def _entry_nodes(
+    tool_name: str, tool_version: str, scope: CacheScope, conversation_id: str
+) -> tuple[str, ...]:
+    nodes = (_ALL, _tool(tool_name), _tool_version(tool_name, tool_version))
+    if scope is CacheScope.CONVERSATION:
+        return (*nodes, *resources.read_nodes(resources.conversation(conversation_id)))
     return nodes
 
 
@@ -72,6 +84,13 @@ def invalidated_nodes(change: Change) -> list[str]:
             return [_ALL]
         case _:
             return []
+
+
+def logged(key: CacheKey) -> CacheKey:
+    """Returns a key as the log of changes keeps it: without arguments that are long."""
+    if len(key.arguments_json.encode()) <= LOGGED_ARGUMENTS_BYTES_MAX:
+        return key
+    return replace(key, arguments_json="")
 
 
 def _tool(name: str) -> str:

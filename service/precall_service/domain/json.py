@@ -11,8 +11,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias, cast
 
+import msgspec
 import rfc8785
 
 from precall_service.domain.text import encodable
@@ -28,13 +30,7 @@ _MAY_BE_HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _NUMBER_CHARS_MAX: Final = 40
 _INTEGER_MAX: Final = 2**53 - 1
-_SORTED: Final = json.JSONEncoder(
-    ensure_ascii=False,
-    check_circular=False,
-    allow_nan=False,
-    sort_keys=True,
-    separators=(",", ":"),
-)
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
 class JsonError(ValueError):
@@ -94,10 +90,11 @@ def canonical(value: JsonValue) -> bytes:
             deeper than Python can follow.
     """
     try:
-        # The rules differ from those of Python's encoder, which is four times as fast, only for
-        # floating point numbers and for the order of names that are not ASCII.
+        # msgspec is some fifty times as fast, and its text differs only for floating point numbers
+        # and in the order of names that are not ASCII.
         if _is_plain(value):
-            return _SORTED.encode(value).encode()
+            with suppress(UnicodeEncodeError):  # half of a surrogate pair: told below
+                return _ENCODER.encode(value)
         return rfc8785.dumps(value)
     except rfc8785.IntegerDomainError as error:
         number = str(error).split(maxsplit=1)[0][:_NUMBER_CHARS_MAX]

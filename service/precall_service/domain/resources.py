@@ -12,8 +12,8 @@ new versions to its nodes, and a read is stale if one of its own nodes has got a
     file:/a/b   =file:/a/b *file: *file:/ *file:/a/    =file:/a/b <file: <file:/ <file:/a/
     file:/a/*   <file:/a/ *file: *file:/               *file:/a/ <file: <file:/ <file:/a/
 
-So `=` is for writes to one name, `*` for writes to everything that begins with a prefix, and `<` for
-writes to anything that begins with it.
+So `=` is for writes to one name, `*` for writes to everything that begins with a prefix, and `<`
+for writes to anything that begins with it.
 """
 
 from __future__ import annotations

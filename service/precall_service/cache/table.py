@@ -1,0 +1,214 @@
+"""The entries of the in-process store: a table with a limit on its bytes.
+
+The table is kept in columns, because an object with fields for each entry would take as much memory
+as a result of 300 bytes.
+
+Owns: which entry is dropped to make room. Value is measured as in "Hyperbolic Caching" (Blankstein,
+    Sen and Freedman, USENIX ATC 2017): seconds to compute the result again, times uses for each
+    second since it was stored, for each byte. As there, the lowest of a random sample goes. Of the
+    sample, only entries of the tenant that holds most may go, so that no tenant pays for another.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import MutableSequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from precall_service.cache.base import Entry, Origin, ResourceVersion, Value
+
+T = TypeVar("T")
+
+SAMPLE: Final = 32
+COST_MIN_S: Final = 0.001
+COST_MAX_S: Final = 86_400.0
+"""A client says what its results cost. None may be worth more than everything else."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """Which rows of the table are a tenant's, by the digests of their keys."""
+
+    by_digest: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    bytes: int = 0
+    evictions: int = 0
+
+
+class EntryTable:
+    """Entries in rows. A row may move when another one is removed."""
+
+    def __init__(self, bytes_max: int, chance: random.Random) -> None:
+        self._bytes_max = bytes_max
+        self._chance = chance
+        self._bytes = 0
+        self._owners: list[Rows] = []
+        self._digests: list[bytes] = []
+        self._packed: list[bytes] = []
+        self._nodes: list[tuple[str, ...]] = []
+        self._resources: list[tuple[ResourceVersion, ...]] = []
+        self._snapshots = array("Q")
+        self._entry_versions = array("Q")
+        self._stored_at = array("d")
+        self._expires_at = array("d")
+        self._costs_s = array("f")
+        self._uses = array("I")
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def add(
+        self,
+        owner: Rows,
+        digest: bytes,
+        entry: Entry,
+        *,
+        nodes: tuple[str, ...],
+        snapshot: int,
+        now: float,
+    ) -> None:
+        """Adds an entry in place of any with its digest, and drops others to make room."""
+        self.remove(owner, digest)
+        packed = _pack(entry.value)
+        for _ in range(2):
+            self._drop_expired(now)
+        while self._digests and self._bytes + _size(digest, packed, entry) > self._bytes_max:
+            self._evict(now)
+        owner.by_digest[digest] = len(self._digests)
+        self._owners.append(owner)
+        self._digests.append(digest)
+        self._packed.append(packed)
+        self._nodes.append(nodes)
+        self._resources.append(entry.resources)
+        self._snapshots.append(snapshot)
+        self._entry_versions.append(entry.entry_version)
+        self._stored_at.append(now)
+        self._expires_at.append(now + entry.value.ttl_s)
+        self._costs_s.append(min(max(entry.value.cost_s, COST_MIN_S), COST_MAX_S))
+        self._uses.append(0)
+        self._count(owner, _size(digest, packed, entry))
+
+    def nodes(self, row: int) -> tuple[str, ...]:
+        """Returns the nodes of an entry."""
+        return self._nodes[row]
+
+    def snapshot(self, row: int) -> int:
+        """Returns the position since which the nodes of an entry must not have changed."""
+        return self._snapshots[row]
+
+    def entry_version(self, row: int) -> int:
+        """Returns the version of an entry."""
+        return self._entry_versions[row]
+
+    def expired(self, row: int, now: float) -> bool:
+        """Returns whether an entry has expired."""
+        return self._expires_at[row] <= now
+
+    def read(self, row: int, now: float) -> Entry:
+        """Returns an entry."""
+        stored_at, expires_at = self._stored_at[row], self._expires_at[row]
+        return Entry(
+            value=_unpack(self._packed[row], self._costs_s[row], expires_at - stored_at),
+            entry_version=self._entry_versions[row],
+            resources=self._resources[row],
+            age_s=now - stored_at,
+            expires_in_s=expires_at - now,
+        )
+
+    def use(self, row: int) -> None:
+        """Counts one use of an entry."""
+        if self._uses[row] < 0xFFFFFFFF:
+            self._uses[row] += 1
+
+    def remove(self, owner: Rows, digest: bytes) -> bool:
+        """Removes the entry with this digest; returns whether there was one."""
+        row = owner.by_digest.pop(digest, None)
+        if row is None:
+            return False
+        packed, resources = self._packed[row], self._resources[row]
+        self._count(owner, -_packed_size(digest, packed, resources))
+        if row < len(self._digests) - 1:
+            self._owners[-1].by_digest[self._digests[-1]] = row
+        _fill_from_end(self._owners, row)
+        _fill_from_end(self._digests, row)
+        _fill_from_end(self._packed, row)
+        _fill_from_end(self._nodes, row)
+        _fill_from_end(self._resources, row)
+        _fill_from_end(self._snapshots, row)
+        _fill_from_end(self._entry_versions, row)
+        _fill_from_end(self._stored_at, row)
+        _fill_from_end(self._expires_at, row)
+        _fill_from_end(self._costs_s, row)
+        _fill_from_end(self._uses, row)
+        return True
+
+    def _count(self, owner: Rows, size: int) -> None:
+        owner.bytes += size
+        self._bytes += size
+
+    def _drop_expired(self, now: float) -> None:
+        """Removes one entry at random if it has expired."""
+        if not self._digests:
+            return
+        row = self._chance.randrange(len(self._digests))
+        if self.expired(row, now):
+            self.remove(self._owners[row], self._digests[row])
+
+    def _evict(self, now: float) -> None:
+        """Drops the entry with the lowest value of a sample, or one that has expired."""
+        count = len(self._digests)
+        rows = (
+            range(count)
+            if count <= SAMPLE
+            else [self._chance.randrange(count) for _ in range(SAMPLE)]
+        )
+        largest = max((self._owners[row] for row in rows), key=lambda owner: owner.bytes)
+        row = min(
+            (row for row in rows if self._owners[row] is largest),
+            key=lambda row: 0.0 if self.expired(row, now) else self._value(row, now),
+        )
+        largest.evictions += 1
+        self.remove(largest, self._digests[row])
+
+    def _value(self, row: int, now: float) -> float:
+        in_cache_s = max(now - self._stored_at[row], 1e-3)
+        uses_a_second = (self._uses[row] + 1) / in_cache_s
+        return self._costs_s[row] * uses_a_second / len(self._packed[row])
+
+
+def _fill_from_end(column: MutableSequence[T], row: int) -> None:
+    """Removes the value of a row by moving the last one there."""
+    last = column.pop()
+    if row < len(column):
+        column[row] = last
+
+
+def _size(digest: bytes, packed: bytes, entry: Entry) -> int:
+    return _packed_size(digest, packed, entry.resources)
+
+
+def _packed_size(digest: bytes, packed: bytes, resources: tuple[ResourceVersion, ...]) -> int:
+    return len(digest) + len(packed) + sum(len(each.resource) + 8 for each in resources)
+
+
+def _pack(value: Value) -> bytes:
+    """Returns a value as bytes: its origin and the lengths of two texts, then its texts."""
+    execution_id, content = value.execution_id.encode(), value.content.encode()
+    head = f"{value.origin.value} {len(execution_id)} {len(content)} ".encode()
+    return head + execution_id + content + value.result_json.encode()
+
+
+def _unpack(packed: bytes, cost_s: float, ttl_s: float) -> Value:
+    origin, first, second, _ = packed.split(b" ", 3)
+    start = len(origin) + len(first) + len(second) + 3
+    middle = start + int(first)
+    end = middle + int(second)
+    return Value(
+        result_json=packed[end:].decode(),
+        content=packed[middle:end].decode(),
+        execution_id=packed[start:middle].decode(),
+        origin=Origin(int(origin)),
+        cost_s=cost_s,
+        ttl_s=ttl_s,
+    )
