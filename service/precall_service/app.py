@@ -16,6 +16,7 @@ from precall_service.admission import Admission, GrowthRecord
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
 from precall_service.agent.conversations import Conversations
+from precall_service.cache.cache import ToolCache
 from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
@@ -99,7 +100,7 @@ async def _serve(
         clock=clock,
         started_at=clock.now(),
     )
-    server = GrpcServer(settings.server.options(), conversations, info)
+    server = GrpcServer(settings.server.options(), conversations, ToolCache(), info)
     address = await server.start()
     try:
         engine = await engines.start(on_progress)

@@ -13,8 +13,9 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from precall.v1 import agent_pb2_grpc
+from precall.v1 import agent_pb2_grpc, tool_cache_pb2_grpc
 from precall_service.agent.conversations import Conversations
+from precall_service.cache.cache import ToolCache
 from precall_service.engine.base import EngineState
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.transport.health import HealthServicer
@@ -26,6 +27,7 @@ from precall_service.transport.servicers import (
     AgentServicer,
     NotServed,
 )
+from precall_service.transport.tool_cache import ToolCacheServicer
 
 _HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -57,7 +59,11 @@ class GrpcServer:
     """Serves the contract on one address."""
 
     def __init__(
-        self, options: ServerOptions, conversations: Conversations, info: ServerInfo
+        self,
+        options: ServerOptions,
+        conversations: Conversations,
+        cache: ToolCache,
+        info: ServerInfo,
     ) -> None:
         self._options = options
         self._conversations = conversations
@@ -70,11 +76,15 @@ class GrpcServer:
             ),
             self._server,
         )
+        self._tool_cache = ToolCacheServicer(
+            cache,
+            info.clock,
+            arguments_bytes_max=info.tool_limits.arguments_bytes_max,
+            unread_s=options.unread_s,
+        )
+        tool_cache_pb2_grpc.add_ToolCacheServiceServicer_to_server(self._tool_cache, self._server)
         self._server.add_generic_rpc_handlers(
-            (
-                NotServed(TOOL_HOST_SERVICE, "CAPABILITY_TOOL_HOSTS"),
-                NotServed(TOOL_CACHE_SERVICE, "CAPABILITY_TOOL_CACHE"),
-            )
+            (NotServed(TOOL_HOST_SERVICE, "CAPABILITY_TOOL_HOSTS"),)
         )
         health_pb2_grpc.add_HealthServicer_to_server(  # pyright: ignore[reportUnknownMemberType]
             self._health, self._server
@@ -93,8 +103,8 @@ class GrpcServer:
     async def start(self) -> str:
         """Listens and serves; returns the address as `host:port`.
 
-        Liveness (the empty service name) is SERVING from now on. Each service is NOT_SERVING until
-        it is set to ready.
+        Liveness (the empty service name) and the tool cache, which needs no engine, are SERVING
+        from now on. AgentService is NOT_SERVING until it is set to ready.
 
         Raises:
             AddressInUseError: the server cannot listen at the address.
@@ -107,8 +117,9 @@ class GrpcServer:
         except RuntimeError as error:
             raise AddressInUseError(f"cannot listen at {address}:{port}: {error}") from None
         self._health.set("", serving=True)
-        for service in (AGENT_SERVICE, TOOL_HOST_SERVICE, TOOL_CACHE_SERVICE):
+        for service in (AGENT_SERVICE, TOOL_HOST_SERVICE):
             self._health.set(service.full_name, serving=False)
+        self._health.set(TOOL_CACHE_SERVICE.full_name, serving=True)
         await self._server.start()
         return f"{address}:{bound}"
 
@@ -125,9 +136,14 @@ class GrpcServer:
             self.set_ready(ready=state is EngineState.READY)
 
     async def stop(self, grace_s: float) -> None:
-        """Sends GoAway on every stream, lets turns finish for `grace_s`, then ends the others."""
+        """Sends GoAway on every stream, lets turns finish for `grace_s`, then ends the others.
+
+        Reading and filling the cache works until the end, since those turns may need it.
+        """
         self._stopping = True
         self.set_ready(ready=False)
+        self._health.set(TOOL_CACHE_SERVICE.full_name, serving=False)
+        self._tool_cache.drain()
         await self._conversations.drain(grace_s)
         await self._server.stop(grace=1.0)
 

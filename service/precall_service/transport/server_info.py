@@ -43,10 +43,11 @@ class ServerInfo:
     started_at: float
 
     def capabilities(self) -> list[agent_pb2.Capability.ValueType]:
-        """Returns what the server can do with the model that it serves."""
+        """Returns what the server can do, by itself and with the model that it serves."""
         info = self.engines.info
         features = frozenset[Feature]() if info is None else info.features
-        return [_CAPABILITIES[feature] for feature in Feature if feature in features]
+        of_model = [_CAPABILITIES[feature] for feature in Feature if feature in features]
+        return [*of_model, agent_pb2.CAPABILITY_TOOL_CACHE]
 
     def limits(self) -> agent_pb2.ServerLimits:
         """Returns the limits of the server."""

@@ -69,9 +69,9 @@ class CacheKey(_message.Message):
     tool_version: _builtins.str
     """The version of the tool: 1 to 128 bytes."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object, of at most as many bytes as ServerLimits.arguments_bytes_max says. Arguments are equal
-    if their canonical forms (RFC 8785) are. So they must have one: no name occurs twice in an object, no integer is
-    beyond 2^53 - 1, and no text holds half of a surrogate pair.
+    """The arguments: a JSON object of at most ServerLimits.arguments_bytes_max bytes. Arguments are equal if their
+    canonical forms (RFC 8785) are. So they must have one: no name occurs twice in an object, no integer is beyond
+    2^53 - 1, and no text holds half of a surrogate pair.
     """
     scope: _tool_pb2.CacheScope.ValueType
     """Where the entry may be used."""
