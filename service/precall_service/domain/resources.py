@@ -32,6 +32,8 @@ LEVELS_MAX: Final = 64
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_UNKNOWN: Final = "\0"
+"""Stands for an argument without a text. It makes the segment that it is in no plain one."""
 
 
 class ResourceError(ValueError):
@@ -62,6 +64,12 @@ def check_name(name: str) -> None:
 def conversation(conversation_id: str) -> str:
     """Returns the name of the resource that a conversation is."""
     return f"conversation:{conversation_id}"
+
+
+def conversation_of(name: str) -> str | None:
+    """Returns the id of the conversation that a resource is; None if it is another resource."""
+    scheme, _, path = name.partition(":")
+    return path if scheme == "conversation" and path.isidentifier() else None
 
 
 def read_nodes(name: str) -> list[str]:
@@ -117,16 +125,20 @@ class ResourceTemplate:
 
     def names(self, arguments: JsonObject) -> tuple[str, ...]:
         """Returns the names for these arguments: one, or two where the template is broadened."""
-        known = ""
+        name = ""
         for part in self._parts:
             if isinstance(part, str):
-                known += part
+                name += part
                 continue
             value = _scalar(arguments, part)
-            if not value:
-                return _broad(_up_to_last_segment(known))
-            known += value
-        return _plain_or_broad(known, whole=str(self._parts[-1]).endswith(("/*", ":*")))
+            # An array or an object may hold any path. Many handlers that join paths begin anew at
+            # one with a leading "/".
+            if value is None or (value.startswith("/") and _is_below(name)):
+                return _everything(name)
+            name += value or _UNKNOWN
+            if len(name) > NAME_BYTES_MAX:
+                return _everything(name)
+        return _plain_or_broad(name, whole=str(self._parts[-1]).endswith(("/*", ":*")))
 
 
 def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
@@ -146,7 +158,7 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
         if segment == "..":  # it may lead to anything below where it ends
             depth -= 1
             clean = min(clean, index, max(depth, 0))
-        elif segment in ("", "."):
+        elif segment in ("", ".") or _UNKNOWN in segment:  # it may be no level at all
             clean = min(clean, index)
         else:
             depth += 1
@@ -164,14 +176,25 @@ def _broad(prefix: str) -> tuple[str, ...]:
     return (prefix[:-1], f"{prefix}*")
 
 
-def _up_to_last_segment(text: str) -> str:
-    return text[: max(text.rfind("/"), text.index(":")) + 1]
+def _everything(name: str) -> tuple[str, ...]:
+    """Returns the name that covers the whole scheme of a name."""
+    return (name[: name.index(":") + 1] + "*",)
+
+
+def _is_below(text: str) -> bool:
+    """Returns whether a text ends where a segment begins that is not the first one."""
+    return text.endswith("/") and not text.endswith(":/")
 
 
 def _scalar(arguments: JsonObject, path: Sequence[str]) -> str | None:
-    """Returns the text of the scalar at this path; None or an empty text if there is none."""
+    """Returns the text of the scalar at this path.
+
+    The text is empty if it is not known, and None if there may be anything instead.
+    """
     value: JsonValue = arguments
     for name in path:
+        if value is None:
+            return ""
         if not isinstance(value, dict):
             return None
         value = value.get(name)
@@ -181,8 +204,8 @@ def _scalar(arguments: JsonObject, path: Sequence[str]) -> str | None:
         try:
             return canonical(value).decode()
         except ValueError:
-            return None
-    return None
+            return ""
+    return "" if value is None else None
 
 
 def _prefixes(name: str) -> list[str]:
