@@ -16,12 +16,14 @@ from precall import _events
 ROOT = Path(__file__).parents[2]
 
 PUBLIC = """
-    AccessError Answer Capability Client ClientOptions ConnectError ConnectionLostError
-    ContextWindowExceededError Conversation ConversationClosedError ConversationUnknownError
-    EngineLoad EngineState EngineUnavailableError InvalidArgumentError LimitReachedError Message
-    NotServedError NotServedWarning OverloadedError PrecallError ServerError ServerInfo
-    ServerLimits TooLargeError Tool ToolCall ToolCallError ToolContext ToolNamed ToolOptions
-    ToolRejectedError Turn TurnLimits TurnOptions TurnRunningError UnavailableError
+    AccessError Answer CacheChange CacheConflictError CacheEntriesInvalidated CacheEntry
+    CacheEntryStored CacheKey CacheOrigin CacheStats CacheTarget CacheWatchGap Capability Client
+    ClientOptions ConnectError ConnectionLostError ContextWindowExceededError Conversation
+    ConversationClosedError ConversationUnknownError EngineLoad EngineState EngineUnavailableError
+    InvalidArgumentError LimitReachedError Message NotServedError NotServedWarning OverloadedError
+    PrecallError ResourceVersion ServerError ServerInfo ServerLimits TooLargeError Tool ToolCache
+    ToolCall ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError Turn TurnLimits
+    TurnOptions TurnRunningError UnavailableError
 """
 TESTING = """
     Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say StartedTurn Step
@@ -47,11 +49,14 @@ def test_the_public_methods() -> None:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert methods(precall.Client) == {
-        "add_tool", "close", "conversation", "remove_tool", "server_info", "tool", "tools",
+        "add_tool", "cache", "close", "conversation", "remove_tool", "server_info", "tool", "tools",
     }  # fmt: skip
     assert methods(precall.Conversation) == {
         "add_tool", "ask", "capabilities", "close", "expires_after_s", "id", "limits", "model",
-        "open", "remove_tool", "send", "tools",
+        "open", "remove_tool", "send", "tool_version", "tools",
+    }  # fmt: skip
+    assert methods(precall.ToolCache) == {
+        "get", "invalidate", "put", "resource_versions", "stats", "watch",
     }  # fmt: skip
     assert methods(precall.Turn) == {"answer", "cancel", "turn_id"}
 
@@ -61,6 +66,7 @@ def test_every_time_in_seconds_says_so() -> None:
         *precall.ToolOptions.__annotations__,
         *precall.TurnOptions.__annotations__,
         *inspect.signature(precall.testing.FakeServer).parameters,
+        *inspect.signature(precall.ToolCache.put).parameters,
     }
     for name in precall.__all__:
         value = getattr(precall, name)

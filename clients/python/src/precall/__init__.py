@@ -18,11 +18,25 @@ async with precall.Client("localhost:50151") as client:
 from __future__ import annotations
 
 from precall import _events
+from precall._cache import ToolCache
+from precall._cache_values import (
+    CacheChange,
+    CacheEntriesInvalidated,
+    CacheEntry,
+    CacheEntryStored,
+    CacheKey,
+    CacheOrigin,
+    CacheStats,
+    CacheTarget,
+    CacheWatchGap,
+    ResourceVersion,
+)
 from precall._client import Client
 from precall._context import ToolContext
 from precall._conversation import Conversation
 from precall._errors import (
     AccessError,
+    CacheConflictError,
     ConnectError,
     ConnectionLostError,
     ContextWindowExceededError,
@@ -62,6 +76,16 @@ __version__ = "0.1.0"
 __all__: list[str] = [
     "AccessError",
     "Answer",
+    "CacheChange",
+    "CacheConflictError",
+    "CacheEntriesInvalidated",
+    "CacheEntry",
+    "CacheEntryStored",
+    "CacheKey",
+    "CacheOrigin",
+    "CacheStats",
+    "CacheTarget",
+    "CacheWatchGap",
     "Capability",
     "Client",
     "ClientOptions",
@@ -81,11 +105,13 @@ __all__: list[str] = [
     "NotServedWarning",
     "OverloadedError",
     "PrecallError",
+    "ResourceVersion",
     "ServerError",
     "ServerInfo",
     "ServerLimits",
     "TooLargeError",
     "Tool",
+    "ToolCache",
     "ToolCall",
     "ToolCallError",
     "ToolContext",

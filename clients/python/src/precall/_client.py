@@ -5,46 +5,26 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, Unpack, overload
 
 import grpc
-import grpc.aio
 import pydantic
 
 from precall import _errors, _frames
 from precall._address import checked_address, checked_metadata
+from precall._cache import ToolCache
+from precall._connection import Connection
 from precall._conversation import Conversation, Opening
-from precall._errors import ConnectError
 from precall._messages import Message
-from precall._options import ClientOptions, channel_options
+from precall._options import ClientOptions
 from precall._pool import HandlerPool
-from precall._scope import being_cancelled
 from precall._served import UnservedOptions
 from precall._server import ServerInfo
 from precall._stream import Call
 from precall._tool import F, Handler, Tool, ToolLike, ToolOptions, as_tool
 from precall.v1 import agent_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceStub
-
-
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    """The resources of a client in the event loop that it is used in."""
-
-    loop: asyncio.AbstractEventLoop
-    channel: grpc.aio.Channel
-    pool: HandlerPool
-    calls: weakref.WeakSet[grpc.aio.Call] = field(default_factory=weakref.WeakSet[grpc.aio.Call])
-    """Calls that may be in flight. Closing the channel does not end all of them."""
-
-    async def close(self) -> None:
-        """Cancels the calls in flight and closes the channel."""
-        for call in list(self.calls):
-            call.cancel()
-        self.pool.close()
-        await self.channel.close()
 
 
 class Client:
@@ -76,13 +56,18 @@ class Client:
             ValueError: The address, tenant or metadata is invalid; the message says why.
         """
         self.address = checked_address(address)
-        self._credentials = credentials
         self._options = options or ClientOptions()
-        self._metadata = checked_metadata(metadata or {}, tenant)
+        self._conversations: weakref.WeakSet[Conversation] = weakref.WeakSet()
+        self._connection = Connection(
+            self.address,
+            credentials=credentials,
+            metadata=checked_metadata(metadata or {}, tenant),
+            options=self._options,
+            on_new_loop=self._conversations.clear,  # they ended with their loop
+        )
+        self._cache = ToolCache(self._connection)
         self._tools: dict[str, Tool] = {}
         self._unserved = UnservedOptions()
-        self._connected: _Connected | None = None
-        self._conversations: weakref.WeakSet[Conversation] = weakref.WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,6 +84,11 @@ class Client:
     def tools(self) -> tuple[Tool, ...]:
         """The tools that new conversations begin with."""
         return tuple(self._tools.values())
+
+    @property
+    def cache(self) -> ToolCache:
+        """The tool cache of the client's tenant."""
+        return self._cache
 
     @overload
     def tool(self, function: F, /) -> F: ...
@@ -202,24 +192,10 @@ class Client:
                 client was closed.
             RuntimeError: The client belongs to another event loop.
         """
-        timeout_s = self._options.answer_timeout_s
-        connected = self._here()
-        call = AgentServiceStub(connected.channel).GetServerInfo(
-            agent_pb2.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+        answer = await self._connection.ask(
+            lambda channel: AgentServiceStub(channel).GetServerInfo,
+            agent_pb2.GetServerInfoRequest(),
         )
-        connected.calls.add(call)
-        try:
-            answer = await call
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise ConnectError(
-                    f"{self.address} did not answer within {timeout_s:g} s", code=error.code()
-                ) from None
-            raise _errors.unreachable(self.address, error) from None
-        except asyncio.CancelledError:
-            if being_cancelled():
-                raise
-            raise _errors.client_closed() from None
         return _frames.server_info(answer)
 
     async def close(self) -> None:
@@ -230,9 +206,8 @@ class Client:
         Raises:
             RuntimeError: The client belongs to another event loop, which is not closed.
         """
-        if self._connected is None:
+        if (connected := self._connection.take()) is None:
             return
-        connected, self._connected = self._here(), None
         try:
             async with asyncio.TaskGroup() as closing:
                 for conversation in list(self._conversations):
@@ -249,36 +224,11 @@ class Client:
 
     def _connect(self, conversation: Conversation) -> tuple[Call, HandlerPool]:
         """Starts the call of a conversation, and returns it with the pool for its handlers."""
-        connected = self._here()
+        connected = self._connection.here()
         self._conversations.add(conversation)
-        call = AgentServiceStub(connected.channel).Converse(metadata=self._metadata)
+        call = AgentServiceStub(connected.channel).Converse(metadata=self._connection.metadata)
         connected.calls.add(call)
         return call, connected.pool
-
-    def _here(self) -> _Connected:
-        """Returns the resources in the running event loop; makes them if the last loop is closed.
-
-        Raises:
-            RuntimeError: The client is in use in another event loop.
-        """
-        loop = asyncio.get_running_loop()
-        if (connected := self._connected) is not None:
-            if connected.loop is loop:
-                return connected
-            if not connected.loop.is_closed():
-                raise RuntimeError(
-                    "this client belongs to another event loop: make one client per loop"
-                )
-            connected.pool.close()
-            self._conversations.clear()  # they ended with their loop
-        self._connected = _Connected(loop, self._channel(), HandlerPool(self._options))
-        return self._connected
-
-    def _channel(self) -> grpc.aio.Channel:
-        arguments = channel_options(self._options, self.address)
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self.address, arguments)
-        return grpc.aio.secure_channel(self.address, self._credentials, arguments)
 
 
 def _client_name() -> str:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
 from precall import _errors, _events_in, _frames, _telemetry
-from precall._errors import ConversationClosedError, PrecallError, ToolRejectedError
+from precall._errors import ConversationClosedError, PrecallError
 from precall._feed import TurnFeed
 from precall._invocations import Invocations
 from precall._messages import Answer
 from precall._options import ClientOptions
 from precall._pool import HandlerPool
+from precall._registrations import ToolVersions
 from precall._replies import Replies
 from precall._served import UnservedOptions
 from precall._server import Capability, ServerLimits
@@ -74,6 +75,7 @@ class Conversation:
         self._open: _Open | None = None
         self._end: PrecallError | None = None
         self._turn: TurnFeed | None = None
+        self._versions = ToolVersions()
         self._replies = Replies(opening.options.answer_timeout_s)
         self._changing = asyncio.Lock()
 
@@ -123,6 +125,16 @@ class Conversation:
         """The tools that the model may call."""
         return tuple(self._live().invocations.tools.values())
 
+    def tool_version(self, name: str) -> str:
+        """Returns the version under which the server has registered a tool, for `client.cache`.
+
+        Raises:
+            ToolRejectedError: The conversation has no tool of that name.
+            ConversationClosedError: The conversation is not open.
+        """
+        self._live()
+        return self._versions.of(name)
+
     async def open(self) -> Self:
         """Opens the conversation at the server, with its tools.
 
@@ -153,8 +165,7 @@ class Conversation:
         self._open = _Open(stream, invocations)
         stream.start(self._on_event, self._on_end)
         try:
-            if rejected := _rejections(stream.opened.registrations):
-                raise rejected
+            self._versions.register(stream.opened.registrations)
             opening.unserved.warn(opening.tools, self.capabilities)  # a filter may make it an error
         except Exception:
             await self.close()
@@ -236,11 +247,12 @@ class Conversation:
                     live.stream, agent_pb2.ConverseRequest(register_tools=frame)
                 )
                 assert isinstance(reply, tool_pb2.ToolsRegistered)
-                if rejected := _rejections(reply.registrations):
-                    raise rejected
+                self._versions.register(reply.registrations)
             except PrecallError as error:
                 if error.reason:  # the server refused; without a reason, it may have taken the tool
                     _put_back(tools, tool.name, before)
+                else:
+                    self._versions.forget(tool.name)
                 raise
         return tool
 
@@ -258,6 +270,7 @@ class Conversation:
             assert isinstance(reply, tool_pb2.ToolsWithdrawn)
             if name in reply.unknown_names:
                 raise _errors.no_tool("conversation", name)
+            self._versions.forget(name)
             live.invocations.tools.pop(name, None)
 
     @property
@@ -369,19 +382,3 @@ def _put_back(tools: dict[str, Tool], name: str, before: Tool | None) -> None:
         tools.pop(name, None)
     else:
         tools[name] = before
-
-
-def _rejections(registrations: Iterable[tool_pb2.ToolRegistration]) -> ToolRejectedError | None:
-    """Returns the error of the first tool that was refused, with the others as notes."""
-    errors: Sequence[PrecallError] = [
-        _errors.from_status(registration.error, family=ToolRejectedError)
-        for registration in registrations
-        if registration.HasField("error")
-    ]
-    if not errors:
-        return None
-    first, *others = errors
-    assert isinstance(first, ToolRejectedError)
-    for other in others:
-        first.add_note(f"also refused: {other.message}")
-    return first

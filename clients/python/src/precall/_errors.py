@@ -10,10 +10,11 @@ Exception
     │   ├── TooLargeError            over a limit of bytes
     │   └── ContextWindowExceededError   over the model's limit of tokens
     ├── AccessError                  the server does not let this caller do this
-    ├── ToolRejectedError            a tool was refused, or is not there to be removed
+    ├── ToolRejectedError            a tool was refused, or there is none of that name
     ├── LimitReachedError            over a limit on what is held, or on what a turn may use
     ├── TurnRunningError             one turn at a time
     ├── ConversationUnknownError     unknown, expired, or too old to resume
+    ├── CacheConflictError           the tool cache has changed in between; nothing was stored
     ├── NotServedError               this server does not serve it (yet)
     ├── UnavailableError             try again later; retry_after_s says when
     │   ├── OverloadedError          the server is at capacity
@@ -99,7 +100,7 @@ class AccessError(PrecallError):
 
 
 class ToolRejectedError(PrecallError):
-    """A tool was refused for its name, schema, size or options; or there is no tool to remove."""
+    """A tool was refused for its name, schema, size or options; or there is none of that name."""
 
 
 class LimitReachedError(PrecallError):
@@ -115,6 +116,15 @@ class TurnRunningError(PrecallError):
 
 class ConversationUnknownError(PrecallError):
     """The server no longer has the conversation: open a new one with its history."""
+
+
+class CacheConflictError(PrecallError):
+    """Nothing was put into the tool cache, because something has changed in between.
+
+    With the reason CACHE_RESOURCE_CHANGED, a resource was written since its version was read: read
+    the versions, compute the result and put it again. With CACHE_VERSION_MISMATCH, the entry has
+    another version than expected: get it and decide again.
+    """
 
 
 class NotServedError(PrecallError):
@@ -181,6 +191,11 @@ _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
     "RESULT_INVALID": (ToolCallError, grpc.StatusCode.INVALID_ARGUMENT),
     "TOOL_TIMEOUT": (ToolCallError, grpc.StatusCode.DEADLINE_EXCEEDED),
     "TOOL_FAILED": (ToolCallError, grpc.StatusCode.UNKNOWN),
+    "CACHE_VERSION_MISMATCH": (CacheConflictError, grpc.StatusCode.ABORTED),
+    "CACHE_RESOURCE_CHANGED": (CacheConflictError, grpc.StatusCode.ABORTED),
+    "CACHE_STORE_UNAVAILABLE": (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    # Never raised: `ToolCache.get` returns None.
+    "CACHE_ENTRY_UNKNOWN": (PrecallError, grpc.StatusCode.NOT_FOUND),
     "ENGINE_FAILED": (ServerError, grpc.StatusCode.INTERNAL),
     "INTERNAL": (ServerError, grpc.StatusCode.INTERNAL),
 }
@@ -273,13 +288,23 @@ def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
             )
         case grpc.StatusCode.UNIMPLEMENTED:
             text = f"the server at {address} is not a precall server ({said})"
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses messages that are too large
+            return LimitReachedError(f"{address} refused the call ({said})", code=error.code())
         case _:  # from a gateway, or from gRPC itself
             text = f"{address} refused the connection ({said})"
     return ConnectError(text, code=error.code())
 
 
+def no_answer(address: str, timeout_s: float) -> ConnectError:
+    """Returns the error of a call that the server did not answer in time."""
+    return ConnectError(
+        f"{address} did not answer within {timeout_s:g} s",
+        code=grpc.StatusCode.DEADLINE_EXCEEDED,
+    )
+
+
 def no_tool(owner: str, name: str) -> ToolRejectedError:
-    """Returns the error for removing a tool that its owner does not have."""
+    """Returns the error for naming a tool that its owner does not have."""
     return ToolRejectedError(
         f"this {owner} has no tool {name!r}",
         reason="TOOL_UNKNOWN",

@@ -116,6 +116,7 @@ class TurnFeed:
                     outcome=event.outcome,
                     result_json=event.result_json,
                     error=event.error,
+                    source=_source(event),
                 )
             case _:
                 pass
@@ -130,3 +131,8 @@ class TurnFeed:
             error=event.error,
             turn_id=self.turn_id,
         )
+
+
+def _source(event: _events.ToolCallCompleted) -> _events.ResultSource | None:
+    known = event.outcome is _events.ToolCallOutcome.RESULT
+    return event.source if known else None

@@ -9,7 +9,7 @@ import pydantic
 import pydantic_core
 
 from precall._errors import PrecallError
-from precall._events import ToolCallOutcome, TurnOutcome, TurnReport
+from precall._events import ResultSource, ToolCallOutcome, TurnOutcome, TurnReport
 
 Role: TypeAlias = Literal["user", "assistant", "tool"]
 """The author of a message."""
@@ -31,6 +31,8 @@ class ToolCall:
     """The result as JSON text; empty if there is none."""
     error: PrecallError | None = None
     """What went wrong; None if the call has a result."""
+    source: ResultSource | None = None
+    """Where the result came from: a run, or the tool cache. None if there is no result."""
 
     @property
     def arguments(self) -> pydantic.JsonValue:

@@ -192,10 +192,7 @@ async def open_stream(
             answer = await handshake
     except TimeoutError:
         call.cancel()
-        raise ConnectError(
-            f"{address} did not answer within {options.open_timeout_s:g} s",
-            code=grpc.StatusCode.DEADLINE_EXCEEDED,
-        ) from None
+        raise _errors.no_answer(address, options.open_timeout_s) from None
     except grpc.aio.AioRpcError as error:
         raise _errors.unreachable(address, error) from None
     except asyncio.CancelledError:

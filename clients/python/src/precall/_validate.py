@@ -34,6 +34,7 @@ Count = Annotated[int, Field(ge=1, lt=2**32, description="a whole number of at l
 CountOrZero = Annotated[int, Field(ge=0, lt=2**32, description="a whole number of at least 0")]
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31, description="a whole number of 32 bits")]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63, description="a whole number of 64 bits")]
+UInt64 = Annotated[int, Field(ge=0, lt=2**64, description="a whole number of at least 0")]
 Seconds = Annotated[
     float,
     Field(gt=0, le=_SECONDS_MAX, allow_inf_nan=False, description="a number of seconds above 0"),

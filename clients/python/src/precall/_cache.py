@@ -1,0 +1,276 @@
+"""The tool cache of a tenant: results of tools that may be used again.
+
+Owns: the calls of `ToolCacheService`, each with its timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from typing import overload
+
+import grpc
+import grpc.aio
+
+from precall import _cache_frames, _errors
+from precall._cache_values import (
+    Arguments,
+    CacheChange,
+    CacheEntry,
+    CacheKey,
+    CacheStats,
+    CacheTarget,
+    ResourceVersion,
+)
+from precall._connection import Connection
+from precall._errors import ConnectionLostError, PrecallError
+from precall._scope import being_cancelled
+from precall.v1 import tool_cache_pb2
+from precall.v1.tool_cache_pb2_grpc import ToolCacheServiceStub
+
+
+class ToolCache:
+    """The tool cache of the client's tenant: `client.cache`.
+
+    The server fills it by itself with the results of tools that have a `cache_ttl_s`. Use it to
+    look into it, to make results unreachable that a change outside of precall has made stale, and
+    to put results into it that you have computed yourself:
+
+    ```python
+    seen = await client.cache.resource_versions(["file:/a"])  # before the result is computed
+    result = read_file("/a")
+    await client.cache.put("read_file", "1", {"path": "/a"}, result, ttl_s=60, observed=seen)
+    ```
+
+    Every method raises ConnectError if no server can be reached, if it does not answer in time or
+    if the client is closed, NotServedError if the server has no tool cache, and UnavailableError if
+    it has lost its store.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def get(
+        self,
+        tool_name: str,
+        tool_version: str,
+        arguments: Arguments,
+        *,
+        conversation_id: str = "",
+    ) -> CacheEntry | None:
+        """Returns the usable entry for a call; None if there is none.
+
+        Args:
+            tool_name: Name of the tool.
+            tool_version: Version of the tool; for one of your own,
+                `conversation.tool_version(tool_name)`.
+            arguments: The arguments, or their JSON text. Their order does not matter.
+            conversation_id: The conversation, for a tool whose `cache_scope` is "conversation".
+                Empty: the entry that every conversation of the tenant may use.
+
+        Raises:
+            InvalidArgumentError: The server refused a part of the key; the message says which.
+            TypeError, ValueError: The arguments do not become JSON.
+        """
+        key = CacheKey.of_call(tool_name, tool_version, arguments, conversation_id=conversation_id)
+        request = tool_cache_pb2.ToolCacheServiceGetRequest(key=_cache_frames.key(key))
+        try:
+            answer = await self._connection.ask(
+                lambda channel: ToolCacheServiceStub(channel).Get, request
+            )
+        except PrecallError as error:
+            if error.reason == "CACHE_ENTRY_UNKNOWN":
+                return None
+            raise
+        return _cache_frames.entry(answer.entry)
+
+    async def put(
+        self,
+        tool_name: str,
+        tool_version: str,
+        arguments: Arguments,
+        result: object,
+        *,
+        ttl_s: float,
+        observed: Iterable[ResourceVersion] = (),
+        expected_entry_version: int | None = None,
+        recompute_cost_s: float | None = None,
+        content: str = "",
+        conversation_id: str = "",
+    ) -> int:
+        """Stores a result that you have computed, and returns the version of the entry.
+
+        Args:
+            tool_name: Name of the tool.
+            tool_version: Version of the tool; for one of your own,
+                `conversation.tool_version(tool_name)`.
+            arguments: The arguments, or their JSON text.
+            result: The result: what a handler would return.
+            ttl_s: How long it may be used, in seconds.
+            observed: The resources that the result depends on, as `resource_versions` returned them
+                before you computed it.
+            expected_entry_version: The version that the usable entry must have now; 0: there must
+                be none. None: the result is stored whatever there is.
+            recompute_cost_s: How long it takes to compute the result. Cheap ones are dropped first
+                to make room.
+            content: What the model sees instead of the result's JSON text.
+            conversation_id: The conversation, for a tool whose `cache_scope` is "conversation".
+                Empty: every conversation of the tenant may use the result.
+
+        Raises:
+            CacheConflictError: Nothing was stored, because a resource has changed since it was
+                observed, or because the entry has another version than expected.
+            TooLargeError: The result is over the server's limit.
+            InvalidArgumentError: The server refused another value; the message says which.
+            TypeError, ValueError: A value has the wrong type, is not allowed or is not JSON.
+
+        On cancel: the server may have stored the result.
+        """
+        request = _cache_frames.put_request(
+            CacheKey.of_call(tool_name, tool_version, arguments, conversation_id=conversation_id),
+            result,
+            observed,
+            ttl_s=ttl_s,
+            recompute_cost_s=recompute_cost_s,
+            expected_entry_version=expected_entry_version,
+            content_text=content,
+        )
+        answer = await self._connection.ask(
+            lambda channel: ToolCacheServiceStub(channel).Put, request
+        )
+        return answer.entry_version
+
+    async def resource_versions(self, names: Iterable[str]) -> tuple[ResourceVersion, ...]:
+        """Returns the current versions of resources, in the order of their names.
+
+        Read them before you compute a result, and give them to `put`: a result that was computed
+        while one of them changed is then not stored.
+
+        Args:
+            names: Names such as `file:/a/b`, or `file:/a/*` for everything below `file:/a`.
+
+        Raises:
+            InvalidArgumentError: A name is not one of a resource, or there are too many.
+            TypeError: The names are one string.
+        """
+        if isinstance(names, str):
+            raise TypeError(f"resource_versions takes a list of names: [{names!r}]")
+        request = tool_cache_pb2.GetResourceVersionsRequest(resources=names)
+        answer = await self._connection.ask(
+            lambda channel: ToolCacheServiceStub(channel).GetResourceVersions, request
+        )
+        return _cache_frames.resource_versions(answer.versions)
+
+    @overload
+    async def invalidate(self, *, key: CacheKey) -> int: ...
+    @overload
+    async def invalidate(self, *, tool: str) -> int: ...
+    @overload
+    async def invalidate(self, *, tool_version: tuple[str, str]) -> int: ...
+    @overload
+    async def invalidate(self, *, resource: str) -> int: ...
+    @overload
+    async def invalidate(self, *, conversation_id: str) -> int: ...
+    @overload
+    async def invalidate(self, *, everything: bool) -> int: ...
+
+    async def invalidate(
+        self,
+        *,
+        key: CacheKey | None = None,
+        tool: str | None = None,
+        tool_version: tuple[str, str] | None = None,
+        resource: str | None = None,
+        conversation_id: str | None = None,
+        everything: bool = False,
+    ) -> int:
+        """Makes entries unreachable at once. Returns the position of the change, for `watch`.
+
+        Say which, in exactly one way:
+
+        Args:
+            key: One entry: the `key` of an entry or a change, or `CacheKey.of_call(...)`.
+            tool: All entries of a tool.
+            tool_version: All entries of one version of a tool: its name, and the version.
+            resource: All entries that a write to this resource makes stale. Say this after a write
+                that no tool of precall has done.
+            conversation_id: All entries of a conversation.
+            everything: True: all entries of the tenant.
+
+        Raises:
+            InvalidArgumentError: The server refused a name; the message says why.
+            TypeError: Not exactly one way was given.
+
+        On cancel: the server may have done it.
+        """
+        target = CacheTarget(
+            key=key,
+            tool=tool,
+            tool_version=tool_version,
+            resource=resource,
+            conversation_id=conversation_id,
+            everything=everything,
+        )
+        request = tool_cache_pb2.ToolCacheServiceInvalidateRequest(
+            target=_cache_frames.target(target)
+        )
+        answer = await self._connection.ask(
+            lambda channel: ToolCacheServiceStub(channel).Invalidate, request
+        )
+        return answer.position
+
+    async def watch(self, after_position: int | None = None) -> AsyncGenerator[CacheChange, None]:
+        """Yields the changes of the cache in their order, for ever.
+
+        Leaving the loop (`break`, an exception, a cancelled task) ends the watch. Where changes are
+        missing, because they are too old, it yields a CacheWatchGap. After an error, watch again
+        from the last position that you have seen.
+
+        Args:
+            after_position: The position after which changes are reported, such as that of the last
+                change that you have seen. None: those from the first step of the loop on.
+
+        Raises:
+            ConnectionLostError: The connection broke.
+            UnavailableError: The server shuts down, or the loop was so slow that it gave up.
+            LimitReachedError: Too many watch already.
+            PrecallError: As every method.
+        """
+        request = tool_cache_pb2.ToolCacheServiceWatchRequest(after_position=after_position)
+        connected = self._connection.here()
+        call = ToolCacheServiceStub(connected.channel).Watch(
+            request, metadata=self._connection.metadata
+        )
+        connected.calls.add(call)
+        timeout_s = self._connection.options.answer_timeout_s
+        began = False
+        try:
+            # The server sends its headers as soon as it watches.
+            async with asyncio.timeout(timeout_s):
+                await call.initial_metadata()
+            async for message in call:
+                began = True
+                if (change := _cache_frames.change(message)) is not None:
+                    yield change
+            raise ConnectionLostError("the server ended the watch of its tool cache")
+        except TimeoutError:
+            raise _errors.no_answer(self._connection.address, timeout_s) from None
+        except grpc.aio.AioRpcError as error:
+            failed = _errors.from_rpc(error)
+            raise (
+                failed if began else _errors.unreachable(self._connection.address, error)
+            ) from None
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            raise _errors.client_closed() from None
+        finally:
+            call.cancel()
+
+    async def stats(self) -> CacheStats:
+        """Returns what the cache holds, and what it has done since the server's start."""
+        request = tool_cache_pb2.ToolCacheServiceStatsRequest()
+        answer = await self._connection.ask(
+            lambda channel: ToolCacheServiceStub(channel).Stats, request
+        )
+        return _cache_frames.stats(answer)
