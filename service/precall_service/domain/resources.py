@@ -69,7 +69,7 @@ def conversation(conversation_id: str) -> str:
 def conversation_of(name: str) -> str | None:
     """Returns the id of the conversation that a resource is; None if it is another resource."""
     scheme, _, path = name.partition(":")
-    return path if scheme == "conversation" and path.isidentifier() else None
+    return path if scheme == "conversation" and "/" not in path and path != "*" else None
 
 
 def read_nodes(name: str) -> list[str]:
@@ -155,7 +155,7 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
     size = len(name[:lead].encode())
     for index, segment in enumerate(segments):
         size += len(segment.encode(errors="replace")) + 1
-        if segment == "..":  # it may lead to anything below where it ends
+        if segment.replace(_UNKNOWN, "") == "..":  # it may lead to anything below where it ends
             depth -= 1
             clean = min(clean, index, max(depth, 0))
         elif segment in ("", ".") or _UNKNOWN in segment:  # it may be no level at all

@@ -220,6 +220,7 @@ TEMPLATES: list[tuple[str, JsonObject, tuple[str, ...]]] = [
     # later arguments lead out of the path of an absent one
     ("file:/r/{a}/{b}", {"b": "../../x"}, ("file:/*",)),
     ("file:/r/{a}/{b}", {"b": ["../../x"]}, ("file:*",)),
+    ("file:/r/..{a}", {}, ("file:/*",)),
     ("file:{a}/{b}", {"a": "../x"}, ("file:*",)),
     ("file:{a}/{b}", {"a": "x/.."}, ("file:*",)),
     ("file:/{a}/{b}", {"a": "*"}, ("file:/*",)),
