@@ -13,6 +13,7 @@ from precall.testing import FakeServer, Say
 from precall.v1 import generation_pb2
 from tests.clients.helpers import talking
 
+SERVES_NOTHING = (Capability.TOOL_CALLS,)
 SERVES_CACHE = (Capability.TOOL_CALLS, Capability.TOOL_CACHE, Capability.SPECULATION)
 
 
@@ -86,7 +87,7 @@ async def test_a_chosen_function_is_exactly_one_tool_of_the_conversation() -> No
 async def test_an_option_without_effect_warns_where_server_and_option_meet(
     options: Any, says: str
 ) -> None:
-    async with FakeServer() as server:
+    async with FakeServer(capabilities=SERVES_NOTHING) as server:
         async with Client(server.address) as client:
             client.add_tool(search, **options)
             with pytest.warns(NotServedWarning, match=f"tool 'search': {says}") as caught:
@@ -100,7 +101,7 @@ async def test_an_option_without_effect_warns_where_server_and_option_meet(
 
 
 async def test_a_client_warns_once_per_option() -> None:
-    async with FakeServer() as server, Client(server.address) as client:
+    async with FakeServer(capabilities=SERVES_NOTHING) as server, Client(server.address) as client:
         client.add_tool(search, cache_ttl_s=60, read_only=True, timeout_s=1, reads=[])
         client.add_tool(search, name="find", cache_ttl_s=60)
         with pytest.warns(NotServedWarning, match="cache_ttl_s") as caught:
@@ -121,7 +122,7 @@ async def test_an_option_that_the_server_serves_does_not_warn() -> None:
 
 
 async def test_a_warning_that_a_filter_turns_into_an_error_leaves_nothing_behind() -> None:
-    async with FakeServer() as server, Client(server.address) as client:
+    async with FakeServer(capabilities=SERVES_NOTHING) as server, Client(server.address) as client:
         with warnings.catch_warnings():
             warnings.simplefilter("error", NotServedWarning)
             tool = precall.Tool.from_function(search, cache_ttl_s=60)

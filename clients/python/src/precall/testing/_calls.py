@@ -10,10 +10,11 @@ from typing import TypeAlias
 from google.protobuf.duration_pb2 import Duration
 
 from precall import _events, _events_in, _frames
+from precall.testing._cache import FakeCache, age_s
 from precall.testing._script import Call, ToolResult
 from precall.testing._status import status
-from precall.testing._tools import OfferedTools
-from precall.v1 import agent_pb2, invocation_pb2, turn_pb2
+from precall.testing._tools import OfferedTools, version_of
+from precall.v1 import agent_pb2, invocation_pb2, tool_cache_pb2, turn_pb2
 
 Frame: TypeAlias = agent_pb2.ConverseResponse
 Emit: TypeAlias = Callable[[Frame], Awaitable[None]]
@@ -32,9 +33,13 @@ class CallRuns:
         *,
         conversation_id: str,
         tools: OfferedTools,
+        cache: FakeCache | None,
         default_timeout: Duration,
         emit: Emit,
     ) -> None:
+        self.cache_hits = 0
+        """How many calls the tool cache has answered."""
+        self._cache = cache
         self._start = start
         self._conversation_id = conversation_id
         self._tools = tools
@@ -80,8 +85,12 @@ class CallRuns:
         completed = turn_pb2.ToolCallCompleted(call_id=call_id)
         result = invocation_pb2.InvocationResult()
         try:
-            result = await self._invoke(call_id, call)
-            _fill(completed, result)
+            if (cached := self._cached(call)) is not None:
+                self.cache_hits += 1
+                _fill_from_cache(completed, cached)
+            else:
+                result = await self._invoke(call_id, call)
+                _fill(completed, result)
         except _UnavailableError as error:
             completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_UNAVAILABLE
             completed.error.CopyFrom(status("TOOL_UNAVAILABLE", str(error)))
@@ -95,6 +104,19 @@ class CallRuns:
         finally:
             await self._emit(Frame(tool_call_completed=completed))
         return _seen(call, completed, result)
+
+    def _cached(self, call: Call) -> tool_cache_pb2.CacheEntry | None:
+        """Returns the entry that answers a call; None if the handler has to run."""
+        tool = self._tools.current(call.tool_name)
+        if tool is None or self._cache is None:
+            return None
+        key = tool_cache_pb2.CacheKey(
+            tool_name=tool.name,
+            tool_version=version_of(tool),
+            arguments_json=arguments_json(call),
+            conversation_id=self._conversation_id,
+        )
+        return self._cache.answer(tool, key)
 
     async def _invoke(self, call_id: str, call: Call) -> invocation_pb2.InvocationResult:
         """Returns the client's answer.
@@ -121,7 +143,7 @@ class CallRuns:
             turn_id=self._start.turn_id,
             conversation_id=self._conversation_id,
             tool_name=call.tool_name,
-            tool_version=tool.version,
+            tool_version=version_of(tool),
             arguments_json=arguments_json(call),
             timeout=timeout,
             trace_context=self._start.trace_context,
@@ -138,6 +160,8 @@ class CallRuns:
             raise
         finally:
             del self._waiting[invocation_id]
+            if self._cache is not None and not tool.effects.read_only:
+                self._cache.wrote()
 
     async def _call_off(
         self, invocation_id: str, reason: invocation_pb2.InvocationCancelReason.ValueType
@@ -170,6 +194,17 @@ def _fill(completed: turn_pb2.ToolCallCompleted, result: invocation_pb2.Invocati
             completed.error.CopyFrom(
                 status("TOOL_FAILED", failure.message, handler_error_type=failure.type)
             )
+
+
+def _fill_from_cache(
+    completed: turn_pb2.ToolCallCompleted, cached: tool_cache_pb2.CacheEntry
+) -> None:
+    completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_RESULT
+    completed.source = turn_pb2.RESULT_SOURCE_CACHE
+    completed.result_json = cached.result_json
+    completed.content.extend(cached.content)
+    completed.cache_entry_version = cached.entry_version
+    completed.cache_age.CopyFrom(_frames.duration(age_s(cached)))
 
 
 def _seen(

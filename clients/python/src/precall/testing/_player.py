@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
 from precall.testing import _script
+from precall.testing._cache import FakeCache
 from precall.testing._calls import CallRuns, Emit, Frame, arguments_json
 from precall.testing._checks import check_step
 from precall.testing._script import (
@@ -53,6 +54,7 @@ class TurnPlayer:
         *,
         conversation_id: str,
         tools: OfferedTools,
+        cache: FakeCache | None,
         default_timeout: Duration,
         emit: Emit,
     ) -> None:
@@ -65,6 +67,7 @@ class TurnPlayer:
             start,
             conversation_id=conversation_id,
             tools=tools,
+            cache=cache,
             default_timeout=default_timeout,
             emit=emit,
         )
@@ -233,6 +236,7 @@ class TurnPlayer:
         report = turn_pb2.TurnReport(
             steps=self._step,
             tool_calls=self._call_count,
+            cache_hits=self.runs.cache_hits,
             usage=turn_pb2.TokenUsage(output_tokens=self._output_tokens),
         )
         self.completed = turn_pb2.TurnCompleted(

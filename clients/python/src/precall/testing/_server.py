@@ -17,12 +17,15 @@ import grpc.aio
 
 from precall import _frames
 from precall._server import Capability, ServerLimits
+from precall.testing._cache import FakeCache
+from precall.testing._cache_service import CacheServicer
 from precall.testing._checks import check_scripts, check_step
 from precall.testing._script import Entry, Fail, Refuse, ToolResult
 from precall.testing._status import abort, content_text, status
 from precall.testing._stream import Context, FakeStream, Frame, Frames
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+from precall.v1.tool_cache_pb2_grpc import add_ToolCacheServiceServicer_to_server
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -33,6 +36,7 @@ _DEFAULT_CAPABILITIES = (
     Capability.TOOL_CALLS,
     Capability.STRUCTURED_CALLS,
     Capability.REASONING,
+    Capability.TOOL_CACHE,
 )
 _DEFAULT_LIMITS = ServerLimits(
     frame_bytes_max=4 * 1024 * 1024,
@@ -76,7 +80,8 @@ class FakeServer:
                 raises, the turn fails, and the log has the traceback.
             model: The name of its model.
             limits: The limits that it reports. It does not enforce them.
-            capabilities: The capabilities that it reports. It serves no others by that.
+            capabilities: The capabilities that it reports. It serves no others by that, but without
+                TOOL_CACHE it has no tool cache.
             refuse_open: Refuses every conversation, with this reason.
             refuse_tools: Refuses tools, by name.
             tool_timeout_s: The timeout of tools that have none of their own.
@@ -95,6 +100,9 @@ class FakeServer:
         self.capabilities = [
             agent_pb2.Capability.Value(f"CAPABILITY_{granted.name}") for granted in capabilities
         ]
+        self.cache = FakeCache() if agent_pb2.CAPABILITY_TOOL_CACHE in self.capabilities else None
+        """Its tool cache. It holds only what clients put into it: results of scripted calls are not
+        stored. Every call of a tool that is not `read_only` empties it."""
         self.refuse_open = refuse_open
         self.refuse_tools = dict(refuse_tools or {})
         self.tool_timeout_s = tool_timeout_s
@@ -135,6 +143,7 @@ class FakeServer:
         """Starts it on a free local port."""
         self._server = grpc.aio.server(options=_OPTIONS)
         add_AgentServiceServicer_to_server(_Servicer(self), self._server)
+        add_ToolCacheServiceServicer_to_server(CacheServicer(self.cache), self._server)
         self._port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
 

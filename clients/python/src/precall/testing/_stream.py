@@ -139,6 +139,7 @@ class FakeStream:
             entries,
             conversation_id=self._id,
             tools=self._tools,
+            cache=self._server.cache,
             default_timeout=_frames.duration(self._server.tool_timeout_s),
             emit=self._emit,
         )

@@ -30,7 +30,7 @@ class OfferedTools:
             return tool_pb2.ToolRegistration(name=tool.name, error=error)
         self._tools[tool.name] = tool
         self._declared[tool.name] = tool
-        return tool_pb2.ToolRegistration(name=tool.name, version=tool.version or "1")
+        return tool_pb2.ToolRegistration(name=tool.name, version=version_of(tool))
 
     def withdraw(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Withdraws tools; returns the names that were withdrawn, and the unknown ones."""
@@ -48,6 +48,11 @@ class OfferedTools:
     def current(self, name: str) -> tool_pb2.Tool | None:
         """Returns the current tool of that name; None if it was withdrawn."""
         return self._tools.get(name)
+
+
+def version_of(tool: tool_pb2.Tool) -> str:
+    """Returns the version under which a tool is registered."""
+    return tool.version or "1"
 
 
 def _not_served(tool: tool_pb2.Tool) -> Refuse | None:
