@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 from precall_service import __version__
 from precall_service.admission import Admission, GrowthRecord
+from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
 from precall_service.agent.conversations import Conversations
+from precall_service.cache.base import CacheStore
 from precall_service.cache.cache import ToolCache
+from precall_service.cache.memory import MemoryStore
 from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
-from precall_service.settings import Settings
+from precall_service.settings import CacheSection, Settings
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.transport.server import GrpcServer
 from precall_service.transport.server_info import ServerInfo
@@ -59,21 +62,45 @@ async def serve(
     On cancel, or if the block raises: everything stops immediately; running turns end with a
     retryable status.
     """
+    tool_limits = settings.tools.limits(cache_ttl_max_s=settings.cache.ttl_max_s)
     async with (
         exported_traces(settings.tracing.otlp_endpoint, __version__),
-        Dispatcher(LoopClock(), settings.tools.limits()) as dispatcher,
-        _serve(settings, factory, model, on_progress, dispatcher) as service,
+        _opened_store(settings.cache) as store,
+        ToolCache(store, settings.cache.limits()) as cache,
+        Dispatcher(LoopClock(), tool_limits) as dispatcher,
+        _serve(
+            settings,
+            factory,
+            model=model,
+            on_progress=on_progress,
+            dispatcher=dispatcher,
+            cache=cache,
+        ) as service,
     ):
         yield service
+
+
+@asynccontextmanager
+async def _opened_store(settings: CacheSection) -> AsyncGenerator[CacheStore]:
+    store = MemoryStore(
+        LoopClock(),
+        bytes_max=settings.memory_bytes_max,
+        nodes_max=settings.nodes_max,
+        changes_max=settings.changes_max,
+    )
+    yield store
+    await store.close()
 
 
 @asynccontextmanager
 async def _serve(
     settings: Settings,
     factory: EngineFactory,
+    *,
     model: str,
     on_progress: Progress,
     dispatcher: Dispatcher,
+    cache: ToolCache,
 ) -> AsyncGenerator[Service]:
     clock = LoopClock()
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
@@ -86,6 +113,8 @@ async def _serve(
         admission=admission,
         growth=GrowthRecord(),
         dispatcher=dispatcher,
+        cache=cache,
+        cached_calls=CachedCalls(cache, dispatcher, clock),
         clock=clock,
     )
     conversations = Conversations(services, agent_limits, dispatcher.limits)
@@ -100,7 +129,7 @@ async def _serve(
         clock=clock,
         started_at=clock.now(),
     )
-    server = GrpcServer(settings.server.options(), conversations, ToolCache(), info)
+    server = GrpcServer(settings.server.options(), conversations, cache, info)
     address = await server.start()
     try:
         engine = await engines.start(on_progress)

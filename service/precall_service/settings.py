@@ -8,9 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,6 +29,7 @@ from pydantic_settings import (
 
 from precall_service.admission import AdmissionLimits
 from precall_service.agent.limits import AgentLimits
+from precall_service.cache.limits import CacheLimits
 from precall_service.domain.turn import TurnLimits
 from precall_service.engine.supervisor import RestartPolicy
 from precall_service.tools.declarations import ToolLimits
@@ -161,11 +170,41 @@ class ToolSection(_Section):
     timeout_max_s: Seconds = 600.0
     concurrency_default: Count = 16
 
-    def limits(self) -> ToolLimits:
+    def limits(self, *, cache_ttl_max_s: float) -> ToolLimits:
         """Returns the limits of tools."""
         settings = self.model_dump()
         settings["timeout_default_s"] = min(self.timeout_default_s, self.timeout_max_s)
-        return ToolLimits(**settings)
+        return ToolLimits(**settings, cache_ttl_max_s=cache_ttl_max_s)
+
+
+class CacheSection(_Section):
+    """`[cache]`: the cache of tool results."""
+
+    store_url: SecretStr | None = None
+    """A Redis or Valkey server, such as redis://localhost:6379/0. None: the service's own memory,
+    which ends with the process and is shared with no other."""
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "precall"
+    store_timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.05
+    memory_bytes_max: Annotated[int, Field(ge=1 << 20)] = 256 << 20
+    entry_bytes_max: Bytes = 1 << 20
+    ttl_max_s: Seconds = 7 * 86_400.0
+    nodes_max: Annotated[int, Field(ge=256, le=1 << 24)] = 1 << 16
+    changes_max: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
+    watches_max: Count = 256
+
+    @model_validator(mode="after")
+    def _entries_fit(self) -> Self:
+        if self.entry_bytes_max > self.memory_bytes_max:
+            raise ValueError("entry_bytes_max must be at most memory_bytes_max")
+        return self
+
+    def limits(self) -> CacheLimits:
+        """Returns the limits of the cache."""
+        return CacheLimits(
+            entry_bytes_max=self.entry_bytes_max,
+            ttl_max_s=self.ttl_max_s,
+            watches_max=self.watches_max,
+        )
 
 
 class TracingSection(_Section):
@@ -216,6 +255,7 @@ class Settings(BaseSettings):
     admission: AdmissionSection = AdmissionSection()
     conversations: ConversationSection = ConversationSection()
     tools: ToolSection = ToolSection()
+    cache: CacheSection = CacheSection()
     tracing: TracingSection = TracingSection()
 
     @classmethod

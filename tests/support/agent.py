@@ -10,12 +10,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 from precall_service.admission import Admission, AdmissionLimits, Capacity, GrowthRecord
+from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import NumberedEvent
+from precall_service.cache.cache import ToolCache
+from precall_service.cache.limits import CacheLimits
+from precall_service.cache.memory import MemoryStore
 from precall_service.domain.events import ConversationEvent, GoAway, Invoke, TurnCompleted
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Transcript
@@ -200,12 +204,16 @@ class Agent:
         follow_engine(self.admission, self.supervisor)
         self.growth = GrowthRecord()
         self.dispatcher = Dispatcher(self.clock, tool_limits())
+        self.store = MemoryStore(self.clock, bytes_max=1 << 20, nodes_max=1024, changes_max=256)
+        self.cache = ToolCache(self.store, CacheLimits(entry_bytes_max=4096))
         services = TurnServices(
             model="scripted",
             engines=self.supervisor,
             admission=self.admission,
             growth=self.growth,
             dispatcher=self.dispatcher,
+            cache=self.cache,
+            cached_calls=CachedCalls(self.cache, self.dispatcher, self.clock),
             clock=self.clock,
             tracer=tracer,
         )
@@ -295,7 +303,7 @@ async def agent_on(
     running = asyncio.create_task(there.supervisor.run())
     await settle()
     try:
-        async with there.dispatcher:
+        async with there.cache, there.dispatcher:
             yield there
             await there.close()
     finally:

@@ -23,4 +23,5 @@ def tool_limits(*, tools_max: int = 8) -> ToolLimits:
         timeout_default_s=30.0,
         timeout_max_s=60.0,
         concurrency_default=4,
+        cache_ttl_max_s=3600.0,
     )

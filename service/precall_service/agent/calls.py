@@ -1,10 +1,10 @@
 """The path of a call: from what the model wrote to its one ending.
 
-    validate ─▶ dispatch ─▶ record
+    validate ─▶ cache ─▶ dispatch ─▶ record
 
 The calls of a step take the path concurrently and independently. Whatever can answer a call without
-a new run, or prevent its run, belongs between validating and dispatching: a person's approval, the
-cache, the claim of a predicted run.
+a new run, or prevent its run, belongs between validating and dispatching: a person's approval
+(first), the cache, the claim of a predicted run.
 
 Owns: which calls have no ending yet, and which tools may have had effects.
 Never: generates tokens or runs handlers; the engine and the dispatcher do.
@@ -19,19 +19,21 @@ from dataclasses import dataclass
 
 from precall_service.agent import refusals
 from precall_service.agent.account import CallTaken
+from precall_service.agent.cached_calls import CallAnswer
 from precall_service.agent.scope import TurnScope
+from precall_service.cache.query import cache_query
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
     ContentPart,
     InvocationCancelReason,
-    ResultSource,
     ToolCallCompleted,
     ToolCallProgress,
     TraceContext,
 )
+from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import ToolCall
-from precall_service.tools.run import InvocationContext
+from precall_service.tools.run import InvocationContext, ProgressListener, Run
 from precall_service.tools.toolset import RegisteredTool
 
 
@@ -70,7 +72,7 @@ class TurnCalls:
         """Ends the open calls that a limit cut before they became part of a message."""
         made_ids = {call.call_id for call in made}
         for call_id in [call_id for call_id in self._open if call_id not in made_ids]:
-            await self._end(call_id, refusals.call_not_made())
+            await self._end(call_id, CallAnswer(ending=refusals.call_not_made()))
 
     async def answer(self, calls: Sequence[ToolCall]) -> None:
         """Returns once each call's ending is in the transcript and was sent to the client.
@@ -88,41 +90,47 @@ class TurnCalls:
         for call_id, call in unanswered.items():
             self._scope.transcript.keep_answer(call, model_text(self._outlived(call_id)))
         for call_id in tuple(self._open):
-            await self._end(call_id, self._outlived(call_id))
+            await self._end(call_id, CallAnswer(ending=self._outlived(call_id)))
 
     async def _answer(self, call: ToolCall) -> None:
-        ending = await self._ending(call)
-        self._scope.transcript.keep_answer(call, model_text(ending))
-        await self._end(call.call_id, ending)
+        answer = await self._answered(call)
+        self._scope.transcript.keep_answer(call, model_text(answer.ending))
+        await self._end(call.call_id, answer)
 
-    async def _ending(self, call: ToolCall) -> InvocationEnding:
+    async def _answered(self, call: ToolCall) -> CallAnswer:
         tool = self._tools.get(call.tool_name)
         if tool is None:
-            return refusals.call_of_unknown_tool(call.tool_name, self._tools)
+            return CallAnswer(ending=refusals.call_of_unknown_tool(call.tool_name, self._tools))
         self._scope.account.note(CallTaken(call.call_id, call.tool_name))
         try:
             current = self._scope.services.dispatcher.current(tool)
-            self._scope.services.dispatcher.check_arguments(current, call.arguments_json)
+            arguments = self._scope.services.dispatcher.check_arguments(
+                current, call.arguments_json
+            )
         except ServiceError as error:
-            return InvocationEnding.of_error(error)
-        return await self._run(current, call)
-
-    async def _run(self, tool: RegisteredTool, call: ToolCall) -> InvocationEnding:
-        run = self._scope.services.dispatcher.launch(
-            tool=tool,
-            arguments_json=call.arguments_json,
-            context=InvocationContext(
-                turn_id=self._scope.spec.turn_id,
-                conversation_id=self._scope.context.conversation_id,
-                trace_context=self._trace_context(call.call_id),
-            ),
-            call_id=call.call_id,
+            return CallAnswer(ending=InvocationEnding.of_error(error))
+        context = self._scope.context
+        query = cache_query(context.tenant, context.conversation_id, current.declaration, arguments)
+        if query is None:
+            return CallAnswer.of_run(await self._run(current, call, arguments))
+        return await self._scope.services.cached_calls.answer(
+            current, query, lambda: self._launch(current, call), self._progress_of(call)
         )
 
-        def offer_progress(message: str, fraction: float | None) -> None:
-            self._scope.offer(ToolCallProgress(call.call_id, message, fraction))
-
-        run.on_progress(offer_progress)
+    async def _run(
+        self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject
+    ) -> InvocationEnding:
+        """Runs the handler for this call alone, and records what it writes."""
+        context, declaration = self._scope.context, tool.declaration
+        write = self._scope.services.cache.write(
+            context.tenant, context.conversation_id, declaration, arguments
+        )
+        if write is not None:
+            await write.begin(declaration.timeout_s)
+        run = self._launch(tool, call)
+        run.on_progress(self._progress_of(call))
+        if write is not None:
+            run.on_late_answer(write.again)
         try:
             return await run.ending()
         except asyncio.CancelledError:
@@ -133,19 +141,40 @@ class TurnCalls:
             if run.sent and not run.tool.declaration.effects.read_only:
                 self._in_doubt.add(call.call_id)
                 self._effects[tool.name] = None
+            if write is not None:
+                await write.end()
 
-    async def _end(self, call_id: str, ending: InvocationEnding) -> None:
+    def _launch(self, tool: RegisteredTool, call: ToolCall) -> Run:
+        return self._scope.services.dispatcher.launch(
+            tool=tool,
+            arguments_json=call.arguments_json,
+            context=InvocationContext(
+                turn_id=self._scope.spec.turn_id,
+                conversation_id=self._scope.context.conversation_id,
+                trace_context=self._trace_context(call.call_id),
+            ),
+            call_id=call.call_id,
+        )
+
+    def _progress_of(self, call: ToolCall) -> ProgressListener:
+        def offer(message: str, fraction: float | None) -> None:
+            self._scope.offer(ToolCallProgress(call.call_id, message, fraction))
+
+        return offer
+
+    async def _end(self, call_id: str, answer: CallAnswer) -> None:
         """Sends a call's ending. If a cancel interrupted an earlier attempt, sends that ending."""
-        call = self._open[call_id]
+        call, ending = self._open[call_id], answer.ending
         if call.completed is None:
-            has_result = ending.error is None
             call.completed = ToolCallCompleted(
                 call_id,
                 ending.outcome,
                 ending.result_json,
                 ending.error,
                 wait_time_s=self._scope.services.clock.now() - call.ready_at,
-                source=ResultSource.COMMITTED if has_result else ResultSource.UNSPECIFIED,
+                source=answer.source,
+                cache_entry_version=answer.entry_version,
+                cache_age_s=answer.age_s,
                 content=(ContentPart(text=ending.content),) if ending.content else (),
             )
             self._scope.account.note(call.completed)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from precall_service.admission import Admission, GrowthRecord
+from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.transcript import Tail
+from precall_service.cache.cache import ToolCache
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import TurnCompleted
 from precall_service.domain.messages import Message, Transcript
@@ -24,6 +26,8 @@ class TurnServices:
     admission: Admission
     growth: GrowthRecord
     dispatcher: Dispatcher
+    cache: ToolCache
+    cached_calls: CachedCalls
     clock: Clock
     tracer: Tracer = field(default_factory=default_tracer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
 from precall_service.domain.events import (
+    ResultSource,
     StepCompleted,
     StepFinishReason,
     TokenUsage,
@@ -32,6 +33,7 @@ class TurnReporter:
         self._steps = 0
         self._calls_in_step = 0
         self._calls = 0
+        self._cache_hits = 0
         self._usage = TokenUsage()
 
     def observe(self, at: float, happening: Happening) -> None:
@@ -54,6 +56,7 @@ class TurnReporter:
                 self._calls_taken_at = at
             case ToolCallCompleted():
                 self._answered_at = at
+                self._cache_hits += happening.source is ResultSource.CACHE
             case _:
                 pass
 
@@ -71,6 +74,7 @@ class TurnReporter:
             steps=self._steps,
             tool_calls=self._calls,
             usage=self._usage,
+            cache_hits=self._cache_hits,
         )
 
     def _take_pieces(self, at: float, sampled: Sampled) -> None:

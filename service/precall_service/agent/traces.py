@@ -10,6 +10,7 @@ from typing import Self
 from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
 from precall_service.agent.context import TurnContext
 from precall_service.domain.events import (
+    ResultSource,
     StepCompleted,
     StepFinishReason,
     TokenUsage,
@@ -93,7 +94,17 @@ class TurnSpans:
         span = self._calls.pop(completed.call_id, None)
         if span is None:  # the call was not made, or its tool is unknown
             return
-        span.set({names.TOOL_OUTCOME: completed.outcome.name.lower()})
+        hit = completed.source is ResultSource.CACHE
+        span.set(
+            {
+                names.TOOL_OUTCOME: completed.outcome.name.lower(),
+                names.TOOL_RESULT_SOURCE: completed.source.name.lower()
+                if completed.source is not ResultSource.UNSPECIFIED
+                else None,
+                names.TOOL_CACHE_ENTRY_VERSION: completed.cache_entry_version if hit else None,
+                names.TOOL_CACHE_AGE: completed.cache_age_s,
+            }
+        )
         if completed.error is not None and completed.outcome is not ToolCallOutcome.CANCELLED:
             span.fail(completed.error.reason.name)
         span.end()
@@ -108,6 +119,7 @@ class TurnSpans:
                 names.TURN_QUEUE_TIME: report.queue_time_s,
                 names.TURN_STEPS: report.steps,
                 names.TURN_TOOL_CALLS: report.tool_calls,
+                names.TURN_CACHE_HITS: report.cache_hits,
             }
         )
         if completed.outcome is TurnOutcome.FAILED and completed.error is not None:

@@ -2,49 +2,157 @@
 
 Owns: the rules of the cache: what an entry depends on, what may be stored, and the counts.
 Never: where entries are kept (`CacheStore`), or when handlers run.
+Concurrency: one event loop. Writes that end go on in the cache's task group after their caller is
+    cancelled, inside its `async with` block.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
 
+from precall_service.cache import refusals
 from precall_service.cache.base import (
     CacheKey,
+    CacheStore,
     Change,
+    Changed,
+    Conditions,
+    Dependency,
     Entry,
     LoggedChange,
+    Lookup,
+    Mismatched,
+    NotYet,
+    Origin,
     ResourceVersion,
+    Size,
+    Stored,
+    StoreUnavailableError,
     Value,
 )
+from precall_service.cache.counts import CacheStats, Counts
+from precall_service.cache.keys import entry_nodes, invalidated_nodes
+from precall_service.cache.limits import CacheLimits
+from precall_service.cache.query import CacheQuery
+from precall_service.cache.writes import ToolWrite
+from precall_service.domain.json import JsonObject
+from precall_service.domain.resources import read_nodes
+from precall_service.domain.tools import ToolDeclaration
+from precall_service.incidents import report_defect
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheLimits:
-    """Limits of the cache. Sizes are in bytes of UTF-8."""
-
-    entry_bytes_max: int
-    ttl_max_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheStats:
-    """What the cache has done for a tenant since the start of this server, and what it holds."""
-
-    entries: int
-    bytes: int
-    hits: int
-    misses: int
-    stale: int
-    joined: int
-    evictions: int
-    time_saved_s: float
-    store_failures: int
-    store_available: bool
+log = logging.getLogger(__name__)
 
 
 class ToolCache:
     """The cache of tool results."""
+
+    def __init__(self, store: CacheStore, limits: CacheLimits) -> None:
+        self.limits = limits
+        self._store = store
+        self._counts = Counts()
+        self._group = asyncio.TaskGroup()
+        self._watches = 0
+
+    async def __aenter__(self) -> Self:
+        """The cache can be used from here to the end of the block."""
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits for the writes that are still being recorded; the store bounds the time of each."""
+        # Without the error of the block, which the group would wrap.
+        await self._group.__aexit__(None, None, None)
+
+    # For turns. Nothing here raises: without its store, the cache finds and keeps nothing.
+
+    async def find(self, query: CacheQuery) -> Lookup | None:
+        """Returns what the cache has for a call; None if the store is not available.
+
+        An entry that is older than the tool's own time to live is not returned.
+        """
+        counts = self._counts.of(query.key.tenant)
+        try:
+            lookup = await self._store.look_up(query.key, query.nodes)
+        except StoreUnavailableError:
+            counts.store_failures += 1
+            counts.misses += 1
+            return None
+        entry = lookup.entry
+        if entry is not None and entry.age_s < query.ttl_s:
+            counts.hits += 1
+            counts.time_saved_s += entry.value.cost_s
+            return lookup
+        counts.misses += 1
+        counts.stale += lookup.stale
+        return lookup if entry is None else replace(lookup, entry=None)
+
+    async def keep(
+        self,
+        query: CacheQuery,
+        snapshot: int,
+        *,
+        result_json: str,
+        content: str,
+        execution_id: str,
+        origin: Origin,
+        cost_s: float,
+    ) -> None:
+        """Stores the result of a run that began at this snapshot.
+
+        It is not stored if it is too large, or if something that it depends on has changed since.
+        """
+        if _size(result_json, content) > self.limits.entry_bytes_max:
+            return
+        value = Value(
+            result_json=result_json,
+            content=content,
+            execution_id=execution_id,
+            origin=origin,
+            cost_s=cost_s,
+            ttl_s=query.ttl_s,
+        )
+        try:
+            await self._store.put(
+                query.key,
+                value,
+                entry_nodes(query.key),
+                query.reads,
+                Conditions(snapshot=snapshot),
+            )
+        except StoreUnavailableError:
+            self._counts.of(query.key.tenant).store_failures += 1
+
+    def write(
+        self, tenant: str, conversation_id: str, tool: ToolDeclaration, arguments: JsonObject
+    ) -> ToolWrite | None:
+        """Returns what a run of a tool writes; None if the tool is read-only."""
+        if tool.effects.read_only:
+            return None
+        return ToolWrite(
+            self._store,
+            self.spawn,
+            self._counts.of(tenant),
+            tenant=tenant,
+            resources=tool.written(arguments, conversation_id),
+        )
+
+    def count_joined(self, tenant: str) -> None:
+        """Counts a call that shared the run of an equal call."""
+        self._counts.of(tenant).joined += 1
+
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Starts work that goes on after its caller is cancelled, until the cache is closed."""
+        return self._group.create_task(_guarded(work))
 
     # For clients. Every method raises ServiceError.
 
@@ -54,7 +162,16 @@ class ToolCache:
         Raises:
             ServiceError: CACHE_ENTRY_UNKNOWN or CACHE_STORE_UNAVAILABLE.
         """
-        raise NotImplementedError
+        counts = self._counts.of(key.tenant)
+        with refusals.unavailable(counts):
+            lookup = await self._store.look_up(key, entry_nodes(key))
+        if lookup.entry is None:
+            counts.misses += 1
+            counts.stale += lookup.stale
+            raise refusals.entry_unknown(key)
+        counts.hits += 1
+        counts.time_saved_s += lookup.entry.value.cost_s
+        return lookup.entry
 
     async def put(
         self,
@@ -69,7 +186,23 @@ class ToolCache:
             ServiceError: TOO_LARGE, FIELD_INVALID, CACHE_RESOURCE_CHANGED, CACHE_VERSION_MISMATCH
                 or CACHE_STORE_UNAVAILABLE.
         """
-        raise NotImplementedError
+        size = _size(value.result_json, value.content)
+        if size > self.limits.entry_bytes_max:
+            raise refusals.value_too_large(size, self.limits.entry_bytes_max)
+        dependencies = [_dependency(seen.resource) for seen in observed]
+        conditions = Conditions(observed=tuple(observed), entry_version=entry_version)
+        with refusals.unavailable(self._counts.of(key.tenant)):
+            outcome = await self._store.put(key, value, entry_nodes(key), dependencies, conditions)
+        match outcome:
+            case Stored(version):
+                return version
+            case Changed(resource):
+                raise refusals.resource_changed(resource)
+            case Mismatched(version):
+                raise refusals.version_mismatch(version, entry_version)
+            case NotYet(resource):
+                index = [seen.resource for seen in observed].index(resource)
+                raise refusals.version_not_yet(resource, index)
 
     async def resource_versions(
         self, tenant: str, names: Sequence[str]
@@ -79,7 +212,9 @@ class ToolCache:
         Raises:
             ServiceError: CACHE_STORE_UNAVAILABLE.
         """
-        raise NotImplementedError
+        with refusals.unavailable(self._counts.of(tenant)):
+            versions = await self._store.versions(tenant, [_dependency(name) for name in names])
+        return tuple(map(ResourceVersion, names, versions))
 
     async def invalidate(self, tenant: str, change: Change) -> int:
         """Makes entries unreachable, and returns the position of the change.
@@ -87,16 +222,48 @@ class ToolCache:
         Raises:
             ServiceError: CACHE_STORE_UNAVAILABLE.
         """
-        raise NotImplementedError
+        with refusals.unavailable(self._counts.of(tenant)):
+            if change.key is not None:
+                return await self._store.drop(change.key)
+            return await self._store.advance(tenant, invalidated_nodes(change), change)
 
-    def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
+    async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
         """Yields changes; see `CacheStore.watch`.
 
         Raises:
             ServiceError: LIMIT_REACHED if too many watch, or CACHE_STORE_UNAVAILABLE.
         """
-        raise NotImplementedError
+        if self._watches >= self.limits.watches_max:
+            raise refusals.too_many_watches(self.limits.watches_max)
+        self._watches += 1
+        changes = self._store.watch(tenant, after)
+        try:
+            with refusals.unavailable(self._counts.of(tenant)):
+                async for change in changes:
+                    yield change
+        finally:
+            self._watches -= 1
+            await changes.aclose()
 
     async def stats(self, tenant: str) -> CacheStats:
         """Returns the statistics of a tenant. If the store cannot be reached, it holds nothing."""
-        raise NotImplementedError
+        try:
+            return self._counts.of(tenant).stats(await self._store.size(tenant), available=True)
+        except StoreUnavailableError:
+            return self._counts.of(tenant).stats(Size(0, 0, 0), available=False)
+
+
+async def _guarded(work: Coroutine[object, object, None]) -> None:
+    """Runs work of the group. A defect in it must not end the group, and so the service."""
+    try:
+        await work
+    except Exception as defect:  # noqa: BLE001
+        report_defect(log, "work of the tool cache", defect)
+
+
+def _dependency(name: str) -> Dependency:
+    return Dependency(name, tuple(read_nodes(name)))
+
+
+def _size(result_json: str, content: str) -> int:
+    return len(result_json.encode(errors="replace")) + len(content.encode(errors="replace"))

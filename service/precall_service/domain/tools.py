@@ -6,7 +6,9 @@ import enum
 import re
 from dataclasses import dataclass
 
+from precall_service.domain import resources
 from precall_service.domain.json import JsonObject
+from precall_service.domain.resources import ResourceTemplate
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -48,6 +50,7 @@ class ToolDeclaration:
 
     `digest` identifies what the model is shown: tools with equal digests have equal prompts and
     grammars. `timeout_s` bounds one run, `max_concurrency` the number of runs at the same time.
+    `reads` and `writes` are the templates of its effects.
     """
 
     name: str
@@ -61,3 +64,30 @@ class ToolDeclaration:
     max_concurrency: int
     cache_ttl_s: float = 0.0
     cache_scope: CacheScope = CacheScope.CONVERSATION
+    reads: tuple[ResourceTemplate, ...] = ()
+    writes: tuple[ResourceTemplate, ...] = ()
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether results may be used again."""
+        return self.cache_ttl_s > 0
+
+    def read(self, arguments: JsonObject) -> tuple[str, ...]:
+        """Returns the resources that a run with these arguments reads, as far as declared."""
+        return _names(self.reads, arguments)
+
+    def written(self, arguments: JsonObject, conversation_id: str) -> tuple[str, ...]:
+        """Returns the resources that a run with these arguments writes.
+
+        A tool that is not read-only and declares no writes writes everything of its conversation.
+        """
+        if self.effects.read_only:
+            return ()
+        if not self.writes:
+            return (resources.conversation(conversation_id),)
+        return _names(self.writes, arguments)
+
+
+def _names(templates: tuple[ResourceTemplate, ...], arguments: JsonObject) -> tuple[str, ...]:
+    names = (name for template in templates for name in template.names(arguments))
+    return tuple(dict.fromkeys(names))

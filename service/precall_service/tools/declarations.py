@@ -12,6 +12,7 @@ from typing import cast
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonError, JsonObject, dump, parse_object
+from precall_service.domain.resources import ResourceError, ResourceTemplate
 from precall_service.domain.tools import TOOL_NAME, CacheScope, ToolDeclaration, ToolEffects
 from precall_service.tools.schema import Schema, SchemaError
 from precall_service.tools.text import shorten
@@ -36,6 +37,7 @@ class ToolLimits:
     timeout_default_s: float
     timeout_max_s: float
     concurrency_default: int
+    cache_ttl_max_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +85,7 @@ def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> Ch
         raise checker.error(
             Reason.NOT_SERVED, "rate_limit", "this server does not limit rates yet; leave it at 0"
         )
-    if not 0 <= proposal.cache_ttl_s < float("inf"):
-        raise checker.error(Reason.FIELD_INVALID, "cache.ttl", "must be zero or longer")
+    _check_cache_policy(checker, proposal, limits)
     timeout_s = limits.timeout_default_s if proposal.timeout_s is None else proposal.timeout_s
     if not 0 < timeout_s <= limits.timeout_max_s:
         raise checker.error(
@@ -119,6 +120,8 @@ def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> Ch
         max_concurrency=proposal.max_concurrency or limits.concurrency_default,
         cache_ttl_s=proposal.cache_ttl_s,
         cache_scope=proposal.cache_scope,
+        reads=_templates(checker, "effects.reads", proposal.effects.reads),
+        writes=_templates(checker, "effects.writes", proposal.effects.writes),
     )
     return CheckedTool(declaration=declaration, arguments=arguments, result=result)
 
@@ -212,6 +215,42 @@ def _check_effects(checker: _Checker, proposal: ToolProposal) -> None:
             )
         for index, template in enumerate(templates):
             checker.size(f"{name}[{index}]", template, RESOURCE_BYTES_MAX)
+
+
+def _check_cache_policy(checker: _Checker, proposal: ToolProposal, limits: ToolLimits) -> None:
+    ttl_s = proposal.cache_ttl_s
+    if not 0 <= ttl_s <= limits.cache_ttl_max_s:
+        raise checker.error(
+            Reason.FIELD_INVALID,
+            "cache.ttl",
+            f"{ttl_s:g} s is outside of what is allowed: 0 for never, at most"
+            f" {limits.cache_ttl_max_s:g} s",
+            limit=f"{limits.cache_ttl_max_s:g}",
+        )
+    if ttl_s and not proposal.effects.read_only:
+        raise checker.error(
+            Reason.FIELD_INVALID,
+            "cache.ttl",
+            "a call that the cache answers does not run the handler, so only a tool that is"
+            " read_only may be cached; declare it read_only, or leave the ttl at 0",
+        )
+
+
+def _templates(
+    checker: _Checker, name: str, texts: tuple[str, ...]
+) -> tuple[ResourceTemplate, ...]:
+    templates: list[ResourceTemplate] = []
+    for index, text in enumerate(texts):
+        try:
+            templates.append(ResourceTemplate.parse(text))
+        except ResourceError as error:
+            raise checker.error(
+                Reason.FIELD_INVALID,
+                f"{name}[{index}]",
+                f"{shorten(text, 80)!r} is not a template of a resource, such as"
+                f" 'file:{{path}}': {error}",
+            ) from None
+    return tuple(templates)
 
 
 def _input_schema(

@@ -17,9 +17,10 @@ from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import InvocationCancelReason
 from precall_service.domain.json import JsonObject
+from precall_service.tools.answers import read_answer
 from precall_service.tools.arguments import check_arguments
 from precall_service.tools.declarations import ToolLimits
-from precall_service.tools.link import HandlerAnswer, HandlerLink
+from precall_service.tools.link import HandlerAnswer, HandlerLink, HandlerResult
 from precall_service.tools.run import InvocationContext, Peer, Run
 from precall_service.tools.text import shorten
 from precall_service.tools.toolset import RegisteredTool
@@ -85,6 +86,14 @@ class Dispatcher:
         """
         return check_arguments(tool, arguments_json, self.limits)
 
+    def check_result(self, tool: RegisteredTool, result_json: str, content: str) -> None:
+        """Checks a result that no handler of this process made, as one of its handlers.
+
+        Raises:
+            ServiceError: TOO_LARGE or RESULT_INVALID.
+        """
+        read_answer(tool, HandlerResult(result_json, content), self.limits)
+
     def launch(
         self,
         *,
@@ -135,7 +144,7 @@ class Dispatcher:
         if run is not None:
             run.take_answer(answer)
         elif invocation_id in peer.owed:
-            del peer.owed[invocation_id]
+            peer.owed.pop(invocation_id)()
         else:
             raise _unknown("invocation_result", invocation_id)
 

@@ -62,14 +62,15 @@ class Peer:
         lost: Whether the process is gone.
         runs: The runs that have not ended, by invocation id.
         gates: The gates of tools with a run that holds a slot or waits for one, by name.
-        owed: The invocation ids of runs that ended before their handlers answered.
+        owed: The runs that ended before their handlers answered, by invocation id, each with what
+            to call when the answer comes.
     """
 
     def __init__(self) -> None:
         self.lost = False
         self.runs: dict[str, Run] = {}
         self.gates: dict[str, Gate] = {}
-        self.owed: FIFOCache[str, None] = FIFOCache(OWED_MAX)
+        self.owed: FIFOCache[str, Callable[[], None]] = FIFOCache(OWED_MAX)
 
     def current_registration(self, tool: RegisteredTool) -> RegisteredTool:
         """Returns the current registration of the tool.
@@ -84,9 +85,9 @@ class Peer:
             raise failures.gone(current, sent=False)
         return current
 
-    def owe(self, invocation_id: str) -> None:
+    def owe(self, invocation_id: str, on_answer: Callable[[], None]) -> None:
         """Notes that the answer of an ended run is still to come."""
-        self.owed[invocation_id] = None
+        self.owed[invocation_id] = on_answer
 
     def lose(self) -> None:
         """Ends the runs of a process that is gone. Idempotent."""
@@ -135,6 +136,7 @@ class Run:
         self._clock = clock
         self._limits = limits
         self._listeners: list[ProgressListener] = []
+        self._late_listeners: list[Callable[[], None]] = []
         self._committed = asyncio.Event()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -176,6 +178,13 @@ class Run:
     def on_progress(self, listener: ProgressListener) -> None:
         """Adds a listener that is called with each progress report from now on."""
         self._listeners.append(listener)
+
+    def on_late_answer(self, listener: Callable[[], None]) -> None:
+        """Adds a listener that is called if the handler answers after the run has ended.
+
+        Such a handler may have had its effects after the run's ending.
+        """
+        self._late_listeners.append(listener)
 
     def commit(self, call_id: str) -> None:
         """Makes a speculative run answer a call, and tells its process. Idempotent.
@@ -333,7 +342,7 @@ class Run:
             return
         if self.sent:
             self._unwanted = reason
-            self._peer.owe(self.invocation_id)
+            self._peer.owe(self.invocation_id, self._answered_late)
         self._end(InvocationEnding.of_error(error))
 
     def _end(self, ending: InvocationEnding) -> None:
@@ -343,6 +352,10 @@ class Run:
         self._over.set()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
+
+    def _answered_late(self) -> None:
+        for listener in self._late_listeners:
+            listener()
 
     def _invocation(self) -> Invoke:
         return Invoke(

@@ -217,8 +217,8 @@ def test_timeout_outside_of_range(timeout_s: float) -> None:
             "256",
         ),
         ({"version": "v" * 129}, Reason.TOO_LARGE, "version", "128"),
-        ({"cache_ttl_s": -1.0}, Reason.FIELD_INVALID, "cache.ttl", "zero or longer"),
-        ({"cache_ttl_s": float("nan")}, Reason.FIELD_INVALID, "cache.ttl", "zero or longer"),
+        ({"cache_ttl_s": -1.0}, Reason.FIELD_INVALID, "cache.ttl", "0 for never, at most"),
+        ({"cache_ttl_s": float("nan")}, Reason.FIELD_INVALID, "cache.ttl", "0 for never, at most"),
     ],
 )
 def test_refused(change: dict[str, object], reason: Reason, field: str, says: str) -> None:

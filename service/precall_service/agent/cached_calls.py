@@ -1,0 +1,195 @@
+"""The part of a call's path for cacheable tools: the cache, or one run for all equal calls.
+
+    look up ─▶ a usable entry? ─▶ an equal run in flight? ─▶ run, and store the result
+
+Calls are equal if they have the same cache key. Of equal calls that are on their way at the same
+time, across turns and conversations, one run of a handler answers all. A call does not share a run
+that began before a write which the call must see.
+
+Owns: the runs that calls share.
+Concurrency: one event loop. A run belongs to a task of the group, so that the caller that started
+    it may be cancelled without harm to the others. When no caller is left, the run is discarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from precall_service.cache.base import Entry, Origin
+from precall_service.cache.cache import ToolCache
+from precall_service.cache.query import CacheQuery
+from precall_service.domain.clock import Clock
+from precall_service.domain.endings import InvocationEnding
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import InvocationCancelReason, ResultSource
+from precall_service.tools.dispatch import Dispatcher
+from precall_service.tools.run import ProgressListener, Run
+from precall_service.tools.toolset import RegisteredTool
+
+_OF_ITS_PROCESS = {Reason.TOOL_UNAVAILABLE, Reason.CANCELLED}
+"""Endings that are about the process or the turn of the call that started a run, not the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAnswer:
+    """The ending of a call, and where its result came from."""
+
+    ending: InvocationEnding
+    source: ResultSource = ResultSource.UNSPECIFIED
+    entry_version: int = 0
+    age_s: float | None = None
+
+    @staticmethod
+    def of_run(ending: InvocationEnding, *, joined: bool = False) -> CallAnswer:
+        """Returns the answer for a call whose handler ran, for this call or an equal one."""
+        if ending.error is not None:
+            return CallAnswer(ending=ending)
+        source = ResultSource.JOINED if joined else ResultSource.COMMITTED
+        return CallAnswer(ending=ending, source=source)
+
+
+class _Flight:
+    """A run that equal calls share, until its result is stored."""
+
+    def __init__(self, run: Run, snapshot: int) -> None:
+        self.run = run
+        self.snapshot = snapshot
+        self.users = 0
+        self.landed = asyncio.Event()
+        """Set once the run has ended and its result, if it has one, is stored."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The calls of one key that are on their way."""
+
+    calls: int = 0
+    flight: _Flight | None = field(default=None)
+    """The latest one."""
+
+
+class CachedCalls:
+    """Answers the calls of cacheable tools, of all turns of the process."""
+
+    def __init__(self, cache: ToolCache, dispatcher: Dispatcher, clock: Clock) -> None:
+        self._cache = cache
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._slots: dict[tuple[str, bytes], _Slot] = {}
+
+    async def answer(
+        self,
+        tool: RegisteredTool,
+        query: CacheQuery,
+        launch: Callable[[], Run],
+        on_progress: ProgressListener,
+    ) -> CallAnswer:
+        """Returns the answer to a call of this tool. `launch` starts its run, if it needs one.
+
+        On cancel: a run that no other call waits for is discarded.
+        """
+        with self._slot(query) as slot:
+            too_old = slot.flight if slot.flight and slot.flight.landed.is_set() else None
+            while True:
+                lookup = await self._cache.find(query)
+                if lookup is None:  # no versions are known, so nothing may be shared or stored
+                    run = launch()
+                    run.on_progress(on_progress)
+                    return CallAnswer.of_run(await _ending(run))
+                if lookup.entry is not None and self._fits(tool, lookup.entry):
+                    return _from_cache(lookup.entry)
+                flight = slot.flight
+                joined = (
+                    flight is not None
+                    and flight is not too_old
+                    and lookup.changed_at <= flight.snapshot
+                )
+                if flight is None or not joined:
+                    flight = self._start(slot, query, launch(), lookup.snapshot)
+                flight.run.on_progress(on_progress)
+                ending = await self._share(flight)
+                if joined and ending.error and ending.error.reason in _OF_ITS_PROCESS:
+                    too_old = flight
+                    continue
+                if joined:
+                    self._cache.count_joined(query.key.tenant)
+                return CallAnswer.of_run(ending, joined=joined)
+
+    @contextmanager
+    def _slot(self, query: CacheQuery) -> Generator[_Slot]:
+        key = query.key.tenant, query.key.digest
+        slot = self._slots.setdefault(key, _Slot())
+        slot.calls += 1
+        try:
+            yield slot
+        finally:
+            slot.calls -= 1
+            if not slot.calls:
+                del self._slots[key]
+
+    def _fits(self, tool: RegisteredTool, entry: Entry) -> bool:
+        """Returns whether an entry is a result of the tool: a client may have stored anything."""
+        with suppress(ServiceError):
+            self._dispatcher.check_result(tool, entry.value.result_json, entry.value.content)
+            return True
+        return False
+
+    def _start(self, slot: _Slot, query: CacheQuery, run: Run, snapshot: int) -> _Flight:
+        slot.flight = flight = _Flight(run, snapshot)
+        self._cache.spawn(self._fly(query, flight))
+        return flight
+
+    async def _fly(self, query: CacheQuery, flight: _Flight) -> None:
+        began_at = self._clock.now()
+        try:
+            ending = await flight.run.ending()
+            if ending.error is None:
+                await self._cache.keep(
+                    query,
+                    flight.snapshot,
+                    result_json=ending.result_json,
+                    content=ending.content,
+                    execution_id=flight.run.execution_id,
+                    origin=Origin.COMMITTED,
+                    cost_s=self._clock.now() - began_at,
+                )
+        finally:
+            flight.landed.set()
+
+    async def _share(self, flight: _Flight) -> InvocationEnding:
+        """Returns the ending of a flight. The last one that gives up discards the run."""
+        flight.users += 1
+        try:
+            await flight.landed.wait()
+        except asyncio.CancelledError:
+            if flight.users == 1:
+                await _discard(flight.run)
+            raise
+        finally:
+            flight.users -= 1
+        return await flight.run.ending()
+
+
+async def _ending(run: Run) -> InvocationEnding:
+    try:
+        return await run.ending()
+    except asyncio.CancelledError:
+        await _discard(run)
+        raise
+
+
+async def _discard(run: Run) -> None:
+    run.discard(InvocationCancelReason.TURN_ENDED)
+    await run.closed()
+
+
+def _from_cache(entry: Entry) -> CallAnswer:
+    return CallAnswer(
+        ending=InvocationEnding.of_result(entry.value.result_json, entry.value.content),
+        source=ResultSource.CACHE,
+        entry_version=entry.entry_version,
+        age_s=entry.age_s,
+    )

@@ -1,0 +1,370 @@
+"""Keeps a remote store from ever failing a turn, slowing it much, or serving something stale.
+
+While the store is away, every operation raises StoreUnavailableError at once, so calls run as if
+there were no cache. Writes that it missed in that time are kept, and made up for before anything is
+looked up again; if they are too many, everything stored before becomes stale.
+
+Only this server's own look-ups are held back. A server that can still reach the store while this
+one cannot learns of this one's writes when they are made up for, or by the announcements that
+became overdue.
+
+Owns: the time that an operation may take, the breaker, the missed writes, and the recovery.
+Concurrency: one event loop. The recovery and the writes are tasks of the guard, which end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Final, ParamSpec, Protocol, Self, TypeVar
+
+from precall_service.cache.base import (
+    CacheKey,
+    CacheStore,
+    Change,
+    Changed,
+    Conditions,
+    Dependency,
+    LoggedChange,
+    Lookup,
+    Mismatched,
+    NotYet,
+    Size,
+    Stored,
+    StoreUnavailableError,
+    Value,
+)
+from precall_service.domain.clock import Clock
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MISSED_MAX: Final = 256
+BYTES_PER_S: Final = 20e6
+"""A value may take as much longer as its bytes take at this rate."""
+
+
+class StoreLostError(StoreUnavailableError):
+    """The connection to the store is lost, or cannot be made."""
+
+
+class RemoteStore(CacheStore, Protocol):
+    """A store behind a connection. It connects when it is needed.
+
+    Before a new connection serves anything, everything stored before becomes stale if the server
+    was started anew, since it may have lost changes.
+    """
+
+    @property
+    def name(self) -> str:
+        """Names the server in messages, without credentials."""
+        ...
+
+    async def connect(self) -> None:
+        """Returns when the server has answered.
+
+        Raises:
+            StoreUnavailableError: it does not answer, in a bounded time.
+        """
+        ...
+
+    async def disconnect(self) -> None:
+        """Gives up the connection, so that the next operation makes a new one."""
+        ...
+
+    async def advance_epoch(self) -> None:
+        """Makes everything stale that was stored before, of all tenants."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardPolicy:
+    """When a store counts as away, and how often it is tried then.
+
+    Attributes:
+        timeout_s: The time that an operation may take.
+        failures_max: So many failed operations in a row open the breaker; a lost connection and a
+            missed write open it at once.
+        stable_s: A store that was back for this long is tried at once when it is away again.
+    """
+
+    timeout_s: float = 0.05
+    failures_max: int = 3
+    backoff_first_s: float = 0.25
+    backoff_max_s: float = 5.0
+    stable_s: float = 10.0
+    close_s: float = 2.0
+
+
+class GuardedStore:
+    """See `CacheStore`. The guarded store is available inside the `async with` block."""
+
+    def __init__(self, store: RemoteStore, clock: Clock, policy: GuardPolicy | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy or GuardPolicy()
+        self._available = True
+        self._failed_in_a_row = 0
+        self._failures = 0
+        self._missed: list[Callable[[], Awaitable[object]]] = []
+        self._missed_too_many = False
+        self._backoff_s = 0.0
+        self._back_at = clock.now()
+        self._recovery: asyncio.Task[None] | None = None
+        self._writing: set[asyncio.Task[object]] = set()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        """Tries the store once; if it is away, says so in the log and goes on trying."""
+        try:
+            await self._store.connect()
+        except StoreUnavailableError as error:
+            self._failures += 1
+            self._go_down(error)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def available(self) -> bool:
+        """Whether operations are passed on to the store."""
+        return self._available
+
+    @property
+    def failures(self) -> int:
+        """The number of operations that failed or were refused."""
+        return self._failures
+
+    async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
+        """See `CacheStore`."""
+        return await self._try(self._policy.timeout_s, self._store.look_up, key, nodes)
+
+    async def put(
+        self,
+        key: CacheKey,
+        value: Value,
+        nodes: Sequence[str],
+        dependencies: Sequence[Dependency],
+        conditions: Conditions,
+    ) -> Stored | Changed | Mismatched | NotYet:
+        """See `CacheStore`. A put that fails is forgotten: the value is merely not stored."""
+        timeout_s = self._policy.timeout_s + len(value.result_json) / BYTES_PER_S
+        return await self._try(
+            timeout_s, self._store.put, key, value, nodes, dependencies, conditions
+        )
+
+    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> list[int]:
+        """See `CacheStore`."""
+        return await self._try(self._policy.timeout_s, self._store.versions, tenant, dependencies)
+
+    async def advance(
+        self, tenant: str, nodes: Sequence[str], change: Change | None, *, settles: str = ""
+    ) -> int:
+        """See `CacheStore`. On cancel, or if it fails: it is made up for."""
+        return await self._record(
+            partial(self._store.advance, tenant, nodes, change, settles=settles)
+        )
+
+    async def announce(
+        self, tenant: str, write_id: str, nodes: Sequence[str], change: Change, within_s: float
+    ) -> None:
+        """See `CacheStore`. On cancel, or if it fails: it is made up for."""
+        await self._record(partial(self._store.announce, tenant, write_id, nodes, change, within_s))
+
+    async def drop(self, key: CacheKey) -> int:
+        """See `CacheStore`. On cancel, or if it fails: it is made up for."""
+        return await self._record(partial(self._store.drop, key))
+
+    async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
+        """See `CacheStore`."""
+        try:
+            self._check()
+            async with aclosing(self._store.watch(tenant, after)) as changes:
+                async for change in changes:
+                    yield change
+        except StoreUnavailableError:
+            self._failures += 1
+            raise
+
+    async def size(self, tenant: str) -> Size:
+        """See `CacheStore`."""
+        return await self._try(self._policy.timeout_s, self._store.size, tenant)
+
+    async def close(self) -> None:
+        """See `CacheStore`. Idempotent. Writes under way get a bounded time to end."""
+        self._closed = True
+        self._available = False
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.wait([self._recovery])
+        try:
+            async with asyncio.timeout(self._policy.close_s):
+                if self._writing:
+                    await asyncio.wait(self._writing)
+                await self._store.close()
+        except TimeoutError:
+            log.warning("the cache store at %s could not be closed in time", self._store.name)
+        for task in self._writing:
+            task.cancel()
+
+    def _check(self) -> None:
+        if not self._available:
+            raise StoreUnavailableError(f"the cache store at {self._store.name} is down")
+
+    async def _try(
+        self,
+        timeout_s: float,
+        operation: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Passes an operation on, in a bounded time."""
+        try:
+            self._check()
+            outcome = await self._within(timeout_s, operation, *args, **kwargs)
+        except StoreUnavailableError as error:
+            self._failures += 1
+            self._failed_in_a_row += 1
+            lost = isinstance(error, StoreLostError)
+            if lost or self._failed_in_a_row >= self._policy.failures_max:
+                self._go_down(error)
+            raise
+        self._failed_in_a_row = 0
+        return outcome
+
+    async def _record(self, write: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Passes a write on. Its task is the guard's, so that it is not lost with its caller."""
+        task = asyncio.create_task(self._make(write))
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        return await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[object]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # Its caller has got it, unless it was cancelled.
+
+    async def _make(self, write: Callable[[], Awaitable[T]]) -> T:
+        try:
+            self._check()
+            outcome = await self._within(self._policy.timeout_s, write)
+        except StoreUnavailableError as error:
+            if len(self._missed) < MISSED_MAX:
+                self._missed.append(write)
+            else:
+                self._missed_too_many = True
+            self._failures += 1
+            self._go_down(error)
+            raise
+        self._failed_in_a_row = 0
+        return outcome
+
+    async def _within(
+        self,
+        timeout_s: float,
+        operation: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Raises StoreUnavailableError if an operation fails or takes too long."""
+        loop = asyncio.get_running_loop()
+        due = self._clock.now() + timeout_s
+
+        def expire() -> None:
+            nonlocal timer
+            if self._clock.now() - due > timeout_s / 10:
+                # The event loop was held up, and the answer may be there: it is read first.
+                timer = self._clock.call_later(timeout_s, expire_now)
+            else:
+                expire_now()
+
+        def expire_now() -> None:
+            scope.reschedule(loop.time())
+
+        try:
+            async with asyncio.timeout(None) as scope:
+                timer = self._clock.call_later(timeout_s, expire)
+                try:
+                    return await operation(*args, **kwargs)
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise StoreUnavailableError(f"no answer within {timeout_s * 1000:.0f} ms") from None
+
+    def _go_down(self, error: StoreUnavailableError) -> None:
+        """Refuses all operations from now on, until the store has recovered."""
+        if not self._available or self._closed:
+            return
+        self._available = False
+        log.warning(
+            "the cache store at %s is down, and tools run without it: %s", self._store.name, error
+        )
+        self._recovery = asyncio.create_task(self._recover())
+
+    async def _recover(self) -> None:
+        """Tries the store until it is back, makes up for what it missed, and lets callers in."""
+        went_down_at = self._clock.now()
+        if went_down_at - self._back_at >= self._policy.stable_s:
+            self._backoff_s = 0.0
+        while True:
+            await self._pause(self._backoff_s)
+            self._backoff_s = min(
+                max(self._backoff_s * 2, self._policy.backoff_first_s), self._policy.backoff_max_s
+            )
+            try:
+                await self._store.disconnect()
+                if self._writing:  # Those that were under way have failed, and note it now.
+                    await asyncio.wait(set(self._writing))
+                await self._store.connect()
+                await self._make_up()
+            except StoreUnavailableError:
+                continue
+            break
+        self._failed_in_a_row = 0
+        self._back_at = self._clock.now()
+        self._available = True
+        self._recovery = None
+        log.info(
+            "the cache store at %s is back after %.1f s",
+            self._store.name,
+            self._back_at - went_down_at,
+        )
+
+    async def _make_up(self) -> None:
+        """Makes the missed writes, in their order, and those that are missed meanwhile.
+
+        Raises:
+            StoreUnavailableError: the store is away again; what is not yet made is kept.
+        """
+        while self._missed or self._missed_too_many:
+            if self._missed_too_many:
+                await self._within(self._policy.timeout_s, self._store.advance_epoch)
+                self._missed_too_many = False
+            missed = list(self._missed)
+            for write in missed:
+                await self._within(self._policy.timeout_s, write)
+                self._missed.remove(write)
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits, by the clock."""
+        if seconds <= 0:
+            return
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, lambda: over.set_result(None))
+        try:
+            await over
+        finally:
+            timer.cancel()

@@ -1,0 +1,57 @@
+"""What a call of a cacheable tool asks the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precall_service.cache.base import CacheKey, Dependency
+from precall_service.cache.keys import cache_key, entry_nodes
+from precall_service.domain.json import JsonError, JsonObject
+from precall_service.domain.resources import conversation, read_nodes
+from precall_service.domain.tools import CacheScope, ToolDeclaration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheQuery:
+    """A call as the cache sees it.
+
+    Attributes:
+        reads: What the tool declares to read, for the arguments of the call.
+        nodes: What must not have changed since an entry's snapshot: the entry's own nodes, what the
+            tool reads, and the conversation of the call. So the last holds for entries of TENANT
+            scope as well: after a write of undeclared resources in a conversation, that
+            conversation sees nothing older.
+        ttl_s: The tool's time to live.
+    """
+
+    key: CacheKey
+    reads: tuple[Dependency, ...]
+    nodes: tuple[str, ...]
+    ttl_s: float
+
+
+def cache_query(
+    tenant: str, conversation_id: str, tool: ToolDeclaration, arguments: JsonObject
+) -> CacheQuery | None:
+    """Returns the query of a call; None if its result cannot be cached.
+
+    That is so if the tool does not allow it, or if the arguments have no canonical text.
+    """
+    if not tool.cacheable:
+        return None
+    try:
+        key = cache_key(
+            tenant=tenant,
+            scope=tool.cache_scope,
+            conversation_id=conversation_id,
+            tool_name=tool.name,
+            tool_version=tool.version,
+            arguments=arguments,
+        )
+    except JsonError:
+        return None
+    reads = tuple(Dependency(name, tuple(read_nodes(name))) for name in tool.read(arguments))
+    nodes = entry_nodes(key) + tuple(node for read in reads for node in read.nodes)
+    if key.scope is CacheScope.TENANT:
+        nodes += tuple(read_nodes(conversation(conversation_id)))
+    return CacheQuery(key=key, reads=reads, nodes=nodes, ttl_s=tool.cache_ttl_s)

@@ -1,0 +1,88 @@
+"""The errors of the cache, in words for its clients."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from precall_service.cache.base import CacheKey, StoreUnavailableError
+from precall_service.cache.counts import TenantCounts
+from precall_service.domain.errors import Reason, ServiceError
+
+RETRY_AFTER_S = 1.0
+
+
+@contextmanager
+def unavailable(counts: TenantCounts) -> Generator[None]:
+    """Counts a failure of the store in its block, and raises it as CACHE_STORE_UNAVAILABLE."""
+    try:
+        yield
+    except StoreUnavailableError as error:
+        counts.store_failures += 1
+        raise ServiceError(
+            Reason.CACHE_STORE_UNAVAILABLE,
+            f"the server cannot use its cache store: {error}; try again in {RETRY_AFTER_S:g} s",
+            retry_after_s=RETRY_AFTER_S,
+        ) from None
+
+
+def entry_unknown(key: CacheKey) -> ServiceError:
+    """There is no usable entry, for any reason."""
+    return ServiceError(
+        Reason.CACHE_ENTRY_UNKNOWN,
+        f"the cache has no usable entry for this call of tool {key.tool_name!r}: compute the "
+        "result, and put it if it may be used again",
+        metadata={"tool_name": key.tool_name},
+    )
+
+
+def value_too_large(size: int, limit: int) -> ServiceError:
+    """The result is larger than an entry may be."""
+    return ServiceError(
+        Reason.TOO_LARGE,
+        f"result_json and content have {size} bytes, the limit of an entry is {limit}: store a "
+        "smaller result, or where to find it",
+        field="result_json",
+        metadata={"size": str(size), "limit": str(limit)},
+    )
+
+
+def resource_changed(resource: str) -> ServiceError:
+    """A resource has changed since its version was read."""
+    return ServiceError(
+        Reason.CACHE_RESOURCE_CHANGED,
+        f"{resource!r} has changed since its version was read, so the result may be out of date: "
+        "read the versions, compute the result and put it again",
+        field="observed_versions",
+        metadata={"resource": resource},
+    )
+
+
+def version_mismatch(actual: int, expected: int | None) -> ServiceError:
+    """The usable entry does not have the expected version."""
+    found = f"the entry has version {actual}" if actual else "there is no usable entry"
+    return ServiceError(
+        Reason.CACHE_VERSION_MISMATCH,
+        f"{found}, not version {expected}: get the entry and decide again",
+        field="expected_entry_version",
+        metadata={"entry_version": str(actual), "expected": str(expected)},
+    )
+
+
+def version_not_yet(resource: str, index: int) -> ServiceError:
+    """The version of a resource was never given out."""
+    return ServiceError(
+        Reason.FIELD_INVALID,
+        f"{resource!r} never had this version: send the one that GetResourceVersions returned",
+        field=f"observed_versions[{index}].version",
+        metadata={"resource": resource},
+    )
+
+
+def too_many_watches(limit: int) -> ServiceError:
+    """As many streams of Watch are open as may be."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"{limit} streams of Watch are open on this server, which is the limit: close one first",
+        metadata={"limit": str(limit)},
+    )

@@ -1,0 +1,96 @@
+"""A run that writes resources, as the cache records it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+
+from precall_service.cache.base import CacheStore, Change, ChangeKind, StoreUnavailableError
+from precall_service.cache.counts import TenantCounts
+from precall_service.cache.keys import invalidated_nodes
+from precall_service.domain.resources import conversation_of
+from precall_service.incidents import report_defect
+
+log = logging.getLogger(__name__)
+
+SETTLE_MARGIN_S = 60.0
+"""How much longer than its timeout a run may be under way before its server counts as dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    write_id: str
+    nodes: Sequence[str]
+    change: Change
+
+
+class ToolWrite:
+    """A run that writes resources: it makes stale what has read them, when it begins and ends.
+
+    Neither method raises. If the store is not available, it knows that a write was missed.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
+        counts: TenantCounts,
+        *,
+        tenant: str,
+        resources: Iterable[str],
+    ) -> None:
+        self._store = store
+        self._spawn = spawn
+        self._counts = counts
+        self._tenant = tenant
+        write_id = uuid.uuid4().hex
+        self._parts = [_part(f"{write_id}/{index}", name) for index, name in enumerate(resources)]
+
+    async def begin(self, timeout_s: float) -> None:
+        """Returns once the write is announced; the handler may then run for `timeout_s`.
+
+        What is read from now on is stale once the write has ended. If this server dies before that,
+        a shared store ends the write by itself.
+        """
+        await self._each(
+            self._store.announce(
+                self._tenant, part.write_id, part.nodes, part.change, timeout_s + SETTLE_MARGIN_S
+            )
+            for part in self._parts
+        )
+
+    async def end(self) -> None:
+        """Returns once everything that was read until now is stale.
+
+        On cancel: it is recorded all the same.
+        """
+        await asyncio.wait([self._spawn(self._record())])
+
+    def again(self) -> None:
+        """Records one more end: the handler answered after its run had ended."""
+        self._spawn(self._record())
+
+    async def _record(self) -> None:
+        await self._each(
+            self._store.advance(self._tenant, part.nodes, part.change, settles=part.write_id)
+            for part in self._parts
+        )
+
+    async def _each(self, operations: Iterable[Awaitable[object]]) -> None:
+        for outcome in await asyncio.gather(*operations, return_exceptions=True):
+            if isinstance(outcome, StoreUnavailableError):
+                self._counts.store_failures += 1
+            elif isinstance(outcome, Exception):
+                report_defect(log, "a write in the tool cache", outcome)
+
+
+def _part(write_id: str, name: str) -> _Part:
+    conversation_id = conversation_of(name)
+    if conversation_id is None:
+        change = Change(kind=ChangeKind.RESOURCE, names=(name,))
+    else:
+        change = Change(kind=ChangeKind.CONVERSATION, names=(conversation_id,))
+    return _Part(write_id, invalidated_nodes(change), change)
