@@ -1,0 +1,1 @@
+"""Keeps the cache in Redis or Valkey, for several servers: see docs/cache.md."""

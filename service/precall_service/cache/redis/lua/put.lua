@@ -1,0 +1,75 @@
+-- Stores an entry if it may be stored. ARGV: snapshot, entry version, milliseconds to live, digest,
+-- change, value, size, number of nodes, nodes; for each resource: the version observed, the number
+-- of its nodes, and its nodes. Returns what happened and the number that goes with it.
+settle_overdue()
+sweep(SWEPT_MAX)
+local now = position
+
+-- The nodes, and the versions of the resources.
+local least, snapshot = math.max(floor, epoch), tonumber(ARGV[4])
+local cursor = 11 + tonumber(ARGV[11])
+local nodes = {}
+for argument = 12, cursor do
+  nodes[#nodes + 1] = ARGV[argument]
+end
+local newest = latest(nodes, 1, #nodes, least)
+local resources, refusal = {}, nil
+if snapshot and (newest > snapshot or snapshot > now) then
+  refusal = {'changed', -1}
+end
+cursor = cursor + 1
+while cursor <= #ARGV do
+  local observed, first = tonumber(ARGV[cursor]), cursor + 2
+  cursor = first + tonumber(ARGV[cursor + 1])
+  local version = latest(ARGV, first, cursor - 1, least)
+  for argument = first, cursor - 1 do
+    nodes[#nodes + 1] = ARGV[argument]
+  end
+  newest = math.max(newest, version)
+  if not refusal and observed and observed > now then
+    refusal = {'not yet', #resources}
+  elseif not refusal and ((observed and observed ~= version) or (snapshot and version > snapshot)) then
+    refusal = {'changed', #resources}
+  end
+  resources[#resources + 1] = text(version)
+end
+if refusal then
+  finish()
+  return refusal
+end
+
+local old = redis.call('HMGET', entry, 'snapshot', 'nodes', 'version')
+local expected = tonumber(ARGV[5])
+if expected then
+  local actual = 0
+  if old[1] then
+    local own = {}
+    for node in string.gmatch(old[2], '[^\n]+') do
+      own[#own + 1] = node
+    end
+    if latest(own, 1, #own, newest) <= tonumber(old[1]) then
+      actual = tonumber(old[3])
+    end
+  end
+  if actual ~= expected then
+    finish()
+    return {'mismatched', actual}
+  end
+end
+
+next_position()
+local version = old[3] and tonumber(old[3]) + 1 or position
+local digest, size = ARGV[7], ARGV[10]
+redis.call('HSET', entry, 'snapshot', text(snapshot or position), 'version', text(version),
+  'nodes', table.concat(nodes, '\n'), 'resources', table.concat(resources, ' '),
+  'value', ARGV[9])
+redis.call('PEXPIRE', entry, ARGV[6])
+uncount(digest)
+redis.call('ZADD', index, text(time / 1000 + tonumber(ARGV[6])), digest)
+redis.call('HSET', sizes, digest, size)
+redis.call('HINCRBY', sizes, '#bytes', size)
+redis.call('PEXPIRE', index, keep_ms)
+redis.call('PEXPIRE', sizes, keep_ms)
+note(ARGV[8], version)
+finish()
+return {'stored', version, position}

@@ -1,0 +1,41 @@
+"""The scripts that Redis runs, each of which is one atomic operation.
+
+They are loaded on every new connection and called by their hashes. A server that has forgotten one
+is given its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The text of a script, and the hash by which it is called."""
+
+    text: str
+    sha: str
+
+
+def _script(*names: str) -> Script:
+    folder = resources.files("precall_service.cache.redis") / "lua"
+    text = "\n".join((folder / f"{name}.lua").read_text() for name in names)
+    # Redis names a script by its SHA-1, which protects nothing here.
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+LOOK_UP: Final = _script("look_up")
+VERSIONS: Final = _script("versions")
+PREPARE: Final = _script("common", "prepare")
+ADVANCE: Final = _script("common", "advance")
+ANNOUNCE: Final = _script("common", "announce")
+PUT: Final = _script("common", "entries", "put")
+DROP: Final = _script("common", "entries", "drop")
+SIZE: Final = _script("common", "entries", "size")
+FOLLOW: Final = _script("common", "follow")
+EPOCH: Final = _script("epoch")
+
+ALL: Final = (LOOK_UP, VERSIONS, PREPARE, ADVANCE, ANNOUNCE, PUT, DROP, SIZE, FOLLOW, EPOCH)
