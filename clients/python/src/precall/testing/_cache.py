@@ -113,10 +113,15 @@ class FakeCache:
         """Makes entries unreachable, and returns the position of the change.
 
         Raises:
-            RefusedError: The target is unset.
+            RefusedError: The target is unset, or its arguments are not a JSON object.
         """
-        if target.WhichOneof("target") is None:
-            raise RefusedError("FIELD_INVALID", "target: it is unset")
+        match target.WhichOneof("target"):
+            case None:
+                raise RefusedError("FIELD_INVALID", "target: it is unset")
+            case "key":
+                _name(target.key)
+            case _:
+                pass
         for name, entry in list(self._entries.items()):
             if _concerns(target, entry):
                 del self._entries[name]
