@@ -11,15 +11,13 @@ from precall_service.cli import options
 from precall_service.cli.console import configure_logging
 from precall_service.cli.errors import CommandError, reported
 
-DEFAULT_ADDRESS = "localhost:50151"
-
 HELP = options.help_text(
     "Chat with a model in the terminal, and see its tool calls as they happen.",
     "The model may call current_time and roll_dice, which run in this process.",
     """Ctrl-C cancels the running turn; at the prompt, Ctrl-D or a second Ctrl-C quits. /help lists
     the commands of the chat. Without a terminal, each line of the input is a turn.""",
     examples={
-        "precall chat": f"the service at {DEFAULT_ADDRESS}",
+        "precall chat": f"the service at {options.DEFAULT_ADDRESS}",
         'precall chat --address gpu-box:50151 --system "Answer in French."': "another service",
         'precall chat --once "Roll two dice." --tool-choice roll_dice': "one turn",
         'echo "What time is it in Tokyo?" | precall chat': "a turn for each line",
@@ -29,16 +27,7 @@ HELP = options.help_text(
 
 def chat(
     *,
-    address: Annotated[
-        str,
-        typer.Option(
-            "--address",
-            "-a",
-            metavar="HOST:PORT",
-            envvar="PRECALL_ADDRESS",
-            help="Where the service listens.",
-        ),
-    ] = DEFAULT_ADDRESS,
+    address: options.Address = options.DEFAULT_ADDRESS,
     system: Annotated[
         str, typer.Option(metavar="TEXT", help="Instructions that precede the conversation.")
     ] = "",

@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from precall_service.cli.console import LogLevel
 
+DEFAULT_ADDRESS = "localhost:50151"
+
 _model = partial(typer.Option, rich_help_panel="Model")
 _server = partial(typer.Option, rich_help_panel="Server")
 
@@ -23,6 +25,24 @@ def help_text(*paragraphs: str, examples: Mapping[str, str]) -> str:
     return "\n\n".join([*flowing, "\n".join(["[bold]Examples[/]", *shown])])
 
 
+Address: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        "-a",
+        metavar="HOST:PORT",
+        envvar="PRECALL_ADDRESS",
+        help="Where the service listens.",
+    ),
+]
+Tenant: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Whose cache it is.",
+        show_default="the server's default tenant",
+    ),
+]
 Model: TypeAlias = Annotated[
     str | None,
     _model(

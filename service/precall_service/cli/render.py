@@ -80,7 +80,8 @@ class TurnView:
         began_at = self._ready_at.pop(event.call_id, None)
         took = "" if began_at is None else f" {time.monotonic() - began_at:.2f} s"
         if event.outcome is precall.ToolCallOutcome.RESULT:
-            self._line(f"  ← {name}{took}  {shortened(event.result_json)}", "green")
+            note = f"  ({told})" if (told := origin(event)) else ""
+            self._line(f"  ← {name}{took}  {shortened(event.result_json)}{note}", "green")
         else:
             why = f": {event.error.message}" if event.error else ""
             how = _OUTCOMES.get(event.outcome, event.outcome.value)
@@ -93,6 +94,18 @@ class TurnView:
             self._line(f"(cut: {why})", "yellow")
         elif event.outcome is precall.TurnOutcome.CANCELLED:
             self._line("(cancelled)", "yellow")
+
+
+def origin(event: precall.ToolCallCompleted) -> str:
+    """Says where a call's result came from; empty if its handler ran for it."""
+    match event.source:
+        case precall.ResultSource.CACHE:
+            age_s = event.cache_age_s
+            return "from the cache" if age_s is None else f"from the cache, {age_s:.1f} s old"
+        case precall.ResultSource.JOINED:
+            return "shared with an equal call"
+        case _:
+            return ""
 
 
 def queued(position: int) -> str:
@@ -128,6 +141,8 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
     yield "model generated", f"{report.generation_time_s:.2f} s"
     calls = counted(report.tool_calls, "call")
     yield "waited for tools", f"{report.tool_time_exposed_s:.2f} s in {calls}"
+    if report.cache_hits:
+        yield "from the cache", counted(report.cache_hits, "call")
     if report.tool_calls:
         yield "result to next token", f"{report.continuation_time_s * 1000:.0f} ms in all"
     yield (

@@ -64,6 +64,29 @@ def test_call_is_written_when_complete_and_when_ended() -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "age_s", "told"),
+    [
+        (precall.ResultSource.CACHE, 3.21, "  (from the cache, _ old)"),
+        (precall.ResultSource.CACHE, None, "  (from the cache)"),
+        (precall.ResultSource.JOINED, None, "  (shared with an equal call)"),
+        (precall.ResultSource.COMMITTED, None, ""),
+    ],
+)
+def test_a_result_says_where_it_came_from(
+    source: precall.ResultSource, age_s: float | None, told: str
+) -> None:
+    done = precall.ToolCallCompleted(
+        "c1", precall.ToolCallOutcome.RESULT, "4", source=source, cache_age_s=age_s
+    )
+    assert drawn(precall.ToolCallReady("c1", "a", "{}"), done)[-1] == f"  ← a _  4{told}"
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    Timeline(console).show(done)
+    note = told.replace("  (", "; ") if told else ")"
+    (line,) = lines(console)
+    assert line.endswith(f"c1 returned 4  (_ after the call was written{note}")
+
+
+@pytest.mark.parametrize(
     ("outcome", "told"),
     [
         (precall.ToolCallOutcome.ERROR, "failed"),
@@ -116,6 +139,14 @@ def test_report_says_where_the_time_went() -> None:
     assert "200, 75% of them from the KV cache" in shown
     assert "30, 20 a second" in shown
     assert "result to next token" in shown
+
+
+@pytest.mark.parametrize(("hits", "told"), [(0, None), (1, "1 call"), (2, "2 calls")])
+def test_report_says_what_came_from_the_cache(hits: int, told: str | None) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report_table(precall.TurnReport(tool_calls=3, cache_hits=hits)))
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in lines(console))
+    assert rows.get("from the cache") == told
 
 
 def test_report_of_a_turn_that_did_nothing() -> None:
