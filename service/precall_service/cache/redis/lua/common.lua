@@ -10,7 +10,7 @@ local nodes_max, changes_max, keep_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 --   #log    the position of the last change in the log
 --   #due    when the first announced write is overdue, in microseconds
 local CHUNK = 1000 -- `unpack` has a limit of 8000
-local SETTLED_MAX, PENDING_MAX = 16, 1024
+local PENDING_MAX = 256 -- announced writes
 
 -- Numbers become text by this: Lua's own conversion keeps 14 digits, and a position has 16.
 local function text(number)
@@ -109,7 +109,7 @@ local function settle_overdue()
   if not due or due > time then
     return
   end
-  local ids = redis.call('ZRANGEBYSCORE', pending, '-inf', text(time), 'LIMIT', 0, SETTLED_MAX)
+  local ids = redis.call('ZRANGEBYSCORE', pending, '-inf', text(time))
   for _, id in ipairs(ids) do
     settle(id)
   end
@@ -117,9 +117,6 @@ local function settle_overdue()
     raise_floor()
   end
   read_due()
-  if due and due <= time then -- More than one script should do: until they are, nothing is fresh.
-    raise_floor()
-  end
 end
 
 -- The latest change of some nodes, or `least` if it is later.

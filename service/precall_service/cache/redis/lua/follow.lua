@@ -9,10 +9,11 @@ end
 if after > position then
   return {position, 1, epoch}
 end
-if after < epoch then
-  return {math.max(epoch, after), 1, epoch}
+local start = math.max(after, epoch)
+local next_one = redis.call('XRANGE', log, '(' .. text(start), '+', 'COUNT', 1)[1]
+local before = logged
+if next_one then
+  before = tonumber(next_one[2][2])
 end
-if logged > after and #redis.call('XRANGE', log, '(' .. text(after), '+', 'COUNT', 1) == 0 then
-  return {logged, 1, epoch}
-end
-return {after, 0, epoch}
+start = math.max(start, before)
+return {start, start > after and 1 or 0, epoch}
