@@ -410,6 +410,17 @@ async def test_a_conversation_knows_the_versions_of_its_tools(address: str) -> N
                 conversation.tool_version("weather")
 
 
+async def test_only_tools_without_effects_are_cached(address: str) -> None:
+    def weather(city: str) -> str:
+        """The weather."""
+        return city
+
+    async with Client(address, options=FAST) as client:
+        client.add_tool(weather, cache_ttl_s=60)
+        with pytest.raises(precall.ToolRejectedError, match="read_only"):
+            await client.conversation().open()
+
+
 async def test_the_fake_answers_scripted_calls_from_what_was_put() -> None:
     runs: list[str] = []
 

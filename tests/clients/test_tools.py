@@ -74,7 +74,10 @@ async def test_a_chosen_function_is_exactly_one_tool_of_the_conversation() -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"cache_ttl_s": 60}, "cache_ttl_s has no effect, since this server does not list TOOL_CA"),
+        (
+            {"cache_ttl_s": 60, "read_only": True},
+            "cache_ttl_s has no effect, since this server does not list TOOL_CACHE",
+        ),
         ({"cache_scope": "tenant"}, "cache_scope has no effect, .* TOOL_CACHE"),
         ({"reads": ["file:{path}"]}, "reads has no effect, .* TOOL_CACHE"),
         ({"writes": ["file:{path}"]}, "writes has no effect, .* TOOL_CACHE"),
@@ -103,12 +106,12 @@ async def test_an_option_without_effect_warns_where_server_and_option_meet(
 async def test_a_client_warns_once_per_option() -> None:
     async with FakeServer(capabilities=SERVES_NOTHING) as server, Client(server.address) as client:
         client.add_tool(search, cache_ttl_s=60, read_only=True, timeout_s=1, reads=[])
-        client.add_tool(search, name="find", cache_ttl_s=60)
+        client.add_tool(search, name="find", read_only=True, cache_ttl_s=60)
         with pytest.warns(NotServedWarning, match="cache_ttl_s") as caught:
             await client.conversation().open()
         assert len(caught) == 1
         async with client.conversation() as conversation:  # no warning, or this would raise
-            await conversation.add_tool(search, cache_ttl_s=5)
+            await conversation.add_tool(search, read_only=True, cache_ttl_s=5)
 
 
 async def test_an_option_that_the_server_serves_does_not_warn() -> None:
@@ -118,14 +121,16 @@ async def test_an_option_that_the_server_serves_does_not_warn() -> None:
         client.conversation() as conversation,
     ):
         assert conversation.capabilities == set(SERVES_CACHE)
-        await conversation.add_tool(search, cache_ttl_s=60, speculation_safe=True, reads=["a"])
+        await conversation.add_tool(
+            search, read_only=True, cache_ttl_s=60, speculation_safe=True, reads=["file:{query}"]
+        )
 
 
 async def test_a_warning_that_a_filter_turns_into_an_error_leaves_nothing_behind() -> None:
     async with FakeServer(capabilities=SERVES_NOTHING) as server, Client(server.address) as client:
         with warnings.catch_warnings():
             warnings.simplefilter("error", NotServedWarning)
-            tool = precall.Tool.from_function(search, cache_ttl_s=60)
+            tool = precall.Tool.from_function(search, read_only=True, cache_ttl_s=60)
             with pytest.raises(NotServedWarning):
                 await client.conversation(tools=[tool]).open()
             async with client.conversation() as conversation:

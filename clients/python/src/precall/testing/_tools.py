@@ -25,7 +25,7 @@ class OfferedTools:
 
     def register(self, tool: tool_pb2.Tool) -> tool_pb2.ToolRegistration:
         """Accepts or refuses a tool. It replaces the tool of the same name."""
-        if (refused := self._refused.get(tool.name) or _not_served(tool)) is not None:
+        if (refused := self._refused.get(tool.name) or _refused(tool)) is not None:
             error = status(refused.reason, refused.message, refused.retry_after_s)
             return tool_pb2.ToolRegistration(name=tool.name, error=error)
         self._tools[tool.name] = tool
@@ -55,8 +55,11 @@ def version_of(tool: tool_pb2.Tool) -> str:
     return tool.version or "1"
 
 
-def _not_served(tool: tool_pb2.Tool) -> Refuse | None:
-    """Returns the refusal of a tool that no server serves yet; None if there is none."""
+def _refused(tool: tool_pb2.Tool) -> Refuse | None:
+    """Returns the refusal of a tool that no server takes; None if there is none."""
+    if tool.cache.ttl.ToNanoseconds() and not tool.effects.read_only:
+        text = f"cache.ttl of tool {tool.name!r}: only a tool that is read_only may be cached"
+        return Refuse("FIELD_INVALID", text)
     if tool.effects.requires_approval:
         text = f"effects.requires_approval of tool {tool.name!r}: approvals are not served yet"
         return Refuse("NOT_SERVED", text)
