@@ -20,6 +20,7 @@ from precall_service.agent.conversations import Conversations
 from precall_service.cache.base import CacheStore
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.memory import MemoryStore
+from precall_service.cache.redis.opening import redis_store
 from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
@@ -58,6 +59,7 @@ async def serve(
 
     Raises:
         AddressInUseError: the port is in use.
+        StoreUrlError: the URL of the cache store is malformed.
         EngineStartError: the engine cannot start as configured.
     On cancel, or if the block raises: everything stops immediately; running turns end with a
     retryable status.
@@ -82,14 +84,23 @@ async def serve(
 
 @asynccontextmanager
 async def _opened_store(settings: CacheSection) -> AsyncGenerator[CacheStore]:
-    store = MemoryStore(
+    if settings.store_url is None:
+        yield MemoryStore(
+            LoopClock(),
+            bytes_max=settings.memory_bytes_max,
+            nodes_max=settings.nodes_max,
+            changes_max=settings.changes_max,
+        )
+        return
+    async with redis_store(
+        settings.store_url.get_secret_value(),
         LoopClock(),
-        bytes_max=settings.memory_bytes_max,
+        key_prefix=settings.key_prefix,
+        timeout_s=settings.store_timeout_s,
         nodes_max=settings.nodes_max,
         changes_max=settings.changes_max,
-    )
-    yield store
-    await store.close()
+    ) as store:
+        yield store
 
 
 @asynccontextmanager

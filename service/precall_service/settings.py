@@ -8,17 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PositiveInt,
-    SecretStr,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, SecretStr
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -192,16 +184,10 @@ class CacheSection(_Section):
     changes_max: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
     watches_max: Count = 256
 
-    @model_validator(mode="after")
-    def _entries_fit(self) -> Self:
-        if self.entry_bytes_max > self.memory_bytes_max:
-            raise ValueError("entry_bytes_max must be at most memory_bytes_max")
-        return self
-
     def limits(self) -> CacheLimits:
         """Returns the limits of the cache."""
         return CacheLimits(
-            entry_bytes_max=self.entry_bytes_max,
+            entry_bytes_max=min(self.entry_bytes_max, self.memory_bytes_max),
             ttl_max_s=self.ttl_max_s,
             watches_max=self.watches_max,
         )

@@ -58,6 +58,7 @@ def describe(error: Exception) -> str:
     """Returns the message that the user reads for an error."""
     # Imported here: a command that can raise these errors has loaded the modules already.
     from precall import PrecallError
+    from precall_service.cache.redis.connection import StoreUrlError
     from precall_service.engine.base import EngineStartError
     from precall_service.engine.model_files import ModelError
     from precall_service.transport.server import AddressInUseError
@@ -65,7 +66,13 @@ def describe(error: Exception) -> str:
     match error:
         case PrecallError():
             return error.message
-        case CommandError() | AddressInUseError() | EngineStartError() | ModelError():
+        case (
+            CommandError()
+            | AddressInUseError()
+            | EngineStartError()
+            | ModelError()
+            | StoreUrlError()
+        ):
             return str(error)
         case OSError():
             return f"{error.filename}: {error.strerror}" if error.filename else str(error)
