@@ -205,20 +205,29 @@ class GuardedStore:
 
     async def close(self) -> None:
         """See `CacheStore`. Idempotent. Writes under way get a bounded time to end."""
+        if self._closed:
+            return
         self._closed = True
         self._available = False
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.wait([self._recovery])
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=self._policy.close_s)
+        missed = len(self._missed) + len(self._writing)
+        for task in self._writing:
+            task.cancel()
+        if missed:
+            log.warning(
+                "the cache store at %s has missed %d changes: what it holds may be stale",
+                self._store.name,
+                missed,
+            )
         try:
             async with asyncio.timeout(self._policy.close_s):
-                if self._writing:
-                    await asyncio.wait(self._writing)
                 await self._store.close()
         except TimeoutError:
             log.warning("the cache store at %s could not be closed in time", self._store.name)
-        for task in self._writing:
-            task.cancel()
 
     def _check(self) -> None:
         if not self._available:
