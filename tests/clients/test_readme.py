@@ -8,6 +8,8 @@ import re
 import types
 from pathlib import Path
 
+import pytest
+
 from precall.testing import Call, Fail, FakeServer, Say
 
 README = Path(__file__).parents[2] / "clients/python/README.md"
@@ -15,12 +17,13 @@ CELL = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 ADDRESS = "localhost:50151"
 
 
-async def test_readme(capsys: object) -> None:
+async def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     cells = CELL.findall(README.read_text())
     scripts = (
         [Call("get_weather", {"city": "Paris"}), Say("Sunny.")],
         [Say("Sunny too.")],
         [Say("In Paris.")],
+        [Call("read_note", {"name": "shopping"}), Say("Milk.")],
         [Fail("ENGINE_UNAVAILABLE", "the engine restarts", 0.01)],
         [Say("Hello.")],
     )
@@ -37,7 +40,8 @@ async def test_readme(capsys: object) -> None:
             if inspect.isawaitable(result):
                 await result
         await notebook["client"].close()
-    assert len(cells) == 5
+    assert len(cells) == 6
     assert ADDRESS in cells[0]
-    assert [turn.text for turn in server.turns[3:]] == ["Hello", "Hello"]
-    assert set(server.tools) == {"get_weather", "find_places", "send_message"}
+    assert [turn.text for turn in server.turns[4:]] == ["Hello", "Hello"]
+    assert set(server.tools) == {"get_weather", "find_places", "send_message", "read_note"}
+    assert "ResultSource.CACHE\n" in capsys.readouterr().out
