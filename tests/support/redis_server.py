@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, cast
@@ -79,9 +79,14 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def client(self) -> Redis:
-        """A client of redis-py, for what a test does behind the store's back."""
-        return Redis(port=self.port)
+    def ask(self, *command: str) -> object:
+        """Sends a command behind the store's back; returns the reply, with texts as str."""
+        with Redis(port=self.port, decode_responses=True) as client:
+            execute = cast(
+                "Callable[..., object]",
+                client.execute_command,  # pyright: ignore[reportUnknownMemberType]
+            )
+            return execute(*command)
 
     def start(self) -> None:
         """Starts the killed server again, on its port and with its folder."""
@@ -106,8 +111,7 @@ class RedisServer:
 
     def pass_time(self, seconds: float) -> None:
         """Makes everything that expires or becomes due do so `seconds` sooner."""
-        with self.client() as client:
-            client.eval(_PASS_TIME, 0, str(round(seconds * 1000)))
+        self.ask("EVAL", _PASS_TIME, "0", str(round(seconds * 1000)))
 
     def _start(self) -> bool:
         """Returns whether the server is ready; it is not if another one has its port."""
@@ -158,8 +162,7 @@ def shared_redis() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_server(shared_redis: RedisServer) -> RedisServer:
     """The shared server, empty."""
-    with shared_redis.client() as client:
-        client.execute_command("FLUSHALL")  # pyright: ignore[reportUnknownMemberType]
+    shared_redis.ask("FLUSHALL")
     return shared_redis
 
 

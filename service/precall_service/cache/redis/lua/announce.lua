@@ -7,6 +7,8 @@ for index = 7, #ARGV do
 end
 redis.call('ZADD', pending, text(time + tonumber(ARGV[6]) * 1000), ARGV[5])
 redis.call('HSET', writes, ARGV[5], cmsgpack.pack(write))
+redis.call('PEXPIRE', pending, keep_ms)
+redis.call('PEXPIRE', writes, keep_ms)
 if redis.call('ZCARD', pending) > PENDING_MAX then
   -- The one that is due first ends now, and changes its nodes once more if it ends by itself.
   settle(redis.call('ZRANGE', pending, 0, 0)[1])
