@@ -309,6 +309,15 @@ async def test_a_conversation_knows_the_versions_of_its_tools(address: str) -> N
                 conversation.tool_version("weather")
 
 
+async def test_a_result_that_is_too_large_is_refused() -> None:
+    async with running_server() as server, Client(server.service.address, options=FAST) as client:
+        with pytest.raises(precall.TooLargeError, match="result_json: it has 2097154 bytes"):
+            await client.cache.put(*WEATHER, "x" * 2 * 2**20, ttl_s=60)
+        with pytest.raises(precall.LimitReachedError, match="larger than max"):  # by gRPC itself
+            await client.cache.put(*WEATHER, "x" * 17 * 2**20, ttl_s=60)
+        assert (await client.cache.stats()).entries == 0
+
+
 async def test_only_tools_without_effects_are_cached(address: str) -> None:
     def weather(city: str) -> str:
         """The weather."""

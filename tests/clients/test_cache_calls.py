@@ -120,3 +120,36 @@ async def test_a_watch_that_breaks_raises() -> None:
             assert gap.position == 7
             with pytest.raises(precall.ConnectionLostError):
                 await anext(changes)
+
+
+async def test_leaving_a_watch_ends_it_on_the_server() -> None:
+    ended = asyncio.Semaphore(0)
+
+    async def one_and_wait(_: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            gap = tool_cache_pb2.CacheWatchGap()
+            yield tool_cache_pb2.ToolCacheServiceWatchResponse(position=1, gap=gap)
+            await asyncio.Event().wait()
+        finally:
+            ended.release()
+
+    async with watched_by(one_and_wait) as client, asyncio.timeout(5):
+        async for _ in client.cache.watch():
+            break
+        await ended.acquire()
+        changes = client.cache.watch()
+        await anext(changes)
+        await changes.aclose()
+        await ended.acquire()
+
+        async def read_on() -> None:
+            async for _ in client.cache.watch():
+                reading.set()
+
+        reading = asyncio.Event()
+        task = asyncio.ensure_future(read_on())
+        await reading.wait()
+        task.cancel()
+        await ended.acquire()
+        with pytest.raises(asyncio.CancelledError):
+            await task

@@ -163,3 +163,41 @@ async def test_server_info() -> None:
     assert info.version == precall.__version__
     assert info.capabilities >= {Capability.TOOL_CALLS, Capability.STRUCTURED_CALLS}
     assert info.limits.frame_bytes_max > 0
+
+
+async def test_a_second_equal_call_is_answered_from_the_cache_until_a_write() -> None:
+    runs: list[str] = []
+
+    async def counted(city: str) -> str:
+        """Counts its runs."""
+        runs.append(city)
+        return f"run {len(runs)}"
+
+    step = calls(("counted", '{"city": "Paris"}'))
+    async with (
+        running_server([step, says("")] * 3) as server,
+        client_of(server) as client,
+    ):
+        client.add_tool(counted, read_only=True, cache_ttl_s=60, reads=["weather:{city}"])
+        async with client.conversation() as conversation:
+            first = await conversation.ask("?")
+            events = [event async for event in conversation.send("?")]
+            await client.cache.invalidate(resource="weather:Paris")
+            third = await conversation.ask("?")
+            version = conversation.tool_version("counted")
+            entry = await client.cache.get(
+                "counted", version, {"city": "Paris"}, conversation_id=conversation.id
+            )
+    (ended,) = [event for event in events if isinstance(event, precall.ToolCallCompleted)]
+    assert (ended.source, ended.result) == (precall.ResultSource.CACHE, "run 1")
+    assert ended.cache_entry_version > 0
+    assert ended.cache_age_s is not None
+    last = events[-1]
+    assert isinstance(last, precall.TurnCompleted)
+    assert (last.report.cache_hits, first.report.cache_hits) == (1, 0)
+    for answer, run in ((first, "run 1"), (third, "run 2")):
+        assert [call.source for call in answer.tool_calls] == [precall.ResultSource.COMMITTED]
+        assert [call.result for call in answer.tool_calls] == [run]
+    assert entry is not None
+    assert (entry.origin, entry.result) == (precall.CacheOrigin.COMMITTED, "run 2")
+    assert entry.execution_id

@@ -121,6 +121,7 @@ class ToolCache:
             CacheConflictError: Nothing was stored, because a resource has changed since it was
                 observed, or because the entry has another version than expected.
             TooLargeError: The result is over the server's limit.
+            LimitReachedError: It is even over the limit of one message.
             InvalidArgumentError: The server refused another value; the message says which.
             TypeError, ValueError: A value has the wrong type, is not allowed or is not JSON.
 
