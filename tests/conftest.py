@@ -1,4 +1,4 @@
-"""Skips GPU tests on machines without a GPU, and lets property tests take their time."""
+"""Skips GPU tests without a GPU, lets property tests take their time, and shares a Redis server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import subprocess
 
 import hypothesis
 import pytest
+
+from tests.support.redis_server import redis_server, shared_redis
+
+__all__ = ["redis_server", "shared_redis"]
 
 # A test asserts behaviour, never speed.
 hypothesis.settings.register_profile("precall", deadline=None)

@@ -17,16 +17,8 @@ from tests.support.engine_fixtures import (
     vllm_engine,
     vllm_factory,
 )
-from tests.support.redis_server import redis_server, shared_redis
 
-__all__ = [
-    "engine_keeper",
-    "kill_engine",
-    "redis_server",
-    "shared_redis",
-    "vllm_engine",
-    "vllm_factory",
-]
+__all__ = ["engine_keeper", "kill_engine", "vllm_engine", "vllm_factory"]
 
 
 @pytest.hookimpl(trylast=True)  # after random ordering

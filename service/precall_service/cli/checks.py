@@ -5,6 +5,7 @@ Never: a change to the machine, or an exception; a check that fails to run is a 
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import os
 import platform
@@ -17,6 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from precall_service.cache.base import StoreUnavailableError
+from precall_service.cache.redis.connection import StoreUrlError
+from precall_service.cache.redis.opening import describe_server
 from precall_service.cli.errors import CommandError
 from precall_service.cli.launch import engine_config
 from precall_service.engine.install import (
@@ -33,7 +37,7 @@ from precall_service.engine.models import (
     resolve_model,
 )
 from precall_service.engine.vllm.environment import EngineEnvironment, describe_environment
-from precall_service.settings import Settings
+from precall_service.settings import CacheSection, Settings
 
 TESTED: Final[Mapping[str, str]] = {
     "vllm": "0.32",
@@ -44,6 +48,7 @@ TESTED: Final[Mapping[str, str]] = {
 }
 """The minor versions that precall is tested with, as the requirement files pin them."""
 
+_MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
 _MEMORY_BYTES_MIN: Final = 4 * _GIB
 _NVIDIA_SMI_TIMEOUT_S: Final = 20.0
@@ -83,6 +88,7 @@ def checks(settings: Settings) -> Mapping[str, Check]:
         "gpu": lambda: check_gpu(gpus(), installed, engine.device),
         "port": lambda: check_port(server.host, server.port),
         "model": lambda: check_model(settings),
+        "cache": lambda: check_cache(settings.cache),
     }
     return {name: _result(step) for name, step in steps.items()}
 
@@ -231,6 +237,20 @@ def check_model(settings: Settings) -> Check:
         remedy = "it can chat but not call tools; name a parser with --tool-call-parser"
         return _doubtful(finding, remedy)
     return _good(finding)
+
+
+def check_cache(settings: CacheSection) -> Check:
+    """Checks that the cache store can be reached, if there is one besides the service's memory."""
+    if settings.store_url is None:
+        size = settings.memory_bytes_max / _MIB
+        return _good(f"tool results are kept in the service's own memory, up to {size:.0f} MiB")
+    try:
+        return _good(asyncio.run(describe_server(settings.store_url.get_secret_value())))
+    except StoreUrlError as error:
+        return _bad(str(error), "correct the setting cache.store_url")
+    except StoreUnavailableError as error:
+        remedy = "the service runs without it, and uses it once it answers: check cache.store_url"
+        return _doubtful(f"the cache store does not answer: {error}", remedy)
 
 
 def _read(path: str) -> str:

