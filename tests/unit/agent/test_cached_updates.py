@@ -1,0 +1,97 @@
+"""Tools that are registered anew while their calls wait: what they do by then counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from precall_service.domain.events import Invoke, ToolCallCompleted
+from precall_service.domain.tools import ToolEffects
+from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.link import HandlerResult
+from tests.support.agent import Client, agent
+from tests.support.cached import READ, WRITE, Handler, completed, read, turns, write
+
+ONE_READ = dataclasses.replace(READ, max_concurrency=1)
+ONE_WRITE = dataclasses.replace(WRITE, version="1", max_concurrency=1)
+
+
+NEWER_RUNS = pytest.mark.xfail(
+    strict=True,
+    reason="a run that waited for its slot takes the registration of that moment, but the cache"
+    " goes by the registration of the call",
+)
+
+
+async def answer_all(client: Client) -> None:
+    """Answers the invocations with their numbers until none is open."""
+    answered: set[str] = set()
+    while waiting := [each for each in client.of(Invoke) if each.invocation_id not in answered]:
+        for invocation in waiting:
+            answered.add(invocation.invocation_id)
+            index = [*client.of(Invoke)].index(invocation)
+            await client.deliver(HandlerResult(str(index + 1)), index)
+
+
+async def update(client: Client, tool: ToolProposal) -> None:
+    await client.conversation.register_tools(1, [tool])
+
+
+@NEWER_RUNS
+async def test_a_result_of_a_newer_version_is_not_stored_for_the_older_one() -> None:
+    handler = Handler()
+    async with agent(*turns([read("/x"), read("/y")], read("/y"))) as there:
+        client = there.open(ONE_READ)
+        other = there.open(ONE_READ, handler=handler)
+        await client.send()
+        assert len(client.of(Invoke)) == 1, "the second call waits for the slot"
+        await update(client, dataclasses.replace(ONE_READ, version="2"))
+        await answer_all(client)
+        assert client.of(Invoke)[1].tool_version == "2"
+        await other.ask()
+        assert handler.names == ["read"], "a result of version 2 was served for version 1"
+
+
+@NEWER_RUNS
+async def test_a_write_by_a_newer_version_makes_stale_what_that_version_writes() -> None:
+    handler = Handler()
+    steps = turns(read("/z"), [write("/x"), write("/y")], read("/z"))
+    async with agent(*steps) as there:
+        reader = there.open(READ, handler=handler)
+        writer = there.open(ONE_WRITE)
+        await reader.ask()
+        await writer.send()
+        everything = dataclasses.replace(
+            ONE_WRITE, version="2", effects=ToolEffects(writes=("file:*",))
+        )
+        await update(writer, everything)
+        await answer_all(writer)
+        ran = {each.tool_version for each in writer.of(Invoke)}
+        assert len(writer.of(ToolCallCompleted)) == 2
+        await reader.ask()
+        if "2" in ran:
+            assert completed(reader)[1][1] == "2", "a value from before the write was served"
+
+
+@NEWER_RUNS
+async def test_a_tool_that_no_longer_only_reads_makes_stale_what_it_writes() -> None:
+    handler = Handler()
+    peek = dataclasses.replace(
+        ONE_WRITE, name="peek", effects=ToolEffects(read_only=True, reads=("file:{path}",))
+    )
+    both = [("peek", '{"path": "/x"}'), ("peek", '{"path": "/y"}')]
+    async with agent(*turns(read("/y"), both, read("/y"))) as there:
+        reader = there.open(READ, handler=handler)
+        writer = there.open(peek)
+        await reader.ask()
+        await writer.send()
+        await update(
+            writer,
+            dataclasses.replace(peek, version="2", effects=ToolEffects(writes=("file:{path}",))),
+        )
+        await answer_all(writer)
+        ran = {each.tool_version for each in writer.of(Invoke)}
+        await reader.ask()
+        if "2" in ran:
+            assert completed(reader)[1][1] == "2", "a value from before the write was served"
