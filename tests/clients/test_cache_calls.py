@@ -122,6 +122,15 @@ async def test_a_watch_that_breaks_raises() -> None:
                 await anext(changes)
 
 
+async def test_a_watch_that_waits_is_told_that_the_server_is_gone() -> None:
+    async with FakeServer() as server, Client(server.address, options=FAST) as client:
+        watching = asyncio.ensure_future(first_of(client))
+        await asyncio.sleep(0.1)
+        await server.stop()
+        with pytest.raises(precall.ConnectionLostError):
+            await watching
+
+
 async def test_leaving_a_watch_ends_it_on_the_server() -> None:
     ended = asyncio.Semaphore(0)
 

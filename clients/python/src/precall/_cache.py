@@ -249,8 +249,8 @@ class ToolCache:
             # The server sends its headers as soon as it watches.
             async with asyncio.timeout(timeout_s):
                 await call.initial_metadata()
+            began = not call.done()  # a call that fails has headers, too
             async for message in call:
-                began = True
                 if (change := _cache_frames.change(message)) is not None:
                     yield change
             raise ConnectionLostError("the server ended the watch of its tool cache")
