@@ -120,15 +120,16 @@ async def test_reflection_lists_the_services_and_shows_the_contract() -> None:
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
-        asked = reflection_pb2.ServerReflectionRequest(
-            file_containing_symbol="precall.v1.AgentService"
-        )
-        answer = await reflected(server.channel, asked)
-        files = [
-            FileDescriptorProto.FromString(text)
-            for text in answer.file_descriptor_response.file_descriptor_proto
-        ]
-        assert "precall/v1/agent.proto" in {file.name for file in files}
+        for service, file in (("AgentService", "agent"), ("ToolCacheService", "tool_cache")):
+            asked = reflection_pb2.ServerReflectionRequest(
+                file_containing_symbol=f"precall.v1.{service}"
+            )
+            answer = await reflected(server.channel, asked)
+            files = [
+                FileDescriptorProto.FromString(text)
+                for text in answer.file_descriptor_response.file_descriptor_proto
+            ]
+            assert f"precall/v1/{file}.proto" in {file.name for file in files}
 
 
 async def test_keepalive_settings_of_both_sides_are_compatible() -> None:

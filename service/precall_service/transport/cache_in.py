@@ -11,8 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from precall.v1 import tool_cache_pb2, tool_pb2
 from precall_service.cache.base import CacheKey, Change, ChangeKind, Origin, ResourceVersion, Value
-from precall_service.cache.cache import CacheLimits
 from precall_service.cache.keys import cache_key
+from precall_service.cache.limits import CacheLimits
 from precall_service.domain import resources
 from precall_service.domain.json import JsonError, parse, parse_object
 from precall_service.domain.tools import TOOL_NAME, CacheScope

@@ -15,7 +15,7 @@ from precall_service.cache.base import (
     LoggedChange,
     ResourceVersion,
 )
-from precall_service.cache.cache import CacheStats
+from precall_service.cache.counts import CacheStats
 from precall_service.domain.tools import CacheScope
 from precall_service.transport.fields import duration
 
