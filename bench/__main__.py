@@ -23,7 +23,7 @@ from bench.report import Report
 from precall_service.domain.json import JsonObject
 from precall_service.engine.models import is_embedded
 
-BENCHES = ("stream", "idle", "throughput", "continuation", "pressure", "block", "demo")
+BENCHES = ("stream", "idle", "throughput", "continuation", "pressure", "block", "cache", "demo")
 _NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 
 
