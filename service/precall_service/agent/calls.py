@@ -22,8 +22,9 @@ from precall_service.agent.account import CallTaken
 from precall_service.agent.cached_calls import CallAnswer
 from precall_service.agent.scope import TurnScope
 from precall_service.cache.query import cache_query
+from precall_service.cache.writes import ToolWrite
 from precall_service.domain.endings import InvocationEnding, model_text
-from precall_service.domain.errors import ServiceError
+from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     ContentPart,
     InvocationCancelReason,
@@ -102,35 +103,44 @@ class TurnCalls:
         if tool is None:
             return CallAnswer(ending=refusals.call_of_unknown_tool(call.tool_name, self._tools))
         self._scope.account.note(CallTaken(call.call_id, call.tool_name))
-        try:
-            current = self._scope.services.dispatcher.current(tool)
-            arguments = self._scope.services.dispatcher.check_arguments(
-                current, call.arguments_json
-            )
-        except ServiceError as error:
-            return CallAnswer(ending=InvocationEnding.of_error(error))
+        while True:
+            try:
+                current = self._scope.services.dispatcher.current(tool)
+                arguments = self._scope.services.dispatcher.check_arguments(
+                    current, call.arguments_json
+                )
+            except ServiceError as error:
+                return CallAnswer(ending=InvocationEnding.of_error(error))
+            answer = await self._from_cache_or_run(current, call, arguments)
+            if answer is not None:
+                return answer
+
+    async def _from_cache_or_run(
+        self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject
+    ) -> CallAnswer | None:
+        """Returns the answer to a call; None if the tool was updated before it could run."""
         context = self._scope.context
-        query = cache_query(context.tenant, context.conversation_id, current.declaration, arguments)
+        query = cache_query(context.tenant, context.conversation_id, tool.declaration, arguments)
         if query is None:
-            return CallAnswer.of_run(await self._run(current, call, arguments))
-        return await self._scope.services.cached_calls.answer(
-            current, query, lambda: self._launch(current, call), self._progress_of(call)
+            return CallAnswer.of_run(await self._run(tool, call, arguments))
+        # Pinned: what the cache goes by is this declaration of the tool.
+        answer = await self._scope.services.cached_calls.answer(
+            tool, query, lambda: self._launch(tool, call, pinned=True), self._progress_of(call)
         )
+        error = answer.ending.error
+        if error is not None and error.reason is Reason.TOOL_UNAVAILABLE:
+            return None if tool.current() not in (tool, None) else answer
+        return answer
 
     async def _run(
         self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject
     ) -> InvocationEnding:
         """Runs the handler for this call alone, and records what it writes."""
-        context, declaration = self._scope.context, tool.declaration
-        write = self._scope.services.cache.write(
-            context.tenant, context.conversation_id, declaration, arguments
-        )
+        write = self._write(tool, arguments)
         if write is not None:
-            await write.begin(declaration.timeout_s)
+            await write.begin(tool.declaration.timeout_s)
         run = self._launch(tool, call)
         run.on_progress(self._progress_of(call))
-        if write is not None:
-            run.on_late_answer(write.again)
         try:
             return await run.ending()
         except asyncio.CancelledError:
@@ -141,10 +151,20 @@ class TurnCalls:
             if run.sent and not run.tool.declaration.effects.read_only:
                 self._in_doubt.add(call.call_id)
                 self._effects[tool.name] = None
-            if write is not None:
-                await write.end()
+            updated = None if run.tool is tool else self._write(run.tool, arguments)
+            for each in (write, updated):
+                if each is not None:
+                    run.on_late_answer(each.again)
+                    await each.end()
 
-    def _launch(self, tool: RegisteredTool, call: ToolCall) -> Run:
+    def _write(self, tool: RegisteredTool, arguments: JsonObject) -> ToolWrite | None:
+        """Returns what a run of the tool writes; None if it is read-only."""
+        context = self._scope.context
+        return self._scope.services.cache.write(
+            context.tenant, context.conversation_id, tool.declaration, arguments
+        )
+
+    def _launch(self, tool: RegisteredTool, call: ToolCall, *, pinned: bool = False) -> Run:
         return self._scope.services.dispatcher.launch(
             tool=tool,
             arguments_json=call.arguments_json,
@@ -154,6 +174,7 @@ class TurnCalls:
                 trace_context=self._trace_context(call.call_id),
             ),
             call_id=call.call_id,
+            pinned=pinned,
         )
 
     def _progress_of(self, call: ToolCall) -> ProgressListener:

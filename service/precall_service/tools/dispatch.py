@@ -102,12 +102,14 @@ class Dispatcher:
         context: InvocationContext,
         call_id: str = "",
         prediction_id: str = "",
+        pinned: bool = False,
     ) -> Run:
         """Starts a run. `tool` is a current registration, which the arguments fit.
 
         Without a `call_id` the run is speculative: it waits behind committed runs, and its owner
         commits it to a call or discards it later. It is evicted if a committed run needs its slot.
-        Every failure becomes the ending of the run.
+        If the tool is updated before the run has its slot, a pinned run ends as TOOL_UNAVAILABLE,
+        and any other one takes the update. Every failure becomes the ending of the run.
 
         Raises:
             ValueError: a defect of the caller: the tool's effects do not allow a speculative run.
@@ -120,6 +122,7 @@ class Dispatcher:
             context=context,
             call_id=call_id,
             prediction_id=prediction_id,
+            pinned=pinned,
             peer=self._peer(tool.link),
             clock=self._clock,
             limits=self.limits,

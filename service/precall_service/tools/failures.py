@@ -29,6 +29,15 @@ def changed(tool: RegisteredTool) -> ServiceError:
     )
 
 
+def updated(tool: RegisteredTool) -> ServiceError:
+    """The tool was updated before a run started that must use the older registration."""
+    return ServiceError(
+        Reason.TOOL_UNAVAILABLE,
+        f"tool {tool.name!r} was updated while the call waited; it did not run",
+        metadata={"tool_name": tool.name},
+    )
+
+
 def gone(tool: RegisteredTool, *, sent: bool) -> ServiceError:
     """The process is gone."""
     return ServiceError(

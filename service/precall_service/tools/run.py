@@ -119,6 +119,7 @@ class Run:
         context: InvocationContext,
         call_id: str,
         prediction_id: str,
+        pinned: bool,
         peer: Peer,
         clock: Clock,
         limits: ToolLimits,
@@ -130,6 +131,7 @@ class Run:
         self.prediction_id = prediction_id
         self.sent = False
         self.ended: InvocationEnding | None = None
+        self._pinned = pinned
         self._arguments_json = arguments_json
         self._context = context
         self._peer = peer
@@ -297,6 +299,8 @@ class Run:
         current = self._peer.current_registration(self.tool)
         if current is self.tool:
             return
+        if self._pinned:
+            raise failures.updated(current)
         if self.speculative and not current.declaration.effects.may_run_early:
             raise failures.changed(current)
         check_arguments(current, self._arguments_json, self._limits)

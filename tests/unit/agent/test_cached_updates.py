@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
-
 from precall_service.domain.events import Invoke, ToolCallCompleted
 from precall_service.domain.tools import ToolEffects
 from precall_service.tools.declarations import ToolProposal
@@ -15,13 +13,6 @@ from tests.support.cached import READ, WRITE, Handler, completed, read, turns, w
 
 ONE_READ = dataclasses.replace(READ, max_concurrency=1)
 ONE_WRITE = dataclasses.replace(WRITE, version="1", max_concurrency=1)
-
-
-NEWER_RUNS = pytest.mark.xfail(
-    strict=True,
-    reason="a run that waited for its slot takes the registration of that moment, but the cache"
-    " goes by the registration of the call",
-)
 
 
 async def answer_all(client: Client) -> None:
@@ -38,7 +29,6 @@ async def update(client: Client, tool: ToolProposal) -> None:
     await client.conversation.register_tools(1, [tool])
 
 
-@NEWER_RUNS
 async def test_a_result_of_a_newer_version_is_not_stored_for_the_older_one() -> None:
     handler = Handler()
     async with agent(*turns([read("/x"), read("/y")], read("/y"))) as there:
@@ -53,7 +43,6 @@ async def test_a_result_of_a_newer_version_is_not_stored_for_the_older_one() -> 
         assert handler.names == ["read"], "a result of version 2 was served for version 1"
 
 
-@NEWER_RUNS
 async def test_a_write_by_a_newer_version_makes_stale_what_that_version_writes() -> None:
     handler = Handler()
     steps = turns(read("/z"), [write("/x"), write("/y")], read("/z"))
@@ -74,7 +63,6 @@ async def test_a_write_by_a_newer_version_makes_stale_what_that_version_writes()
             assert completed(reader)[1][1] == "2", "a value from before the write was served"
 
 
-@NEWER_RUNS
 async def test_a_tool_that_no_longer_only_reads_makes_stale_what_it_writes() -> None:
     handler = Handler()
     peek = dataclasses.replace(
