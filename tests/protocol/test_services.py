@@ -54,6 +54,20 @@ async def test_a_method_that_is_not_served_yet_says_so_by_name(
         assert agent_pb2.CAPABILITY_TOOL_HOSTS not in granted
 
 
+AGENT = agent_pb2.DESCRIPTOR.services_by_name["AgentService"]
+SERVED: list[MethodDescriptor] = [AGENT.methods_by_name["GetServerInfo"], *CACHE.methods]
+
+
+@pytest.mark.parametrize("method", SERVED, ids=lambda method: method.full_name)
+async def test_bytes_that_are_no_request_are_refused(method: MethodDescriptor) -> None:
+    async with running_server(HELLO) as server:
+        error = await ending(called(server.channel, method, b"\xff"))
+        assert error is not None
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert (error.reason, error.field) == ("FRAME_UNKNOWN", "request")
+        assert f"{method.containing_service.full_name}/{method.name}" in error.message
+
+
 async def test_shared_tools_are_not_served_yet() -> None:
     shared = tool_pb2.SharedToolSelection(names=["search"])
     async with running_server(HELLO) as server:

@@ -28,6 +28,7 @@ from precall_service.transport.servicers import (
     NotServed,
 )
 from precall_service.transport.tool_cache import ToolCacheServicer
+from precall_service.transport.unreadable import UnreadableRequests
 
 _HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -69,7 +70,9 @@ class GrpcServer:
         self._conversations = conversations
         self._stopping = False
         self._health = HealthServicer()
-        self._server = grpc.aio.server(options=_channel_options(options))
+        self._server = grpc.aio.server(
+            interceptors=(UnreadableRequests(),), options=_channel_options(options)
+        )
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
             AgentServicer(
                 conversations, info, handshake_s=options.handshake_s, unread_s=options.unread_s
