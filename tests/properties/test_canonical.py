@@ -25,7 +25,10 @@ SCALARS = (
     | st.integers()
     | INTEGERS
     | st.floats()
+    | st.floats(1e-5, 1e17)
+    | st.decimals(-1000, 1000, places=3).map(float)
     | st.sampled_from([-0.0, 1e21, 1e-7, 2.0**53, 5e-324])
+    | st.sampled_from([1e-4, math.nextafter(1e-4, 0), 1e16, math.nextafter(1e16, 0), 0.1 + 0.2])
 )
 VALUES: st.SearchStrategy[JsonValue] = st.recursive(
     cast("st.SearchStrategy[JsonValue]", SCALARS),

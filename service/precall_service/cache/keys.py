@@ -47,7 +47,7 @@ def cache_key(
         tool_name=tool_name,
         tool_version=tool_version,
         arguments_json=text.decode(),
-        digest=hashlib.sha256(head.encode() + hashlib.sha256(text).digest()).digest(),
+        digest=hashlib.sha256(head.encode() + text).digest(),
     )
 
 

@@ -87,15 +87,15 @@ class MemoryStore:
         """See `CacheStore`."""
         tenant = self._tenant(key.tenant)
         changed_at = tenant.versions.of(nodes)
-        found = self._found(tenant, key.digest) is not None
-        row = self._usable(tenant, key.digest)
+        found = self._found(tenant, key.digest)
+        row = self._usable(tenant, key.digest, found)
         entry = None
         if row is not None and changed_at <= self._table.snapshot(row):
             self._table.use(row)
             entry = self._table.read(row, self._clock.now())
         return Lookup(
             entry=entry,
-            stale=found and entry is None,
+            stale=found is not None and entry is None,
             snapshot=tenant.last,
             changed_at=changed_at,
         )
@@ -201,9 +201,8 @@ class MemoryStore:
             return None
         return row
 
-    def _usable(self, tenant: _Tenant, digest: bytes) -> int | None:
-        """Returns the row of an entry that is fresh and has not expired; removes a stale one."""
-        row = self._found(tenant, digest)
+    def _usable(self, tenant: _Tenant, digest: bytes, row: int | None) -> int | None:
+        """Returns the row that was found, if its entry is fresh; removes a stale one."""
         if row is not None and (
             tenant.versions.of(self._table.nodes(row)) > self._table.snapshot(row)
         ):
@@ -232,7 +231,7 @@ class MemoryStore:
                 if version > conditions.snapshot:
                     return Changed(resource)
         if conditions.entry_version is not None:
-            row = self._usable(tenant, digest)
+            row = self._usable(tenant, digest, self._found(tenant, digest))
             now = 0 if row is None else self._table.entry_version(row)
             if now != conditions.entry_version:
                 return Mismatched(now)

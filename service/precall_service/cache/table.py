@@ -12,6 +12,8 @@ Owns: which entry is dropped to make room. Value is measured as in "Hyperbolic C
 from __future__ import annotations
 
 import random
+import struct
+import sys
 from array import array
 from collections.abc import MutableSequence
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ SAMPLE: Final = 32
 COST_MIN_S: Final = 0.001
 COST_MAX_S: Final = 86_400.0
 """A client says what its results cost. None may be worth more than everything else."""
+
+_HEAD: Final = struct.Struct("<BQQ")
 
 
 @dataclass(slots=True)
@@ -71,9 +75,12 @@ class EntryTable:
         """Adds an entry in place of any with its digest, and drops others to make room."""
         self.remove(owner, digest)
         packed = _pack(entry.value)
+        if entry.resources:
+            nodes = tuple(map(_shared, nodes))
+        size = _size(digest, packed, entry.resources, nodes)
         for _ in range(2):
             self._drop_expired(now)
-        while self._digests and self._bytes + _size(digest, packed, entry) > self._bytes_max:
+        while self._digests and self._bytes + size > self._bytes_max:
             self._evict(now)
         owner.by_digest[digest] = len(self._digests)
         self._owners.append(owner)
@@ -87,7 +94,7 @@ class EntryTable:
         self._expires_at.append(now + entry.value.ttl_s)
         self._costs_s.append(min(max(entry.value.cost_s, COST_MIN_S), COST_MAX_S))
         self._uses.append(0)
-        self._count(owner, _size(digest, packed, entry))
+        self._count(owner, size)
 
     def nodes(self, row: int) -> tuple[str, ...]:
         """Returns the nodes of an entry."""
@@ -126,8 +133,8 @@ class EntryTable:
         row = owner.by_digest.pop(digest, None)
         if row is None:
             return False
-        packed, resources = self._packed[row], self._resources[row]
-        self._count(owner, -_packed_size(digest, packed, resources))
+        size = _size(digest, self._packed[row], self._resources[row], self._nodes[row])
+        self._count(owner, -size)
         if row < len(self._digests) - 1:
             self._owners[-1].by_digest[self._digests[-1]] = row
         _fill_from_end(self._owners, row)
@@ -184,31 +191,41 @@ def _fill_from_end(column: MutableSequence[T], row: int) -> None:
         column[row] = last
 
 
-def _size(digest: bytes, packed: bytes, entry: Entry) -> int:
-    return _packed_size(digest, packed, entry.resources)
+def _size(
+    digest: bytes,
+    packed: bytes,
+    resources: tuple[ResourceVersion, ...],
+    nodes: tuple[str, ...],
+) -> int:
+    """Returns the bytes that an entry counts. Entries without resources share their nodes."""
+    size = len(digest) + len(packed)
+    if resources:
+        size += sum(len(each.resource) + 8 for each in resources)
+        size += sum(len(node) + 8 for node in nodes)
+    return size
 
 
-def _packed_size(digest: bytes, packed: bytes, resources: tuple[ResourceVersion, ...]) -> int:
-    return len(digest) + len(packed) + sum(len(each.resource) + 8 for each in resources)
+def _shared(node: str) -> str:
+    """Returns the one string for a node that other entries have as well, as far as is likely."""
+    return node if node.startswith("=") else sys.intern(node)
 
 
 def _pack(value: Value) -> bytes:
     """Returns a value as bytes: its origin and the lengths of two texts, then its texts."""
     execution_id, content = value.execution_id.encode(), value.content.encode()
-    head = f"{value.origin.value} {len(execution_id)} {len(content)} ".encode()
+    head = _HEAD.pack(value.origin.value, len(execution_id), len(content))
     return head + execution_id + content + value.result_json.encode()
 
 
 def _unpack(packed: bytes, cost_s: float, ttl_s: float) -> Value:
-    origin, first, second, _ = packed.split(b" ", 3)
-    start = len(origin) + len(first) + len(second) + 3
-    middle = start + int(first)
-    end = middle + int(second)
+    origin, first, second = _HEAD.unpack_from(packed)
+    middle = _HEAD.size + first
+    end = middle + second
     return Value(
         result_json=packed[end:].decode(),
         content=packed[middle:end].decode(),
-        execution_id=packed[start:middle].decode(),
-        origin=Origin(int(origin)),
+        execution_id=packed[_HEAD.size : middle].decode(),
+        origin=Origin(origin),
         cost_s=cost_s,
         ttl_s=ttl_s,
     )

@@ -90,8 +90,8 @@ def canonical(value: JsonValue) -> bytes:
             deeper than Python can follow.
     """
     try:
-        # msgspec is some fifty times as fast, and its text differs only for floating point numbers
-        # and in the order of names that are not ASCII.
+        # msgspec is some fifty times as fast, and its text differs only for some floating point
+        # numbers and in the order of names that are not ASCII.
         if _is_plain(value):
             with suppress(UnicodeEncodeError):  # half of a surrogate pair: told below
                 return _ENCODER.encode(value)
@@ -162,19 +162,39 @@ def spell_path(root: str, path: Iterable[str | int]) -> str:
 
 
 def _is_plain(value: JsonValue) -> bool:
-    """Returns whether a value has neither floating point numbers nor names beyond ASCII."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if not (type(name) is str and name.isascii()):
+    """Returns whether a value has only numbers and names that msgspec writes as RFC 8785 does.
+
+    Names beyond ASCII have another order, and the numbers left out another spelling.
+    """
+    try:
+        return _are_plain((value,))
+    except TypeError:  # a name is not a string
+        return False
+
+
+def _are_plain(values: Iterable[JsonValue]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is bool or value is None:
+            continue
+        if kind is dict:
+            inner = cast("dict[str, JsonValue]", value)
+            if not (all(map(str.isascii, inner)) and _are_plain(inner.values())):
                 return False
-            if not (type(inner) is str or _is_plain(inner)):
+        elif kind is list:
+            if not _are_plain(cast("list[JsonValue]", value)):
                 return False
-        return True
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    if type(value) is int:
-        return -_INTEGER_MAX <= value <= _INTEGER_MAX
-    return value is None or isinstance(value, str | bool)
+        elif kind is int:
+            if not -_INTEGER_MAX <= cast("int", value) <= _INTEGER_MAX:
+                return False
+        elif kind is not float or not _is_plain_float(cast("float", value)):
+            return False
+    return True
+
+
+def _is_plain_float(value: float) -> bool:
+    """Returns whether every encoder writes the same shortest digits, with a point among them."""
+    return 1e-4 <= abs(value) < 1e16 and not value.is_integer()
 
 
 def _refuse_constant(name: str) -> JsonValue:

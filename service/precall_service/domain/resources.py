@@ -32,6 +32,7 @@ LEVELS_MAX: Final = 64
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_CHAR_BYTES_MAX: Final = 4
 _UNKNOWN: Final = "\0"
 """Stands for an argument without a text. It makes the segment that it is in no plain one."""
 
@@ -146,6 +147,8 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
 
     `whole` says whether the template itself ends with "*".
     """
+    if _is_surely_plain(name):
+        return (name,)
     start = name.index(":") + 1
     lead = start + 1 if name.startswith("/", start) else start
     segments = name[lead:].split("/")
@@ -167,6 +170,23 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
     if clean == len(segments):
         return (name,)
     return _broad(name[:lead] + "".join(f"{segment}/" for segment in segments[:clean]))
+
+
+def _is_surely_plain(name: str) -> bool:
+    """Returns whether no segment needs a closer look, as with most names: a quick check.
+
+    A text that is printable has neither control characters nor halves of surrogate pairs.
+    """
+    return (
+        len(name) * _CHAR_BYTES_MAX < NAME_BYTES_MAX
+        and name.count("/") < LEVELS_MAX - 1
+        and name.isprintable()
+        and name[-1] not in "/:"
+        and "*" not in name
+        and "//" not in name
+        and "/." not in name
+        and ":." not in name
+    )
 
 
 def _broad(prefix: str) -> tuple[str, ...]:
