@@ -91,7 +91,7 @@ async def test_an_entry_of_a_conversation_is_its_own(client: Client) -> None:
 
 async def test_a_write_makes_results_stale_that_have_read_the_resource(client: Client) -> None:
     seen = await client.cache.resource_versions(["file:/a/*", "order:1"])
-    assert [version.resource for version in seen] == ["file:/a/*", "order:1"]
+    assert [version.resource for version in seen.versions] == ["file:/a/*", "order:1"]
     await client.cache.put(*WEATHER, SUNNY, ttl_s=60, observed=seen)
     found = await client.cache.get(*WEATHER)
     assert found is not None
@@ -101,7 +101,11 @@ async def test_a_write_makes_results_stale_that_have_read_the_resource(client: C
     await client.cache.invalidate(resource="file:/a/b/c")
     assert await client.cache.get(*WEATHER) is None
     now = await client.cache.resource_versions(["file:/a/*", "order:1"])
-    assert (now[0] != seen[0], now[1]) == (True, seen[1])
+    assert now.versions[0] != seen.versions[0]
+    assert now.versions[1] == seen.versions[1]
+    assert now.position is not None
+    assert seen.position is not None
+    assert now.position > seen.position
 
 
 async def test_a_result_that_overlapped_a_write_is_not_stored(client: Client) -> None:
@@ -112,6 +116,26 @@ async def test_a_result_that_overlapped_a_write_is_not_stored(client: Client) ->
     assert caught.value.reason == "CACHE_RESOURCE_CHANGED"
     assert caught.value.code is grpc.StatusCode.ABORTED
     assert await client.cache.get(*WEATHER) is None
+
+
+@pytest.mark.parametrize("target", [{"tool": "weather"}, {"everything": True}])
+async def test_a_result_from_before_an_invalidation_is_not_stored(
+    client: Client, target: dict[str, Any]
+) -> None:
+    seen = await client.cache.resource_versions([])
+    await client.cache.invalidate(**target)
+    with pytest.raises(precall.CacheConflictError) as caught:
+        await client.cache.put(*WEATHER, SUNNY, ttl_s=60, observed=seen)
+    assert caught.value.reason == "CACHE_RESOURCE_CHANGED"
+
+
+async def test_a_watch_can_begin_where_the_versions_were_read(client: Client) -> None:
+    seen = await client.cache.resource_versions([])
+    await client.cache.invalidate(resource="file:/a")
+    async for change in client.cache.watch(seen.position):
+        assert isinstance(change, precall.CacheEntriesInvalidated)
+        assert change.target.resource == "file:/a"
+        break
 
 
 async def test_an_entry_is_replaced_only_at_the_expected_version(client: Client) -> None:

@@ -21,9 +21,9 @@ PUBLIC = """
     ClientOptions ConnectError ConnectionLostError ContextWindowExceededError Conversation
     ConversationClosedError ConversationUnknownError EngineLoad EngineState EngineUnavailableError
     InvalidArgumentError LimitReachedError Message NotServedError NotServedWarning OverloadedError
-    PrecallError ResourceVersion ServerError ServerInfo ServerLimits TooLargeError Tool ToolCache
-    ToolCall ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError Turn TurnLimits
-    TurnOptions TurnRunningError UnavailableError
+    PrecallError ResourceVersion ResourceVersions ServerError ServerInfo ServerLimits TooLargeError
+    Tool ToolCache ToolCall ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError Turn
+    TurnLimits TurnOptions TurnRunningError UnavailableError
 """
 TESTING = """
     Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say StartedTurn Step

@@ -25,6 +25,7 @@ from precall_service.cache.base import (
     ResourceVersion,
     Stored,
     Value,
+    Versions,
 )
 from precall_service.cache.memory import MemoryStore
 from precall_service.cache.redis.connection import Server
@@ -146,7 +147,7 @@ async def result(store: CacheStore, of: CacheKey = KEY) -> str | None:
 
 
 async def version(store: CacheStore, of: Dependency = READ, tenant: str = TENANT) -> int:
-    [found] = await store.versions(tenant, [of])
+    [found] = (await store.versions(tenant, [of])).versions
     return found
 
 
@@ -343,7 +344,7 @@ class TestConditions:
         assert (await look(store, nodes=("=order:1",))).stale
 
     async def test_observed_versions_must_be_those_of_now(self, store: CacheStore) -> None:
-        versions = await store.versions(TENANT, [READ, OTHER])
+        versions = (await store.versions(TENANT, [READ, OTHER])).versions
         observed = tuple(map(ResourceVersion, ("file:/a", "file:/b"), versions))
         conditions = Conditions(observed=observed)
         both = (READ, OTHER)
@@ -352,6 +353,27 @@ class TestConditions:
         assert await put(store, conditions=conditions, reads=both) == Changed("file:/b")
         older = Conditions(observed=(ResourceVersion("file:/a", versions[0] - 1),))
         assert await put(store, conditions=older) == Changed("file:/a")
+
+    async def test_further_nodes_must_not_have_changed_since_the_snapshot(
+        self, store: CacheStore
+    ) -> None:
+        snapshot = (await look(store)).snapshot
+        further = Conditions(snapshot=snapshot, nodes=("k:other", "k:this"))
+        assert isinstance(await put(store, conditions=further), Stored)
+        await store.drop(KEY, ["k:this"])
+        assert await put(store, conditions=further) == Changed("")
+        assert await result(store) is None
+
+    async def test_no_entry_depends_on_further_nodes(self, store: CacheStore) -> None:
+        further = Conditions(snapshot=(await look(store)).snapshot, nodes=("k:this",))
+        await put(store, conditions=further)
+        await store.advance(TENANT, ["k:this"], None)
+        assert await result(store) is not None
+
+    async def test_a_snapshot_that_was_never_given_out_is_refused(self, store: CacheStore) -> None:
+        future = (await look(store)).snapshot + 1_000_000_000
+        assert await put(store, conditions=Conditions(snapshot=future)) == NotYet("")
+        assert await result(store) is None
 
     async def test_a_version_that_was_never_given_out_is_refused(self, store: CacheStore) -> None:
         future = (await look(store)).snapshot + 1_000_000_000
@@ -403,13 +425,13 @@ class TestConditions:
 
 class TestVersions:
     async def test_a_version_is_the_position_of_the_last_change(self, store: CacheStore) -> None:
-        first = await store.versions(TENANT, [READ, OTHER])
+        first = (await store.versions(TENANT, [READ, OTHER])).versions
         assert first[0] > 0
         position = await store.advance(TENANT, ["=file:/b"], resource("file:/b"))
-        assert await store.versions(TENANT, [READ, OTHER]) == [first[0], position]
+        assert (await store.versions(TENANT, [READ, OTHER])).versions == [first[0], position]
         position = await store.advance(TENANT, ["*file:"], resource("file:*"))
-        assert await store.versions(TENANT, [OTHER, READ]) == [position, position]
-        assert await store.versions(TENANT, []) == []
+        assert (await store.versions(TENANT, [OTHER, READ])).versions == [position, position]
+        assert await store.versions(TENANT, []) == Versions(position, [])
 
     async def test_positions_grow_with_every_change(self, store: CacheStore) -> None:
         positions = [await store.advance(TENANT, ["x"], None)]

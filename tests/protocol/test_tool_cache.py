@@ -336,3 +336,19 @@ async def test_the_server_grants_the_cache() -> None:
         opened = await stream.open()
         assert agent_pb2.CAPABILITY_TOOL_CACHE in opened.capabilities
         await stream.close()
+
+
+async def test_an_invalidation_since_the_versions_were_read_refuses_a_put() -> None:
+    async with running_server() as server:
+        cache = Caller(server.channel)
+        read = await cache.stub.GetResourceVersions(
+            Versions(resources=["order:7"]), metadata=cache.metadata, timeout=WAIT_S
+        )
+        await cache.put(observed_versions=read.versions, observed_position=read.position)
+        await cache.invalidate(Target(tool_name="weather"))
+        error = await cache.put_refused(
+            a_put(observed_versions=read.versions, observed_position=read.position)
+        )
+        assert error.reason == "CACHE_RESOURCE_CHANGED"
+        error = await cache.put_refused(a_put(observed_position=read.position + 10**12))
+        assert (error.reason, error.field) == ("FIELD_INVALID", "observed_position")

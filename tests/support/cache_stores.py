@@ -136,5 +136,4 @@ class InRedis:
             await store.close()
 
     def _flush(self) -> None:
-        with self._server.client() as client:
-            client.execute_command("FLUSHALL")  # pyright: ignore[reportUnknownMemberType]
+        self._server.ask("FLUSHALL")

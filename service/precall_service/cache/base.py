@@ -58,6 +58,14 @@ class ResourceVersion:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The versions of resources, and the position at which they were read; None if unknown."""
+
+    versions: tuple[ResourceVersion, ...] = ()
+    position: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """A result to store. `cost_s` is the time that it would take to compute it again."""
@@ -112,6 +120,7 @@ class Conditions:
 
     Attributes:
         snapshot: No node of the value may have changed since this position.
+        nodes: Nodes besides those of the value that must not have changed since the snapshot.
         observed: Each of these resources must have exactly this version. The positions of all must
             have been given out.
         entry_version: The version of the usable entry for the key, 0 if there must be none; None:
@@ -119,6 +128,7 @@ class Conditions:
     """
 
     snapshot: int | None = None
+    nodes: tuple[str, ...] = ()
     observed: tuple[ResourceVersion, ...] = ()
     entry_version: int | None = None
 
@@ -146,7 +156,10 @@ class Mismatched:
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """The value was not stored: the version observed of this resource was never given out."""
+    """The value was not stored: the version observed of this resource was never given out.
+
+    If the resource is empty, it was the snapshot that was never given out.
+    """
 
     resource: str
 
@@ -187,6 +200,14 @@ class LoggedChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions of resources, and the position at which they were read."""
+
+    position: int
+    versions: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """What a store holds of a tenant. The bytes are those of the entries."""
 
@@ -224,7 +245,7 @@ class CacheStore(Protocol):
         """
         ...
 
-    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> list[int]:
+    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> Versions:
         """Returns the version of each resource: the position of the last change of its nodes."""
         ...
 
@@ -247,8 +268,11 @@ class CacheStore(Protocol):
         """
         ...
 
-    async def drop(self, key: CacheKey) -> int:
-        """Removes the entry, logs the change, and returns its position."""
+    async def drop(self, key: CacheKey, nodes: Sequence[str] = ()) -> int:
+        """Removes the entry, gives the nodes a new version, logs the change, returns its position.
+
+        The nodes are for those who are just computing a value for the key.
+        """
         ...
 
     def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:

@@ -28,6 +28,7 @@ from precall_service.cache.base import (
     Lookup,
     Mismatched,
     NotYet,
+    Observation,
     Origin,
     ResourceVersion,
     Size,
@@ -36,7 +37,7 @@ from precall_service.cache.base import (
     Value,
 )
 from precall_service.cache.counts import CacheStats, Counts
-from precall_service.cache.keys import entry_nodes, invalidated_nodes
+from precall_service.cache.keys import entry_nodes, invalidated_nodes, key_node
 from precall_service.cache.limits import CacheLimits
 from precall_service.cache.query import CacheQuery
 from precall_service.cache.writes import ToolWrite
@@ -127,7 +128,7 @@ class ToolCache:
                 value,
                 entry_nodes(query.key),
                 query.reads,
-                Conditions(snapshot=snapshot),
+                Conditions(snapshot=snapshot, nodes=query.further),
             )
         except StoreUnavailableError:
             self._counts.of(query.key.tenant).store_failures += 1
@@ -177,10 +178,13 @@ class ToolCache:
         self,
         key: CacheKey,
         value: Value,
-        observed: Sequence[ResourceVersion],
+        observed: Observation,
         entry_version: int | None,
     ) -> int:
         """Stores a client's result, and returns the version of the entry.
+
+        It depends on the resources that were observed. If their position is known, nothing else
+        that it depends on may have changed since.
 
         Raises:
             ServiceError: TOO_LARGE, FIELD_INVALID, CACHE_RESOURCE_CHANGED, CACHE_VERSION_MISMATCH
@@ -189,8 +193,13 @@ class ToolCache:
         size = _size(value.result_json, value.content)
         if size > self.limits.entry_bytes_max:
             raise refusals.value_too_large(size, self.limits.entry_bytes_max)
-        dependencies = [_dependency(seen.resource) for seen in observed]
-        conditions = Conditions(observed=tuple(observed), entry_version=entry_version)
+        dependencies = [_dependency(seen.resource) for seen in observed.versions]
+        conditions = Conditions(
+            snapshot=observed.position,
+            nodes=(key_node(key),),
+            observed=observed.versions,
+            entry_version=entry_version,
+        )
         with refusals.unavailable(self._counts.of(key.tenant)):
             outcome = await self._store.put(key, value, entry_nodes(key), dependencies, conditions)
         match outcome:
@@ -201,20 +210,17 @@ class ToolCache:
             case Mismatched(version):
                 raise refusals.version_mismatch(version, entry_version)
             case NotYet(resource):
-                index = [seen.resource for seen in observed].index(resource)
-                raise refusals.version_not_yet(resource, index)
+                raise refusals.not_yet(resource, observed.versions)
 
-    async def resource_versions(
-        self, tenant: str, names: Sequence[str]
-    ) -> tuple[ResourceVersion, ...]:
+    async def resource_versions(self, tenant: str, names: Sequence[str]) -> Observation:
         """Returns the current versions of resources, in the order of their names.
 
         Raises:
             ServiceError: CACHE_STORE_UNAVAILABLE.
         """
         with refusals.unavailable(self._counts.of(tenant)):
-            versions = await self._store.versions(tenant, [_dependency(name) for name in names])
-        return tuple(map(ResourceVersion, names, versions))
+            found = await self._store.versions(tenant, [_dependency(name) for name in names])
+        return Observation(tuple(map(ResourceVersion, names, found.versions)), found.position)
 
     async def invalidate(self, tenant: str, change: Change) -> int:
         """Makes entries unreachable, and returns the position of the change.
@@ -224,7 +230,7 @@ class ToolCache:
         """
         with refusals.unavailable(self._counts.of(tenant)):
             if change.key is not None:
-                return await self._store.drop(change.key)
+                return await self._store.drop(change.key, [key_node(change.key)])
             return await self._store.advance(tenant, invalidated_nodes(change), change)
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:

@@ -38,6 +38,7 @@ from precall_service.cache.base import (
     Stored,
     StoreUnavailableError,
     Value,
+    Versions,
 )
 from precall_service.domain.clock import Clock
 
@@ -166,7 +167,7 @@ class GuardedStore:
             timeout_s, self._store.put, key, value, nodes, dependencies, conditions
         )
 
-    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> list[int]:
+    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> Versions:
         """See `CacheStore`."""
         return await self._try(self._policy.timeout_s, self._store.versions, tenant, dependencies)
 
@@ -184,9 +185,9 @@ class GuardedStore:
         """See `CacheStore`. On cancel, or if it fails: it is made up for."""
         await self._record(partial(self._store.announce, tenant, write_id, nodes, change, within_s))
 
-    async def drop(self, key: CacheKey) -> int:
+    async def drop(self, key: CacheKey, nodes: Sequence[str] = ()) -> int:
         """See `CacheStore`. On cancel, or if it fails: it is made up for."""
-        return await self._record(partial(self._store.drop, key))
+        return await self._record(partial(self._store.drop, key, nodes))
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
         """See `CacheStore`."""

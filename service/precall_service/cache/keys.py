@@ -69,6 +69,14 @@ def _entry_nodes(
     return nodes
 
 
+def key_node(key: CacheKey) -> str:
+    """Returns the node of one key. No entry depends on it: an invalidation removes the entry.
+
+    It tells those who are computing a result for the key.
+    """
+    return f"k:{key.digest.hex()}"
+
+
 def invalidated_nodes(change: Change) -> list[str]:
     """Returns the nodes that an invalidation advances; none for that of one key."""
     match change.kind, change.names:

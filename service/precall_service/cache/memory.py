@@ -28,6 +28,7 @@ from precall_service.cache.base import (
     Size,
     Stored,
     Value,
+    Versions,
 )
 from precall_service.cache.keys import logged
 from precall_service.cache.table import EntryTable, Rows
@@ -135,10 +136,10 @@ class MemoryStore:
         self._log(tenant, position, stored)
         return Stored(entry.entry_version)
 
-    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> list[int]:
+    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> Versions:
         """See `CacheStore`."""
-        versions = self._tenant(tenant).versions
-        return [versions.of(each.nodes) for each in dependencies]
+        owner = self._tenant(tenant)
+        return Versions(owner.last, [owner.versions.of(each.nodes) for each in dependencies])
 
     async def advance(
         self, tenant: str, nodes: Sequence[str], change: Change | None, *, settles: str = ""
@@ -158,11 +159,12 @@ class MemoryStore:
         owner = self._tenant(tenant)
         owner.versions.advance(nodes, self._next(owner))
 
-    async def drop(self, key: CacheKey) -> int:
+    async def drop(self, key: CacheKey, nodes: Sequence[str] = ()) -> int:
         """See `CacheStore`."""
         tenant = self._tenant(key.tenant)
         self._table.remove(tenant.rows, key.digest)
         position = self._next(tenant)
+        tenant.versions.advance(nodes, position)
         self._log(tenant, position, Change(kind=ChangeKind.KEY, key=logged(key)))
         return position
 
@@ -225,7 +227,9 @@ class MemoryStore:
             if seen.version != versions[seen.resource]:
                 return Changed(seen.resource)
         if conditions.snapshot is not None:
-            if tenant.versions.of(nodes) > conditions.snapshot:
+            if conditions.snapshot > tenant.last:
+                return NotYet("")
+            if tenant.versions.of((*nodes, *conditions.nodes)) > conditions.snapshot:
                 return Changed("")
             for resource, version in versions.items():
                 if version > conditions.snapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precall_service.cache.base import CacheKey, Dependency
-from precall_service.cache.keys import cache_key, entry_nodes
+from precall_service.cache.keys import cache_key, entry_nodes, key_node
 from precall_service.domain.json import JsonError, JsonObject
 from precall_service.domain.resources import conversation, read_nodes
 from precall_service.domain.tools import CacheScope, ToolDeclaration
@@ -17,15 +17,17 @@ class CacheQuery:
 
     Attributes:
         reads: What the tool declares to read, for the arguments of the call.
-        nodes: What must not have changed since an entry's snapshot: the entry's own nodes, what the
-            tool reads, and the conversation of the call. So the last holds for entries of TENANT
-            scope as well: after a write of undeclared resources in a conversation, that
-            conversation sees nothing older.
+        further: Nodes on which entries do not depend, but calls do: the key itself, and the
+            conversation of the call also with TENANT scope. So after a write of undeclared
+            resources in a conversation, that conversation sees nothing older.
+        nodes: All that must not have changed since the snapshot of an entry or of a run: the nodes
+            of every entry, what the tool reads, and the further ones.
         ttl_s: The tool's time to live.
     """
 
     key: CacheKey
     reads: tuple[Dependency, ...]
+    further: tuple[str, ...]
     nodes: tuple[str, ...]
     ttl_s: float
 
@@ -51,7 +53,13 @@ def cache_query(
     except JsonError:
         return None
     reads = tuple(Dependency(name, tuple(read_nodes(name))) for name in tool.read(arguments))
-    nodes = entry_nodes(key) + tuple(node for read in reads for node in read.nodes)
+    further = (key_node(key),)
     if key.scope is CacheScope.TENANT:
-        nodes += tuple(read_nodes(conversation(conversation_id)))
-    return CacheQuery(key=key, reads=reads, nodes=nodes, ttl_s=tool.cache_ttl_s)
+        further += tuple(read_nodes(conversation(conversation_id)))
+    return CacheQuery(
+        key=key,
+        reads=reads,
+        further=further,
+        nodes=entry_nodes(key) + tuple(node for read in reads for node in read.nodes) + further,
+        ttl_s=tool.cache_ttl_s,
+    )

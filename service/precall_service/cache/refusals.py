@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from precall_service.cache.base import CacheKey, StoreUnavailableError
+from precall_service.cache.base import CacheKey, ResourceVersion, StoreUnavailableError
 from precall_service.cache.counts import TenantCounts
 from precall_service.domain.errors import Reason, ServiceError
 
@@ -48,10 +48,11 @@ def value_too_large(size: int, limit: int) -> ServiceError:
 
 
 def resource_changed(resource: str) -> ServiceError:
-    """A resource has changed since its version was read."""
+    """A resource has changed since its version was read; or, if it is empty, something else."""
+    what = repr(resource) if resource else "something that the entry depends on"
     return ServiceError(
         Reason.CACHE_RESOURCE_CHANGED,
-        f"{resource!r} has changed since its version was read, so the result may be out of date: "
+        f"{what} has changed since the versions were read, so the result may be out of date: "
         "read the versions, compute the result and put it again",
         field="observed_versions",
         metadata={"resource": resource},
@@ -69,8 +70,15 @@ def version_mismatch(actual: int, expected: int | None) -> ServiceError:
     )
 
 
-def version_not_yet(resource: str, index: int) -> ServiceError:
-    """The version of a resource was never given out."""
+def not_yet(resource: str, observed: Sequence[ResourceVersion]) -> ServiceError:
+    """The version of a resource was never given out; or, if it is empty, the position."""
+    if not resource:
+        return ServiceError(
+            Reason.FIELD_INVALID,
+            "this position was never given out: send the one that GetResourceVersions returned",
+            field="observed_position",
+        )
+    index = [seen.resource for seen in observed].index(resource)
     return ServiceError(
         Reason.FIELD_INVALID,
         f"{resource!r} never had this version: send the one that GetResourceVersions returned",

@@ -139,7 +139,8 @@ def versions(
     help=options.help_text(
         "Put a result into the cache, and print the version of its entry.",
         """Read the versions of the resources that the result depends on before you compute it, and
-        name them with --observed. If one of them has changed since, nothing is stored.""",
+        name them with --observed, and their position with --position. If one of them has changed
+        since, nothing is stored.""",
         examples={
             """precall cache put get_weather 1 '{"city": "Paris"}' '{"celsius": 21}' --ttl 60""": (
                 "for every conversation of the tenant"
@@ -164,6 +165,15 @@ def put(
             metavar="NAME=VERSION",
             help="A resource that it depends on, at the version that was read. May be repeated.",
             show_default=False,
+        ),
+    ] = None,
+    position: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="POSITION",
+            help="The position at which the versions were read: notices invalidations since then.",
+            show_default="unknown",
         ),
     ] = None,
     expect: Annotated[
@@ -200,7 +210,7 @@ def put(
         act = partial(
             put_result,
             key=key_of(tool, version, arguments, conversation),
-            given=Result.read(result, observed or []),
+            given=Result.read(result, observed or [], position),
             ttl_s=ttl,
             expected=expect,
             cost_s=cost,

@@ -89,10 +89,10 @@ class Result:
     """A result to put, and the versions of the resources that it depends on."""
 
     value: pydantic.JsonValue
-    observed: tuple[precall.ResourceVersion, ...]
+    observed: precall.ResourceVersions
 
     @classmethod
-    def read(cls, text: str, observed: Sequence[str]) -> Self:
+    def read(cls, text: str, observed: Sequence[str], position: int | None) -> Self:
         """Reads the arguments of `put`; the text - stands for stdin.
 
         Raises:
@@ -103,7 +103,8 @@ class Result:
                 text = sys.stdin.read()
             except UnicodeDecodeError as error:
                 _usage(f"RESULT: stdin is not text: {error}")
-        return cls(_parsed(text, "RESULT"), tuple(map(_observed, observed)))
+        versions = tuple(map(_observed, observed))
+        return cls(_parsed(text, "RESULT"), precall.ResourceVersions(versions, position))
 
 
 async def show_stats(cache: precall.ToolCache) -> None:
@@ -142,9 +143,10 @@ async def show_entry(cache: precall.ToolCache, *, key: precall.CacheKey, whole: 
 
 
 async def show_versions(cache: precall.ToolCache, *, names: Sequence[str]) -> None:
-    """Prints the versions of resources."""
-    versions = await cache.resource_versions(names)
-    _print({seen.resource: seen.version for seen in versions}, indent=2)
+    """Prints the versions of resources, and the position at which they were read."""
+    found = await cache.resource_versions(names)
+    versions = {seen.resource: seen.version for seen in found.versions}
+    _print({"versions": versions, "position": found.position}, indent=2)
 
 
 async def put_result(

@@ -10,7 +10,15 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from precall.v1 import tool_cache_pb2, tool_pb2
-from precall_service.cache.base import CacheKey, Change, ChangeKind, Origin, ResourceVersion, Value
+from precall_service.cache.base import (
+    CacheKey,
+    Change,
+    ChangeKind,
+    Observation,
+    Origin,
+    ResourceVersion,
+    Value,
+)
 from precall_service.cache.keys import cache_key
 from precall_service.cache.limits import CacheLimits
 from precall_service.domain import resources
@@ -39,7 +47,7 @@ class Put:
 
     key: CacheKey
     value: Value
-    observed: tuple[ResourceVersion, ...]
+    observed: Observation
     entry_version: int | None
 
 
@@ -86,7 +94,10 @@ class CacheReader:
                 cost_s=_cost(request.recompute_cost),
                 ttl_s=self._ttl(request),
             ),
-            observed=_observed(request.observed_versions),
+            observed=Observation(
+                _observed(request.observed_versions),
+                request.observed_position if request.HasField("observed_position") else None,
+            ),
             entry_version=expected if request.HasField("expected_entry_version") else None,
         )
 

@@ -74,9 +74,10 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         """Returns the current versions of resources."""
         async with self._served(context, "GetResourceVersions") as reader:
             names = cache_in.resource_names(request)
-            versions = await self._cache.resource_versions(reader.tenant, names)
+            found = await self._cache.resource_versions(reader.tenant, names)
             return tool_cache_pb2.GetResourceVersionsResponse(
-                versions=map(cache_out.resource_version, versions)
+                versions=map(cache_out.resource_version, found.versions),
+                position=found.position or 0,
             )
 
     async def Put(  # noqa: N802

@@ -8,7 +8,14 @@ import dataclasses
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from precall_service.cache.base import Change, ChangeKind, Origin, StoreUnavailableError, Value
+from precall_service.cache.base import (
+    Change,
+    ChangeKind,
+    Observation,
+    Origin,
+    StoreUnavailableError,
+    Value,
+)
 from precall_service.cache.keys import cache_key
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
@@ -239,7 +246,7 @@ async def put(there: Agent, result_json: str, *, path: str = "/a/b") -> None:
         cost_s=1.0,
         ttl_s=60.0,
     )
-    await there.cache.put(key, value, [], None)
+    await there.cache.put(key, value, Observation(), None)
 
 
 async def test_a_result_that_a_client_put_answers_a_call() -> None:

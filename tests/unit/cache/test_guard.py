@@ -92,9 +92,9 @@ class ShakyStore(MemoryStore):
         await self._gate(f"announce {nodes[0]}")
         await super().announce(tenant, write_id, nodes, change, within_s)
 
-    async def drop(self, key: CacheKey) -> int:
+    async def drop(self, key: CacheKey, nodes: Sequence[str] = ()) -> int:
         await self._gate("drop")
-        return await super().drop(key)
+        return await super().drop(key, nodes)
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
         await self._gate("watch")
@@ -201,7 +201,8 @@ async def test_operations_reach_the_store(guard: GuardedStore) -> None:
     assert (await guard.size("ann")).entries == 1
     await guard.announce("ann", "w", ["n"], WRITTEN, 1.0)
     position = await guard.advance("ann", ["n"], WRITTEN, settles="w")
-    assert await guard.versions("ann", [Dependency("x:y", ("n",))]) == [position]
+    found = await guard.versions("ann", [Dependency("x:y", ("n",))])
+    assert found.versions == [position]
     assert await guard.drop(KEY) > position
     assert (await look(guard)).entry is None
     changes = guard.watch("ann", position - 1)

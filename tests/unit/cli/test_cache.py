@@ -59,10 +59,11 @@ async def test_what_was_put_is_printed(run: Run) -> None:
 
 
 async def test_the_whole_entry_is_one_object(run: Run) -> None:
-    versions = printed(await run("versions", "file:/a=b", "order:*"))
-    assert versions == {"file:/a=b": 0, "order:*": 0}
+    found = printed(await run("versions", "file:/a=b", "order:*"))
+    versions = {"file:/a=b": 0, "order:*": 0}
+    assert found == {"versions": versions, "position": 0}
     options = ("--conversation", "c1", "--cost", "1.5", "--content", "warm", "--expect", "0")
-    observed = ("--observed", "file:/a=b=0", "--observed", "order:*=0")
+    observed = ("--observed", "file:/a=b=0", "--observed", "order:*=0", "--position", "0")
     put = await run("put", *CALL, "-", "--ttl", "60", *options, *observed, stdin="[1, null]")
     assert printed(put) == {"entry_version": 1}
     assert (

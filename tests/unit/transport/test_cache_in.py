@@ -11,7 +11,14 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 
 from precall.v1 import content_pb2, tool_cache_pb2, tool_pb2
-from precall_service.cache.base import Change, ChangeKind, Origin, ResourceVersion, Value
+from precall_service.cache.base import (
+    Change,
+    ChangeKind,
+    Observation,
+    Origin,
+    ResourceVersion,
+    Value,
+)
 from precall_service.cache.limits import CacheLimits
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.tools import CacheScope
@@ -169,14 +176,17 @@ def test_a_put_has_the_values_of_its_message() -> None:
         cost_s=2.5,
         ttl_s=60.0,
     )
-    assert read.observed == (ResourceVersion("file:/a/*", 3), ResourceVersion("order:*", 0))
+    assert read.observed.versions == (
+        ResourceVersion("file:/a/*", 3),
+        ResourceVersion("order:*", 0),
+    )
     assert read.entry_version == 0
 
 
 def test_unset_fields_of_a_put_mean_nothing_known_and_no_condition() -> None:
     read = READER.put(put())
     assert (read.value.cost_s, read.value.content) == (0.0, "")
-    assert read.observed == ()
+    assert read.observed == Observation()
     assert read.entry_version is None
 
 

@@ -30,6 +30,7 @@ from precall._cache_values import (
     CacheTarget,
     CacheWatchGap,
     ResourceVersion,
+    ResourceVersions,
 )
 from precall._client import Client
 from precall._context import ToolContext
@@ -106,6 +107,7 @@ __all__: list[str] = [
     "OverloadedError",
     "PrecallError",
     "ResourceVersion",
+    "ResourceVersions",
     "ServerError",
     "ServerInfo",
     "ServerLimits",

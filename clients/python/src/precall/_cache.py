@@ -20,7 +20,7 @@ from precall._cache_values import (
     CacheKey,
     CacheStats,
     CacheTarget,
-    ResourceVersion,
+    ResourceVersions,
 )
 from precall._connection import Connection
 from precall._errors import ConnectionLostError, PrecallError
@@ -92,7 +92,7 @@ class ToolCache:
         result: object,
         *,
         ttl_s: float,
-        observed: Iterable[ResourceVersion] = (),
+        observed: ResourceVersions | None = None,
         expected_entry_version: int | None = None,
         recompute_cost_s: float | None = None,
         content: str = "",
@@ -108,7 +108,7 @@ class ToolCache:
             result: The result: what a handler would return.
             ttl_s: How long it may be used, in seconds.
             observed: The resources that the result depends on, as `resource_versions` returned them
-                before you computed it.
+                before you computed it. None: none.
             expected_entry_version: The version that the usable entry must have now; 0: there must
                 be none. None: the result is stored whatever there is.
             recompute_cost_s: How long it takes to compute the result. Cheap ones are dropped first
@@ -118,8 +118,8 @@ class ToolCache:
                 Empty: every conversation of the tenant may use the result.
 
         Raises:
-            CacheConflictError: Nothing was stored, because a resource has changed since it was
-                observed, or because the entry has another version than expected.
+            CacheConflictError: Nothing was stored: something that the result depends on has changed
+                since it was observed, or the entry has another version than expected.
             TooLargeError: The result is over the server's limit.
             LimitReachedError: It is even over the limit of one message.
             InvalidArgumentError: The server refused another value; the message says which.
@@ -141,14 +141,16 @@ class ToolCache:
         )
         return answer.entry_version
 
-    async def resource_versions(self, names: Iterable[str]) -> tuple[ResourceVersion, ...]:
+    async def resource_versions(self, names: Iterable[str]) -> ResourceVersions:
         """Returns the current versions of resources, in the order of their names.
 
         Read them before you compute a result, and give them to `put`: a result that was computed
-        while one of them changed is then not stored.
+        while one of them changed is then not stored. Their `position` is where a `watch` can begin
+        that misses nothing from now on.
 
         Args:
-            names: Names such as `file:/a/b`, or `file:/a/*` for everything below `file:/a`.
+            names: Names such as `file:/a/b`, or `file:/a/*` for everything below `file:/a`. May be
+                empty, for the position alone.
 
         Raises:
             InvalidArgumentError: A name is not one of a resource, or there are too many.
@@ -160,7 +162,7 @@ class ToolCache:
         answer = await self._connection.ask(
             lambda channel: ToolCacheServiceStub(channel).GetResourceVersions, request
         )
-        return _cache_frames.resource_versions(answer.versions)
+        return ResourceVersions(_cache_frames.resource_versions(answer.versions), answer.position)
 
     @overload
     async def invalidate(self, *, key: CacheKey) -> int: ...

@@ -23,6 +23,7 @@ from precall._cache_values import (
     CacheTarget,
     CacheWatchGap,
     ResourceVersion,
+    ResourceVersions,
 )
 from precall._events_in import content_part
 from precall._frames import content, duration, member, seconds
@@ -56,7 +57,7 @@ def key(value: CacheKey) -> tool_cache_pb2.CacheKey:
 def put_request(
     of: CacheKey,
     result: object,
-    observed: Iterable[ResourceVersion],
+    observed: ResourceVersions | None,
     *,
     ttl_s: float,
     recompute_cost_s: float | None,
@@ -81,8 +82,9 @@ def put_request(
         ttl=duration(ttl_s),
         observed_versions=[
             tool_cache_pb2.ResourceVersion(resource=seen.resource, version=seen.version)
-            for seen in observed
+            for seen in (observed.versions if observed else ())
         ],
+        observed_position=observed.position if observed else None,
         expected_entry_version=expected_entry_version,
         content=content(content_text),
     )

@@ -80,6 +80,17 @@ class ResourceVersion:
     """Another one after each write that makes results stale which have read the resource."""
 
 
+@dataclass(frozen=True, slots=True)
+class ResourceVersions:
+    """The versions of resources at one moment: what a result depends on."""
+
+    versions: tuple[ResourceVersion, ...]
+    """One version for each name, in their order."""
+    position: int | None = None
+    """The moment, as a position for `watch`. With it, `put` notices any other change since then,
+    too, such as an invalidation of the tool."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEntry:
     """A result that may be used again."""

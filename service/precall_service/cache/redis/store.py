@@ -33,6 +33,7 @@ from precall_service.cache.base import (
     Stored,
     StoreUnavailableError,
     Value,
+    Versions,
 )
 from precall_service.cache.guard import StoreLostError
 from precall_service.cache.keys import logged
@@ -125,6 +126,8 @@ class RedisStore:
             len(packed),
             len(nodes),
             *nodes,
+            len(conditions.nodes),
+            *conditions.nodes,
         ]
         for each in dependencies:
             version = observed.pop(each.resource, None)
@@ -141,19 +144,20 @@ class RedisStore:
             case b"mismatched":
                 return Mismatched(number)
             case b"not yet":
-                return NotYet(dependencies[number].resource)
+                return NotYet("" if number < 0 else dependencies[number].resource)
             case _:
                 return Changed("" if number < 0 else dependencies[number].resource)
 
-    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> list[int]:
+    async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> Versions:
         """See `CacheStore`."""
         keys = (f"{self._base(tenant)}versions", self._server_key)
         arguments: list[Argument] = []
         for each in dependencies:
             arguments += [len(each.nodes), *each.nodes]
         found = cast("list[int]", await self._read(tenant, scripts.VERSIONS, keys, arguments))
-        self._highest = max(self._highest, *found) if found else self._highest
-        return found
+        position, *versions = found
+        self._highest = max(self._highest, position)
+        return Versions(position, versions)
 
     async def advance(
         self, tenant: str, nodes: Sequence[str], change: Change | None, *, settles: str = ""
@@ -171,11 +175,13 @@ class RedisStore:
             [pack_change(change), write_id, round(within_s * 1000), *nodes],
         )
 
-    async def drop(self, key: CacheKey) -> int:
+    async def drop(self, key: CacheKey, nodes: Sequence[str] = ()) -> int:
         """See `CacheStore`."""
         digest = key.digest.hex()
         change = Change(kind=ChangeKind.KEY, key=logged(key))
-        return await self._position(key.tenant, scripts.DROP, [digest, pack_change(change)], digest)
+        return await self._position(
+            key.tenant, scripts.DROP, [digest, pack_change(change), *nodes], digest
+        )
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
         """See `CacheStore`. Each watcher has a connection; there are at most WATCHES_MAX."""

@@ -84,6 +84,9 @@ class FakeCache:
             if seen.version != self.version(seen.resource):
                 text = f"{seen.resource} has changed since its version was read"
                 raise RefusedError("CACHE_RESOURCE_CHANGED", text)
+        if request.HasField("observed_position") and self._concerned(request):
+            text = "the entry was invalidated since the versions were read"
+            raise RefusedError("CACHE_RESOURCE_CHANGED", text)
         if request.HasField("expected_entry_version") and request.expected_entry_version != version:
             text = f"the entry has version {version}, not {request.expected_entry_version}"
             raise RefusedError("CACHE_VERSION_MISMATCH", text)
@@ -104,6 +107,11 @@ class FakeCache:
         stored = tool_cache_pb2.CacheEntryStored(key=entry.key, entry_version=entry.entry_version)
         self._log(Change(stored=stored))
         return entry
+
+    @property
+    def position(self) -> int:
+        """The position of the last change."""
+        return len(self._changes)
 
     def version(self, resource: str) -> int:
         """Returns the version of a resource: the position of the last write that concerns it."""
@@ -156,8 +164,16 @@ class FakeCache:
         entry = self._entries.get(_name(key))
         return entry if entry and _s(entry.expire_time) > time.time() else None
 
+    def _concerned(self, request: tool_cache_pb2.ToolCacheServicePutRequest) -> bool:
+        """Returns whether an entry was invalidated after the position that was observed."""
+        entry = Entry(key=request.key, resource_versions=request.observed_versions)
+        return any(
+            change.HasField("invalidated") and _concerns(change.invalidated.target, entry)
+            for change in self._changes[request.observed_position :]
+        )
+
     def _log(self, change: Change) -> int:
-        change.position = len(self._changes) + 1
+        change.position = self.position + 1
         change.time.CopyFrom(_timestamp(time.time()))
         self._changes.append(change)
         self._changed.set()

@@ -44,7 +44,8 @@ class CacheServicer(ToolCacheServiceServicer):
                 versions=[
                     tool_cache_pb2.ResourceVersion(resource=name, version=cache.version(name))
                     for name in request.resources
-                ]
+                ],
+                position=cache.position,
             )
 
     async def Put(  # noqa: N802  the contract's name

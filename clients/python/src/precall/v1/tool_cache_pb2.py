@@ -28,7 +28,7 @@ from precall.v1 import content_pb2 as precall_dot_v1_dot_content__pb2
 from precall.v1 import tool_pb2 as precall_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprecall/v1/tool_cache.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18precall/v1/content.proto\x1a\x15precall/v1/tool.proto\"\x8b\x01\n\x08\x43\x61\x63heKey\x12\x11\n\ttool_name\x18\x01 \x01(\t\x12\x14\n\x0ctool_version\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12%\n\x05scope\x18\x04 \x01(\x0e\x32\x16.precall.v1.CacheScope\x12\x17\n\x0f\x63onversation_id\x18\x05 \x01(\t\"4\n\x0fResourceVersion\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x91\x03\n\nCacheEntry\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x15\n\rentry_version\x18\x03 \x01(\x04\x12\x36\n\x11resource_versions\x18\x04 \x03(\x0b\x32\x1b.precall.v1.ResourceVersion\x12\x14\n\x0c\x65xecution_id\x18\x05 \x01(\t\x12\'\n\x06origin\x18\x06 \x01(\x0e\x32\x17.precall.v1.CacheOrigin\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0erecompute_cost\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x07\x63ontent\x18\n \x03(\x0b\x32\x17.precall.v1.ContentPart\"?\n\x1aToolCacheServiceGetRequest\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\"D\n\x1bToolCacheServiceGetResponse\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.precall.v1.CacheEntry\"/\n\x1aGetResourceVersionsRequest\x12\x11\n\tresources\x18\x01 \x03(\t\"L\n\x1bGetResourceVersionsResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.precall.v1.ResourceVersion\"\xd1\x02\n\x1aToolCacheServicePutRequest\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x11observed_versions\x18\x04 \x03(\x0b\x32\x1b.precall.v1.ResourceVersion\x12#\n\x16\x65xpected_entry_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x31\n\x0erecompute_cost\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x07\x63ontent\x18\x07 \x03(\x0b\x32\x17.precall.v1.ContentPartB\x19\n\x17_expected_entry_version\"4\n\x1bToolCacheServicePutResponse\x12\x15\n\rentry_version\x18\x01 \x01(\x04\"\xdf\x01\n\x12InvalidationTarget\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKeyH\x00\x12\x13\n\ttool_name\x18\x02 \x01(\tH\x00\x12/\n\x0ctool_version\x18\x03 \x01(\x0b\x32\x17.precall.v1.ToolVersionH\x00\x12\x12\n\x08resource\x18\x04 \x01(\tH\x00\x12\x19\n\x0f\x63onversation_id\x18\x05 \x01(\tH\x00\x12%\n\x03\x61ll\x18\x06 \x01(\x0b\x32\x16.precall.v1.AllEntriesH\x00\x42\x08\n\x06target\"S\n!ToolCacheServiceInvalidateRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.precall.v1.InvalidationTarget\"6\n\x0bToolVersion\x12\x11\n\ttool_name\x18\x01 \x01(\t\x12\x14\n\x0ctool_version\x18\x02 \x01(\t\"\x0c\n\nAllEntries\"6\n\"ToolCacheServiceInvalidateResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\"N\n\x1cToolCacheServiceWatchRequest\x12\x1b\n\x0e\x61\x66ter_position\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_after_position\"\xfb\x01\n\x1dToolCacheServiceWatchResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06stored\x18\x03 \x01(\x0b\x32\x1c.precall.v1.CacheEntryStoredH\x00\x12:\n\x0binvalidated\x18\x04 \x01(\x0b\x32#.precall.v1.CacheEntriesInvalidatedH\x00\x12(\n\x03gap\x18\x05 \x01(\x0b\x32\x19.precall.v1.CacheWatchGapH\x00\x42\x08\n\x06\x63hange\"L\n\x10\x43\x61\x63heEntryStored\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\x12\x15\n\rentry_version\x18\x02 \x01(\x04\"I\n\x17\x43\x61\x63heEntriesInvalidated\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.precall.v1.InvalidationTarget\"\x0f\n\rCacheWatchGap\"\x1e\n\x1cToolCacheServiceStatsRequest\"\xef\x01\n\x1dToolCacheServiceStatsResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04hits\x18\x03 \x01(\x04\x12\x0e\n\x06misses\x18\x04 \x01(\x04\x12\r\n\x05stale\x18\x05 \x01(\x04\x12\x11\n\tevictions\x18\x06 \x01(\x04\x12-\n\ntime_saved\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fstore_available\x18\x08 \x01(\x08\x12\x0e\n\x06joined\x18\t \x01(\x04\x12\x16\n\x0estore_failures\x18\n \x01(\x04*{\n\x0b\x43\x61\x63heOrigin\x12\x1c\n\x18\x43\x41\x43HE_ORIGIN_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41\x43HE_ORIGIN_SPECULATIVE\x10\x01\x12\x1a\n\x16\x43\x41\x43HE_ORIGIN_COMMITTED\x10\x02\x12\x14\n\x10\x43\x41\x43HE_ORIGIN_PUT\x10\x03\x32\xd5\x04\n\x10ToolCacheService\x12V\n\x03Get\x12&.precall.v1.ToolCacheServiceGetRequest\x1a\'.precall.v1.ToolCacheServiceGetResponse\x12\x66\n\x13GetResourceVersions\x12&.precall.v1.GetResourceVersionsRequest\x1a\'.precall.v1.GetResourceVersionsResponse\x12V\n\x03Put\x12&.precall.v1.ToolCacheServicePutRequest\x1a\'.precall.v1.ToolCacheServicePutResponse\x12k\n\nInvalidate\x12-.precall.v1.ToolCacheServiceInvalidateRequest\x1a..precall.v1.ToolCacheServiceInvalidateResponse\x12^\n\x05Watch\x12(.precall.v1.ToolCacheServiceWatchRequest\x1a).precall.v1.ToolCacheServiceWatchResponse0\x01\x12\\\n\x05Stats\x12(.precall.v1.ToolCacheServiceStatsRequest\x1a).precall.v1.ToolCacheServiceStatsResponseB;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprecall/v1/tool_cache.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18precall/v1/content.proto\x1a\x15precall/v1/tool.proto\"\x8b\x01\n\x08\x43\x61\x63heKey\x12\x11\n\ttool_name\x18\x01 \x01(\t\x12\x14\n\x0ctool_version\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12%\n\x05scope\x18\x04 \x01(\x0e\x32\x16.precall.v1.CacheScope\x12\x17\n\x0f\x63onversation_id\x18\x05 \x01(\t\"4\n\x0fResourceVersion\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x91\x03\n\nCacheEntry\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x15\n\rentry_version\x18\x03 \x01(\x04\x12\x36\n\x11resource_versions\x18\x04 \x03(\x0b\x32\x1b.precall.v1.ResourceVersion\x12\x14\n\x0c\x65xecution_id\x18\x05 \x01(\t\x12\'\n\x06origin\x18\x06 \x01(\x0e\x32\x17.precall.v1.CacheOrigin\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x0erecompute_cost\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x07\x63ontent\x18\n \x03(\x0b\x32\x17.precall.v1.ContentPart\"?\n\x1aToolCacheServiceGetRequest\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\"D\n\x1bToolCacheServiceGetResponse\x12%\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x16.precall.v1.CacheEntry\"/\n\x1aGetResourceVersionsRequest\x12\x11\n\tresources\x18\x01 \x03(\t\"^\n\x1bGetResourceVersionsResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.precall.v1.ResourceVersion\x12\x10\n\x08position\x18\x02 \x01(\x04\"\x87\x03\n\x1aToolCacheServicePutRequest\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x11observed_versions\x18\x04 \x03(\x0b\x32\x1b.precall.v1.ResourceVersion\x12#\n\x16\x65xpected_entry_version\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x31\n\x0erecompute_cost\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x07\x63ontent\x18\x07 \x03(\x0b\x32\x17.precall.v1.ContentPart\x12\x1e\n\x11observed_position\x18\x08 \x01(\x04H\x01\x88\x01\x01\x42\x19\n\x17_expected_entry_versionB\x14\n\x12_observed_position\"4\n\x1bToolCacheServicePutResponse\x12\x15\n\rentry_version\x18\x01 \x01(\x04\"\xdf\x01\n\x12InvalidationTarget\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKeyH\x00\x12\x13\n\ttool_name\x18\x02 \x01(\tH\x00\x12/\n\x0ctool_version\x18\x03 \x01(\x0b\x32\x17.precall.v1.ToolVersionH\x00\x12\x12\n\x08resource\x18\x04 \x01(\tH\x00\x12\x19\n\x0f\x63onversation_id\x18\x05 \x01(\tH\x00\x12%\n\x03\x61ll\x18\x06 \x01(\x0b\x32\x16.precall.v1.AllEntriesH\x00\x42\x08\n\x06target\"S\n!ToolCacheServiceInvalidateRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.precall.v1.InvalidationTarget\"6\n\x0bToolVersion\x12\x11\n\ttool_name\x18\x01 \x01(\t\x12\x14\n\x0ctool_version\x18\x02 \x01(\t\"\x0c\n\nAllEntries\"6\n\"ToolCacheServiceInvalidateResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\"N\n\x1cToolCacheServiceWatchRequest\x12\x1b\n\x0e\x61\x66ter_position\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_after_position\"\xfb\x01\n\x1dToolCacheServiceWatchResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06stored\x18\x03 \x01(\x0b\x32\x1c.precall.v1.CacheEntryStoredH\x00\x12:\n\x0binvalidated\x18\x04 \x01(\x0b\x32#.precall.v1.CacheEntriesInvalidatedH\x00\x12(\n\x03gap\x18\x05 \x01(\x0b\x32\x19.precall.v1.CacheWatchGapH\x00\x42\x08\n\x06\x63hange\"L\n\x10\x43\x61\x63heEntryStored\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.precall.v1.CacheKey\x12\x15\n\rentry_version\x18\x02 \x01(\x04\"I\n\x17\x43\x61\x63heEntriesInvalidated\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x1e.precall.v1.InvalidationTarget\"\x0f\n\rCacheWatchGap\"\x1e\n\x1cToolCacheServiceStatsRequest\"\xef\x01\n\x1dToolCacheServiceStatsResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04hits\x18\x03 \x01(\x04\x12\x0e\n\x06misses\x18\x04 \x01(\x04\x12\r\n\x05stale\x18\x05 \x01(\x04\x12\x11\n\tevictions\x18\x06 \x01(\x04\x12-\n\ntime_saved\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fstore_available\x18\x08 \x01(\x08\x12\x0e\n\x06joined\x18\t \x01(\x04\x12\x16\n\x0estore_failures\x18\n \x01(\x04*{\n\x0b\x43\x61\x63heOrigin\x12\x1c\n\x18\x43\x41\x43HE_ORIGIN_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41\x43HE_ORIGIN_SPECULATIVE\x10\x01\x12\x1a\n\x16\x43\x41\x43HE_ORIGIN_COMMITTED\x10\x02\x12\x14\n\x10\x43\x41\x43HE_ORIGIN_PUT\x10\x03\x32\xd5\x04\n\x10ToolCacheService\x12V\n\x03Get\x12&.precall.v1.ToolCacheServiceGetRequest\x1a\'.precall.v1.ToolCacheServiceGetResponse\x12\x66\n\x13GetResourceVersions\x12&.precall.v1.GetResourceVersionsRequest\x1a\'.precall.v1.GetResourceVersionsResponse\x12V\n\x03Put\x12&.precall.v1.ToolCacheServicePutRequest\x1a\'.precall.v1.ToolCacheServicePutResponse\x12k\n\nInvalidate\x12-.precall.v1.ToolCacheServiceInvalidateRequest\x1a..precall.v1.ToolCacheServiceInvalidateResponse\x12^\n\x05Watch\x12(.precall.v1.ToolCacheServiceWatchRequest\x1a).precall.v1.ToolCacheServiceWatchResponse0\x01\x12\\\n\x05Stats\x12(.precall.v1.ToolCacheServiceStatsRequest\x1a).precall.v1.ToolCacheServiceStatsResponseB;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'precall.v1.tool_cache_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z9github.com/precall/precall/clients/go/precallv1;precallv1'
-  _globals['_CACHEORIGIN']._serialized_start=2628
-  _globals['_CACHEORIGIN']._serialized_end=2751
+  _globals['_CACHEORIGIN']._serialized_start=2700
+  _globals['_CACHEORIGIN']._serialized_end=2823
   _globals['_CACHEKEY']._serialized_start=158
   _globals['_CACHEKEY']._serialized_end=297
   _globals['_RESOURCEVERSION']._serialized_start=299
@@ -51,35 +51,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRESOURCEVERSIONSREQUEST']._serialized_start=892
   _globals['_GETRESOURCEVERSIONSREQUEST']._serialized_end=939
   _globals['_GETRESOURCEVERSIONSRESPONSE']._serialized_start=941
-  _globals['_GETRESOURCEVERSIONSRESPONSE']._serialized_end=1017
-  _globals['_TOOLCACHESERVICEPUTREQUEST']._serialized_start=1020
-  _globals['_TOOLCACHESERVICEPUTREQUEST']._serialized_end=1357
-  _globals['_TOOLCACHESERVICEPUTRESPONSE']._serialized_start=1359
-  _globals['_TOOLCACHESERVICEPUTRESPONSE']._serialized_end=1411
-  _globals['_INVALIDATIONTARGET']._serialized_start=1414
-  _globals['_INVALIDATIONTARGET']._serialized_end=1637
-  _globals['_TOOLCACHESERVICEINVALIDATEREQUEST']._serialized_start=1639
-  _globals['_TOOLCACHESERVICEINVALIDATEREQUEST']._serialized_end=1722
-  _globals['_TOOLVERSION']._serialized_start=1724
-  _globals['_TOOLVERSION']._serialized_end=1778
-  _globals['_ALLENTRIES']._serialized_start=1780
-  _globals['_ALLENTRIES']._serialized_end=1792
-  _globals['_TOOLCACHESERVICEINVALIDATERESPONSE']._serialized_start=1794
-  _globals['_TOOLCACHESERVICEINVALIDATERESPONSE']._serialized_end=1848
-  _globals['_TOOLCACHESERVICEWATCHREQUEST']._serialized_start=1850
-  _globals['_TOOLCACHESERVICEWATCHREQUEST']._serialized_end=1928
-  _globals['_TOOLCACHESERVICEWATCHRESPONSE']._serialized_start=1931
-  _globals['_TOOLCACHESERVICEWATCHRESPONSE']._serialized_end=2182
-  _globals['_CACHEENTRYSTORED']._serialized_start=2184
-  _globals['_CACHEENTRYSTORED']._serialized_end=2260
-  _globals['_CACHEENTRIESINVALIDATED']._serialized_start=2262
-  _globals['_CACHEENTRIESINVALIDATED']._serialized_end=2335
-  _globals['_CACHEWATCHGAP']._serialized_start=2337
-  _globals['_CACHEWATCHGAP']._serialized_end=2352
-  _globals['_TOOLCACHESERVICESTATSREQUEST']._serialized_start=2354
-  _globals['_TOOLCACHESERVICESTATSREQUEST']._serialized_end=2384
-  _globals['_TOOLCACHESERVICESTATSRESPONSE']._serialized_start=2387
-  _globals['_TOOLCACHESERVICESTATSRESPONSE']._serialized_end=2626
-  _globals['_TOOLCACHESERVICE']._serialized_start=2754
-  _globals['_TOOLCACHESERVICE']._serialized_end=3351
+  _globals['_GETRESOURCEVERSIONSRESPONSE']._serialized_end=1035
+  _globals['_TOOLCACHESERVICEPUTREQUEST']._serialized_start=1038
+  _globals['_TOOLCACHESERVICEPUTREQUEST']._serialized_end=1429
+  _globals['_TOOLCACHESERVICEPUTRESPONSE']._serialized_start=1431
+  _globals['_TOOLCACHESERVICEPUTRESPONSE']._serialized_end=1483
+  _globals['_INVALIDATIONTARGET']._serialized_start=1486
+  _globals['_INVALIDATIONTARGET']._serialized_end=1709
+  _globals['_TOOLCACHESERVICEINVALIDATEREQUEST']._serialized_start=1711
+  _globals['_TOOLCACHESERVICEINVALIDATEREQUEST']._serialized_end=1794
+  _globals['_TOOLVERSION']._serialized_start=1796
+  _globals['_TOOLVERSION']._serialized_end=1850
+  _globals['_ALLENTRIES']._serialized_start=1852
+  _globals['_ALLENTRIES']._serialized_end=1864
+  _globals['_TOOLCACHESERVICEINVALIDATERESPONSE']._serialized_start=1866
+  _globals['_TOOLCACHESERVICEINVALIDATERESPONSE']._serialized_end=1920
+  _globals['_TOOLCACHESERVICEWATCHREQUEST']._serialized_start=1922
+  _globals['_TOOLCACHESERVICEWATCHREQUEST']._serialized_end=2000
+  _globals['_TOOLCACHESERVICEWATCHRESPONSE']._serialized_start=2003
+  _globals['_TOOLCACHESERVICEWATCHRESPONSE']._serialized_end=2254
+  _globals['_CACHEENTRYSTORED']._serialized_start=2256
+  _globals['_CACHEENTRYSTORED']._serialized_end=2332
+  _globals['_CACHEENTRIESINVALIDATED']._serialized_start=2334
+  _globals['_CACHEENTRIESINVALIDATED']._serialized_end=2407
+  _globals['_CACHEWATCHGAP']._serialized_start=2409
+  _globals['_CACHEWATCHGAP']._serialized_end=2424
+  _globals['_TOOLCACHESERVICESTATSREQUEST']._serialized_start=2426
+  _globals['_TOOLCACHESERVICESTATSREQUEST']._serialized_end=2456
+  _globals['_TOOLCACHESERVICESTATSRESPONSE']._serialized_start=2459
+  _globals['_TOOLCACHESERVICESTATSRESPONSE']._serialized_end=2698
+  _globals['_TOOLCACHESERVICE']._serialized_start=2826
+  _globals['_TOOLCACHESERVICE']._serialized_end=3423
 # @@protoc_insertion_point(module_scope)

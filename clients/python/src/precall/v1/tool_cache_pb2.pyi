@@ -287,6 +287,9 @@ class GetResourceVersionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The position at which the versions were read, in the order of changes that Watch reports."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
         """One entry per name, in the order of the request. A resource that was never written has a version, too."""
@@ -295,10 +298,11 @@ class GetResourceVersionsResponse(_message.Message):
         self,
         *,
         versions: _abc.Iterable[Global___ResourceVersion] | None = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,11 +321,16 @@ class ToolCacheServicePutRequest(_message.Message):
     EXPECTED_ENTRY_VERSION_FIELD_NUMBER: _builtins.int
     RECOMPUTE_COST_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    OBSERVED_POSITION_FIELD_NUMBER: _builtins.int
     result_json: _builtins.str
     """The result: JSON text."""
     expected_entry_version: _builtins.int
     """The version that the entry must have now; 0 means that there must be no usable entry. Unset: the result is stored
     whatever there is.
+    """
+    observed_position: _builtins.int
+    """The position that GetResourceVersions returned before the result was computed. If anything that the entry depends
+    on has changed since, also by an Invalidate, nothing is stored. Unset: only the `observed_versions` are compared.
     """
     @_builtins.property
     def key(self) -> Global___CacheKey:
@@ -355,14 +364,20 @@ class ToolCacheServicePutRequest(_message.Message):
         expected_entry_version: _builtins.int | None = ...,
         recompute_cost: _duration_pb2.Duration | None = ...,
         content: _abc.Iterable[_content_pb2.ContentPart] | None = ...,
+        observed_position: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "expected_entry_version", b"expected_entry_version", "key", b"key", "recompute_cost", b"recompute_cost", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "_observed_position", b"_observed_position", "expected_entry_version", b"expected_entry_version", "key", b"key", "observed_position", b"observed_position", "recompute_cost", b"recompute_cost", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "content", b"content", "expected_entry_version", b"expected_entry_version", "key", b"key", "observed_versions", b"observed_versions", "recompute_cost", b"recompute_cost", "result_json", b"result_json", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version", "_observed_position", b"_observed_position", "content", b"content", "expected_entry_version", b"expected_entry_version", "key", b"key", "observed_position", b"observed_position", "observed_versions", b"observed_versions", "recompute_cost", b"recompute_cost", "result_json", b"result_json", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_entry_version: _TypeAlias = _typing.Literal["expected_entry_version"]  # noqa: Y015
     _WhichOneofArgType__expected_entry_version: _TypeAlias = _typing.Literal["_expected_entry_version", b"_expected_entry_version"]  # noqa: Y015
+    _WhichOneofReturnType__observed_position: _TypeAlias = _typing.Literal["observed_position"]  # noqa: Y015
+    _WhichOneofArgType__observed_position: _TypeAlias = _typing.Literal["_observed_position", b"_observed_position"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_entry_version) -> _WhichOneofReturnType__expected_entry_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observed_position) -> _WhichOneofReturnType__observed_position | None: ...
 
 Global___ToolCacheServicePutRequest: _TypeAlias = ToolCacheServicePutRequest  # noqa: Y015
 

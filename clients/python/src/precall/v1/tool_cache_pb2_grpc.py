@@ -29,8 +29,8 @@ class ToolCacheServiceStub:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
     A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
-    notices, and the value is not stored as fresh.
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
+    between, or the entry was invalidated, the server notices and does not store the value.
     """
 
     def __init__(self, channel):
@@ -75,8 +75,8 @@ class ToolCacheServiceServicer:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
     A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
-    notices, and the value is not stored as fresh.
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
+    between, or the entry was invalidated, the server notices and does not store the value.
     """
 
     def Get(self, request, context):
@@ -87,15 +87,16 @@ class ToolCacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetResourceVersions(self, request, context):
-        """Returns the current versions of resources. Read them before you compute a value to Put.
+        """Returns the current versions of resources, and the position. Read them before you compute a value to Put, and for a
+        position to Watch from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request, context):
-        """Stores a result. If a resource in `observed_versions` has another version by now, nothing is stored, and the RPC
-        ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
+        """Stores a result. If a resource in `observed_versions` has another version by now, or something has changed since
+        `observed_position`, nothing is stored, and the RPC ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
         nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,8 +169,8 @@ class ToolCacheService:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
     A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
-    notices, and the value is not stored as fresh.
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
+    between, or the entry was invalidated, the server notices and does not store the value.
     """
 
     @staticmethod

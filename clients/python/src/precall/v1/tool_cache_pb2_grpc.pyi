@@ -18,18 +18,20 @@ class ToolCacheServiceStub:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
     A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
-    notices, and the value is not stored as fresh.
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
+    between, or the entry was invalidated, the server notices and does not store the value.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceGetRequest, _tool_cache_pb2.ToolCacheServiceGetResponse]
     """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason."""
     GetResourceVersions: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.GetResourceVersionsRequest, _tool_cache_pb2.GetResourceVersionsResponse]
-    """Returns the current versions of resources. Read them before you compute a value to Put."""
+    """Returns the current versions of resources, and the position. Read them before you compute a value to Put, and for a
+    position to Watch from.
+    """
     Put: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServicePutRequest, _tool_cache_pb2.ToolCacheServicePutResponse]
-    """Stores a result. If a resource in `observed_versions` has another version by now, nothing is stored, and the RPC
-    ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
+    """Stores a result. If a resource in `observed_versions` has another version by now, or something has changed since
+    `observed_position`, nothing is stored, and the RPC ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
     nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
     """
     Invalidate: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceInvalidateRequest, _tool_cache_pb2.ToolCacheServiceInvalidateResponse]
@@ -43,8 +45,8 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
     A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with those versions. If a resource was written in between, the server
-    notices, and the value is not stored as fresh.
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
+    between, or the entry was invalidated, the server notices and does not store the value.
     """
 
     @_abc_1.abstractmethod
@@ -61,7 +63,9 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.GetResourceVersionsRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.GetResourceVersionsRequest, _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]:
-        """Returns the current versions of resources. Read them before you compute a value to Put."""
+        """Returns the current versions of resources, and the position. Read them before you compute a value to Put, and for a
+        position to Watch from.
+        """
 
     @_abc_1.abstractmethod
     def Put(
@@ -69,8 +73,8 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServicePutRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServicePutRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]:
-        """Stores a result. If a resource in `observed_versions` has another version by now, nothing is stored, and the RPC
-        ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
+        """Stores a result. If a resource in `observed_versions` has another version by now, or something has changed since
+        `observed_position`, nothing is stored, and the RPC ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
         nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
         """
 

@@ -1,6 +1,7 @@
 -- Stores an entry if it may be stored. ARGV: snapshot, entry version, milliseconds to live, digest,
--- change, value, size, number of nodes, nodes; for each resource: the version observed, the number
--- of its nodes, and its nodes. Returns what happened and the number that goes with it.
+-- change, value, size, number of nodes, nodes, number of further nodes that must not have changed
+-- since the snapshot, these; for each resource: the version observed, the number of its nodes, and
+-- its nodes. Returns what happened and the number that goes with it.
 settle_overdue()
 sweep(SWEPT_MAX)
 local now = position
@@ -13,8 +14,12 @@ for argument = 12, cursor do
   nodes[#nodes + 1] = ARGV[argument]
 end
 local newest = latest(nodes, 1, #nodes, least)
+local further = cursor + 2
+cursor = cursor + 1 + tonumber(ARGV[cursor + 1])
 local resources, refusal = {}, nil
-if snapshot and (newest > snapshot or snapshot > now) then
+if snapshot and snapshot > now then
+  refusal = {'not yet', -1}
+elseif snapshot and latest(ARGV, further, cursor, newest) > snapshot then
   refusal = {'changed', -1}
 end
 cursor = cursor + 1

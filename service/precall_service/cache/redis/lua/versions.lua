@@ -1,4 +1,5 @@
--- Returns the version of each resource; writes nothing. Nil: `prepare` has to run first.
+-- Returns the position, and the version of each resource; writes nothing. Nil: `prepare` has to run
+-- first.
 -- KEYS: versions, server. ARGV: for each resource, the number of its nodes, and its nodes.
 local versions = KEYS[1]
 local state = redis.call('ZMSCORE', versions, '#seq', '#floor', '#due')
@@ -14,7 +15,7 @@ if state[3] then
 end
 
 local floor = math.max(tonumber(state[2]), tonumber(epoch))
-local found = {}
+local found = {math.max(tonumber(state[1]), tonumber(epoch))}
 local index = 1
 while index <= #ARGV do
   local last = index + tonumber(ARGV[index])
