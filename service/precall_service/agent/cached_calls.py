@@ -57,9 +57,33 @@ class _Flight:
     def __init__(self, run: Run, snapshot: int) -> None:
         self.run = run
         self.snapshot = snapshot
-        self.users = 0
         self.landed = asyncio.Event()
         """Set once the run has ended and its result, if it has one, is stored."""
+        self._calls: list[ProgressListener] = []
+        """The calls that wait, each as what its client is told of the progress."""
+        run.on_progress(self._tell)
+
+    async def share(self, on_progress: ProgressListener, *, starter: bool) -> InvocationEnding:
+        """Returns the ending of the run, for one of the calls that share it.
+
+        On cancel: the run is discarded if no other call waits for it. It is also discarded if it
+        has not been sent and the call that started it leaves, since its client could not make sense
+        of an invocation for a turn that has ended; another call then starts a run of its own.
+        """
+        self._calls.append(on_progress)
+        try:
+            await self.landed.wait()
+        except asyncio.CancelledError:
+            if len(self._calls) == 1 or (starter and not self.run.sent):
+                await _discard(self.run)
+            raise
+        finally:
+            self._calls.remove(on_progress)
+        return await self.run.ending()
+
+    def _tell(self, message: str, fraction: float | None) -> None:
+        for on_progress in tuple(self._calls):
+            on_progress(message, fraction)
 
 
 @dataclass(slots=True)
@@ -109,8 +133,7 @@ class CachedCalls:
                 )
                 if flight is None or not joined:
                     flight = self._start(slot, query, launch(), lookup.snapshot)
-                flight.run.on_progress(on_progress)
-                ending = await self._share(flight)
+                ending = await flight.share(on_progress, starter=not joined)
                 if joined and ending.error and ending.error.reason in _OF_ITS_PROCESS:
                     too_old = flight
                     continue
@@ -158,19 +181,6 @@ class CachedCalls:
                 )
         finally:
             flight.landed.set()
-
-    async def _share(self, flight: _Flight) -> InvocationEnding:
-        """Returns the ending of a flight. The last one that gives up discards the run."""
-        flight.users += 1
-        try:
-            await flight.landed.wait()
-        except asyncio.CancelledError:
-            if flight.users == 1:
-                await _discard(flight.run)
-            raise
-        finally:
-            flight.users -= 1
-        return await flight.run.ending()
 
 
 async def _ending(run: Run) -> InvocationEnding:
