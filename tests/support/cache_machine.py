@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from abc import abstractmethod
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ from precall_service.cache.base import (
     Stored,
     Value,
 )
-from precall_service.cache.keys import entry_nodes, invalidated_nodes
+from precall_service.cache.keys import entry_nodes, invalidated_nodes, key_node
 from precall_service.domain.resources import read_nodes, write_nodes
 from tests.support import cache_model as model
 from tests.support.cache_acts import (
@@ -47,6 +48,11 @@ from tests.support.cache_model import Key
 from tests.support.cache_stores import Stores
 
 T = TypeVar("T")
+
+
+def since_snapshot(run: Reading) -> Conditions:
+    """A value is stored only if nothing that it depends on has changed since it was begun."""
+    return Conditions(snapshot=run.snapshot, nodes=(key_node(store_key(run.key)),))
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -136,7 +142,7 @@ class CacheMachine(RuleBasedStateMachine):
         """Stores the result of a run that began some time ago."""
         run = self.running.pop(chosen % len(self.running))
         stale = self.model.changed_since(run.moment, run.key, run.reads)
-        outcome = self._put(run, which, brief, Conditions(snapshot=run.snapshot))
+        outcome = self._put(run, which, brief, since_snapshot(run))
         if isinstance(outcome, Stored):
             assert not stale, "a read that overlapped a write was stored"
         else:
@@ -188,19 +194,20 @@ class CacheMachine(RuleBasedStateMachine):
     def observe(self, key: Key, reads: tuple[str, ...], which: int) -> None:
         """A client reads the versions of resources, and computes from now on."""
         dependencies = [dependency(name) for name in reads]
-        versions = self.run(self.stores.pick(which).versions(key.tenant, dependencies))
-        seen = tuple(map(ResourceVersion, reads, versions))
-        self.observed.append(Reading(key, reads, self.model.tick(), 0, seen))
+        found = self.run(self.stores.pick(which).versions(key.tenant, dependencies))
+        self._position(key.tenant, found.position, new=False)
+        seen = tuple(map(ResourceVersion, reads, found.versions))
+        self.observed.append(Reading(key, reads, self.model.tick(), found.position, seen))
 
     @precondition(lambda self: self.observed)
     @rule(chosen=WHICH, which=WHICH)
     def observe_again(self, chosen: int, which: int) -> None:
         """The version of a resource is another one exactly if it was written."""
         client = self.observed[chosen % len(self.observed)]
-        versions = self.run(
+        found = self.run(
             self.stores.pick(which).versions(client.key.tenant, list(map(dependency, client.reads)))
         )
-        for seen, version in zip(client.versions, versions, strict=True):
+        for seen, version in zip(client.versions, found.versions, strict=True):
             if self.model.written_since(client.moment, client.key.tenant, seen.resource):
                 assert version > seen.version, "a version did not grow after a write"
             elif self.certain(client.moment):
@@ -213,24 +220,31 @@ class CacheMachine(RuleBasedStateMachine):
         which=WHICH,
         brief=st.booleans(),
         expect=st.sampled_from(["any", "none", "right", "wrong"]),
+        told=st.booleans(),
     )
-    def client_put(self, chosen: int, which: int, brief: bool, expect: str) -> None:
-        """A client stores what it has computed."""
+    def client_put(self, chosen: int, which: int, brief: bool, expect: str, told: bool) -> None:
+        """A client stores what it has computed, and may tell the position from which it did."""
         client = self.observed[chosen % len(self.observed)]
         moved = any(
             self.model.written_since(client.moment, client.key.tenant, name)
             for name in client.reads
         )
+        if told:
+            moved = self.model.changed_since(client.moment, client.key, client.reads)
         usable = self.model.usable(client.key, self.stores.now())
         actual = 0 if usable is None else usable.entry_version
         expected = {"any": None, "none": 0, "right": actual, "wrong": actual + 1}[expect]
+        conditions = since_snapshot(client) if told else Conditions()
         outcome = self._put(
-            client, which, brief, Conditions(observed=client.versions, entry_version=expected)
+            client,
+            which,
+            brief,
+            replace(conditions, observed=client.versions, entry_version=expected),
         )
         certain = usable is None or (self.certain(usable.stored) and self._lives(usable))
         match outcome:
             case Stored():
-                assert not moved, "stored although a resource had another version"
+                assert not moved, "stored although something has changed"
                 if certain and expected is not None:
                     assert expected == actual
             case Mismatched(version):
@@ -239,16 +253,16 @@ class CacheMachine(RuleBasedStateMachine):
                 if certain:
                     assert version == actual != expected
             case Changed(resource):
-                assert resource in client.reads
+                assert resource in client.reads or (told and not resource)
                 assert moved or not self.certain(client.moment)
             case NotYet():
-                raise AssertionError("a version that was given out is not known")
+                raise AssertionError("a position that was given out is not known")
 
     @rule(key=KEYS, name=NAMES, which=WHICH)
     def put_from_the_future(self, key: Key, name: str, which: int) -> None:
         run = Reading(key, (name,), self.model.tick(), 0)
-        versions = self.stores.pick(which).versions(key.tenant, [dependency(name)])
-        future = self.run(versions)[0] + 10**15
+        found = self.run(self.stores.pick(which).versions(key.tenant, [dependency(name)]))
+        future = found.position + 10**15
         conditions = Conditions(observed=(ResourceVersion(name, future),))
         assert self._put(run, which, False, conditions) == NotYet(name)
 
@@ -334,11 +348,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.model.happened(event)
 
     def _drop(self, key: Key, which: int) -> None:
-        position = self.run(self.stores.pick(which).drop(store_key(key)))
+        position = self.run(
+            self.stores.pick(which).drop(store_key(key), [key_node(store_key(key))])
+        )
         self._position(key.tenant, position, new=True)
         self.model.happened(model.KeyForgotten(key))
-        # That runs in flight are not stale then is told by tests/unit/cache/test_invalidation.py.
-        self.running = [run for run in self.running if run.key != key]
 
     # Time and loss
 
