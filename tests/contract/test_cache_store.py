@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -209,6 +210,13 @@ class TestEntries:
         entry = (await look(store)).entry
         assert entry is not None
         assert entry.value == value(text, content=text)
+
+    @pytest.mark.parametrize("cost_s", [0.0, 0.1, 86_400.0])
+    async def test_the_cost_is_kept_as_it_was_given(self, store: CacheStore, cost_s: float) -> None:
+        await stored(store, what=dataclasses.replace(value(), cost_s=cost_s))
+        entry = (await look(store)).entry
+        assert entry is not None
+        assert entry.value.cost_s == cost_s
 
     async def test_odd_keys_are_kept_apart_and_told(self, store: CacheStore) -> None:
         odd = key('{"a":"\u2028 \u0416"}', version='1\n"\0}{\x7f', conversation="conv-\u0416")

@@ -56,7 +56,7 @@ class EntryTable:
         self._entry_versions = array("Q")
         self._stored_at = array("d")
         self._expires_at = array("d")
-        self._costs_s = array("f")
+        self._costs_s = array("d")
         self._uses = array("I")
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class EntryTable:
         self._entry_versions.append(entry.entry_version)
         self._stored_at.append(now)
         self._expires_at.append(now + entry.value.ttl_s)
-        self._costs_s.append(min(max(entry.value.cost_s, COST_MIN_S), COST_MAX_S))
+        self._costs_s.append(entry.value.cost_s)
         self._uses.append(0)
         self._count(owner, size)
 
@@ -181,7 +181,8 @@ class EntryTable:
     def _value(self, row: int, now: float) -> float:
         in_cache_s = max(now - self._stored_at[row], 1e-3)
         uses_a_second = (self._uses[row] + 1) / in_cache_s
-        return self._costs_s[row] * uses_a_second / len(self._packed[row])
+        cost_s = min(max(self._costs_s[row], COST_MIN_S), COST_MAX_S)
+        return cost_s * uses_a_second / len(self._packed[row])
 
 
 def _fill_from_end(column: MutableSequence[T], row: int) -> None:
