@@ -28,6 +28,7 @@ from precall_service.domain.events import (
     ToolCallReady,
     TurnCompleted,
 )
+from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.domain.turn import GenerationSettings, TurnSpec
 from precall_service.engine.base import Prompt, StepSpec
 from precall_service.tools.link import HandlerError, HandlerResult
@@ -39,8 +40,24 @@ from tests.support.scripts import Item, calls, says
 
 CLIENTS = 3
 FILES = ("/a/b", "/a/c", "/d")
-TOOLS = (dataclasses.replace(READ, max_concurrency=1), LIST, WRITE, SHELL)
+TOOLS = (
+    dataclasses.replace(READ, max_concurrency=1),
+    LIST,
+    dataclasses.replace(WRITE, max_concurrency=1),
+    SHELL,
+)
 WRITES = ("write", "shell")
+UPDATES = (
+    TOOLS[0],
+    dataclasses.replace(TOOLS[0], version="2"),
+    dataclasses.replace(TOOLS[0], effects=ToolEffects(read_only=True, reads=("file:*",))),
+    dataclasses.replace(TOOLS[0], version="3", cache_ttl_s=0.0),
+    LIST,
+    dataclasses.replace(LIST, version="2", cache_scope=CacheScope.CONVERSATION),
+    TOOLS[2],
+    dataclasses.replace(TOOLS[2], effects=ToolEffects(writes=("file:*",))),
+)
+"""What a client may register anew. All of them do what they did before."""
 Called = tuple[str, str]
 """A tool and a path."""
 CALLS = st.lists(
@@ -58,7 +75,9 @@ CALLS = st.lists(
 )
 ASKED = st.lists(CALLS, min_size=3, max_size=9)
 ACTS = st.tuples(
-    st.sampled_from(["send"] * 5 + ["answer"] * 6 + ["fail", "cancel", "cancel", "vanish"]),
+    st.sampled_from(
+        ["send"] * 6 + ["answer"] * 7 + ["fail", "cancel", "cancel", "progress", "update", "vanish"]
+    ),
     st.integers(0, 23),
 )
 
@@ -145,7 +164,9 @@ class World:
 class Play:
     """Clients that act, and the handlers of their tools."""
 
-    def __init__(self, asked: Sequence[list[Called]], early: Sequence[bool]) -> None:
+    def __init__(
+        self, asked: Sequence[list[Called]], early: Sequence[bool], *, updated: bool
+    ) -> None:
         self._asked = itertools.cycle(asked)
         self._early = itertools.cycle(early)
         self.world = World()
@@ -154,6 +175,8 @@ class Play:
         """By the ids of the calls."""
         self.sent: list[tuple[Client, str]] = []
         self.gone: set[Client] = set()
+        self.updated = updated
+        """Whether clients update their tools, so that equal calls need not share runs."""
         self._read: defaultdict[Client, int] = defaultdict(int)
         """How many of a client's events have been looked at."""
 
@@ -167,6 +190,12 @@ class Play:
             case "cancel" if client not in self.gone:
                 with suppress(ServiceError):  # no turn is running
                     client.conversation.cancel_turn("")
+            case "progress" if self.open_runs:
+                run = self.open_runs[number % len(self.open_runs)]
+                with suppress(ServiceError):  # the run has ended
+                    run.client.conversation.progress(run.invocation.invocation_id, "so far", 0.5)
+            case "update" if self.updated and client not in self.gone:
+                await client.conversation.register_tools(0, [UPDATES[number // CLIENTS]])
             case "vanish" if client not in self.gone and len(self.gone) < CLIENTS - 1:
                 await self._vanish(client)
             case _:
@@ -246,7 +275,7 @@ class Play:
 
     def _shared(self, calls: list[Called]) -> set[Called]:
         """The calls that need no run of their own: a fresh result is there, or on its way."""
-        if any(tool in WRITES for tool, _ in calls):
+        if self.updated or any(tool in WRITES for tool, _ in calls):
             return set()
         fresh = {
             run.made.called
@@ -302,12 +331,13 @@ def script(prompt: Prompt, _spec: StepSpec) -> list[Item]:
     ASKED,
     st.lists(st.booleans(), min_size=1, max_size=4),
     st.lists(ACTS, min_size=15, max_size=50),
+    st.booleans(),
 )
 def test_no_call_gets_a_result_that_is_older_than_it_may_be(
-    asked: list[list[Called]], early: list[bool], acts: list[tuple[str, int]]
+    asked: list[list[Called]], early: list[bool], acts: list[tuple[str, int]], updated: bool
 ) -> None:
     async def play() -> None:
-        played = Play(asked, early)
+        played = Play(asked, early, updated=updated)
         async with agent_on(scripted(script=script)) as there:
             for _ in range(CLIENTS):
                 there.open(*TOOLS)
