@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -15,6 +16,9 @@ from precall_service.domain.resources import conversation_of
 from precall_service.incidents import report_defect
 
 log = logging.getLogger(__name__)
+
+_SERVER_ID = uuid.uuid4().hex
+_numbers = itertools.count()
 
 SETTLE_MARGIN_S = 60.0
 """How much longer than its timeout a run may be under way before its server counts as dead."""
@@ -46,7 +50,7 @@ class ToolWrite:
         self._spawn = spawn
         self._counts = counts
         self._tenant = tenant
-        write_id = uuid.uuid4().hex
+        write_id = f"{_SERVER_ID}/{next(_numbers)}"
         self._parts = [_part(f"{write_id}/{index}", name) for index, name in enumerate(resources)]
 
     async def begin(self, timeout_s: float) -> None:
@@ -67,7 +71,10 @@ class ToolWrite:
 
         On cancel: it is recorded all the same.
         """
-        await asyncio.wait([self._spawn(self._record())])
+        if len(self._parts) == 1:  # a store makes a change that it was told, even on cancel
+            await self._record()
+        else:
+            await asyncio.wait([self._spawn(self._record())])
 
     def again(self) -> None:
         """Records one more end: the handler answered after its run had ended."""
@@ -80,11 +87,19 @@ class ToolWrite:
         )
 
     async def _each(self, operations: Iterable[Awaitable[object]]) -> None:
-        for outcome in await asyncio.gather(*operations, return_exceptions=True):
-            if isinstance(outcome, StoreUnavailableError):
-                self._counts.store_failures += 1
-            elif isinstance(outcome, Exception):
-                report_defect(log, "a write in the tool cache", outcome)
+        first, *others = map(self._counted, operations)
+        if others:
+            await asyncio.gather(first, *others)
+        else:
+            await first
+
+    async def _counted(self, operation: Awaitable[object]) -> None:
+        try:
+            await operation
+        except StoreUnavailableError:
+            self._counts.store_failures += 1
+        except Exception as defect:  # noqa: BLE001 - a turn must not fail for its cache
+            report_defect(log, "a write in the tool cache", defect)
 
 
 def _part(write_id: str, name: str) -> _Part:
