@@ -23,7 +23,17 @@ from bench.report import Report
 from precall_service.domain.json import JsonObject
 from precall_service.engine.models import is_embedded
 
-BENCHES = ("stream", "idle", "throughput", "continuation", "pressure", "block", "cache", "demo")
+BENCHES = (
+    "stream",
+    "idle",
+    "throughput",
+    "continuation",
+    "pressure",
+    "block",
+    "cache",
+    "turn",
+    "demo",
+)
 _NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 
 
