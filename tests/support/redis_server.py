@@ -79,6 +79,10 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def client(self) -> Redis:
+        """A client of redis-py, for what a test does behind the store's back."""
+        return Redis(port=self.port)
+
     def ask(self, *command: str) -> object:
         """Sends a command behind the store's back; returns the reply, with texts as str."""
         with Redis(port=self.port, decode_responses=True) as client:

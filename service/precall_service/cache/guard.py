@@ -41,6 +41,7 @@ from precall_service.cache.base import (
     Versions,
 )
 from precall_service.domain.clock import Clock
+from precall_service.incidents import report_defect
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class GuardedStore:
         self._clock = clock
         self._policy = policy or GuardPolicy()
         self._available = True
+        self._writable = True
         self._failed_in_a_row = 0
         self._failures = 0
         self._missed: list[Callable[[], Awaitable[object]]] = []
@@ -192,7 +194,7 @@ class GuardedStore:
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
         """See `CacheStore`."""
         try:
-            self._check()
+            self._check(self._available)
             async with aclosing(self._store.watch(tenant, after)) as changes:
                 async for change in changes:
                     yield change
@@ -209,7 +211,7 @@ class GuardedStore:
         if self._closed:
             return
         self._closed = True
-        self._available = False
+        self._available = self._writable = False
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.wait([self._recovery])
@@ -230,8 +232,8 @@ class GuardedStore:
         except TimeoutError:
             log.warning("the cache store at %s could not be closed in time", self._store.name)
 
-    def _check(self) -> None:
-        if not self._available:
+    def _check(self, open_to_it: bool) -> None:
+        if not open_to_it:
             raise StoreUnavailableError(f"the cache store at {self._store.name} is down")
 
     async def _try(
@@ -243,7 +245,7 @@ class GuardedStore:
     ) -> T:
         """Passes an operation on, in a bounded time."""
         try:
-            self._check()
+            self._check(self._available)
             outcome = await self._within(timeout_s, operation, *args, **kwargs)
         except StoreUnavailableError as error:
             self._failures += 1
@@ -269,13 +271,14 @@ class GuardedStore:
 
     async def _make(self, write: Callable[[], Awaitable[T]]) -> T:
         try:
-            self._check()
+            self._check(self._writable)
             outcome = await self._within(self._policy.timeout_s, write)
         except StoreUnavailableError as error:
-            if len(self._missed) < MISSED_MAX:
-                self._missed.append(write)
-            else:
+            if len(self._missed) >= MISSED_MAX:
+                self._missed.clear()
                 self._missed_too_many = True
+            if not self._missed_too_many:
+                self._missed.append(write)
             self._failures += 1
             self._go_down(error)
             raise
@@ -318,7 +321,7 @@ class GuardedStore:
         """Refuses all operations from now on, until the store has recovered."""
         if not self._available or self._closed:
             return
-        self._available = False
+        self._available = self._writable = False
         log.warning(
             "the cache store at %s is down, and tools run without it: %s", self._store.name, error
         )
@@ -334,6 +337,7 @@ class GuardedStore:
             self._backoff_s = min(
                 max(self._backoff_s * 2, self._policy.backoff_first_s), self._policy.backoff_max_s
             )
+            self._writable = False
             try:
                 await self._store.disconnect()
                 if self._writing:  # Those that were under way have failed, and note it now.
@@ -341,6 +345,9 @@ class GuardedStore:
                 await self._store.connect()
                 await self._make_up()
             except StoreUnavailableError:
+                continue
+            except Exception as defect:  # noqa: BLE001 - the store would stay away for good
+                report_defect(log, f"the recovery of the cache store at {self._store.name}", defect)
                 continue
             break
         self._failed_in_a_row = 0
@@ -354,19 +361,29 @@ class GuardedStore:
         )
 
     async def _make_up(self) -> None:
-        """Makes the missed writes, in their order, and those that are missed meanwhile.
+        """Makes the missed writes. New ones pass meanwhile, so that this ends however many come.
 
         Raises:
             StoreUnavailableError: the store is away again; what is not yet made is kept.
         """
+        self._writable = True
         while self._missed or self._missed_too_many:
+            missed, self._missed = self._missed, []
             if self._missed_too_many:
-                await self._within(self._policy.timeout_s, self._store.advance_epoch)
                 self._missed_too_many = False
-            missed = list(self._missed)
-            for write in missed:
-                await self._within(self._policy.timeout_s, write)
-                self._missed.remove(write)
+                missed.append(self._store.advance_epoch)
+            outcomes = await asyncio.gather(
+                *(self._within(self._policy.timeout_s, write) for write in missed),
+                return_exceptions=True,
+            )
+            failed = [
+                (write, outcome)
+                for write, outcome in zip(missed, outcomes, strict=True)
+                if isinstance(outcome, BaseException)
+            ]
+            if failed:
+                self._missed[:0] = [write for write, _ in failed]
+                raise failed[0][1]
 
     async def _pause(self, seconds: float) -> None:
         """Waits, by the clock."""
