@@ -34,7 +34,7 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import ToolCall
-from precall_service.tools.run import InvocationContext, ProgressListener, Run
+from precall_service.tools.run import InvocationContext, ProgressListener, Run, run_time_max_s
 from precall_service.tools.toolset import RegisteredTool
 
 
@@ -138,7 +138,7 @@ class TurnCalls:
         """Runs the handler for this call alone, and records what it writes."""
         write = self._write(tool, arguments)
         if write is not None:
-            await write.begin(tool.declaration.timeout_s)
+            await write.begin(run_time_max_s(tool))
         run = self._launch(tool, call)
         run.on_progress(self._progress_of(call))
         try:
@@ -151,11 +151,11 @@ class TurnCalls:
             if run.sent and not run.tool.declaration.effects.read_only:
                 self._in_doubt.add(call.call_id)
                 self._effects[tool.name] = None
-            updated = None if run.tool is tool else self._write(run.tool, arguments)
-            for each in (write, updated):
-                if each is not None:
-                    run.on_late_answer(each.again)
-                    await each.end()
+            if run.tool is not tool and (updated := self._write(run.tool, arguments)) is not None:
+                write = updated if write is None else write.and_also(updated)
+            if write is not None:
+                run.on_late_answer(write.again)
+                await write.end()
 
     def _write(self, tool: RegisteredTool, arguments: JsonObject) -> ToolWrite | None:
         """Returns what a run of the tool writes; None if it is read-only."""

@@ -53,8 +53,13 @@ class ToolWrite:
         write_id = f"{_SERVER_ID}/{next(_numbers)}"
         self._parts = [_part(f"{write_id}/{index}", name) for index, name in enumerate(resources)]
 
+    def and_also(self, other: ToolWrite) -> ToolWrite:
+        """Returns this write, which now ends with the other one's resources as well."""
+        self._parts += other._parts
+        return self
+
     async def begin(self, timeout_s: float) -> None:
-        """Returns once the write is announced; the handler may then run for `timeout_s`.
+        """Returns once the write is announced; the run may then take `timeout_s`.
 
         What is read from now on is stale once the write has ended. If this server dies before that,
         a shared store ends the write by itself.

@@ -55,6 +55,11 @@ class InvocationContext:
     trace_context: TraceContext = field(default_factory=TraceContext)
 
 
+def run_time_max_s(tool: RegisteredTool) -> float:
+    """Returns how long a run may take: to get a slot, to be sent, and in the handler."""
+    return 2 * tool.declaration.timeout_s + failures.SEND_TIMEOUT_S
+
+
 class Peer:
     """The state of one process that holds handlers.
 

@@ -91,11 +91,6 @@ async def test_a_tool_that_no_longer_only_reads_makes_stale_what_it_writes() -> 
             assert completed(reader)[1][1] == "2", "a value from before the write was served"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what the call has declared is recorded first, and a cancel meanwhile ends that with"
-    " what the update writes still unrecorded",
-)
 async def test_what_an_update_writes_is_recorded_although_the_turn_is_cancelled_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -130,9 +125,6 @@ async def test_what_an_update_writes_is_recorded_although_the_turn_is_cancelled_
         assert completed(reader)[1][1] == "2", "a value from before the write was served"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a run may wait for its slot, and then run, for its timeout each time"
-)
 async def test_a_write_is_announced_for_as_long_as_its_run_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
