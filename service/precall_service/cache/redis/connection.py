@@ -23,6 +23,7 @@ from redis.asyncio.connection import (
 )
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from precall_service.cache.base import StoreUnavailableError
 from precall_service.cache.guard import StoreLostError
 
 Reply: TypeAlias = "int | bytes | None | list[Reply]"
@@ -30,7 +31,7 @@ Argument: TypeAlias = "str | bytes | int | float"
 
 CONNECT_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 1.0
-UNSENT_MAX: Final = 4096
+WAITING_MAX: Final = 4096
 """Commands of one channel that wait for a reply. Above it, callers are refused."""
 
 _DIRECT_BYTES_MAX: Final = 32 << 10
@@ -136,12 +137,13 @@ class Channel:
 
         Raises:
             StoreLostError: the connection is lost; the command may have been carried out.
+            StoreUnavailableError: too many commands wait already.
             ResponseError: the server refused the command.
         """
         if self._error is not None:
             raise StoreLostError(str(self._error))
-        if len(self._waiting) >= UNSENT_MAX:
-            raise StoreLostError(f"{UNSENT_MAX} commands wait for a reply")
+        if len(self._waiting) >= WAITING_MAX:
+            raise StoreUnavailableError(f"{WAITING_MAX} commands wait for a reply")
         reply: asyncio.Future[Reply] = self._loop.create_future()
         idle = not self._waiting
         self._waiting.append(reply)
@@ -168,10 +170,14 @@ class Channel:
             await self._send(batch)
 
     async def _send(self, commands: Sequence[bytes]) -> None:
+        if not self._connection.is_connected:
+            # redis-py would connect anew by itself, and nobody would look whether the server was
+            # restarted.
+            self._fail(StoreLostError("the connection is lost"))
+            return
         try:
             await self._connection.send_packed_command(commands, check_health=False)
-        except (RedisError, OSError, AttributeError) as error:
-            # AttributeError: redis-py's, if the reader has closed the connection in between.
+        except (RedisError, OSError) as error:
             self._fail(StoreLostError(explain(error)))
 
     async def _read(self) -> None:
@@ -185,7 +191,7 @@ class Channel:
                 if not future.done():
                     future.set_exception(refusal)
                 continue
-            except (RedisError, OSError, AttributeError) as error:
+            except (RedisError, OSError) as error:
                 self._fail(StoreLostError(explain(error)))
                 return
             future = waiting.popleft()
