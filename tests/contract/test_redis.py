@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import random
 import shutil
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
@@ -533,6 +534,27 @@ class TestUrl:
         async with opened(redis_server.url.replace("redis", "rediss", 1)) as store:
             assert not store.available
             assert "rediss://" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("options", "verified"), [("", True), ("?ssl_cert_reqs=none", False)], ids=["", "none"]
+    )
+    async def test_tls_is_used_with_the_options_of_the_url(
+        self, monkeypatch: pytest.MonkeyPatch, options: str, verified: bool
+    ) -> None:
+        asked: dict[str, object] = {}
+
+        async def refuse(**arguments: object) -> NoReturn:
+            asked.update(arguments)
+            raise ConnectionRefusedError
+
+        monkeypatch.setattr(asyncio, "open_connection", refuse)
+        async with opened(f"rediss://host:7000{options}") as store:
+            assert not store.available
+        context = asked["ssl"]
+        assert isinstance(context, ssl.SSLContext)
+        assert (asked["host"], asked["port"]) == ("host", 7000)
+        assert (context.verify_mode is ssl.CERT_REQUIRED) == verified
+        assert context.check_hostname == verified
 
     async def test_a_socket_can_be_used(self, tmp_path: Path) -> None:
         path = tmp_path / "redis.sock"
