@@ -147,10 +147,10 @@ def readings(pieces: list[Piece], arguments: JsonObject, data: st.DataObject) ->
             plain, joined, before = plain + text, joined + text, text
             continue
         value = data.draw(stands_for(argument(arguments, text), UNKNOWN))
-        value = value.replace("*", data.draw(st.sampled_from(["", "a", "b/a"])))
-        plain += value
         # Some functions that join paths begin anew at one with a leading slash.
-        joined = value if value.startswith("/") and before.endswith("/") else joined + value
+        anew = value.startswith("/") and before.endswith("/")
+        value = value.replace("*", data.draw(st.sampled_from(["", "a", "b/a"])))
+        plain, joined = plain + value, value if anew else joined + value
         before = ""
     return [plain, joined, resolve(plain), resolve(joined)]
 

@@ -35,6 +35,8 @@ _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _CHAR_BYTES_MAX: Final = 4
 _UNKNOWN: Final = "\0"
 """Stands for an argument without a text. It makes the segment that it is in no plain one."""
+_MAYBE_UP: Final = re.compile(r"(?=[*\x00]*\.)(?=\.*[*\x00])[.*\x00]+")
+"""Nothing but dots and wildcards, some of each."""
 
 
 class ResourceError(ValueError):
@@ -158,7 +160,7 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
     size = len(name[:lead].encode())
     for index, segment in enumerate(segments):
         size += len(segment.encode(errors="replace")) + 1
-        if segment.replace(_UNKNOWN, "") == "..":  # it may lead to anything below where it ends
+        if _may_lead_up(segment):  # it may lead to anything below where it ends
             depth -= 1
             clean = min(clean, index, max(depth, 0))
         elif segment in ("", ".") or _UNKNOWN in segment:  # it may be no level at all
@@ -194,6 +196,11 @@ def _broad(prefix: str) -> tuple[str, ...]:
     if prefix.endswith((":", ":/")):
         return (f"{prefix}*",)
     return (prefix[:-1], f"{prefix}*")
+
+
+def _may_lead_up(segment: str) -> bool:
+    """Returns whether a segment is "..", or may be: for a shell, ".*" is."""
+    return segment == ".." or _MAYBE_UP.fullmatch(segment) is not None
 
 
 def _everything(name: str) -> tuple[str, ...]:
