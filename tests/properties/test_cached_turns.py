@@ -326,7 +326,7 @@ def script(prompt: Prompt, _spec: StepSpec) -> list[Item]:
     return calls(*((tool, json.dumps({"path": path})) for tool, path in asked))
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(
     ASKED,
     st.lists(st.booleans(), min_size=1, max_size=4),
