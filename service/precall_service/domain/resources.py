@@ -77,17 +77,16 @@ def conversation_of(name: str) -> str | None:
 
 def read_nodes(name: str) -> list[str]:
     """Returns the nodes of a read of this name."""
-    *above, whole = _prefixes(name)
+    nodes = _prefixes(name, "*")
     if name.endswith("*"):
-        return [f"<{whole}", *(f"*{prefix}" for prefix in above)]
-    return [f"={name}", *(f"*{prefix}" for prefix in above), f"*{whole}"]
+        return [f"<{nodes.pop()[1:]}", *nodes]
+    return [f"={name}", *nodes]
 
 
 def write_nodes(name: str) -> list[str]:
     """Returns the nodes of a write to this name."""
-    prefixes = _prefixes(name)
-    first = f"*{prefixes[-1]}" if name.endswith("*") else f"={name}"
-    return [first, *(f"<{prefix}" for prefix in prefixes)]
+    nodes = _prefixes(name, "<")
+    return [f"*{nodes[-1][1:]}" if name.endswith("*") else f"={name}", *nodes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +234,14 @@ def _scalar(arguments: JsonObject, path: Sequence[str]) -> str | None:
     return "" if value is None else None
 
 
-def _prefixes(name: str) -> list[str]:
-    """Returns the prefixes of a name that end with a separator, the shortest first."""
-    end = name.index(":") + 1
-    prefixes = [name[:end]]
-    while (slash := name.find("/", end)) >= 0:
-        end = slash + 1
-        prefixes.append(name[:end])
+def _prefixes(name: str, mark: str) -> list[str]:
+    """Returns the prefixes of a name that end with a separator, the shortest first, marked."""
+    scheme, _, path = name.partition(":")
+    prefix = f"{mark}{scheme}:"
+    prefixes = [prefix]
+    for segment in path.split("/")[:-1]:
+        prefix = f"{prefix}{segment}/"
+        prefixes.append(prefix)
     return prefixes
 
 
