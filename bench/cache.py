@@ -1,9 +1,10 @@
 """What a hit in the tool cache costs, and how much memory the cache takes.
 
-In memory, a hit goes from the arguments of a call to its result: key, versions, entry. It is
+A hit goes from the arguments of a call to its result: key, versions, entry. In memory, it is
 compared with a cachetools.TTLCache whose key is the SHA-256 of `json.dumps(sort_keys=True)`. In
-Redis, the same is compared with a GET of a fixed key through redis-py. The arms take turns in one
-process, some hundred operations at a time; a sample is the median of such turns.
+Redis, it is compared with a GET through redis-py by the same key, and the look-up alone with a GET
+by a fixed key. The arms take turns in one process, some hundred operations at a time; a sample is
+the median of such turns.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Runs the bench and adds its samples to the report."""
-    with running_redis() as server:
+    with running_redis() as few, running_redis() as full:
+        urls: JsonObject = {"url": few.url, "full_url": full.url}
         for number in range(options.rounds):
             async with started("bench.arms.cache_local", {}) as child:
                 _hits(report, await child.ask("hits"))
                 _joined(report, await child.ask("joined", callers=options.equal_calls))
-            async with started("bench.arms.cache_redis", {"url": server.url}) as child:
+            async with started("bench.arms.cache_redis", urls) as child:
                 for callers in CALLERS:
                     _redis(report, callers, await child.ask("measure", callers=callers))
+                _full(report, await child.ask("measure_full", entries=options.entries))
             for reads in (False, True):
                 await _memory(report, options.entries, reads=reads)
             await _nodes(report, options.entries)
@@ -71,6 +74,12 @@ def _joined(report: Report, found: JsonObject) -> None:
 def _redis(report: Report, callers: int, found: JsonObject) -> None:
     for name in found:
         report.add(f"Redis: {name}, {_at_once(callers)}", _number(found, name), unit="us")
+
+
+def _full(report: Report, found: JsonObject) -> None:
+    for what in ("look-up", "bump"):
+        ratio = _number(found, f"{what}, full") / _number(found, f"{what}, few")
+        report.add(f"Redis: {what}: many / few entries", ratio)
 
 
 async def _memory(report: Report, entries: int, *, reads: bool) -> None:
@@ -113,9 +122,15 @@ def _compare(report: Report, entries: int) -> None:
         _ratio(report, name, over, under, most)
     for callers in CALLERS:
         at_once = _at_once(callers)
-        for hit in ("hit", "hit, one read"):
-            name = f"Redis: {hit} / GET, {at_once}"
-            _ratio(report, name, f"Redis: {hit}, {at_once}", f"Redis: GET, {at_once}", 1.3)
+        for what, under, most in (
+            ("look-up", "GET", 1.3),
+            ("look-up, one read", "GET", None),
+            ("hit", "GET by arguments", 1.3),
+            ("hit, one read", "GET by arguments", None),
+            ("hit", "GET", None),
+        ):
+            name = f"Redis: {what} / {under}, {at_once}"
+            _ratio(report, name, f"Redis: {what}, {at_once}", f"Redis: {under}, {at_once}", most)
     for reads, most in ((False, 1.3), (True, None)):
         if most is not None:
             name = f"{_memory_of(entries, reads=reads)} / bytes of the entries"

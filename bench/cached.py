@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from precall_service.cache.base import Origin
@@ -87,6 +88,11 @@ def query(tool: ToolDeclaration, of: JsonObject) -> CacheQuery:
     found = cache_query(TENANT, CONVERSATION, tool, of)
     assert found is not None
     return found
+
+
+def plain_key(of: JsonObject) -> bytes:
+    """The key of a call as a cache without canonical JSON may make it."""
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()
 
 
 def memory_cache() -> ToolCache:

@@ -1,8 +1,8 @@
 """The processor time of a turn with calls whose results are not cached, now and at another commit.
 
-A turn of a scripted engine makes 16 calls in 4 steps, and their handlers answer at once. So it waits
-for nothing, and its processor time is all that it takes. It runs in a process of this tree, in one
-of the other commit, and in a second one of that commit: the ratio of these two is what the
+A turn of a scripted engine makes 16 calls in 4 steps, and their handlers answer at once. So it
+waits for nothing, and its processor time is all that it takes. It runs in a process of this tree,
+in one of the other commit, and in a second one of that commit: the ratio of these two is what the
 measurement cannot tell apart. The processes take turns, and each round starts new ones.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from functools import partial
 
@@ -50,7 +49,7 @@ async def hits(_fields: JsonObject) -> JsonObject:
         for name, floats in (("TTLCache", False), ("TTLCache, floats", True)):
             of = cached.arguments(floats=floats)
             known = TTLCache[bytes, str](100_000, cached.TTL_S)
-            known[_plain_key(of)] = cached.result()
+            known[cached.plain_key(of)] = cached.result()
             arms[name] = partial(_plain_hits, known, of)
         found = await medians_s(arms, TURNS)
     return {name: 1e6 * seconds / HITS for name, seconds in found.items()}
@@ -63,11 +62,7 @@ async def _hits(cache: ToolCache, tool: ToolDeclaration, of: JsonObject) -> None
 
 async def _plain_hits(known: TTLCache[bytes, str], of: JsonObject) -> None:
     for _ in range(HITS):
-        assert known.get(_plain_key(of)) is not None
-
-
-def _plain_key(of: JsonObject) -> bytes:
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()
+        assert known.get(cached.plain_key(of)) is not None
 
 
 async def nodes(fields: JsonObject) -> JsonObject:
