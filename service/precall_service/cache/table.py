@@ -29,6 +29,7 @@ COST_MAX_S: Final = 86_400.0
 """A client says what its results cost. None may be worth more than everything else."""
 
 _HEAD: Final = struct.Struct("<BQQ")
+_ORIGINS: Final = {origin.value: origin for origin in Origin}
 
 
 @dataclass(slots=True)
@@ -226,7 +227,7 @@ def _unpack(packed: bytes, cost_s: float, ttl_s: float) -> Value:
         result_json=packed[end:].decode(),
         content=packed[middle:end].decode(),
         execution_id=packed[_HEAD.size : middle].decode(),
-        origin=Origin(origin),
+        origin=_ORIGINS[origin],
         cost_s=cost_s,
         ttl_s=ttl_s,
     )

@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -93,8 +92,10 @@ def canonical(value: JsonValue) -> bytes:
         # msgspec is some fifty times as fast, and its text differs only for some floating point
         # numbers and in the order of names that are not ASCII.
         if _is_plain(value):
-            with suppress(UnicodeEncodeError):  # half of a surrogate pair: told below
+            try:
                 return _ENCODER.encode(value)
+            except UnicodeEncodeError:  # half of a surrogate pair: told below
+                pass
         return rfc8785.dumps(value)
     except rfc8785.IntegerDomainError as error:
         number = str(error).split(maxsplit=1)[0][:_NUMBER_CHARS_MAX]
