@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import pytest
+from redis.asyncio.connection import Connection
 
 from precall_service.cache.base import (
     CacheKey,
@@ -26,9 +27,9 @@ from precall_service.cache.base import (
     StoreUnavailableError,
     Value,
 )
-from precall_service.cache.guard import GuardedStore
+from precall_service.cache.guard import GuardedStore, StoreLostError
 from precall_service.cache.redis import connection, scripts
-from precall_service.cache.redis.connection import Server, StoreUrlError
+from precall_service.cache.redis.connection import Channel, Server, StoreUrlError, pack
 from precall_service.cache.redis.opening import redis_store
 from precall_service.cache.redis.store import RedisStore
 from precall_service.domain.tools import CacheScope
@@ -397,6 +398,17 @@ class TestLosses:
             async with aclosing(store.watch(TENANT, snapshot)) as changes:
                 assert (await anext(changes)).position > snapshot
 
+    async def test_a_watcher_is_told_that_the_log_is_lost(self, redis_server: RedisServer) -> None:
+        async with opened(redis_server) as store:
+            start = await write(store)
+            position = await write(store)
+            redis_server.ask("DEL", "test:{ann}:log")
+            async with aclosing(store.watch(TENANT, start)) as changes:
+                gap = await anext(changes)
+                assert (gap.position, gap.change) == (position, None)
+                position = await write(store)
+                assert (await anext(changes)).position == position
+
     async def test_a_lost_announcement_makes_everything_stale_when_it_is_overdue(
         self, redis_server: RedisServer
     ) -> None:
@@ -442,9 +454,14 @@ class TestLosses:
             ahead = (await store.look_up(key(), NODES)).snapshot + 10**12
             redis_server.ask("HSET", "test:server", "high", str(ahead))
             redis_server.ask("DEL", "test:{ann}:versions")
-            assert await write(store) > ahead
+            position = await write(store)
+            assert position > ahead
+            redis_server.ask("DEL", "test:{ann}:versions")
+            assert (again := await write(store)) > position
             redis_server.ask("HDEL", "test:server", "epoch")
-            assert (await store.look_up(key(), NODES)).snapshot > ahead
+            assert (await store.look_up(key(), NODES)).snapshot >= again
+            redis_server.ask("DEL", "test:{ann}:versions", "test:server")
+            assert (await store.look_up(key(), NODES)).snapshot > 0
 
     async def test_everything_is_kept_for_a_bounded_time(self, redis_server: RedisServer) -> None:
         async with opened(redis_server) as store:
@@ -460,8 +477,8 @@ class TestLosses:
             async with opened(server) as store:
                 await write(store)
                 server.ask("REPLICAOF", "127.0.0.1", "1")
-                assert "read only" in await unavailable(write(store))
-                assert not store.available
+                assert "read only" in await unavailable(put(store))
+                assert not store.available, "one answer is enough"
                 server.ask("REPLICAOF", "NO", "ONE")
                 await back(store)
                 await write(store)
@@ -567,6 +584,19 @@ class TestUrl:
     def test_a_prefix_is_checked(self, prefix: str) -> None:
         with pytest.raises(ValueError, match="prefix"):
             RedisStore(Server("redis://host"), key_prefix=prefix, nodes_max=1, changes_max=1)
+
+
+async def test_a_channel_never_connects_anew(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(await Server(redis_server.url).connect())
+    assert await channel.call(pack("PING")) == b"PONG"
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "is_connected", False)
+        with pytest.raises(StoreLostError):
+            await channel.call(pack("PING"))
+    assert channel.lost
+    await channel.close()
 
 
 def test_scripts_have_different_names() -> None:
