@@ -65,18 +65,11 @@ def lose(redis_server: RedisServer, lost: tuple[str, ...]) -> None:
             client.delete("precall:server" if key == "server" else f"precall:{{ann}}:{key}")
 
 
-PENDING_HOLE = pytest.mark.xfail(
-    strict=True,
-    reason="the next announcement replaces #due, so that nobody notices that `pending` was lost",
-)
 LOSSES_THEN = [
     pytest.param(
         lost,
         then,
         id=f"{'+'.join(lost)}, {then}",
-        marks=PENDING_HOLE
-        if then == "announce" and "pending" in lost and not {"versions", "server"} & {*lost}
-        else (),
     )
     for then in ("nothing", "announce", "write", "settle")
     for lost in LOSSES

@@ -34,7 +34,8 @@ from precall_service.cache.base import (
     Versions,
 )
 from precall_service.cache.cache import ToolCache
-from precall_service.cache.guard import GuardedStore, StoreLostError
+from precall_service.cache.guard import GuardedStore
+from precall_service.cache.remote import StoreLostError
 from precall_service.cache.keys import invalidated_nodes
 from precall_service.cache.limits import CacheLimits
 from precall_service.cache.memory import MemoryStore

@@ -17,15 +17,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Final, ParamSpec, Protocol, Self, TypeVar
+from typing import Final, ParamSpec, Self, TypeVar
 
 from precall_service.cache.base import (
     CacheKey,
-    CacheStore,
     Change,
     Changed,
     Conditions,
@@ -40,6 +39,8 @@ from precall_service.cache.base import (
     Value,
     Versions,
 )
+from precall_service.cache.deadline import within
+from precall_service.cache.remote import RemoteStore, StoreLostError
 from precall_service.domain.clock import Clock
 from precall_service.incidents import report_defect
 
@@ -51,39 +52,6 @@ T = TypeVar("T")
 MISSED_MAX: Final = 256
 BYTES_PER_S: Final = 20e6
 """A value may take as much longer as its bytes take at this rate."""
-
-
-class StoreLostError(StoreUnavailableError):
-    """The connection to the store is lost, or cannot be made."""
-
-
-class RemoteStore(CacheStore, Protocol):
-    """A store behind a connection. It connects when it is needed.
-
-    Before a new connection serves anything, everything stored before becomes stale if the server
-    was started anew, since it may have lost changes.
-    """
-
-    @property
-    def name(self) -> str:
-        """Names the server in messages, without credentials."""
-        ...
-
-    async def connect(self) -> None:
-        """Returns when the server has answered.
-
-        Raises:
-            StoreUnavailableError: it does not answer, in a bounded time.
-        """
-        ...
-
-    async def disconnect(self) -> None:
-        """Gives up the connection, so that the next operation makes a new one."""
-        ...
-
-    async def advance_epoch(self) -> None:
-        """Makes everything stale that was stored before, of all tenants."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +89,12 @@ class GuardedStore:
         self._backoff_s = 0.0
         self._back_at = clock.now()
         self._recovery: asyncio.Task[None] | None = None
-        self._writing: set[asyncio.Task[object]] = set()
+        self._pausing: asyncio.Future[bool] | None = None
+        self._tried = asyncio.Event()
+        """Set once an attempt to recover has let writes in, or has failed."""
+        self._writes: set[asyncio.Task[object]] = set()
+        self._under_way: set[asyncio.Task[object]] = set()
+        """Those of the writes that have been passed on."""
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -215,10 +188,10 @@ class GuardedStore:
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.wait([self._recovery])
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=self._policy.close_s)
-        missed = len(self._missed) + len(self._writing)
-        for task in self._writing:
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=self._policy.close_s)
+        missed = len(self._missed) + len(self._writes)
+        for task in self._writes:
             task.cancel()
         if missed:
             log.warning(
@@ -246,7 +219,7 @@ class GuardedStore:
         """Passes an operation on, in a bounded time."""
         try:
             self._check(self._available)
-            outcome = await self._within(timeout_s, operation, *args, **kwargs)
+            outcome = await within(self._clock, timeout_s, operation, *args, **kwargs)
         except StoreUnavailableError as error:
             self._failures += 1
             self._failed_in_a_row += 1
@@ -260,19 +233,25 @@ class GuardedStore:
     async def _record(self, write: Callable[[], Coroutine[object, object, T]]) -> T:
         """Passes a write on. Its task is the guard's, so that it is not lost with its caller."""
         task = asyncio.create_task(self._make(write))
-        self._writing.add(task)
+        self._writes.add(task)
         task.add_done_callback(self._written)
         return await asyncio.shield(task)
 
     def _written(self, task: asyncio.Task[object]) -> None:
-        self._writing.discard(task)
+        self._writes.discard(task)
+        self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # Its caller has got it, unless it was cancelled.
 
     async def _make(self, write: Callable[[], Awaitable[T]]) -> T:
         try:
+            if not self._writable:
+                await self._try_now()
             self._check(self._writable)
-            outcome = await self._within(self._policy.timeout_s, write)
+            task = asyncio.current_task()
+            assert task is not None
+            self._under_way.add(task)
+            outcome = await within(self._clock, self._policy.timeout_s, write)
         except StoreUnavailableError as error:
             if len(self._missed) >= MISSED_MAX:
                 self._missed.clear()
@@ -285,37 +264,17 @@ class GuardedStore:
         self._failed_in_a_row = 0
         return outcome
 
-    async def _within(
-        self,
-        timeout_s: float,
-        operation: Callable[P, Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Raises StoreUnavailableError if an operation fails or takes too long."""
-        loop = asyncio.get_running_loop()
-        due = self._clock.now() + timeout_s
+    async def _try_now(self) -> None:
+        """Has the recovery try the store at once, and returns when it has, or after the timeout.
 
-        def expire() -> None:
-            nonlocal timer
-            if self._clock.now() - due > timeout_s / 10:
-                # The event loop was held up, and the answer may be there: it is read first.
-                timer = self._clock.call_later(timeout_s, expire_now)
-            else:
-                expire_now()
-
-        def expire_now() -> None:
-            scope.reschedule(loop.time())
-
-        try:
-            async with asyncio.timeout(None) as scope:
-                timer = self._clock.call_later(timeout_s, expire)
-                try:
-                    return await operation(*args, **kwargs)
-                finally:
-                    timer.cancel()
-        except TimeoutError:
-            raise StoreUnavailableError(f"no answer within {timeout_s * 1000:.0f} ms") from None
+        Another server may use the store again already, and must not serve what this write makes
+        stale. So only a store that cannot be reached misses a write.
+        """
+        if self._pausing is not None and not self._pausing.done():
+            self._tried.clear()
+            self._pausing.set_result(True)
+        with suppress(StoreUnavailableError):
+            await within(self._clock, self._policy.timeout_s, self._tried.wait)
 
     def _go_down(self, error: StoreUnavailableError) -> None:
         """Refuses all operations from now on, until the store has recovered."""
@@ -333,15 +292,17 @@ class GuardedStore:
         if went_down_at - self._back_at >= self._policy.stable_s:
             self._backoff_s = 0.0
         while True:
-            await self._pause(self._backoff_s)
-            self._backoff_s = min(
-                max(self._backoff_s * 2, self._policy.backoff_first_s), self._policy.backoff_max_s
-            )
+            if not await self._pause(self._backoff_s):
+                self._backoff_s = min(
+                    max(self._backoff_s * 2, self._policy.backoff_first_s),
+                    self._policy.backoff_max_s,
+                )
             self._writable = False
+            self._tried.clear()
             try:
                 await self._store.disconnect()
-                if self._writing:  # Those that were under way have failed, and note it now.
-                    await asyncio.wait(set(self._writing))
+                if self._under_way:  # They have failed, and note it now.
+                    await asyncio.wait(set(self._under_way))
                 await self._store.connect()
                 await self._make_up()
             except StoreUnavailableError:
@@ -349,6 +310,8 @@ class GuardedStore:
             except Exception as defect:  # noqa: BLE001 - the store would stay away for good
                 report_defect(log, f"the recovery of the cache store at {self._store.name}", defect)
                 continue
+            finally:
+                self._tried.set()
             break
         self._failed_in_a_row = 0
         self._back_at = self._clock.now()
@@ -367,13 +330,14 @@ class GuardedStore:
             StoreUnavailableError: the store is away again; what is not yet made is kept.
         """
         self._writable = True
+        self._tried.set()
         while self._missed or self._missed_too_many:
             missed, self._missed = self._missed, []
             if self._missed_too_many:
                 self._missed_too_many = False
                 missed.append(self._store.advance_epoch)
             outcomes = await asyncio.gather(
-                *(self._within(self._policy.timeout_s, write) for write in missed),
+                *(within(self._clock, self._policy.timeout_s, write) for write in missed),
                 return_exceptions=True,
             )
             failed = [
@@ -385,13 +349,19 @@ class GuardedStore:
                 self._missed[:0] = [write for write, _ in failed]
                 raise failed[0][1]
 
-    async def _pause(self, seconds: float) -> None:
-        """Waits, by the clock."""
+    async def _pause(self, seconds: float) -> bool:
+        """Waits, by the clock. Returns whether a write has cut the wait short."""
         if seconds <= 0:
-            return
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self._clock.call_later(seconds, lambda: over.set_result(None))
+            return False
+        self._pausing = over = asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            if not over.done():
+                over.set_result(False)
+
+        timer = self._clock.call_later(seconds, end)
         try:
-            await over
+            return await over
         finally:
             timer.cancel()
+            self._pausing = None

@@ -24,7 +24,7 @@ from redis.asyncio.connection import (
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from precall_service.cache.base import StoreUnavailableError
-from precall_service.cache.guard import StoreLostError
+from precall_service.cache.remote import StoreLostError
 
 Reply: TypeAlias = "int | bytes | None | list[Reply]"
 Argument: TypeAlias = "str | bytes | int | float"

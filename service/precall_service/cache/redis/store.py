@@ -35,7 +35,7 @@ from precall_service.cache.base import (
     Value,
     Versions,
 )
-from precall_service.cache.guard import StoreLostError
+from precall_service.cache.remote import StoreLostError
 from precall_service.cache.keys import logged
 from precall_service.cache.redis import scripts
 from precall_service.cache.redis.codec import (

@@ -5,6 +5,9 @@ local write = {ARGV[4]}
 for index = 7, #ARGV do
   write[#write + 1] = ARGV[index]
 end
+if due and tonumber(redis.call('ZRANGE', pending, 0, 0, 'WITHSCORES')[2]) ~= due then
+  raise_floor() -- Announced writes were lost, and nobody would end them.
+end
 redis.call('ZADD', pending, text(time + tonumber(ARGV[6]) * 1000), ARGV[5])
 redis.call('HSET', writes, ARGV[5], cmsgpack.pack(write))
 redis.call('PEXPIRE', pending, keep_ms)
