@@ -35,11 +35,11 @@ from precall_service.cache.base import (
 )
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.guard import GuardedStore
-from precall_service.cache.remote import StoreLostError
 from precall_service.cache.keys import invalidated_nodes
 from precall_service.cache.limits import CacheLimits
 from precall_service.cache.memory import MemoryStore
 from precall_service.cache.query import CacheQuery, cache_query
+from precall_service.cache.remote import StoreLostError
 from precall_service.cache.writes import ToolWrite
 from precall_service.domain.resources import ResourceTemplate
 from precall_service.domain.tools import CacheScope, ToolDeclaration, ToolEffects

@@ -35,7 +35,6 @@ from precall_service.cache.base import (
     Value,
     Versions,
 )
-from precall_service.cache.remote import StoreLostError
 from precall_service.cache.keys import logged
 from precall_service.cache.redis import scripts
 from precall_service.cache.redis.codec import (
@@ -55,6 +54,7 @@ from precall_service.cache.redis.connection import (
 )
 from precall_service.cache.redis.scripts import Script
 from precall_service.cache.redis.watch import follow
+from precall_service.cache.remote import StoreLostError
 
 KEEP_MS: Final = 30 * 86_400_000
 """What a tenant left is removed after this time without a change. It is stale from then on."""

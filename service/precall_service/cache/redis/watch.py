@@ -15,9 +15,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from precall_service.cache.base import LoggedChange, StoreUnavailableError
-from precall_service.cache.remote import StoreLostError
 from precall_service.cache.redis.codec import unpack_change
 from precall_service.cache.redis.connection import Reply, pack
+from precall_service.cache.remote import StoreLostError
 
 BLOCK_S: Final = 5.0
 ANSWER_S: Final = 2.0
