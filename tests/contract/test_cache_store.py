@@ -247,6 +247,16 @@ class TestConditions:
         older = Conditions(observed=(ResourceVersion("file:/a", versions[0] - 1),))
         assert await put(store, conditions=older) == Changed("file:/a")
 
+    async def test_the_expected_entry_is_usable_by_what_it_depends_on_itself(
+        self, store: CacheStore
+    ) -> None:
+        snapshot = (await look(store)).snapshot
+        await store.advance(TENANT, ["=file:/a"], WRITTEN)
+        first = await put(store, conditions=Conditions(snapshot=snapshot), reads=())
+        assert isinstance(first, Stored)
+        second = await put(store, conditions=Conditions(entry_version=first.entry_version))
+        assert second == Stored(first.entry_version + 1)
+
     async def test_further_nodes_must_not_have_changed_since_the_snapshot(
         self, store: CacheStore
     ) -> None:

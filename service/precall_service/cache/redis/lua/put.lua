@@ -30,7 +30,6 @@ while cursor <= #ARGV do
   for argument = first, cursor - 1 do
     nodes[#nodes + 1] = ARGV[argument]
   end
-  newest = math.max(newest, version)
   if not refusal and observed and observed > now then
     refusal = {'not yet', #resources}
   elseif not refusal and ((observed and observed ~= version) or (snapshot and version > snapshot)) then
@@ -52,7 +51,7 @@ if expected then
     for node in string.gmatch(old[2], '[^\n]+') do
       own[#own + 1] = node
     end
-    if latest(own, 1, #own, newest) <= tonumber(old[1]) then
+    if latest(own, 1, #own, least) <= tonumber(old[1]) then
       actual = tonumber(old[3])
     end
   end
