@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from precall_service.cache.base import CacheStore, Change, ChangeKind, StoreUnavailableError
 from precall_service.cache.counts import TenantCounts
@@ -108,9 +109,16 @@ class ToolWrite:
 
 
 def _part(write_id: str, name: str) -> _Part:
+    nodes, change = _written(name)
+    return _Part(write_id, nodes, change)
+
+
+@lru_cache(256)  # the calls of one conversation write it again and again
+def _written(name: str) -> tuple[Sequence[str], Change]:
+    """Returns the nodes of a write to a resource, and the change."""
     conversation_id = conversation_of(name)
     if conversation_id is None:
         change = Change(kind=ChangeKind.RESOURCE, names=(name,))
     else:
         change = Change(kind=ChangeKind.CONVERSATION, names=(conversation_id,))
-    return _Part(write_id, invalidated_nodes(change), change)
+    return tuple(invalidated_nodes(change)), change
