@@ -85,6 +85,9 @@ class Line:
         for operation in late:
             await operation()
 
+    def concerns(self, tenant: str) -> bool:
+        return True
+
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
         return await self._carry(lambda: self._store.look_up(key, nodes))
 

@@ -21,7 +21,7 @@ from precall_service.agent import refusals
 from precall_service.agent.account import CallTaken
 from precall_service.agent.cached_calls import CallAnswer
 from precall_service.agent.scope import TurnScope
-from precall_service.cache.query import cache_query
+from precall_service.cache.query import CacheQuery, cache_query
 from precall_service.cache.writes import ToolWrite
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import Reason, ServiceError
@@ -111,18 +111,20 @@ class TurnCalls:
                 )
             except ServiceError as error:
                 return CallAnswer(ending=InvocationEnding.of_error(error))
-            answer = await self._from_cache_or_run(current, call, arguments)
+            context = self._scope.context
+            query = cache_query(
+                context.tenant, context.conversation_id, current.declaration, arguments
+            )
+            if query is None:
+                return CallAnswer.of_run(await self._run(current, call, arguments))
+            answer = await self._from_cache_or_run(current, call, query)
             if answer is not None:
                 return answer
 
     async def _from_cache_or_run(
-        self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject
+        self, tool: RegisteredTool, call: ToolCall, query: CacheQuery
     ) -> CallAnswer | None:
         """Returns the answer to a call; None if the tool was updated before it could run."""
-        context = self._scope.context
-        query = cache_query(context.tenant, context.conversation_id, tool.declaration, arguments)
-        if query is None:
-            return CallAnswer.of_run(await self._run(tool, call, arguments))
         # Pinned: what the cache goes by is this declaration of the tool.
         answer = await self._scope.services.cached_calls.answer(
             tool, query, lambda: self._launch(tool, call, pinned=True), self._progress_of(call)

@@ -223,6 +223,14 @@ class CacheStore(Protocol):
     time. It is then unknown whether a change was made.
     """
 
+    def concerns(self, tenant: str) -> bool:
+        """Returns whether a write of this tenant may make anything stale.
+
+        It may not while the store has given out no position of the tenant. This costs nothing, so
+        that a tenant without a use for the cache has no costs either. Raises nothing.
+        """
+        ...
+
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
         """Returns the entry if it is usable.
 

@@ -139,13 +139,11 @@ class ToolCache:
         """Returns what a run of a tool writes; None if the tool is read-only."""
         if tool.effects.read_only:
             return None
-        return ToolWrite(
-            self._store,
-            self.spawn,
-            self._counts.of(tenant),
-            tenant=tenant,
-            resources=tool.written(arguments, conversation_id),
-        )
+
+        def written() -> tuple[str, ...]:
+            return tool.written(arguments, conversation_id)
+
+        return ToolWrite(self._store, self.spawn, self._counts, tenant, written)
 
     def count_joined(self, tenant: str) -> None:
         """Counts a call that shared the run of an equal call."""

@@ -124,6 +124,10 @@ class GuardedStore:
         """The number of operations that failed or were refused."""
         return self._failures
 
+    def concerns(self, tenant: str) -> bool:
+        """See `CacheStore`."""
+        return self._store.concerns(tenant)
+
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
         """See `CacheStore`."""
         return await self._try(self._policy.timeout_s, self._store.look_up, key, nodes)

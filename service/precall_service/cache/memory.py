@@ -84,6 +84,10 @@ class MemoryStore:
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._last = 0
 
+    def concerns(self, tenant: str) -> bool:
+        """See `CacheStore`. Positions of a tenant begin anew above all that were given out."""
+        return tenant in self._tenants
+
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
         """See `CacheStore`."""
         tenant = self._tenant(key.tenant)

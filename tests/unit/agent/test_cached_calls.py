@@ -338,3 +338,14 @@ async def test_the_spans_say_where_a_result_came_from(
     assert tools[1]["precall.tool.cache.entry_version"] == version
     agents = [each for each in spans if each["gen_ai.operation.name"] == "invoke_agent"]
     assert [each["precall.turn.cache_hits"] for each in agents] == [0, 1]
+
+
+async def test_writes_of_a_tenant_that_has_no_use_for_the_cache_are_not_recorded() -> None:
+    handler = Handler()
+    async with agent(*turns(SHELL_CALL, read(), SHELL_CALL, read())) as there:
+        client = there.open(READ, SHELL, handler=handler)
+        await client.ask()
+        assert not there.store.concerns("ann")
+        for _ in range(3):
+            await client.ask()
+        assert completed(client)[3] == (RAN, "4")

@@ -137,6 +137,7 @@ async def test_a_write_is_announced_for_as_long_as_its_run_may_take(
             await announce(*args)
 
         monkeypatch.setattr(there.store, "announce", note)
+        await there.cache.resource_versions("ann", [])  # else nothing could become stale
         writer = there.open(dataclasses.replace(WRITE, timeout_s=60.0), handler=Handler())
         await writer.ask()
         assert announced[0] >= 60.0 + SEND_TIMEOUT_S + 60.0

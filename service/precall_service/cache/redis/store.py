@@ -87,6 +87,10 @@ class RedisStore:
         self._watches = 0
         self._closed = False
 
+    def concerns(self, tenant: str) -> bool:
+        """See `CacheStore`. Another server may have given out positions."""
+        return True
+
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
         """See `CacheStore`. One round trip."""
         base = self._base(key.tenant)
