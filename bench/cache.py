@@ -3,14 +3,17 @@
 A hit goes from the arguments of a call to its result: key, versions, entry. In memory, it is
 compared with a cachetools.TTLCache whose key is the SHA-256 of `json.dumps(sort_keys=True)`. In
 Redis, it is compared with a GET through redis-py by the same key, and the look-up alone with a GET
-by a fixed key. The arms take turns in one process, some hundred operations at a time; a sample is
-the median of such turns.
+by a fixed key. Redis has one core and its client the other. The arms take turns in one process,
+some hundred operations at a time; a sample is the median of such turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from bench.process import started
 from bench.report import AtMost, Report
@@ -35,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Runs the bench and adds its samples to the report."""
-    with running_redis() as few, running_redis() as full:
+    cores = sorted(os.sched_getaffinity(0))
+    with _on(cores[0]), running_redis() as few, running_redis() as full:
         urls: JsonObject = {"url": few.url, "full_url": full.url}
         for number in range(options.rounds):
-            async with started("bench.arms.cache_local", {}) as child:
+            async with started("bench.arms.cache_local", {}, core=cores[-1]) as child:
                 _hits(report, await child.ask("hits"))
                 _joined(report, await child.ask("joined", callers=options.equal_calls))
-            async with started("bench.arms.cache_redis", urls) as child:
+            async with started("bench.arms.cache_redis", urls, core=cores[-1]) as child:
                 for callers in CALLERS:
                     _redis(report, callers, await child.ask("measure", callers=callers))
                 _full(report, await child.ask("measure_full", entries=options.entries))
@@ -51,6 +55,17 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             _compare(report, options.entries)
             report.round_ended()
             print(f"round {number + 1} of {options.rounds} ended")
+
+
+@contextmanager
+def _on(core: int) -> Generator[None]:
+    """Keeps this process, and what it starts, on one core until the block ends."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _hits(report: Report, found: JsonObject) -> None:
