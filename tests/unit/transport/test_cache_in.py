@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -25,38 +25,22 @@ from precall_service.domain.tools import CacheScope
 from precall_service.transport import cache_in
 from precall_service.transport.cache_in import CacheReader
 from precall_service.transport.statuses import to_status
+from tests.support import cache_service
 from tests.support.any_frames import messages
+from tests.support.cache_service import Get, Invalidate, Put, Target, Versions, Watch
 from tests.support.wire import Failure, failure, said
 
 READER = CacheReader("acme", 1024, CacheLimits(entry_bytes_max=2048, ttl_max_s=3600.0))
-
-Get = tool_cache_pb2.ToolCacheServiceGetRequest
-Put = tool_cache_pb2.ToolCacheServicePutRequest
-Invalidate = tool_cache_pb2.ToolCacheServiceInvalidateRequest
-Versions = tool_cache_pb2.GetResourceVersionsRequest
-Watch = tool_cache_pb2.ToolCacheServiceWatchRequest
-Target = tool_cache_pb2.InvalidationTarget
 
 any_request = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
-def call(
-    arguments_json: str = "{}",
-    *,
-    tool_name: str = "weather",
-    tool_version: str = "1",
-    scope: int = tool_pb2.CACHE_SCOPE_UNSPECIFIED,
-    conversation_id: str = "c1",
-) -> tool_cache_pb2.CacheKey:
-    return tool_cache_pb2.CacheKey(
-        tool_name=tool_name,
-        tool_version=tool_version,
-        arguments_json=arguments_json,
-        scope=tool_pb2.CacheScope.ValueType(scope),
-        conversation_id=conversation_id,
-    )
+def call(arguments_json: str = "{}", **fields: Any) -> tool_cache_pb2.CacheKey:
+    """A key of a conversation's entry."""
+    fields = {"scope": tool_pb2.CACHE_SCOPE_UNSPECIFIED, "conversation_id": "c1", **fields}
+    return cache_service.call(arguments_json, **fields)
 
 
 def put(

@@ -27,8 +27,8 @@ def _script(*names: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-LOOK_UP: Final = _script("look_up")
-VERSIONS: Final = _script("versions")
+LOOK_UP: Final = _script("reading", "look_up")
+VERSIONS: Final = _script("reading", "versions")
 PREPARE: Final = _script("common", "prepare")
 ADVANCE: Final = _script("common", "advance")
 ANNOUNCE: Final = _script("common", "announce")

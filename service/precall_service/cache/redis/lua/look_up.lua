@@ -1,36 +1,5 @@
--- Returns whether there is an entry and what it is; writes nothing. Nil: `prepare` has to run first.
--- KEYS: versions, server, entry. ARGV: nodes.
-local CHUNK = 1000
-local versions = KEYS[1]
-
-local function latest(nodes, least)
-  for start = 1, #nodes, CHUNK do
-    local stop = math.min(start + CHUNK - 1, #nodes)
-    for _, score in ipairs(redis.call('ZMSCORE', versions, unpack(nodes, start, stop))) do
-      local version = tonumber(score)
-      if version and version > least then
-        least = version
-      end
-    end
-  end
-  return least
-end
-
-local state = redis.call('ZMSCORE', versions, '#seq', '#floor', '#due')
-local epoch = redis.call('HGET', KEYS[2], 'epoch')
-if not state[1] or not epoch then
-  return false
-end
-if state[3] then
-  local clock = redis.call('TIME')
-  if tonumber(state[3]) <= clock[1] * 1000000 + clock[2] then
-    return false
-  end
-end
-
-epoch = tonumber(epoch)
-local position = math.max(tonumber(state[1]), epoch)
-local changed_at = latest(ARGV, math.max(tonumber(state[2]), epoch))
+-- Returns whether there is an entry and what it is. KEYS: versions, server, entry. ARGV: nodes.
+local changed_at = latest(ARGV, 1, #ARGV, floor)
 local entry = redis.call('HMGET', KEYS[3], 'snapshot', 'nodes', 'version', 'resources', 'value')
 if not entry[1] then
   return {position, changed_at}
@@ -41,7 +10,7 @@ if entry[2] ~= table.concat(ARGV, '\n') then
   for node in string.gmatch(entry[2], '[^\n]+') do
     own[#own + 1] = node
   end
-  newest = latest(own, newest)
+  newest = latest(own, 1, #own, newest)
 end
 if newest > tonumber(entry[1]) then
   return {position, changed_at, 0}
