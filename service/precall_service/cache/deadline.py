@@ -23,13 +23,17 @@ async def within(
     """Returns what an operation returns.
 
     An event loop that was held up does not make it late: the answer may be there, and is read
-    first.
+    first. This is `asyncio.timeout` by the injected clock, at a third of its cost, which would be a
+    tenth of a look-up.
 
     Raises:
         StoreUnavailableError: it takes too long; it was cancelled.
     """
-    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    cancels_before = task.cancelling()
     due = clock.now() + timeout_s
+    late = False
 
     def expire() -> None:
         nonlocal timer
@@ -39,14 +43,18 @@ async def within(
             expire_now()
 
     def expire_now() -> None:
-        scope.reschedule(loop.time())
+        nonlocal late
+        late = True
+        task.cancel()
 
+    timer = clock.call_later(timeout_s, expire)
     try:
-        async with asyncio.timeout(None) as scope:
-            timer = clock.call_later(timeout_s, expire)
-            try:
-                return await operation(*args, **kwargs)
-            finally:
-                timer.cancel()
-    except TimeoutError:
-        raise StoreUnavailableError(f"no answer within {timeout_s * 1000:.0f} ms") from None
+        return await operation(*args, **kwargs)
+    except asyncio.CancelledError:
+        # As in asyncio.timeout: cancelled by the timer alone, and by nobody else.
+        if late and task.uncancel() <= cancels_before:
+            message = f"no answer within {timeout_s * 1000:.0f} ms"
+            raise StoreUnavailableError(message) from None
+        raise
+    finally:
+        timer.cancel()

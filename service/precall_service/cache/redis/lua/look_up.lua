@@ -5,9 +5,11 @@ if not entry[1] then
   return {position, changed_at}
 end
 local newest = changed_at
-if entry[2] ~= table.concat(ARGV, '\n') then
+local nodes = entry[2]
+-- Mostly the nodes of the entry are the first of those that were asked for.
+if string.sub(table.concat(ARGV, '\n') .. '\n', 1, #nodes + 1) ~= nodes .. '\n' then
   local own = {}
-  for node in string.gmatch(entry[2], '[^\n]+') do
+  for node in string.gmatch(nodes, '[^\n]+') do
     own[#own + 1] = node
   end
   newest = latest(own, 1, #own, newest)
