@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
 from precall_service.cache.base import Size
 
 TENANTS_MAX = 10_000
-"""The counts of the tenant that was used longest ago are forgotten first."""
+"""The counts of the tenant that came first are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +61,13 @@ class Counts:
     """The counts of all tenants."""
 
     def __init__(self) -> None:
-        self._tenants: LRUCache[str, TenantCounts] = LRUCache(TENANTS_MAX)
+        self._tenants: dict[str, TenantCounts] = {}
 
     def of(self, tenant: str) -> TenantCounts:
         """Returns the counts of a tenant, to read and to change."""
         counts = self._tenants.get(tenant)
         if counts is None:
+            if len(self._tenants) >= TENANTS_MAX:
+                del self._tenants[next(iter(self._tenants))]
             counts = self._tenants[tenant] = TenantCounts()
         return counts

@@ -1,14 +1,14 @@
 """Turns entries and changes into bytes that Redis keeps, and back.
 
-An entry's value is one line of JSON, which says everything except the result, and then the result
-as it is: a hit does not parse it.
+An entry's value is a head of fixed size, three short texts, and then the result as it is.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from precall_service.cache.base import (
     CacheKey,
@@ -21,47 +21,53 @@ from precall_service.cache.base import (
 )
 from precall_service.domain.tools import CacheScope
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+
+_HEAD: Final = struct.Struct("<BddIII")
+"""Origin, cost, time to live, and the lengths of the execution's id, content and resources."""
+
+_ORIGINS: Final = {origin.value: origin for origin in Origin}
 
 
 def pack_value(value: Value, resources: Sequence[str]) -> bytes:
     """Returns a value and the names of the resources that it depends on as bytes."""
-    head = _ENCODER.encode(
-        [
-            value.content,
-            value.execution_id,
-            value.origin.value,
-            value.cost_s,
-            value.ttl_s,
-            resources,
-        ]
-    )
-    # A text from JSON may hold half of a surrogate pair, which is given back as it came.
-    return f"{head}\n{value.result_json}".encode(errors="surrogatepass")
+    texts = [_encoded(value.execution_id), _encoded(value.content), _encoded("\n".join(resources))]
+    head = _HEAD.pack(value.origin.value, value.cost_s, value.ttl_s, *map(len, texts))
+    return b"".join((head, *texts, _encoded(value.result_json)))
 
 
 def unpack_entry(data: bytes, versions: bytes, entry_version: int, expires_in_s: float) -> Entry:
     """Returns the entry of a packed value, and of the versions of its resources as text."""
-    head, _, result = data.partition(b"\n")
-    content, execution_id, origin, cost_s, ttl_s, names = cast(
-        "tuple[str, str, int, float, float, list[str]]",
-        json.loads(head.decode(errors="surrogatepass")),
-    )
+    origin, cost_s, ttl_s, *sizes = _HEAD.unpack_from(data)
+    first = _HEAD.size + sizes[0]
+    second = first + sizes[1]
+    third = second + sizes[2]
+    names = _decoded(data[second:third])
     value = Value(
-        result_json=result.decode(errors="surrogatepass"),
-        content=content,
-        execution_id=execution_id,
-        origin=Origin(origin),
+        result_json=_decoded(data[third:]),
+        content=_decoded(data[first:second]),
+        execution_id=_decoded(data[_HEAD.size : first]),
+        origin=_ORIGINS[origin],
         cost_s=cost_s,
         ttl_s=ttl_s,
     )
+    found = map(ResourceVersion, names.split("\n"), map(int, versions.split())) if names else ()
     return Entry(
         value=value,
         entry_version=entry_version,
-        resources=tuple(map(ResourceVersion, names, map(int, versions.split())) if names else ()),
+        resources=tuple(found),
         age_s=max(0.0, ttl_s - expires_in_s),
         expires_in_s=expires_in_s,
     )
+
+
+def _encoded(text: str) -> bytes:
+    # A text may hold half of a surrogate pair, which is given back as it came.
+    return text.encode(errors="surrogatepass")
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(errors="surrogatepass")
 
 
 def pack_change(change: Change | None) -> bytes:
