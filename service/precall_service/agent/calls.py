@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from precall_service.agent import refusals
 from precall_service.agent.account import CallTaken
@@ -153,14 +154,30 @@ class TurnCalls:
             if run.sent and not run.tool.declaration.effects.read_only:
                 self._in_doubt.add(call.call_id)
                 self._effects[tool.name] = None
-            if run.tool is not tool and (updated := self._write(run.tool, arguments)) is not None:
-                write = updated if write is None else write.and_also(updated)
-            if write is not None:
-                run.on_late_answer(write.again)
-                await write.end()
+            await self._end_write(write, tool, run, arguments)
+
+    async def _end_write(
+        self, write: ToolWrite | None, tool: RegisteredTool, run: Run, arguments: JsonObject
+    ) -> None:
+        """Records what a run wrote, which was announced with this declaration of the tool.
+
+        If the tool was updated while the run waited, what the update declares is written as well.
+        """
+        if run.tool is not tool or write is None:
+            by_now = self._write(run.tool, arguments)
+            write = by_now if write is None else write.and_also(by_now)
+        if run.ended is None or run.ended.error is not None:
+            run.on_late_answer(partial(self._written_late, run.tool, arguments))
+        if write is not None:
+            await write.end()
+
+    def _written_late(self, tool: RegisteredTool, arguments: JsonObject) -> None:
+        """Records the write of a handler that answered after its run had ended."""
+        if (write := self._write(tool, arguments)) is not None:
+            write.end_later()
 
     def _write(self, tool: RegisteredTool, arguments: JsonObject) -> ToolWrite | None:
-        """Returns what a run of the tool writes; None if it is read-only."""
+        """Returns what a run of the tool writes; None if that can make nothing stale."""
         context = self._scope.context
         return self._scope.services.cache.write(
             context.tenant, context.conversation_id, tool.declaration, arguments

@@ -136,14 +136,16 @@ class ToolCache:
     def write(
         self, tenant: str, conversation_id: str, tool: ToolDeclaration, arguments: JsonObject
     ) -> ToolWrite | None:
-        """Returns what a run of a tool writes; None if the tool is read-only."""
-        if tool.effects.read_only:
+        """Returns what a run of a tool writes; None if that can make nothing stale by now."""
+        if tool.effects.read_only or not self._store.concerns(tenant):
             return None
-
-        def written() -> tuple[str, ...]:
-            return tool.written(arguments, conversation_id)
-
-        return ToolWrite(self._store, self.spawn, self._counts, tenant, written)
+        return ToolWrite(
+            self._store,
+            self.spawn,
+            self._counts.of(tenant),
+            tenant=tenant,
+            resources=tool.written(arguments, conversation_id),
+        )
 
     def count_joined(self, tenant: str) -> None:
         """Counts a call that shared the run of an equal call."""

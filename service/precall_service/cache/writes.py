@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from precall_service.cache.base import CacheStore, Change, ChangeKind, StoreUnavailableError
-from precall_service.cache.counts import Counts
+from precall_service.cache.counts import TenantCounts
 from precall_service.cache.keys import invalidated_nodes
 from precall_service.domain.resources import conversation_of
 from precall_service.incidents import report_defect
@@ -26,7 +26,9 @@ SETTLE_MARGIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class WritePart:
+    """The write of one resource."""
+
     write_id: str
     nodes: Sequence[str]
     change: Change
@@ -42,21 +44,25 @@ class ToolWrite:
         self,
         store: CacheStore,
         spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
-        counts: Counts,
+        counts: TenantCounts,
+        *,
         tenant: str,
-        written: Callable[[], Iterable[str]],
+        resources: Iterable[str],
     ) -> None:
-        """Makes a write that has not begun. `written` returns the resources, and is called late."""
-        self.written = written
         self._store = store
         self._spawn = spawn
         self._counts = counts
         self._tenant = tenant
-        self._parts: list[_Part] | None = None
+        write_id = f"{_SERVER_ID}/{next(_numbers)}"
+        self.parts = [
+            WritePart(f"{write_id}/{index}", *_written(name))
+            for index, name in enumerate(resources)
+        ]
 
-    def and_also(self, other: ToolWrite) -> ToolWrite:
+    def and_also(self, other: ToolWrite | None) -> ToolWrite:
         """Returns this write, which now ends with the other one's resources as well."""
-        self._parts = [*self._all_parts(), *_parts(other.written())]
+        if other is not None:
+            self.parts += other.parts
         return self
 
     async def begin(self, timeout_s: float) -> None:
@@ -65,13 +71,11 @@ class ToolWrite:
         What is read from now on is stale once the write has ended. If this server dies before that,
         a shared store ends the write by itself.
         """
-        if not self._store.concerns(self._tenant):
-            return
         await self._each(
             self._store.announce(
                 self._tenant, part.write_id, part.nodes, part.change, timeout_s + SETTLE_MARGIN_S
             )
-            for part in self._all_parts()
+            for part in self.parts
         )
 
     async def end(self) -> None:
@@ -79,27 +83,20 @@ class ToolWrite:
 
         On cancel: it is recorded all the same.
         """
-        if not self._store.concerns(self._tenant):
-            return
-        if len(self._all_parts()) == 1:  # a store makes a change that it was told, even on cancel
+        if len(self.parts) == 1:  # a store makes a change that it was told, even on cancel
             await self._record()
         else:
             await asyncio.wait([self._spawn(self._record())])
 
-    def again(self) -> None:
-        """Records one more end: the handler answered after its run had ended."""
+    def end_later(self) -> None:
+        """Does the same without waiting for it."""
         self._spawn(self._record())
 
     async def _record(self) -> None:
         await self._each(
             self._store.advance(self._tenant, part.nodes, part.change, settles=part.write_id)
-            for part in self._all_parts()
+            for part in self.parts
         )
-
-    def _all_parts(self) -> list[_Part]:
-        if self._parts is None:
-            self._parts = _parts(self.written())
-        return self._parts
 
     async def _each(self, operations: Iterable[Awaitable[object]]) -> None:
         first, *others = map(self._counted, operations)
@@ -112,14 +109,9 @@ class ToolWrite:
         try:
             await operation
         except StoreUnavailableError:
-            self._counts.of(self._tenant).store_failures += 1
+            self._counts.store_failures += 1
         except Exception as defect:  # noqa: BLE001 - a turn must not fail for its cache
             report_defect(log, "a write in the tool cache", defect)
-
-
-def _parts(names: Iterable[str]) -> list[_Part]:
-    write_id = f"{_SERVER_ID}/{next(_numbers)}"
-    return [_Part(f"{write_id}/{index}", *_written(name)) for index, name in enumerate(names)]
 
 
 @lru_cache(256)  # the calls of one conversation write it again and again
