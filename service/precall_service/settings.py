@@ -183,6 +183,7 @@ class CacheSection(_Section):
     nodes_max: Annotated[int, Field(ge=256, le=1 << 24)] = 1 << 16
     changes_max: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
     watches_max: Count = 256
+    watches_per_tenant_max: Count = 64
 
     def limits(self) -> CacheLimits:
         """Returns the limits of the cache."""
@@ -190,6 +191,7 @@ class CacheSection(_Section):
             entry_bytes_max=min(self.entry_bytes_max, self.memory_bytes_max),
             ttl_max_s=self.ttl_max_s,
             watches_max=self.watches_max,
+            watches_per_tenant_max=self.watches_per_tenant_max,
         )
 
 

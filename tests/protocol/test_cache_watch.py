@@ -75,7 +75,7 @@ async def watching(caller: Caller, after: int | None = None) -> AsyncGenerator[W
 
 
 def open_watches(server: RunningServer) -> int:
-    return server.services.cache._watches  # pyright: ignore[reportPrivateUsage]
+    return server.services.cache._watches.total()  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_changes_are_told_in_order_with_what_happened() -> None:
@@ -250,3 +250,14 @@ async def test_a_drain_ends_watches_at_once_and_leaves_reads_and_writes_to_runni
             assert (await cache.get()).result_json == "21"
             done.set()
             assert (await stream.completed()).text == "Done."
+
+
+async def test_a_tenant_cannot_take_every_watch() -> None:
+    async with running_server(cache={"watches_per_tenant_max": 1}) as server:
+        async with watching(Caller(server.channel, "ann")):
+            await eventually(lambda: open_watches(server) == 1)
+            error = await Watcher(Caller(server.channel, "ann"), None).ended()
+            assert error.reason == "LIMIT_REACHED"
+            assert "this tenant has 1 open streams" in error.message
+            async with watching(Caller(server.channel, "bob")):
+                await eventually(lambda: open_watches(server) == 2)

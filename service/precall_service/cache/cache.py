@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -57,7 +58,7 @@ class ToolCache:
         self._store = store
         self._counts = Counts()
         self._group = asyncio.TaskGroup()
-        self._watches = 0
+        self._watches: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         """The cache can be used from here to the end of the block."""
@@ -239,16 +240,19 @@ class ToolCache:
         Raises:
             ServiceError: LIMIT_REACHED if too many watch, or CACHE_STORE_UNAVAILABLE.
         """
-        if self._watches >= self.limits.watches_max:
-            raise refusals.too_many_watches(self.limits.watches_max)
-        self._watches += 1
+        if self._watches.total() >= self.limits.watches_max:
+            raise refusals.too_many_watches("this server", self.limits.watches_max)
+        if self._watches[tenant] >= self.limits.watches_per_tenant_max:
+            raise refusals.too_many_watches("this tenant", self.limits.watches_per_tenant_max)
+        self._watches[tenant] += 1
         changes = self._store.watch(tenant, after)
         try:
             with refusals.unavailable(self._counts.of(tenant)):
                 async for change in changes:
                     yield change
         finally:
-            self._watches -= 1
+            self._watches[tenant] -= 1
+            self._watches += Counter()  # forgets tenants that watch nothing
             await changes.aclose()
 
     async def stats(self, tenant: str) -> CacheStats:

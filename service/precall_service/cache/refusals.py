@@ -87,10 +87,10 @@ def not_yet(resource: str, observed: Sequence[ResourceVersion]) -> ServiceError:
     )
 
 
-def too_many_watches(limit: int) -> ServiceError:
-    """As many streams of Watch are open as may be."""
+def too_many_watches(whose: str, limit: int) -> ServiceError:
+    """The server or a tenant has as many open streams of Watch as it may have."""
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"{limit} streams of Watch are open on this server, which is the limit: close one first",
+        f"{whose} has {limit} open streams of Watch, which is the limit: close one first",
         metadata={"limit": str(limit)},
     )
