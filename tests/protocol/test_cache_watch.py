@@ -253,11 +253,13 @@ async def test_a_drain_ends_watches_at_once_and_leaves_reads_and_writes_to_runni
 
 
 async def test_a_tenant_cannot_take_every_watch() -> None:
-    async with running_server(cache={"watches_per_tenant_max": 1}) as server:
-        async with watching(Caller(server.channel, "ann")):
-            await eventually(lambda: open_watches(server) == 1)
-            error = await Watcher(Caller(server.channel, "ann"), None).ended()
-            assert error.reason == "LIMIT_REACHED"
-            assert "this tenant has 1 open streams" in error.message
-            async with watching(Caller(server.channel, "bob")):
-                await eventually(lambda: open_watches(server) == 2)
+    async with (
+        running_server(cache={"watches_per_tenant_max": 1}) as server,
+        watching(Caller(server.channel, "ann")),
+    ):
+        await eventually(lambda: open_watches(server) == 1)
+        error = await Watcher(Caller(server.channel, "ann"), None).ended()
+        assert error.reason == "LIMIT_REACHED"
+        assert "this tenant has 1 open streams" in error.message
+        async with watching(Caller(server.channel, "bob")):
+            await eventually(lambda: open_watches(server) == 2)
