@@ -70,13 +70,15 @@ class CacheKey(_message.Message):
     """The version of the tool: 1 to 128 bytes."""
     arguments_json: _builtins.str
     """The arguments: a JSON object of at most ServerLimits.arguments_bytes_max bytes. Arguments are equal if their
-    canonical forms (RFC 8785) are. So they must have one: no name occurs twice in an object, no integer is beyond
-    2^53 - 1, and no text holds half of a surrogate pair.
+    canonical forms (RFC 8785) are equal, so they must have a canonical form: no name occurs twice in an object, no
+    integer is beyond 2^53 - 1, and no string contains half of a surrogate pair.
     """
     scope: _tool_pb2.CacheScope.ValueType
-    """Where the entry may be used."""
+    """Where the entry may be used. Unspecified: CONVERSATION."""
     conversation_id: _builtins.str
-    """With CONVERSATION scope: the conversation, 1 to 128 characters of A-Z a-z 0-9 . _ and -. Required then, else empty."""
+    """The conversation: 1 to 128 characters of A-Z a-z 0-9 . _ and -. Required with CONVERSATION scope, empty with TENANT
+    scope.
+    """
     def __init__(
         self,
         *,
@@ -102,14 +104,16 @@ class ResourceVersion(_message.Message):
     segment is "*" covers every name that begins with the rest: "file:/a/*" covers "file:/a/b" and "file:/a/b/c", but not
     "file:/a"; "order:*" covers every name with the scheme "order". After a write to a name, a result is stale if it has
     read that name, a name that the written one covers, or a name that covers the written one. So a result that depends
-    on "file:/a/*" is stale after a write to "file:/a/b", and the other way round.
+    on "file:/a/*" is stale after a write to "file:/a/b", and a result that depends on "file:/a/b" is stale after a write
+    to "file:/a/*".
 
-    A scheme is a letter, and then letters, digits, "+", "-" and ".". A name has at most 1024 bytes and 64 segments. A
-    segment cannot be empty, "." or "..", and "*" can only be a whole last segment. A "/" directly after the colon begins
-    no segment. Names are compared as they are written, so "file:/a" and "file:a" are different resources.
+    A scheme starts with a letter and consists of letters, digits, "+", "-" and ".". A name has at most 1024 bytes and 64
+    segments. A segment cannot be empty, "." or "..", and "*" can only be the whole last segment. A "/" directly after
+    the colon does not start a segment. Names are compared as they are written, so "file:/a" and "file:a" are different
+    resources.
 
-    Every conversation is a resource too: "conversation:" and its id. A tool that is not read_only and declares no writes
-    writes that resource, and every result of CONVERSATION scope depends on it.
+    Every conversation is a resource, too: its name is "conversation:" and its id. A tool that is not read_only and
+    declares no writes writes this resource, and every result of CONVERSATION scope depends on it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -119,8 +123,8 @@ class ResourceVersion(_message.Message):
     resource: _builtins.str
     """The name of the resource."""
     version: _builtins.int
-    """A position in the order of the tenant's changes: of the last write after which results that have read the resource
-    are stale. It grows, but not by one. Do nothing with it but compare it for equality and send it back.
+    """The position of the last write that made results stale which have read the resource. It grows, but not by one.
+    Compare it only for equality, and send it back in Put.
     """
     def __init__(
         self,
@@ -155,11 +159,11 @@ class CacheEntry(_message.Message):
     result_json: _builtins.str
     """The result: JSON text."""
     entry_version: _builtins.int
-    """The version of the entry. It grows by one with every Put of this key. If the entry was dropped in between, for any
-    reason, the next one begins at a higher number than it had.
+    """The version of the entry. It grows by one each time that a result is stored for this key. If the entry was dropped
+    in the meantime, for any reason, the next one starts at a higher version.
     """
     execution_id: _builtins.str
-    """The execution that made the result. Empty for a Put."""
+    """The id of the execution that made the result. Empty for a Put."""
     origin: Global___CacheOrigin.ValueType
     """The origin of the entry."""
     @_builtins.property
@@ -168,11 +172,11 @@ class CacheEntry(_message.Message):
 
     @_builtins.property
     def resource_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
-        """The resources that the result depends on, with their versions from when it was stored."""
+        """The resources that the result depends on, with their versions at the time when it was stored."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the entry was made."""
+        """When the entry was stored."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -180,7 +184,7 @@ class CacheEntry(_message.Message):
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
-        """The time that it would take to make the result again. Unset: unknown."""
+        """The time that it takes to compute the result again. Unset: unknown."""
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
@@ -258,7 +262,7 @@ Global___ToolCacheServiceGetResponse: _TypeAlias = ToolCacheServiceGetResponse  
 
 @_typing.final
 class GetResourceVersionsRequest(_message.Message):
-    """Names the resources to look up."""
+    """Names the resources whose versions to read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -289,10 +293,10 @@ class GetResourceVersionsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """The position at which the versions were read, in the order of changes that Watch reports."""
+    """The position at which the versions were read, in the order of all changes of the tenant."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceVersion]:
-        """One entry per name, in the order of the request. A resource that was never written has a version, too."""
+        """One version per name, in the order of the request. A resource that was never written has a version, too."""
 
     def __init__(
         self,
@@ -325,12 +329,13 @@ class ToolCacheServicePutRequest(_message.Message):
     result_json: _builtins.str
     """The result: JSON text."""
     expected_entry_version: _builtins.int
-    """The version that the entry must have now; 0 means that there must be no usable entry. Unset: the result is stored
-    whatever there is.
+    """The version that the usable entry must have now; 0 means that there must be no usable entry. Unset: the result
+    replaces any entry.
     """
     observed_position: _builtins.int
     """The position that GetResourceVersions returned before the result was computed. If anything that the entry depends
-    on has changed since, also by an Invalidate, nothing is stored. Unset: only the `observed_versions` are compared.
+    on has changed since then, including by an Invalidate, nothing is stored. Unset: only the `observed_versions` are
+    compared.
     """
     @_builtins.property
     def key(self) -> Global___CacheKey:
@@ -348,7 +353,9 @@ class ToolCacheServicePutRequest(_message.Message):
 
     @_builtins.property
     def recompute_cost(self) -> _duration_pb2.Duration:
-        """The time that it would take to make the result again, which decides what is dropped to make room. Unset: unknown."""
+        """The time that it takes to compute the result again: results that take long are kept longer when room is needed.
+        Unset: unknown.
+        """
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
@@ -389,7 +396,7 @@ class ToolCacheServicePutResponse(_message.Message):
 
     ENTRY_VERSION_FIELD_NUMBER: _builtins.int
     entry_version: _builtins.int
-    """The version of the entry now."""
+    """The new version of the entry."""
     def __init__(
         self,
         *,
@@ -418,7 +425,7 @@ class InvalidationTarget(_message.Message):
     tool_name: _builtins.str
     """All entries of a tool."""
     resource: _builtins.str
-    """All entries that are stale after a write to this resource (see ResourceVersion)."""
+    """All entries that a write to this resource makes stale (see ResourceVersion)."""
     conversation_id: _builtins.str
     """All entries of a conversation."""
     @_builtins.property
@@ -522,13 +529,13 @@ Global___AllEntries: _TypeAlias = AllEntries  # noqa: Y015
 
 @_typing.final
 class ToolCacheServiceInvalidateResponse(_message.Message):
-    """The entries are unreachable."""
+    """The entries are unreachable now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """The position of the invalidation in the order of changes that Watch reports."""
+    """The position of the invalidation in the order of all changes of the tenant."""
     def __init__(
         self,
         *,
@@ -550,7 +557,7 @@ class ToolCacheServiceWatchRequest(_message.Message):
 
     AFTER_POSITION_FIELD_NUMBER: _builtins.int
     after_position: _builtins.int
-    """The last position that the caller has seen: later changes are reported. Unset: changes from now on are reported."""
+    """The last position that the caller has seen: changes after it are reported. Unset: changes from now on are reported."""
     def __init__(
         self,
         *,
@@ -568,7 +575,7 @@ Global___ToolCacheServiceWatchRequest: _TypeAlias = ToolCacheServiceWatchRequest
 
 @_typing.final
 class ToolCacheServiceWatchResponse(_message.Message):
-    """One change. Arguments of more than 4 KiB are left out of its keys: `arguments_json` is empty there."""
+    """One change. Its keys do not contain arguments of more than 4 KiB: their `arguments_json` is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -589,7 +596,7 @@ class ToolCacheServiceWatchResponse(_message.Message):
 
     @_builtins.property
     def invalidated(self) -> Global___CacheEntriesInvalidated:
-        """Entries were made unreachable."""
+        """Entries were made unreachable, by a write or by Invalidate."""
 
     @_builtins.property
     def gap(self) -> Global___CacheWatchGap:
@@ -702,7 +709,9 @@ Global___ToolCacheServiceStatsRequest: _TypeAlias = ToolCacheServiceStatsRequest
 
 @_typing.final
 class ToolCacheServiceStatsResponse(_message.Message):
-    """Statistics of the cache of the caller's tenant, since the server's start."""
+    """Statistics of the cache of the caller's tenant. `entries`, `bytes` and `evictions` are about the cache store, which
+    several servers may share; the other numbers are what this server has counted since its start.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -717,7 +726,7 @@ class ToolCacheServiceStatsResponse(_message.Message):
     JOINED_FIELD_NUMBER: _builtins.int
     STORE_FAILURES_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
-    """The number of entries in the cache."""
+    """The number of entries in the store. Some may be stale."""
     bytes: _builtins.int
     """The size of these entries in bytes."""
     hits: _builtins.int
@@ -725,18 +734,18 @@ class ToolCacheServiceStatsResponse(_message.Message):
     misses: _builtins.int
     """Reads that found no usable entry."""
     stale: _builtins.int
-    """Misses that found an entry, but a stale one."""
+    """Those of the misses that found a stale entry."""
     evictions: _builtins.int
     """Entries that were dropped to make room."""
     store_available: _builtins.bool
     """Whether the server can reach the cache store."""
     joined: _builtins.int
-    """Calls that waited for the run of an equal call instead of running themselves."""
+    """Calls that shared the run of an equal call."""
     store_failures: _builtins.int
     """Requests to the cache store that failed or took too long."""
     @_builtins.property
     def time_saved(self) -> _duration_pb2.Duration:
-        """The handlers' time that hits have saved."""
+        """The time that the handlers would have taken for the hits."""
 
     def __init__(
         self,

@@ -28,9 +28,9 @@ if _version_not_supported:
 class ToolCacheServiceStub:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
-    between, or the entry was invalidated, the server notices and does not store the value.
+    A client that runs a tool itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in the
+    meantime, or the entry was invalidated, the server does not store the result.
     """
 
     def __init__(self, channel):
@@ -74,30 +74,31 @@ class ToolCacheServiceStub:
 class ToolCacheServiceServicer:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
-    between, or the entry was invalidated, the server notices and does not store the value.
+    A client that runs a tool itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in the
+    meantime, or the entry was invalidated, the server does not store the result.
     """
 
     def Get(self, request, context):
-        """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason.
+        """Returns the usable entry for a call. Ends with NOT_FOUND (CACHE_ENTRY_UNKNOWN) if there is none, for any reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetResourceVersions(self, request, context):
-        """Returns the current versions of resources, and the position. Read them before you compute a value to Put, and for a
-        position to Watch from.
+        """Returns the current versions of resources, and the current position. Call it before you compute a result to Put, or
+        to get a position to Watch from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request, context):
-        """Stores a result. If a resource in `observed_versions` has another version by now, or something has changed since
-        `observed_position`, nothing is stored, and the RPC ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
-        nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
+        """Stores a result. If a resource in `observed_versions` has another version by now, or if something that the result
+        depends on has changed since `observed_position`, nothing is stored, and the RPC ends with ABORTED
+        (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version, nothing is stored,
+        and the RPC ends with ABORTED (CACHE_VERSION_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +112,8 @@ class ToolCacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Reports changes, in order, from now on or from a position. If changes are missing, it reports a gap.
+        """Reports stored entries, writes and invalidations in order, from now on or after a position. If some of them were
+        lost, it reports a gap. It does not report entries that expire or are dropped to make room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,9 +170,9 @@ def add_ToolCacheServiceServicer_to_server(servicer, server):
 class ToolCacheService:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
-    between, or the entry was invalidated, the server notices and does not store the value.
+    A client that runs a tool itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in the
+    meantime, or the entry was invalidated, the server does not store the result.
     """
 
     @staticmethod

@@ -17,36 +17,39 @@ GRPC_VERSION: str
 class ToolCacheServiceStub:
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
-    between, or the entry was invalidated, the server notices and does not store the value.
+    A client that runs a tool itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in the
+    meantime, or the entry was invalidated, the server does not store the result.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Get: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceGetRequest, _tool_cache_pb2.ToolCacheServiceGetResponse]
-    """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason."""
+    """Returns the usable entry for a call. Ends with NOT_FOUND (CACHE_ENTRY_UNKNOWN) if there is none, for any reason."""
     GetResourceVersions: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.GetResourceVersionsRequest, _tool_cache_pb2.GetResourceVersionsResponse]
-    """Returns the current versions of resources, and the position. Read them before you compute a value to Put, and for a
-    position to Watch from.
+    """Returns the current versions of resources, and the current position. Call it before you compute a result to Put, or
+    to get a position to Watch from.
     """
     Put: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServicePutRequest, _tool_cache_pb2.ToolCacheServicePutResponse]
-    """Stores a result. If a resource in `observed_versions` has another version by now, or something has changed since
-    `observed_position`, nothing is stored, and the RPC ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
-    nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
+    """Stores a result. If a resource in `observed_versions` has another version by now, or if something that the result
+    depends on has changed since `observed_position`, nothing is stored, and the RPC ends with ABORTED
+    (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version, nothing is stored,
+    and the RPC ends with ABORTED (CACHE_VERSION_MISMATCH).
     """
     Invalidate: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceInvalidateRequest, _tool_cache_pb2.ToolCacheServiceInvalidateResponse]
     """Makes entries unreachable at once."""
     Watch: _aio.UnaryStreamMultiCallable[_tool_cache_pb2.ToolCacheServiceWatchRequest, _tool_cache_pb2.ToolCacheServiceWatchResponse]
-    """Reports changes, in order, from now on or from a position. If changes are missing, it reports a gap."""
+    """Reports stored entries, writes and invalidations in order, from now on or after a position. If some of them were
+    lost, it reports a gap. It does not report entries that expire or are dropped to make room.
+    """
     Stats: _aio.UnaryUnaryMultiCallable[_tool_cache_pb2.ToolCacheServiceStatsRequest, _tool_cache_pb2.ToolCacheServiceStatsResponse]
     """Returns statistics of the cache."""
 
 class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads and fills the cache of tool results of the caller's tenant. Needs CAPABILITY_TOOL_CACHE.
 
-    A client that runs tools by itself fills the cache in this order: it calls GetResourceVersions for the resources that
-    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in
-    between, or the entry was invalidated, the server notices and does not store the value.
+    A client that runs a tool itself fills the cache in this order: it calls GetResourceVersions for the resources that
+    the tool reads, runs the tool, and calls Put with the versions and their position. If a resource was written in the
+    meantime, or the entry was invalidated, the server does not store the result.
     """
 
     @_abc_1.abstractmethod
@@ -55,7 +58,7 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServiceGetRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServiceGetRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServiceGetResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServiceGetResponse]:
-        """Returns the usable entry for a call, or NOT_FOUND if there is none for any reason."""
+        """Returns the usable entry for a call. Ends with NOT_FOUND (CACHE_ENTRY_UNKNOWN) if there is none, for any reason."""
 
     @_abc_1.abstractmethod
     def GetResourceVersions(
@@ -63,8 +66,8 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.GetResourceVersionsRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.GetResourceVersionsRequest, _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.GetResourceVersionsResponse]:
-        """Returns the current versions of resources, and the position. Read them before you compute a value to Put, and for a
-        position to Watch from.
+        """Returns the current versions of resources, and the current position. Call it before you compute a result to Put, or
+        to get a position to Watch from.
         """
 
     @_abc_1.abstractmethod
@@ -73,9 +76,10 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServicePutRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServicePutRequest, _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]],
     ) -> _abc.Awaitable[_tool_cache_pb2.ToolCacheServicePutResponse]:
-        """Stores a result. If a resource in `observed_versions` has another version by now, or something has changed since
-        `observed_position`, nothing is stored, and the RPC ends with ABORTED (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version,
-        nothing is stored, and it ends with ABORTED (CACHE_VERSION_MISMATCH).
+        """Stores a result. If a resource in `observed_versions` has another version by now, or if something that the result
+        depends on has changed since `observed_position`, nothing is stored, and the RPC ends with ABORTED
+        (CACHE_RESOURCE_CHANGED). If `expected_entry_version` is set and the entry has another version, nothing is stored,
+        and the RPC ends with ABORTED (CACHE_VERSION_MISMATCH).
         """
 
     @_abc_1.abstractmethod
@@ -92,7 +96,9 @@ class ToolCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_cache_pb2.ToolCacheServiceWatchRequest,
         context: _aio.ServicerContext[_tool_cache_pb2.ToolCacheServiceWatchRequest, _abc.AsyncIterator[_tool_cache_pb2.ToolCacheServiceWatchResponse]],
     ) -> _abc.AsyncIterator[_tool_cache_pb2.ToolCacheServiceWatchResponse]:
-        """Reports changes, in order, from now on or from a position. If changes are missing, it reports a gap."""
+        """Reports stored entries, writes and invalidations in order, from now on or after a position. If some of them were
+        lost, it reports a gap. It does not report entries that expire or are dropped to make room.
+        """
 
     @_abc_1.abstractmethod
     def Stats(

@@ -148,10 +148,10 @@ class ToolEffects(_message.Message):
     @_builtins.property
     def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The resources that the handler reads: templates over the arguments, such as "file:{path}". At most 64 templates of
-        at most 256 bytes each. "{order.id}" stands for the member "id" of the argument "order". Where an argument is
-        absent, is not a scalar, or does not make a plain path, the declaration becomes broader and never narrower: without
-        `path`, "file:/docs/{path}" stands for everything below "file:/docs", and for "file:/docs" itself. ResourceVersion
-        says which names there are, and which cover each other.
+        at most 256 bytes each. "{order.id}" stands for the member "id" of the argument "order". If an argument is absent,
+        is not a scalar, or does not make a plain path, the template stands for a broader name, never for a narrower one:
+        without `path`, "file:/docs/{path}" stands for "file:/docs" and everything below it. ResourceVersion says which
+        names are valid, and which cover each other.
         """
 
     @_builtins.property
