@@ -1,12 +1,12 @@
 """What a cache store holds, and the protocol of a store.
 
-A store keeps, for each tenant, entries by key, versions of nodes (`domain.resources`), and a log of
+For each tenant, a store keeps entries by key, versions of nodes (`domain.resources`), and a log of
 changes. It does not know what the nodes mean. Each of its methods is atomic.
 
-A store gives out *positions*: integers that grow with every change of a tenant, and that never
-repeat, not even after a restart that lost everything. The version of a node is the position of its
-last change. An entry is fresh if none of its nodes has changed since the position at which the
-result began to be computed, the *snapshot*.
+A store gives every change of a tenant a *position*: an integer that grows and never repeats, not
+even after a restart that lost everything. The version of a node is the position of its last change.
+The *snapshot* of an entry is the position at which the computation of its result started. An entry
+is fresh if none of its nodes has changed since its snapshot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class StoreUnavailableError(Exception):
 
 
 class Origin(enum.Enum):
-    """Where an entry came from: the number is the one on the wire."""
+    """Where an entry came from. The values are those of the wire contract."""
 
     SPECULATIVE = 1
     COMMITTED = 2
@@ -60,7 +60,7 @@ class ResourceVersion:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The versions of resources, and the position at which they were read; None if unknown."""
+    """Versions of resources, and the position at which they were read (None if unknown)."""
 
     versions: tuple[ResourceVersion, ...] = ()
     position: int | None = None
@@ -68,7 +68,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A result to store. `cost_s` is the time that it would take to compute it again."""
+    """A result to store. `cost_s` is the time that it takes to compute it again."""
 
     result_json: str
     content: str
@@ -80,7 +80,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A stored result. `resources` have the versions from when it was stored."""
+    """A stored result. `resources` have the versions that they had when it was stored."""
 
     value: Value
     entry_version: int
@@ -91,7 +91,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A resource that a result depends on, with the nodes of a read of it."""
+    """A resource that a result depends on, with the nodes that a read of it has."""
 
     resource: str
     nodes: tuple[str, ...]
@@ -102,10 +102,10 @@ class Lookup:
     """What a store has for a key.
 
     Attributes:
-        entry: The entry, if it is fresh and has not expired.
-        stale: Whether there is an entry that is not fresh.
-        snapshot: The position now. A result that is computed from now on has this snapshot.
-        changed_at: The position of the last change of the nodes that were asked for.
+        entry: The entry, if it is usable: fresh and not expired.
+        stale: Whether there is an entry that is stale.
+        snapshot: The current position: the snapshot of a result whose computation starts now.
+        changed_at: The position of the last change to the requested nodes.
     """
 
     entry: Entry | None
@@ -119,12 +119,12 @@ class Conditions:
     """When a value may be stored.
 
     Attributes:
-        snapshot: No node of the value may have changed since this position.
-        nodes: Nodes besides those of the value that must not have changed since the snapshot.
-        observed: Each of these resources must have exactly this version. The positions of all must
-            have been given out.
-        entry_version: The version of the usable entry for the key, 0 if there must be none; None:
-            any.
+        snapshot: No node of the value may have changed since this position. None: not checked.
+        nodes: Further nodes that must not have changed since the snapshot.
+        observed: Each of these resources must have exactly this version, which the store must have
+            given out.
+        entry_version: The version that the usable entry for the key must have; 0: there must be no
+            usable entry. None: not checked.
     """
 
     snapshot: int | None = None
@@ -142,23 +142,23 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The value was not stored: this resource, or a node if it is empty, has changed."""
+    """The value was not stored: this resource has changed, or if it is empty, another node."""
 
     resource: str
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatched:
-    """The value was not stored: the usable entry has this version, 0 if there is none."""
+    """The value was not stored: the usable entry has this version (0 if there is none)."""
 
     entry_version: int
 
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """The value was not stored: the version observed of this resource was never given out.
+    """The value was not stored: the observed version of this resource was never given out.
 
-    If the resource is empty, it was the snapshot that was never given out.
+    If `resource` is empty, the snapshot was never given out.
     """
 
     resource: str
@@ -180,8 +180,8 @@ class ChangeKind(enum.Enum):
 class Change:
     """A change, as Watch reports it.
 
-    STORED and KEY have a `key`, STORED an `entry_version`; the others have the `names` that they
-    are about: of the tool, of the tool and its version, of the resource, or of the conversation.
+    STORED and KEY have a `key`, and STORED also has an `entry_version`. The others have `names`:
+    the tool; the tool and its version; the resource; or the conversation. ALL has none.
     """
 
     kind: ChangeKind
@@ -192,7 +192,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class LoggedChange:
-    """A change with its position and its time, in seconds since 1970. None: changes were lost."""
+    """A change with its position and its time, in seconds since 1970.
+
+    Without a `change`, it says that changes before this position were lost.
+    """
 
     position: int
     time_s: float
@@ -209,7 +212,7 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a store holds of a tenant. The bytes are those of the entries."""
+    """How much a store holds for a tenant. `bytes` is the size of the entries."""
 
     entries: int
     bytes: int
@@ -219,22 +222,23 @@ class Size:
 class CacheStore(Protocol):
     """Keeps entries, versions and changes. Every method is atomic.
 
-    Every method raises StoreUnavailableError if the store cannot be reached or does not answer in
-    time. It is then unknown whether a change was made.
+    Every asynchronous method raises StoreUnavailableError if the store cannot be reached or does
+    not answer in time. The change may then have been made or not.
     """
 
     def concerns(self, tenant: str) -> bool:
-        """Returns whether a write of this tenant may make anything stale.
+        """Returns whether a write of this tenant can make anything stale.
 
-        It may not while the store has given out no position of the tenant. This costs nothing, so
-        that a tenant without a use for the cache has no costs either. Raises nothing.
+        It cannot as long as the store has given out no position for the tenant. This check costs
+        almost nothing, so that writes of a tenant that does not use the cache are not slowed down.
+        Raises nothing.
         """
         ...
 
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
-        """Returns the entry if it is usable.
+        """Returns the entry if it is usable, and the current position.
 
-        It is fresh if neither its own nodes nor `nodes` have changed since its snapshot.
+        The entry is fresh if neither its own nodes nor `nodes` have changed since its snapshot.
         """
         ...
 
@@ -246,15 +250,16 @@ class CacheStore(Protocol):
         dependencies: Sequence[Dependency],
         conditions: Conditions,
     ) -> Stored | Changed | Mismatched | NotYet:
-        """Stores a value whose nodes are `nodes` and those of the dependencies, if it may be.
+        """Stores a value if the conditions hold. It depends on `nodes` and on the dependencies.
 
-        The entry's version grows by one. A key without an entry begins at a version that it never
-        had. With a snapshot, the entry gets that snapshot, else the position now.
+        The version of the entry grows by one. If there is no entry for the key, the version starts
+        at a number that the key never had. The snapshot of the entry is that of the conditions, or
+        else the current position.
         """
         ...
 
     async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> Versions:
-        """Returns the version of each resource: the position of the last change of its nodes."""
+        """Returns the version of each resource: the position of the last change to its nodes."""
         ...
 
     async def advance(
@@ -269,33 +274,33 @@ class CacheStore(Protocol):
     async def announce(
         self, tenant: str, write_id: str, nodes: Sequence[str], change: Change, within_s: float
     ) -> None:
-        """Gives the nodes a new version, because a write to them begins.
+        """Gives the nodes a new version, because a write to them starts.
 
-        If the write is not settled within this time, since its server has died, the store advances
-        the nodes once more by itself.
+        If the write is not settled within this time (its server may have died), a store that
+        several servers share gives the nodes a new version once more, and logs the change.
         """
         ...
 
     async def drop(self, key: CacheKey, nodes: Sequence[str] = ()) -> int:
         """Removes the entry, gives the nodes a new version, logs the change, returns its position.
 
-        The nodes are for those who are just computing a value for the key.
+        The nodes are those that are checked when a value that is being computed for the key is put.
         """
         ...
 
     def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
-        """Yields the changes after a position in their order, and later ones as they happen.
+        """Yields the changes after a position in order, and then later ones as they happen.
 
-        None: those that happen from the first iteration on. Where changes are missing, because they
-        are no longer in the log or the position was never given out, it yields one without a
-        change. On cancel or close: it gives up what it holds.
+        Without a position, it yields the changes from the first iteration on. If changes are
+        missing, because they are no longer in the log or the position was never given out, it
+        yields a LoggedChange without a change. On cancel or close: its resources are released.
         """
         ...
 
     async def size(self, tenant: str) -> Size:
-        """Returns what the store holds of a tenant."""
+        """Returns how much the store holds for a tenant."""
         ...
 
     async def close(self) -> None:
-        """Gives up what the store holds, in a bounded time."""
+        """Releases the resources of the store, in a bounded time."""
         ...

@@ -1,9 +1,9 @@
 """The cache of tool results, as turns and clients use it.
 
-Owns: the rules of the cache: what an entry depends on, what may be stored, and the counts.
-Never: where entries are kept (`CacheStore`), or when handlers run.
-Concurrency: one event loop. Writes that end go on in the cache's task group after their caller is
-    cancelled, inside its `async with` block.
+Owns: the rules of the cache (what an entry depends on, what may be stored) and its counts.
+Never: decides where entries are kept (`CacheStore` does), or when handlers run.
+Concurrency: one event loop. If the caller that records a write is cancelled, the recording goes on
+    in the cache's task group, until the end of the `async with` block.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ToolCache:
         self._watches: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
-        """The cache can be used from here to the end of the block."""
+        """Starts the cache, which can be used until the end of the block."""
         await self._group.__aenter__()
         return self
 
@@ -71,11 +71,11 @@ class ToolCache:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Waits for the writes that are still being recorded; the store bounds the time of each."""
-        # Without the error of the block, which the group would wrap.
+        """Waits for the writes that are still being recorded. The store limits the time of each."""
+        # The group is not given the error of the block, because it would wrap it.
         await self._group.__aexit__(None, None, None)
 
-    # For turns. Nothing here raises: without its store, the cache finds and keeps nothing.
+    # For turns. None of these methods raises: without its store, the cache finds and keeps nothing.
 
     async def find(self, query: CacheQuery) -> Lookup | None:
         """Returns what the cache has for a call; None if the store is not available.
@@ -109,9 +109,10 @@ class ToolCache:
         origin: Origin,
         cost_s: float,
     ) -> None:
-        """Stores the result of a run that began at this snapshot.
+        """Stores the result of a run that started at this snapshot.
 
-        It is not stored if it is too large, or if something that it depends on has changed since.
+        It is not stored if it is too large, or if something that it depends on has changed since
+        the snapshot.
         """
         if _size(result_json, content) > self.limits.entry_bytes_max:
             return
@@ -137,7 +138,7 @@ class ToolCache:
     def write(
         self, tenant: str, conversation_id: str, tool: ToolDeclaration, arguments: JsonObject
     ) -> ToolWrite | None:
-        """Returns what a run of a tool writes; None if that can make nothing stale by now."""
+        """Returns what a run of a tool writes; None if it cannot make anything stale."""
         if tool.effects.read_only or not self._store.concerns(tenant):
             return None
         return ToolWrite(
@@ -153,7 +154,7 @@ class ToolCache:
         self._counts.of(tenant).joined += 1
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Starts work that goes on after its caller is cancelled, until the cache is closed."""
+        """Starts work that goes on if its caller is cancelled. `__aexit__` waits for its end."""
         return self._group.create_task(_guarded(work))
 
     # For clients. Every method raises ServiceError.
@@ -184,8 +185,8 @@ class ToolCache:
     ) -> int:
         """Stores a client's result, and returns the version of the entry.
 
-        It depends on the resources that were observed. If their position is known, nothing else
-        that it depends on may have changed since.
+        It depends on the observed resources. If their position is known, nothing else that the
+        entry depends on may have changed since then.
 
         Raises:
             ServiceError: TOO_LARGE, FIELD_INVALID, CACHE_RESOURCE_CHANGED, CACHE_VERSION_MISMATCH
@@ -238,7 +239,7 @@ class ToolCache:
         """Yields changes; see `CacheStore.watch`.
 
         Raises:
-            ServiceError: LIMIT_REACHED if too many watch, or CACHE_STORE_UNAVAILABLE.
+            ServiceError: LIMIT_REACHED if too many watches are open, or CACHE_STORE_UNAVAILABLE.
         """
         if self._watches.total() >= self.limits.watches_max:
             raise refusals.too_many_watches("this server", self.limits.watches_max)
@@ -252,11 +253,11 @@ class ToolCache:
                     yield change
         finally:
             self._watches[tenant] -= 1
-            self._watches += Counter()  # forgets tenants that watch nothing
+            self._watches += Counter()  # removes tenants without a watch
             await changes.aclose()
 
     async def stats(self, tenant: str) -> CacheStats:
-        """Returns the statistics of a tenant. If the store cannot be reached, it holds nothing."""
+        """Returns the statistics of a tenant; without those of the store if it is not available."""
         try:
             return self._counts.of(tenant).stats(await self._store.size(tenant), available=True)
         except StoreUnavailableError:
@@ -264,7 +265,7 @@ class ToolCache:
 
 
 async def _guarded(work: Coroutine[object, object, None]) -> None:
-    """Runs work of the group. A defect in it must not end the group, and so the service."""
+    """Runs work of the group. A defect in it must not end the group, and with it the service."""
     try:
         await work
     except Exception as defect:  # noqa: BLE001

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from precall_service.cache.base import Size
 
 TENANTS_MAX = 10_000
-"""The counts of the tenant that came first are forgotten first."""
+"""Above this number, the counts of the tenant that was counted first are forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class CacheStats:
 class TenantCounts:
     """The counts of one tenant.
 
-    `stale` counts misses that found a stale entry, `joined` calls that shared another call's run,
-    and `store_failures` uses of a store that was not available.
+    `stale` counts the misses that found a stale entry, `joined` the calls that shared another
+    call's run, and `store_failures` the operations that failed because of the store.
     """
 
     hits: int = 0
@@ -42,7 +42,7 @@ class TenantCounts:
     store_failures: int = 0
 
     def stats(self, size: Size, *, available: bool) -> CacheStats:
-        """Returns the statistics, with what the store holds."""
+        """Returns these counts together with what the store holds."""
         return CacheStats(
             entries=size.entries,
             bytes=size.bytes,
@@ -64,7 +64,7 @@ class Counts:
         self._tenants: dict[str, TenantCounts] = {}
 
     def of(self, tenant: str) -> TenantCounts:
-        """Returns the counts of a tenant, to read and to change."""
+        """Returns the counts of a tenant; the caller may change them."""
         counts = self._tenants.get(tenant)
         if counts is None:
             if len(self._tenants) >= TENANTS_MAX:

@@ -1,4 +1,4 @@
-"""The time that an operation of a remote store may take."""
+"""Limits the time that an operation of a remote store may take."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ async def within(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Returns what an operation returns.
+    """Awaits an operation for at most this time, and returns its result.
 
-    An event loop that was held up does not make it late: the answer may be there, and is read
-    first. This is `asyncio.timeout` by the injected clock, at a third of its cost, which would be a
-    tenth of a look-up.
+    If the event loop was blocked, the answer may have arrived but not been read yet. So if the
+    timer itself is late, the operation gets the time once more. This does what `asyncio.timeout`
+    does, but by the injected clock and at a third of the cost; that cost would be a tenth of a
+    look-up.
 
     Raises:
-        StoreUnavailableError: it takes too long; it was cancelled.
+        StoreUnavailableError: the operation took too long, and was cancelled.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -51,7 +52,7 @@ async def within(
     try:
         return await operation(*args, **kwargs)
     except asyncio.CancelledError:
-        # As in asyncio.timeout: cancelled by the timer alone, and by nobody else.
+        # As in asyncio.timeout: only the timer has cancelled the task.
         if late and task.uncancel() <= cancels_before:
             message = f"no answer within {timeout_s * 1000:.0f} ms"
             raise StoreUnavailableError(message) from None

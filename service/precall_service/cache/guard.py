@@ -1,14 +1,14 @@
-"""Keeps a remote store from ever failing a turn, slowing it much, or serving something stale.
+"""Guards a remote store, so that it never fails a turn, slows it much, or serves stale results.
 
-While the store is away, every operation raises StoreUnavailableError at once, so calls run as if
-there were no cache. Writes that it missed in that time are kept, and made up for before anything is
-looked up again; if they are too many, everything stored before becomes stale.
+The guard is a circuit breaker. While the store is down, every operation raises
+StoreUnavailableError at once, so calls run as if there were no cache. The guard keeps the writes
+that the store missed in that time, and makes up for them before it lets look-ups through again. If
+there are too many of them, it makes everything stale that was stored before.
 
-Only this server's own look-ups are held back. A server that can still reach the store while this
-one cannot learns of this one's writes when they are made up for, or by the announcements that
-became overdue.
+The guard holds back only this server's look-ups. Another server may still reach the store. It
+learns of this server's writes when they are made up for, or when an announced write is overdue.
 
-Owns: the time that an operation may take, the breaker, the missed writes, and the recovery.
+Owns: the time limit of operations, the breaker, the missed writes, and the recovery.
 Concurrency: one event loop. The recovery and the writes are tasks of the guard, which end with it.
 """
 
@@ -51,18 +51,22 @@ T = TypeVar("T")
 
 MISSED_MAX: Final = 256
 BYTES_PER_S: Final = 20e6
-"""A value may take as much longer as its bytes take at this rate."""
+"""Storing a value may take longer by the time that its bytes need at this rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardPolicy:
-    """When a store counts as away, and how often it is tried then.
+    """When a store counts as down, and how often it is tried then.
 
     Attributes:
         timeout_s: The time that an operation may take.
-        failures_max: So many failed operations in a row open the breaker; a lost connection and a
-            missed write open it at once.
-        stable_s: A store that was back for this long is tried at once when it is away again.
+        failures_max: The number of failed operations in a row that opens the breaker. A lost
+            connection or a missed write opens it at once.
+        backoff_first_s: The first pause between two attempts to recover; it doubles each time.
+        backoff_max_s: The longest pause.
+        stable_s: If the store was up for this long before it went down, the first attempt to
+            recover is made at once.
+        close_s: The time that writes under way get when the guard is closed.
     """
 
     timeout_s: float = 0.05
@@ -91,14 +95,14 @@ class GuardedStore:
         self._recovery: asyncio.Task[None] | None = None
         self._pausing: asyncio.Future[bool] | None = None
         self._tried = asyncio.Event()
-        """Set once an attempt to recover has let writes in, or has failed."""
+        """Set once an attempt to recover has let writes through, or has failed."""
         self._writes: set[asyncio.Task[object]] = set()
         self._under_way: set[asyncio.Task[object]] = set()
-        """Those of the writes that have been passed on."""
+        """Those of the writes that have been passed on to the store."""
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        """Tries the store once; if it is away, says so in the log and goes on trying."""
+        """Tries to connect once. If the store is down, logs a warning and keeps trying."""
         try:
             await self._store.connect()
         except StoreUnavailableError as error:
@@ -116,7 +120,7 @@ class GuardedStore:
 
     @property
     def available(self) -> bool:
-        """Whether operations are passed on to the store."""
+        """Whether all operations are passed on to the store."""
         return self._available
 
     @property
@@ -140,7 +144,7 @@ class GuardedStore:
         dependencies: Sequence[Dependency],
         conditions: Conditions,
     ) -> Stored | Changed | Mismatched | NotYet:
-        """See `CacheStore`. A put that fails is forgotten: the value is merely not stored."""
+        """See `CacheStore`. A put that fails is not repeated: the value is just not stored."""
         timeout_s = self._policy.timeout_s + len(value.result_json) / BYTES_PER_S
         return await self._try(
             timeout_s, self._store.put, key, value, nodes, dependencies, conditions
@@ -199,7 +203,7 @@ class GuardedStore:
             task.cancel()
         if missed:
             log.warning(
-                "the cache store at %s has missed %d changes: what it holds may be stale",
+                "the cache store at %s has missed %d changes, so its entries may be stale",
                 self._store.name,
                 missed,
             )
@@ -220,7 +224,7 @@ class GuardedStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Passes an operation on, in a bounded time."""
+        """Passes an operation on to the store, within a time limit."""
         try:
             self._check(self._available)
             outcome = await within(self._clock, timeout_s, operation, *args, **kwargs)
@@ -235,7 +239,7 @@ class GuardedStore:
         return outcome
 
     async def _record(self, write: Callable[[], Coroutine[object, object, T]]) -> T:
-        """Passes a write on. Its task is the guard's, so that it is not lost with its caller."""
+        """Passes a write on, in a task of the guard, so that it survives a cancel of its caller."""
         task = asyncio.create_task(self._make(write))
         self._writes.add(task)
         task.add_done_callback(self._written)
@@ -245,7 +249,7 @@ class GuardedStore:
         self._writes.discard(task)
         self._under_way.discard(task)
         if not task.cancelled():
-            task.exception()  # Its caller has got it, unless it was cancelled.
+            task.exception()  # Marks it as retrieved: the caller may have been cancelled.
 
     async def _make(self, write: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -269,10 +273,10 @@ class GuardedStore:
         return outcome
 
     async def _try_now(self) -> None:
-        """Has the recovery try the store at once, and returns when it has, or after the timeout.
+        """Makes the recovery try the store at once; returns after the attempt, or the timeout.
 
-        Another server may use the store again already, and must not serve what this write makes
-        stale. So only a store that cannot be reached misses a write.
+        Another server may already be using the store again, and must not serve what this write
+        makes stale. So a write is missed only if the store cannot be reached now.
         """
         if self._pausing is not None and not self._pausing.done():
             self._tried.clear()
@@ -281,7 +285,7 @@ class GuardedStore:
             await within(self._clock, self._policy.timeout_s, self._tried.wait)
 
     def _go_down(self, error: StoreUnavailableError) -> None:
-        """Refuses all operations from now on, until the store has recovered."""
+        """Refuses all operations until the store has recovered."""
         if not self._available or self._closed:
             return
         self._available = self._writable = False
@@ -291,7 +295,7 @@ class GuardedStore:
         self._recovery = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
-        """Tries the store until it is back, makes up for what it missed, and lets callers in."""
+        """Tries the store until it is back, makes the missed writes, lets operations through."""
         went_down_at = self._clock.now()
         if went_down_at - self._back_at >= self._policy.stable_s:
             self._backoff_s = 0.0
@@ -305,13 +309,13 @@ class GuardedStore:
             self._tried.clear()
             try:
                 await self._store.disconnect()
-                if self._under_way:  # They have failed, and note it now.
+                if self._under_way:  # They have failed, and now add themselves to the missed.
                     await asyncio.wait(set(self._under_way))
                 await self._store.connect()
                 await self._make_up()
             except StoreUnavailableError:
                 continue
-            except Exception as defect:  # noqa: BLE001 - the store would stay away for good
+            except Exception as defect:  # noqa: BLE001 - otherwise, the store would stay down
                 report_defect(log, f"the recovery of the cache store at {self._store.name}", defect)
                 continue
             finally:
@@ -328,10 +332,12 @@ class GuardedStore:
         )
 
     async def _make_up(self) -> None:
-        """Makes the missed writes. New ones pass meanwhile, so that this ends however many come.
+        """Makes the missed writes.
+
+        New writes are let through in the meantime, so that this ends however many of them come.
 
         Raises:
-            StoreUnavailableError: the store is away again; what is not yet made is kept.
+            StoreUnavailableError: the store is down again; the writes not made yet are kept.
         """
         self._writable = True
         self._tried.set()
@@ -354,7 +360,7 @@ class GuardedStore:
                 raise failed[0][1]
 
     async def _pause(self, seconds: float) -> bool:
-        """Waits, by the clock. Returns whether a write has cut the wait short."""
+        """Waits for this time. Returns whether a write has cut the wait short."""
         if seconds <= 0:
             return False
         self._pausing = over = asyncio.get_running_loop().create_future()

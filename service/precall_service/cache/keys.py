@@ -1,4 +1,4 @@
-"""Makes the keys of entries, and the nodes on which every entry depends besides what it read."""
+"""Makes the keys of entries, and the nodes on which entries depend besides their resources."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def cache_key(
     tool_version: str,
     arguments: JsonObject,
 ) -> CacheKey:
-    """Returns the key of a call. With TENANT scope, the conversation does not count.
+    """Returns the key of a call. With TENANT scope, the conversation is ignored.
 
     Raises:
-        JsonError: the arguments are outside of I-JSON, so they have no canonical text.
+        JsonError: the arguments are not I-JSON, so they have no canonical text.
     """
     text = canonical(arguments)
     if scope is CacheScope.TENANT:
         conversation_id = ""
-    # Lengths before texts that may hold anything keep different keys apart.
+    # Texts that may contain anything follow their length, so that different keys stay different.
     head = (
         f"{scope.value} {tool_name} {len(tool_version)}:{tool_version}"
         f" {len(conversation_id)}:{conversation_id} "
@@ -52,7 +52,7 @@ def cache_key(
 
 
 def entry_nodes(key: CacheKey) -> tuple[str, ...]:
-    """Returns the nodes of every entry of this key, which invalidations advance.
+    """Returns the nodes that every entry with this key has. Invalidations advance them.
 
     An entry of CONVERSATION scope also depends on its conversation.
     """
@@ -70,15 +70,16 @@ def _entry_nodes(
 
 
 def key_node(key: CacheKey) -> str:
-    """Returns the node of one key. No entry depends on it: an invalidation removes the entry.
+    """Returns the node of one key.
 
-    It tells those who are computing a result for the key.
+    No entry depends on it, since the invalidation of a key removes the entry. It prevents results
+    that are being computed during the invalidation from being stored.
     """
     return f"k:{key.digest.hex()}"
 
 
 def invalidated_nodes(change: Change) -> list[str]:
-    """Returns the nodes that an invalidation advances; none for that of one key."""
+    """Returns the nodes that an invalidation advances; none for the invalidation of one key."""
     match change.kind, change.names:
         case ChangeKind.TOOL, (name,):
             return [_tool(name)]
@@ -95,7 +96,7 @@ def invalidated_nodes(change: Change) -> list[str]:
 
 
 def logged(key: CacheKey) -> CacheKey:
-    """Returns a key as the log of changes keeps it: without arguments that are long."""
+    """Returns a key as the log of changes keeps it: without long arguments."""
     if len(key.arguments_json.encode()) <= LOGGED_ARGUMENTS_BYTES_MAX:
         return key
     return replace(key, arguments_json="")
@@ -106,4 +107,4 @@ def _tool(name: str) -> str:
 
 
 def _tool_version(name: str, version: str) -> str:
-    return f"v:{name}:{dump(version)}"  # a version may hold any character, a node no control ones
+    return f"v:{name}:{dump(version)}"  # a version may contain control characters, a node may not

@@ -13,7 +13,7 @@ class CacheLimits:
         entry_bytes_max: Larger results are passed on but not stored.
         ttl_max_s: The longest time for which a client's Put may be used.
         watches_max: The streams of Watch that may be open in all.
-        watches_per_tenant_max: Those of one tenant.
+        watches_per_tenant_max: The streams of Watch that one tenant may have open.
     """
 
     entry_bytes_max: int = 1 << 20

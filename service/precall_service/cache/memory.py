@@ -1,6 +1,7 @@
 """The cache store in the service's own memory.
 
-Concurrency: one event loop. No method waits, except `watch` for changes; so each is atomic.
+Concurrency: one event loop. No method waits, except that `watch` waits for changes; so each method
+    is atomic.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from precall_service.cache.versions import NodeVersions
 from precall_service.domain.clock import Clock
 
 TENANTS_MAX = 1024
-"""Above this number, a tenant without entries is forgotten when another one comes."""
+"""Above this number, a tenant without entries is forgotten when a new one is added."""
 _FORGET_TRIES = 16
 
 
@@ -54,7 +55,7 @@ class _Tenant:
 
 
 class MemoryStore:
-    """See `CacheStore`. What it holds ends with the process."""
+    """See `CacheStore`. Everything is lost when the process ends."""
 
     def __init__(
         self,
@@ -70,11 +71,12 @@ class MemoryStore:
 
         Args:
             clock: For the age and the expiry of entries.
-            bytes_max: The bytes of the entries of all tenants.
-            nodes_max: The nodes of one tenant whose versions are kept.
-            changes_max: The changes of one tenant that are kept in its log.
-            wall_s: Seconds since 1970. Positions begin there, so they are new after a restart.
-            chance: Chooses the entries that are compared before one is dropped.
+            bytes_max: The most bytes of the entries of all tenants together.
+            nodes_max: The number of nodes of one tenant whose versions are kept.
+            changes_max: The number of changes of one tenant that are kept in its log.
+            wall_s: Returns the seconds since 1970. Positions start there, so that they are new
+                after a restart.
+            chance: Chooses the sample of entries from which one is dropped.
         """
         self._clock = clock
         self._nodes_max = nodes_max
@@ -85,7 +87,7 @@ class MemoryStore:
         self._last = 0
 
     def concerns(self, tenant: str) -> bool:
-        """See `CacheStore`. Positions of a tenant begin anew above all that were given out."""
+        """See `CacheStore`. The first position of a tenant is above all that were given out."""
         return tenant in self._tenants
 
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
@@ -159,7 +161,7 @@ class MemoryStore:
     async def announce(
         self, tenant: str, write_id: str, nodes: Sequence[str], change: Change, within_s: float
     ) -> None:
-        """See `CacheStore`. A server that dies takes this store with it, so nothing is overdue."""
+        """See `CacheStore`. If the server dies, this store is lost, too: no write gets overdue."""
         owner = self._tenant(tenant)
         owner.versions.advance(nodes, self._next(owner))
 
@@ -208,7 +210,7 @@ class MemoryStore:
         return row
 
     def _usable(self, tenant: _Tenant, digest: bytes, row: int | None) -> int | None:
-        """Returns the row that was found, if its entry is fresh; removes a stale one."""
+        """Returns the row that was found if its entry is fresh; removes the entry if it is not."""
         if row is not None and (
             tenant.versions.of(self._table.nodes(row)) > self._table.snapshot(row)
         ):
@@ -224,7 +226,7 @@ class MemoryStore:
         versions: dict[str, int],
         conditions: Conditions,
     ) -> Changed | Mismatched | NotYet | None:
-        """Returns why a value may not be stored; None if it may."""
+        """Returns why a value may not be stored; None if it may be stored."""
         for seen in conditions.observed:
             if seen.version > tenant.last:
                 return NotYet(seen.resource)
@@ -265,9 +267,10 @@ class MemoryStore:
         )
 
     def _forget_one(self) -> None:
-        """Forgets a tenant that has no entries, of those that were used longest ago.
+        """Forgets one of the least recently used tenants, if it has no entries and no watches.
 
-        Its versions begin anew above all that were given out, so nothing old is fresh afterwards.
+        If it comes back, its versions start above all that were given out, so nothing old counts
+        as fresh.
         """
         for _, name in zip(range(_FORGET_TRIES), self._tenants, strict=False):
             tenant = self._tenants[name]

@@ -1,4 +1,4 @@
-"""What a call of a cacheable tool asks the cache."""
+"""What a call of a cacheable tool looks up in the cache."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class CacheQuery:
     """A call as the cache sees it.
 
     Attributes:
-        reads: What the tool declares to read, for the arguments of the call.
-        further: Nodes on which entries do not depend, but calls do: the key itself, and the
-            conversation of the call also with TENANT scope. So after a write of undeclared
-            resources in a conversation, that conversation sees nothing older.
-        nodes: All that must not have changed since the snapshot of an entry or of a run: the nodes
-            of every entry, what the tool reads, and the further ones.
+        reads: The resources that the tool declares to read, for the arguments of the call.
+        further: Nodes that this call depends on, but its entry does not: the node of the key, and
+            with TENANT scope, the nodes of the conversation. So after an undeclared write, a
+            conversation does not get older results of the tenant.
+        nodes: All nodes that must not have changed since the snapshot of an entry or a run: those
+            of every entry with this key, those of `reads`, and `further`.
         ttl_s: The tool's time to live.
     """
 
@@ -37,7 +37,7 @@ def cache_query(
 ) -> CacheQuery | None:
     """Returns the query of a call; None if its result cannot be cached.
 
-    That is so if the tool does not allow it, or if the arguments have no canonical text.
+    It cannot be cached if the tool does not allow it, or if the arguments have no canonical text.
     """
     if not tool.cacheable:
         return None

@@ -1,4 +1,4 @@
-"""The errors of the cache, in words for its clients."""
+"""The errors of the cache, with messages for its clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRY_AFTER_S = 1.0
 
 @contextmanager
 def unavailable(counts: TenantCounts) -> Generator[None]:
-    """Counts a failure of the store in its block, and raises it as CACHE_STORE_UNAVAILABLE."""
+    """Counts a failure of the store in the block, and raises it as CACHE_STORE_UNAVAILABLE."""
     try:
         yield
     except StoreUnavailableError as error:
@@ -48,12 +48,12 @@ def value_too_large(size: int, limit: int) -> ServiceError:
 
 
 def resource_changed(resource: str) -> ServiceError:
-    """A resource has changed since its version was read; or, if it is empty, something else."""
+    """A resource has changed since its version was read; or, if it is empty, another node."""
     what = repr(resource) if resource else "something that the entry depends on"
     return ServiceError(
         Reason.CACHE_RESOURCE_CHANGED,
         f"{what} has changed since the versions were read, so the result may be out of date: "
-        "read the versions, compute the result and put it again",
+        "read the versions again, compute the result again, and put it",
         field="observed_versions",
         metadata={"resource": resource},
     )
@@ -62,16 +62,17 @@ def resource_changed(resource: str) -> ServiceError:
 def version_mismatch(actual: int, expected: int | None) -> ServiceError:
     """The usable entry does not have the expected version."""
     found = f"the entry has version {actual}" if actual else "there is no usable entry"
+    wanted = f"version {expected}" if expected else "no entry"
     return ServiceError(
         Reason.CACHE_VERSION_MISMATCH,
-        f"{found}, not version {expected}: get the entry and decide again",
+        f"{found}, but {wanted} was expected: get the entry and decide again",
         field="expected_entry_version",
         metadata={"entry_version": str(actual), "expected": str(expected)},
     )
 
 
 def not_yet(resource: str, observed: Sequence[ResourceVersion]) -> ServiceError:
-    """The version of a resource was never given out; or, if it is empty, the position."""
+    """The observed version was never given out; or, if the resource is empty, the position."""
     if not resource:
         return ServiceError(
             Reason.FIELD_INVALID,

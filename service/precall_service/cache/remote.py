@@ -1,4 +1,4 @@
-"""What a store behind a connection adds to a store."""
+"""The protocol of a store that is reached over a connection."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ class StoreLostError(StoreUnavailableError):
 
 
 class RemoteStore(CacheStore, Protocol):
-    """A store behind a connection. It connects when it is needed.
+    """A store that is reached over a connection. It connects when an operation needs it.
 
-    Before a new connection serves anything, everything stored before becomes stale if the server
-    was started anew, since it may have lost changes.
+    If the store's server has been restarted, it may have lost changes. So everything stored before
+    becomes stale before the new connection is used for operations.
     """
 
     @property
     def name(self) -> str:
-        """Names the server in messages, without credentials."""
+        """The name of the server for messages, without credentials."""
         ...
 
     async def connect(self) -> None:
-        """Returns when the server has answered.
+        """Connects if necessary, and returns when the server has answered.
 
         Raises:
-            StoreUnavailableError: it does not answer, in a bounded time.
+            StoreUnavailableError: the server has not answered within a bounded time.
         """
         ...
 
     async def disconnect(self) -> None:
-        """Gives up the connection, so that the next operation makes a new one."""
+        """Closes the connection. The next operation makes a new one."""
         ...
 
     async def advance_epoch(self) -> None:
-        """Makes everything stale that was stored before, of all tenants."""
+        """Makes everything stale that was stored before, for all tenants."""
         ...

@@ -1,12 +1,13 @@
 """The entries of the in-process store: a table with a limit on its bytes.
 
-The table is kept in columns, because an object with fields for each entry would take as much memory
-as a result of 300 bytes.
+The table is kept in columns, because an object for each entry, with its fields, would take as much
+memory as a result of 300 bytes.
 
-Owns: which entry is dropped to make room. Value is measured as in "Hyperbolic Caching" (Blankstein,
-    Sen and Freedman, USENIX ATC 2017): seconds to compute the result again, times uses for each
-    second since it was stored, for each byte. As there, the lowest of a random sample goes. Of the
-    sample, only entries of the tenant that holds most may go, so that no tenant pays for another.
+Owns: which entry is dropped to make room. The value of an entry is measured as in "Hyperbolic
+    Caching" (Blankstein, Sen and Freedman, USENIX ATC 2017): the seconds that it takes to compute
+    the result again, times its uses per second since it was stored, per byte. As in the paper, the
+    entry with the lowest value of a random sample is dropped. Only entries of the tenant that holds
+    the most bytes are considered, so that no tenant displaces the entries of a smaller one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ T = TypeVar("T")
 SAMPLE: Final = 32
 COST_MIN_S: Final = 0.001
 COST_MAX_S: Final = 86_400.0
-"""A client says what its results cost. None may be worth more than everything else."""
+"""Clients state the cost of their results. The limit keeps one entry from staying forever."""
 
 _HEAD: Final = struct.Struct("<BQQ")
 _ORIGINS: Final = {origin.value: origin for origin in Origin}
@@ -34,7 +35,7 @@ _ORIGINS: Final = {origin.value: origin for origin in Origin}
 
 @dataclass(slots=True)
 class Rows:
-    """Which rows of the table are a tenant's, by the digests of their keys."""
+    """The rows of the table that belong to a tenant, by the digests of their keys."""
 
     by_digest: dict[bytes, int] = field(default_factory=dict[bytes, int])
     bytes: int = 0
@@ -73,7 +74,7 @@ class EntryTable:
         snapshot: int,
         now: float,
     ) -> None:
-        """Adds an entry in place of any with its digest, and drops others to make room."""
+        """Adds an entry, which replaces one with the same digest; drops others to make room."""
         self.remove(owner, digest)
         packed = _pack(entry.value)
         if entry.resources:
@@ -199,7 +200,7 @@ def _size(
     resources: tuple[ResourceVersion, ...],
     nodes: tuple[str, ...],
 ) -> int:
-    """Returns the bytes that an entry counts. Entries without resources share their nodes."""
+    """Returns the size of an entry. Entries without resources share their nodes."""
     size = len(digest) + len(packed)
     if resources:
         size += sum(len(each.resource) + 8 for each in resources)
@@ -208,12 +209,12 @@ def _size(
 
 
 def _shared(node: str) -> str:
-    """Returns the one string for a node that other entries have as well, as far as is likely."""
+    """Returns a shared string for a node that other entries are likely to have, too."""
     return node if node.startswith("=") else sys.intern(node)
 
 
 def _pack(value: Value) -> bytes:
-    """Returns a value as bytes: its origin and the lengths of two texts, then its texts."""
+    """Returns a value as bytes: its origin, the lengths of two texts, and then the texts."""
     execution_id, content = value.execution_id.encode(), value.content.encode()
     head = _HEAD.pack(value.origin.value, len(execution_id), len(content))
     return head + execution_id + content + value.result_json.encode()

@@ -1,4 +1,4 @@
-"""The versions of the nodes of one tenant, in a bounded number."""
+"""The versions of the nodes of one tenant; their number is limited."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 
 
 class NodeVersions:
-    """The position of the last change of each node.
+    """The position of the last change to each node.
 
-    Above `nodes_max` nodes, the one that has not changed for longest is forgotten. A node without a
-    version counts as changed at `floor`: the last change of any forgotten node. So what is
-    forgotten makes more entries stale than necessary, and never fewer.
+    Above `nodes_max` nodes, the one whose last change is the oldest is forgotten. A node without a
+    version counts as changed at the floor: the last change to any forgotten node. So forgetting may
+    make more entries stale than necessary, but never fewer.
     """
 
     def __init__(self, nodes_max: int, floor: int) -> None:
         self._nodes_max = nodes_max
         self._floor = floor
         self._versions: OrderedDict[str, int] = OrderedDict()
-        """In the order of the versions."""
+        """Ordered by version, the lowest first."""
 
     def of(self, nodes: Iterable[str]) -> int:
-        """Returns the position of the last change of these nodes."""
+        """Returns the position of the last change to these nodes."""
         latest, known = self._floor, self._versions
         for node in nodes:
             version = known.get(node)
@@ -30,7 +30,7 @@ class NodeVersions:
         return latest
 
     def advance(self, nodes: Iterable[str], position: int) -> None:
-        """Notes that these nodes change now, at the highest position so far."""
+        """Notes that these nodes change at this position, the highest so far."""
         for node in nodes:
             self._versions[node] = position
             self._versions.move_to_end(node)

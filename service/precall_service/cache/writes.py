@@ -1,4 +1,4 @@
-"""A run that writes resources, as the cache records it."""
+"""Records in the cache what a run writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SERVER_ID = uuid.uuid4().hex
 _numbers = itertools.count()
 
 SETTLE_MARGIN_S = 60.0
-"""How much longer than its timeout a run may be under way before its server counts as dead."""
+"""How long after the time limit of a run its server counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class WritePart:
 
 
 class ToolWrite:
-    """A run that writes resources: it makes stale what has read them, when it begins and ends.
+    """A run that writes resources. Results that read them become stale when it starts and ends.
 
-    Neither method raises. If the store is not available, it knows that a write was missed.
+    No method raises. If the store is not available, its guard remembers the write.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class ToolWrite:
         ]
 
     def and_also(self, other: ToolWrite | None) -> ToolWrite:
-        """Returns this write, which now ends with the other one's resources as well."""
+        """Adds the resources of another write to this one, and returns this one."""
         if other is not None:
             self.parts += other.parts
         return self
 
     async def begin(self, timeout_s: float) -> None:
-        """Returns once the write is announced; the run may then take `timeout_s`.
+        """Announces the write, before a run that may take `timeout_s`.
 
-        What is read from now on is stale once the write has ended. If this server dies before that,
-        a shared store ends the write by itself.
+        Results that are read during the write become stale when it ends. If this server dies before
+        that, a store that is shared with other servers ends the write itself.
         """
         await self._each(
             self._store.announce(
@@ -79,17 +79,17 @@ class ToolWrite:
         )
 
     async def end(self) -> None:
-        """Returns once everything that was read until now is stale.
+        """Makes everything stale that has read the resources until now.
 
-        On cancel: it is recorded all the same.
+        On cancel: the write is still recorded.
         """
-        if len(self.parts) == 1:  # a store makes a change that it was told, even on cancel
+        if len(self.parts) == 1:  # a store makes a single change even if its caller is cancelled
             await self._record()
         else:
             await asyncio.wait([self._spawn(self._record())])
 
     def end_later(self) -> None:
-        """Does the same without waiting for it."""
+        """Does the same as `end`, without waiting for it."""
         self._spawn(self._record())
 
     async def _record(self) -> None:
@@ -110,13 +110,13 @@ class ToolWrite:
             await operation
         except StoreUnavailableError:
             self._counts.store_failures += 1
-        except Exception as defect:  # noqa: BLE001 - a turn must not fail for its cache
+        except Exception as defect:  # noqa: BLE001 - no turn may fail because of the cache
             report_defect(log, "a write in the tool cache", defect)
 
 
-@lru_cache(256)  # the calls of one conversation write it again and again
+@lru_cache(256)  # many calls of one conversation write the same resource
 def _written(name: str) -> tuple[Sequence[str], Change]:
-    """Returns the nodes of a write to a resource, and the change."""
+    """Returns the nodes that a write to a resource changes, and the change for the log."""
     conversation_id = conversation_of(name)
     if conversation_id is None:
         change = Change(kind=ChangeKind.RESOURCE, names=(name,))

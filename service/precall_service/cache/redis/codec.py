@@ -1,6 +1,6 @@
-"""Turns entries and changes into bytes that Redis keeps, and back.
+"""Converts entries and changes to the bytes that are kept in Redis, and back.
 
-An entry's value is a head of fixed size, three short texts, and then the result as it is.
+The value of an entry is packed as a head of fixed size, three short texts, and the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from precall_service.domain.tools import CacheScope
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 _HEAD: Final = struct.Struct("<BddIII")
-"""Origin, cost, time to live, and the lengths of the execution's id, content and resources."""
+"""Origin, cost, time to live, and the lengths of the execution id, content and resources."""
 
 _ORIGINS: Final = {origin.value: origin for origin in Origin}
 
@@ -37,7 +37,7 @@ def pack_value(value: Value, resources: Sequence[str]) -> bytes:
 
 
 def unpack_entry(data: bytes, versions: bytes, entry_version: int, expires_in_s: float) -> Entry:
-    """Returns the entry of a packed value, and of the versions of its resources as text."""
+    """Returns the entry of a packed value. `versions` are those of its resources, as text."""
     origin, cost_s, ttl_s, *sizes = _HEAD.unpack_from(data)
     first = _HEAD.size + sizes[0]
     second = first + sizes[1]
@@ -62,7 +62,7 @@ def unpack_entry(data: bytes, versions: bytes, entry_version: int, expires_in_s:
 
 
 def _encoded(text: str) -> bytes:
-    # A text may hold half of a surrogate pair, which is given back as it came.
+    # A text may contain half of a surrogate pair, which is returned unchanged.
     return text.encode(errors="surrogatepass")
 
 
@@ -71,7 +71,7 @@ def _decoded(data: bytes) -> str:
 
 
 def pack_change(change: Change | None) -> bytes:
-    """Returns a change as bytes, without the tenant and the version of an entry; empty if None."""
+    """Returns a change as bytes, without its tenant and entry version. None becomes empty bytes."""
     if change is None:
         return b""
     key = change.key
@@ -89,7 +89,7 @@ def pack_change(change: Change | None) -> bytes:
 
 
 def unpack_change(tenant: str, data: bytes, entry_version: int) -> Change:
-    """Returns the change of a packed one."""
+    """Returns the change that these bytes were made of."""
     kind, names, *fields = cast(
         "tuple[str, list[str], str, str, str, str, str, str]",
         json.loads(data.decode(errors="surrogatepass")),

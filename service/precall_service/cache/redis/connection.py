@@ -1,8 +1,8 @@
-"""Connections to a Redis server: by URL, and with the commands of many callers on one of them.
+"""Connections to a Redis server by URL, and channels, which share one among many callers.
 
-A channel sends the commands that come while it is idle at once, and those that come while it waits
-for replies together, at the next turn of the event loop. So a lone caller waits for nothing, and
-many share the cost of sending and receiving.
+An idle channel sends a command at once. Commands that come while it waits for replies are sent
+together, in the next iteration of the event loop. So a single caller is not delayed, and many
+callers share the cost of sending and receiving.
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ Argument: TypeAlias = "str | bytes | int | float"
 CONNECT_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 1.0
 WAITING_MAX: Final = 4096
-"""Commands of one channel that wait for a reply. Above it, callers are refused."""
+"""The most commands of one channel that may wait for a reply. Further ones are refused."""
 
 _DIRECT_BYTES_MAX: Final = 32 << 10
-"""Larger commands might fill the socket's buffer, and must not be cut by a caller's cancel."""
+"""Larger commands are not sent by their caller: they might fill the socket's buffer, and a cancel
+must not interrupt the sending."""
 
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
 
 class StoreUrlError(ValueError):
-    """The URL of a store is malformed; the message says why, and holds no credentials."""
+    """The URL of a store is malformed; the message says why, and contains no credentials."""
 
 
 def pack(*command: Argument) -> bytes:
-    """Returns a command as it is sent."""
+    """Returns a command in the format of the protocol."""
     return _pack(command)
 
 
 class Server:
-    """A server that connections can be made to.
+    """A Redis server, by its URL.
 
     Attributes:
-        name: Its URL without credentials and options, for messages.
+        name: The URL without credentials and options, for messages.
     """
 
     def __init__(self, url: str) -> None:
-        """Reads a URL: `redis://`, `rediss://` (TLS) or `unix://`, with user name and password.
+        """Parses a URL: `redis://`, `rediss://` (TLS) or `unix://`, with user name and password.
 
         Raises:
             StoreUrlError: the URL is malformed.
@@ -99,8 +100,8 @@ class Server:
     def _new(self) -> AbstractConnection:
         return self._kind(
             **self._options,  # pyright: ignore[reportArgumentType] - the options of the URL
-            # RESP 2 needs no greeting, and its replies are all that the scripts return. Timeouts
-            # and retries are the guard's.
+            # RESP 2 needs no handshake, and its types are enough for what the scripts return. The
+            # guard does timeouts and retries.
             protocol=2,
             socket_timeout=None,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -111,8 +112,8 @@ class Server:
 class Channel:
     """A connection that many callers use at the same time. Replies come in the order of commands.
 
-    Concurrency: one event loop. A caller that is cancelled gives up its reply; the command is still
-    sent.
+    Concurrency: one event loop. If a caller is cancelled, its command is still sent and its reply
+    is dropped.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
@@ -137,13 +138,13 @@ class Channel:
 
         Raises:
             StoreLostError: the connection is lost; the command may have been carried out.
-            StoreUnavailableError: too many commands wait already.
+            StoreUnavailableError: too many commands are already waiting for replies.
             ResponseError: the server refused the command.
         """
         if self._error is not None:
             raise StoreLostError(str(self._error))
         if len(self._waiting) >= WAITING_MAX:
-            raise StoreUnavailableError(f"{WAITING_MAX} commands wait for a reply")
+            raise StoreUnavailableError(f"{WAITING_MAX} commands are waiting for replies")
         reply: asyncio.Future[Reply] = self._loop.create_future()
         idle = not self._waiting
         self._waiting.append(reply)
@@ -155,7 +156,7 @@ class Channel:
         return await reply
 
     async def close(self) -> None:
-        """Closes the connection; callers that wait get StoreLostError."""
+        """Closes the connection. Waiting callers get StoreLostError."""
         self._fail(StoreLostError("the connection was closed"))
         for task in self._tasks:
             task.cancel()
@@ -171,8 +172,7 @@ class Channel:
 
     async def _send(self, commands: Sequence[bytes]) -> None:
         if not self._connection.is_connected:
-            # redis-py would connect anew by itself, and nobody would look whether the server was
-            # restarted.
+            # redis-py would reconnect by itself, without a check whether the server was restarted.
             self._fail(StoreLostError("the connection is lost"))
             return
         try:
@@ -208,7 +208,7 @@ class Channel:
 
 
 async def close_connection(connection: AbstractConnection) -> None:
-    """Closes a connection without waiting for what it still has to send."""
+    """Closes a connection without waiting for unsent data."""
     with suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await connection.disconnect(nowait=True)
@@ -218,12 +218,12 @@ def _public(url: str) -> str:
     """Returns a URL without user name, password and options.
 
     Raises:
-        StoreUrlError: it cannot be read, or its scheme is another one.
+        StoreUrlError: the URL is malformed, or its scheme is not supported.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:  # its text may hold a part of the password
+    except ValueError:  # its message may contain a part of the password
         raise StoreUrlError("the host or the port in the cache store's URL is malformed") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise StoreUrlError(
@@ -242,7 +242,7 @@ def _public(url: str) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Returns in words why a connection failed."""
+    """Returns the reason why a connection failed, for messages."""
     if isinstance(error, AuthenticationError):
         return f"it refuses the user name or the password ({error})"
     if isinstance(error, TimeoutError) and not str(error):

@@ -1,4 +1,4 @@
-"""Opens a guarded store by URL, or only looks whether one could be opened."""
+"""Opens a guarded store by URL, or checks whether one could be opened."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def redis_store(
     nodes_max: int,
     changes_max: int,
 ) -> GuardedStore:
-    """Returns the store at a URL. It connects where its `async with` block begins.
+    """Returns the store at a URL. It connects when its `async with` block is entered.
 
-    A server that cannot be reached is no error: the store begins its life down.
+    It is not an error if the server cannot be reached: the store is then down at first.
 
     Raises:
         StoreUrlError: the URL is malformed.
-        ValueError: the prefix is.
+        ValueError: the prefix is invalid.
     """
     store = RedisStore(
         Server(url), key_prefix=key_prefix, nodes_max=nodes_max, changes_max=changes_max
@@ -34,12 +34,12 @@ def redis_store(
 
 
 async def describe_server(url: str) -> str:
-    """Returns the kind, the version and the address of the server at a URL; changes nothing there.
+    """Returns the kind, version and address of the server at a URL. Changes nothing there.
 
     Raises:
         StoreUrlError: the URL is malformed.
         StoreUnavailableError: the server cannot be reached, or refuses the credentials.
-        ResponseError: the user may not ask for the version.
+        ResponseError: the user has no permission to read the version.
     """
     server = Server(url)
     channel = Channel(await server.connect())

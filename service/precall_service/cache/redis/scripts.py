@@ -1,7 +1,7 @@
-"""The scripts that Redis runs, each of which is one atomic operation.
+"""The scripts that Redis runs. Each of them is one atomic operation.
 
-They are loaded on every new connection and called by their hashes. A server that has forgotten one
-is given its text.
+They are loaded on every new connection and called by their hashes. If the server has forgotten a
+script, it is loaded again.
 """
 
 from __future__ import annotations

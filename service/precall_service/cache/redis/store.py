@@ -1,11 +1,11 @@
 """The cache store in Redis (6.2 or later) or Valkey, shared by several servers.
 
 Owns: the keys, the calls of the scripts, and the connections.
-Never: timeouts, retries, and what happens while the server is away: that is `GuardedStore`.
+Never: limits the time of operations, retries them, or handles an outage: `GuardedStore` does.
 
-Per tenant there are a sorted set of the versions of nodes, a stream of changes, the announced
-writes, a hash for each entry, and an index of the entries for statistics. `lua/common.lua` says how
-they are kept. Whatever Redis loses or evicts makes more entries stale, and never fewer.
+Each tenant has a sorted set with the versions of nodes, a stream of changes, the announced writes,
+a hash for each entry, and an index of the entries for statistics. `lua/common.lua` describes them.
+Whatever Redis loses or evicts may make more entries stale, but never fewer.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ from precall_service.cache.redis.watch import follow
 from precall_service.cache.remote import StoreLostError
 
 KEEP_MS: Final = 30 * 86_400_000
-"""What a tenant left is removed after this time without a change. It is stale from then on."""
+"""The data of a tenant is removed after this time without a change. Its entries are then stale."""
 
 WATCHES_MAX: Final = 256
-"""Connections for watchers: each has its own, since it waits on it."""
+"""The most watchers. Each has a connection of its own, since its command blocks the connection."""
 
 _PREPARED_MAX: Final = 4
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -88,7 +88,7 @@ class RedisStore:
         self._closed = False
 
     def concerns(self, tenant: str) -> bool:
-        """See `CacheStore`. Another server may have given out positions."""
+        """See `CacheStore`. Always true, since another server may have given out positions."""
         return True
 
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
@@ -172,7 +172,7 @@ class RedisStore:
     async def announce(
         self, tenant: str, write_id: str, nodes: Sequence[str], change: Change, within_s: float
     ) -> None:
-        """See `CacheStore`. The write is ended by the first call that comes too late for it."""
+        """See `CacheStore`. An overdue write is ended by the next operation of the tenant."""
         await self._position(
             tenant,
             scripts.ANNOUNCE,
@@ -188,9 +188,9 @@ class RedisStore:
         )
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
-        """See `CacheStore`. Each watcher has a connection; there are at most WATCHES_MAX."""
+        """See `CacheStore`. Each watcher has its own connection; there are at most WATCHES_MAX."""
         if self._watches >= WATCHES_MAX:
-            raise StoreUnavailableError(f"{WATCHES_MAX} watchers are connected")
+            raise StoreUnavailableError(f"{WATCHES_MAX} watchers are connected already")
         self._watches += 1
         try:
             async with aclosing(self._follow(tenant, after)) as changes:
@@ -200,7 +200,7 @@ class RedisStore:
             self._watches -= 1
 
     async def size(self, tenant: str) -> Size:
-        """See `CacheStore`. Evictions are those of Redis, as far as they have been noticed."""
+        """See `CacheStore`. `evictions` counts those evictions of Redis that were noticed."""
         entries = f"{self._base(tenant)}e:"
         found = await self._write(tenant, scripts.SIZE, [entries], "")
         return Size(*cast("tuple[int, int, int]", found))
@@ -238,7 +238,7 @@ class RedisStore:
             position, lost, epoch = cast("tuple[int, int, int]", found)
             return position, bool(lost), epoch
 
-        await self._ready()  # It has noticed if the server was restarted.
+        await self._ready()  # If the server was restarted, this makes older entries stale.
         connection = await self._server.connect()
         try:
             changes = follow(
@@ -256,7 +256,7 @@ class RedisStore:
             await close_connection(connection)
 
     def _base(self, tenant: str) -> str:
-        # The braces keep the keys of a tenant together where keys are spread by their hash.
+        # Where keys are spread by their hash, the braces keep the keys of a tenant together.
         return f"{self._prefix}:{{{tenant}}}:"
 
     async def _position(
@@ -270,7 +270,7 @@ class RedisStore:
     async def _write(
         self, tenant: str, script: Script, arguments: Sequence[Argument], digest: str | None = None
     ) -> Reply:
-        """Runs a script that begins with `common.lua`, and with a digest, `entries.lua`."""
+        """Runs a script that starts with `common.lua`; with a digest, also with `entries.lua`."""
         base = self._base(tenant)
         keys = [f"{base}versions", f"{base}log", f"{base}pending", f"{base}writes"]
         keys += [self._server_key, self._epochs_key]
@@ -281,13 +281,13 @@ class RedisStore:
     async def _read(
         self, tenant: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Reply:
-        """Runs a script that only reads, again after what it needs has been prepared."""
+        """Runs a script that only reads. If it needs preparation, prepares and runs it again."""
         for _ in range(_PREPARED_MAX):
             found = await self._run(script, keys, arguments)
             if found is not None:
                 return found
             await self._write(tenant, scripts.PREPARE, ())
-        raise StoreUnavailableError("it does not keep what it is told")
+        raise StoreUnavailableError("it does not keep what is written to it")
 
     async def _run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
@@ -303,7 +303,7 @@ class RedisStore:
                 await channel.call(pack("SCRIPT", "LOAD", script.text))
                 return await channel.call(command)
         except ReadOnlyError as error:
-            # Another server has taken over. What this one knows may be old.
+            # Another server has become the primary. This one may have old data.
             self._channel = None
             await channel.close()
             raise StoreLostError(str(error)) from error
@@ -311,9 +311,9 @@ class RedisStore:
             raise StoreUnavailableError(str(error)) from error
 
     async def _ready(self) -> Channel:
-        """Returns the channel, after it has been connected if it must be.
+        """Returns the channel; connects it first if necessary.
 
-        On cancel: the connecting goes on, for the next caller.
+        On cancel: connecting goes on, for the next caller.
         """
         if self._closed:
             raise StoreUnavailableError("the store is closed")
@@ -327,7 +327,7 @@ class RedisStore:
     def _connected(self, connecting: asyncio.Task[Channel]) -> None:
         self._connecting = None
         if not connecting.cancelled():
-            connecting.exception()  # Whoever waited has got it; perhaps nobody did.
+            connecting.exception()  # Marks it as retrieved: all callers may have been cancelled.
 
     async def _connect(self) -> Channel:
         if self._channel is not None:
@@ -346,9 +346,9 @@ class RedisStore:
         return channel
 
     async def _enter(self, channel: Channel) -> None:
-        """Loads the scripts, and makes all entries stale if the server was started anew.
+        """Loads the scripts, and makes all entries stale if the server was restarted.
 
-        It may have lost changes that it had confirmed, even if it keeps its data on a disk.
+        A restarted server may have lost confirmed changes, even if it keeps its data on disk.
         """
         loads = [channel.call(pack("SCRIPT", "LOAD", script.text)) for script in scripts.ALL]
         run_id, _ = await asyncio.gather(_run_id(channel), asyncio.gather(*loads))
@@ -361,7 +361,10 @@ class RedisStore:
 
 
 async def _run_id(channel: Channel) -> bytes:
-    """Returns the id of the server's run; empty, which counts as new, if it may not be read."""
+    """Returns the id of the server's run.
+
+    It is empty, which counts as a restart, if the user has no permission to read it.
+    """
     try:
         info = cast("bytes", await channel.call(pack("INFO", "server")))
     except ResponseError:

@@ -1,8 +1,8 @@
-"""Reads a tenant's log of changes as it grows, and notices what is missing from it.
+"""Reads a tenant's log of changes as it grows, and notices missing changes.
 
-Each record says which one came before it, so a reader sees by itself that records are gone. What
-the log does not say, the `follow` script does: it is asked at the start, and whenever nothing has
-come for a while.
+Each record contains the position of the one before it, so a reader notices if records are missing
+between two others. The `follow` script finds all other losses. It is called at the start, and
+whenever there has been no change for a while.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ANSWER_S: Final = 2.0
 READ_MAX: Final = 64
 
 Follow: TypeAlias = Callable[[int | None], Awaitable[tuple[int, bool, int]]]
-"""Returns where a reader goes on, whether changes before are lost, and the epoch."""
+"""Returns the position from which to read on, whether changes before it are lost, and the epoch."""
 
 _Records: TypeAlias = "list[tuple[bytes, list[bytes]]]"
 
@@ -40,7 +40,7 @@ async def follow(
     epochs_key: str,
     where: Follow,
 ) -> AsyncGenerator[LoggedChange]:
-    """Yields changes; see `CacheStore.watch`. The connection is used by nobody else.
+    """Yields changes; see `CacheStore.watch`. Nothing else may use the connection.
 
     Raises:
         StoreUnavailableError: the connection is lost, or the server does not answer.
@@ -55,7 +55,7 @@ async def follow(
             for record, _ in read.get(epochs_key, []):
                 epoch = _position(record)
                 changes.append((epoch, _gap(epoch)))
-            # The two streams have one order of positions.
+            # The positions of the two streams are in one common order.
             for before, change in sorted(changes, key=lambda each: each[1].position):
                 if change.position <= position:
                     continue
@@ -68,7 +68,7 @@ async def follow(
 async def _read(
     connection: AbstractConnection, log_key: str, epochs_key: str, position: int, epoch: int
 ) -> dict[str, _Records]:
-    """Returns what the two streams have after the position and the epoch; nothing after a while."""
+    """Waits for records after the position and the epoch; returns none if none come for a while."""
     command = pack(
         *("XREAD", "COUNT", READ_MAX, "BLOCK", int(BLOCK_S * 1000)),
         *("STREAMS", log_key, epochs_key, f"{position}-0", f"{epoch}-0"),
@@ -78,7 +78,7 @@ async def _read(
             await connection.send_packed_command(command, check_health=False)
             reply = cast("Reply", await connection.read_response(disable_decoding=True))
     except TimeoutError:
-        raise StoreLostError("it does not answer a watcher") from None
+        raise StoreLostError("it did not answer a watcher in time") from None
     except (RedisError, OSError) as error:
         raise StoreUnavailableError(str(error)) from error
     streams = cast("list[tuple[bytes, _Records]] | None", reply) or []
@@ -86,7 +86,7 @@ async def _read(
 
 
 def _change(tenant: str, record: bytes, fields: list[bytes]) -> tuple[int, LoggedChange]:
-    """Returns the position of the record before this one, and what this one says."""
+    """Returns the position of the record before this one, and the change of this one."""
     _, before, _, change, _, entry_version = fields
     position = _position(record)
     return int(before), LoggedChange(

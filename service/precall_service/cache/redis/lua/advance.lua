@@ -1,4 +1,4 @@
--- Gives nodes a new version. ARGV: change, id of the announced write that ends, nodes.
+-- Gives nodes a new version. ARGV: change, id of the announced write that ends or empty, nodes.
 settle_overdue()
 touch(ARGV, 6)
 note(ARGV[4])

@@ -1,18 +1,18 @@
--- What every script that writes begins with. Keys and arguments that all of them have:
+-- The beginning of every script that writes. All of them have these keys and arguments:
 local versions, log, pending, writes, server, epochs =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local nodes_max, changes_max, keep_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 
--- `versions` holds the version of each node and, since they must never be lost one without the
--- other, what else there is to know of the tenant, under names that no node has:
---   #seq    the last position given out
---   #floor  the version of every node that is not there
+-- `versions` contains the version of each node. It also contains the state of the tenant, under names
+-- that no node has, because neither may be lost without the other:
+--   #seq    the last position that was given out
+--   #floor  the version of every node without a version of its own
 --   #log    the position of the last change in the log
---   #due    when the first announced write is overdue, in microseconds
+--   #due    the time when the first announced write is overdue, in microseconds
 local CHUNK = 1000 -- `unpack` has a limit of 8000
-local PENDING_MAX = 256 -- announced writes
+local PENDING_MAX = 256 -- The most announced writes.
 
--- Numbers become text by this: Lua's own conversion keeps 14 digits, and a position has 16.
+-- Converts a number to text: Lua's own conversion keeps 14 digits, but a position has 16.
 local function text(number)
   return string.format('%.0f', number)
 end
@@ -30,7 +30,7 @@ local function set(name, value)
   redis.call('ZADD', versions, text(value), name)
 end
 
-if not epoch then -- Lost, or never set: what is stored may be from before a lost write.
+if not epoch then -- It was lost, or never set: entries may be from before a lost write.
   epoch = math.max(time, high + 1, seq or 0)
   redis.call('HSET', server, 'epoch', text(epoch))
   redis.call('DEL', epochs)
@@ -59,7 +59,7 @@ local function read_due()
   end
 end
 
-if not seq then -- A new tenant, or one whose versions were lost: all that was stored is stale.
+if not seq then -- A new tenant, or one whose versions were lost: all of its entries are stale.
   position = math.max(position, high)
   raise_floor()
   redis.call('DEL', log)
@@ -80,7 +80,7 @@ local function touch(nodes, first)
   end
 end
 
--- Logs a change at the present position.
+-- Logs a change at the current position.
 local function note(change, entry_version)
   if change == '' then
     return
@@ -113,13 +113,13 @@ local function settle_overdue()
   for _, id in ipairs(ids) do
     settle(id)
   end
-  if #ids == 0 then -- They were lost.
+  if #ids == 0 then -- The announced writes were lost.
     raise_floor()
   end
   read_due()
 end
 
--- The latest change of some nodes, or `least` if it is later.
+-- Returns the position of the last change to these nodes, or `least` if that is higher.
 local function latest(nodes, first, last, least)
   for start = first, last, CHUNK do
     local stop = math.min(start + CHUNK - 1, last)
@@ -150,7 +150,7 @@ local function forget_oldest()
   set('#floor', floor)
 end
 
--- What every script that writes ends with.
+-- Every script that writes calls this at its end.
 local function finish()
   set('#seq', position)
   forget_oldest()

@@ -1,4 +1,4 @@
--- Removes an entry. ARGV: digest, change, nodes to change.
+-- Removes an entry, and gives nodes a new version. ARGV: digest, change, nodes.
 settle_overdue()
 redis.call('DEL', entry)
 uncount(ARGV[4])

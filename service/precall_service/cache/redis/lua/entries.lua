@@ -1,8 +1,8 @@
--- What the scripts that write entries have besides.
+-- Follows `common.lua` in the scripts that write or count entries.
 local entry, index, sizes = KEYS[7], KEYS[8], KEYS[9]
 local SWEPT_MAX = 16
 
--- Takes an entry out of the statistics.
+-- Removes an entry from the statistics.
 local function uncount(digest)
   redis.call('ZREM', index, digest)
   local size = redis.call('HGET', sizes, digest)
@@ -12,6 +12,7 @@ local function uncount(digest)
   end
 end
 
+-- Removes expired entries from the statistics.
 local function sweep(most)
   local now = text(time / 1000)
   for _, digest in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, most)) do

@@ -1,5 +1,5 @@
--- Makes everything stale that was stored before, of all tenants. KEYS: server, epochs. ARGV: the
--- id of the server's run if that is the reason, else empty; the highest position known.
+-- Makes everything stale that was stored before, for all tenants. KEYS: server, epochs. ARGV: the id
+-- of the server's run, or empty; the highest position known. Does nothing if this run is known.
 local function text(number)
   return string.format('%.0f', number)
 end
@@ -15,7 +15,7 @@ redis.call('HSET', KEYS[1], 'epoch', text(epoch), 'high', text(epoch))
 if ARGV[1] ~= '' then
   redis.call('HSET', KEYS[1], 'run', ARGV[1])
 end
--- A stream of one record, whose id is the epoch: readers of changes wait for it, too.
+-- A stream of one record, whose id is the epoch. Readers of the log wait for it, too.
 redis.call('DEL', KEYS[2])
 redis.call('XADD', KEYS[2], text(epoch) .. '-0', 'epoch', text(epoch))
 return epoch

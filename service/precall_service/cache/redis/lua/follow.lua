@@ -1,5 +1,5 @@
--- Returns the position at which a reader of the log goes on, whether changes before it are lost,
--- and the epoch. ARGV: the reader's position, empty if it begins now.
+-- Returns the position after which a reader of the log reads on, whether changes before it are lost,
+-- and the epoch. ARGV: the reader's position; empty if it starts now.
 settle_overdue()
 finish()
 local after = tonumber(ARGV[4])

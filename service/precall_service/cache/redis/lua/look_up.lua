@@ -1,4 +1,5 @@
--- Returns whether there is an entry and what it is. KEYS: versions, server, entry. ARGV: nodes.
+-- Returns the position, the last change to the nodes, and what there is for the key: nothing, 0 for
+-- a stale entry, or the usable entry. KEYS: versions, server, entry. ARGV: nodes.
 local changed_at = latest(ARGV, 1, #ARGV, floor)
 local entry = redis.call('HMGET', KEYS[3], 'snapshot', 'nodes', 'version', 'resources', 'value')
 if not entry[1] then
@@ -6,7 +7,7 @@ if not entry[1] then
 end
 local newest = changed_at
 local nodes = entry[2]
--- Mostly the nodes of the entry are the first of those that were asked for.
+-- Usually, the nodes of the entry are the first of those in ARGV, and have been checked.
 if string.sub(table.concat(ARGV, '\n') .. '\n', 1, #nodes + 1) ~= nodes .. '\n' then
   local own = {}
   for node in string.gmatch(nodes, '[^\n]+') do

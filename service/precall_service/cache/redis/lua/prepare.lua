@@ -1,4 +1,4 @@
--- Makes the state that a reading script has missed: of a new tenant, or of overdue writes.
+-- Prepares for a script that only reads: creates the state of a new tenant, ends overdue writes.
 settle_overdue()
 finish()
 return position

@@ -1,7 +1,8 @@
--- Stores an entry if it may be stored. ARGV: snapshot, entry version, milliseconds to live, digest,
--- change, value, size, number of nodes, nodes, number of further nodes that must not have changed
--- since the snapshot, these; for each resource: the version observed, the number of its nodes, and
--- its nodes. Returns what happened and the number that goes with it.
+-- Stores an entry if the conditions hold. ARGV: snapshot, expected version of the entry, milliseconds
+-- to live, digest, change, value, size; the number of nodes, and these; the number of further nodes
+-- that must not have changed since the snapshot, and these; for each resource: the observed version,
+-- the number of its nodes, and these. Returns the outcome and a number: the version of the entry, or
+-- the index of the resource (-1: another node). If the entry was stored, also returns its position.
 settle_overdue()
 sweep(SWEPT_MAX)
 local now = position

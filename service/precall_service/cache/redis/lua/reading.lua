@@ -1,5 +1,5 @@
--- What every script begins with that only reads. It returns nil if `prepare` has to run first: for a
--- new tenant, and to end a write that is overdue. KEYS: versions, server.
+-- The beginning of every script that only reads. It returns nil if `prepare` has to run first: for a
+-- new tenant, and to end an overdue write. KEYS: versions, server.
 local CHUNK = 1000 -- `unpack` has a limit of 8000
 local versions = KEYS[1]
 
@@ -19,7 +19,7 @@ epoch = tonumber(epoch)
 local position = math.max(tonumber(state[1]), epoch)
 local floor = math.max(tonumber(state[2]), epoch)
 
--- The latest change of some nodes, or `least` if it is later.
+-- Returns the position of the last change to these nodes, or `least` if that is higher.
 local function latest(nodes, first, last, least)
   for start = first, last, CHUNK do
     local stop = math.min(start + CHUNK - 1, last)

@@ -1,11 +1,11 @@
--- Returns the numbers of entries, of bytes, and of entries that Redis has evicted. ARGV: the
--- beginning of the keys of entries.
+-- Returns the number of entries, their bytes, and the number of entries that Redis has evicted.
+-- ARGV: the prefix of the keys of entries.
 local CHECKED_MAX = 64
 sweep(1000)
 if redis.call('EXISTS', index) == 0 then
   redis.call('HDEL', sizes, '#bytes')
 end
--- Redis tells nobody what it evicts, so some entries are looked for.
+-- Redis does not report what it evicts, so a sample of the entries is checked.
 for _, digest in ipairs(redis.call('ZRANDMEMBER', index, CHECKED_MAX)) do
   if redis.call('EXISTS', ARGV[4] .. digest) == 0 then
     uncount(digest)

@@ -1,5 +1,5 @@
 -- Returns the position, and the version of each resource. ARGV: for each resource, the number of its
--- nodes, and its nodes.
+-- nodes, and these.
 local found = {position}
 local index = 1
 while index <= #ARGV do
