@@ -1,14 +1,14 @@
-"""The part of a call's path for cacheable tools: the cache, or one run for all equal calls.
+"""The cache stage of a call's path: answers calls from the cache, or by one run for equal calls.
 
     look up ─▶ a usable entry? ─▶ an equal run in flight? ─▶ run, and store the result
 
-Calls are equal if they have the same cache key. Of equal calls that are on their way at the same
-time, across turns and conversations, one run of a handler answers all. A call does not share a run
-that began before a write which the call must see.
+Calls are equal if they have the same cache key. Equal calls at the same time share one run of a
+handler, across turns and conversations. A call does not share a run that started before a write
+which the call must see.
 
 Owns: the runs that calls share.
-Concurrency: one event loop. A run belongs to a task of the group, so that the caller that started
-    it may be cancelled without harm to the others. When no caller is left, the run is discarded.
+Concurrency: one event loop. A task of the cache awaits each run, so the call that started it can be
+    cancelled while others wait for it. When no call is left, the run is discarded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from precall_service.tools.run import ProgressListener, Run
 from precall_service.tools.toolset import RegisteredTool
 
 _OF_ITS_PROCESS = {Reason.TOOL_UNAVAILABLE, Reason.CANCELLED}
-"""Endings that are about the process or the turn of the call that started a run, not the call."""
+"""Endings that concern the process or turn in which a run was started, but not equal calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +60,15 @@ class _Flight:
         self.landed = asyncio.Event()
         """Set once the run has ended and its result, if it has one, is stored."""
         self._calls: list[ProgressListener] = []
-        """The calls that wait, each as what its client is told of the progress."""
+        """The waiting calls: for each of them, the function that reports progress to its client."""
         run.on_progress(self._tell)
 
     async def share(self, on_progress: ProgressListener, *, starter: bool) -> InvocationEnding:
-        """Returns the ending of the run, for one of the calls that share it.
+        """Awaits the run for one of the calls that share it, and returns its ending.
 
-        On cancel: the run is discarded if no other call waits for it. It is also discarded if it
-        has not been sent and the call that started it leaves, since its client could not make sense
-        of an invocation for a turn that has ended; another call then starts a run of its own.
+        On cancel: the run is discarded if no other call waits for it. It is also discarded if the
+        call that started it is cancelled before the invocation was sent: the client could not
+        handle an invocation for a turn that has ended. Another call then starts a run of its own.
         """
         self._calls.append(on_progress)
         try:
@@ -88,11 +88,11 @@ class _Flight:
 
 @dataclass(slots=True)
 class _Slot:
-    """The calls of one key that are on their way."""
+    """The calls of one key that are in progress."""
 
     calls: int = 0
     flight: _Flight | None = field(default=None)
-    """The latest one."""
+    """The latest flight."""
 
 
 class CachedCalls:
@@ -119,7 +119,7 @@ class CachedCalls:
             too_old = slot.flight if slot.flight and slot.flight.landed.is_set() else None
             while True:
                 lookup = await self._cache.find(query)
-                if lookup is None:  # no versions are known, so nothing may be shared or stored
+                if lookup is None:  # without versions, nothing may be shared or stored
                     run = launch()
                     run.on_progress(on_progress)
                     return CallAnswer.of_run(await _ending(run))
@@ -154,7 +154,7 @@ class CachedCalls:
                 del self._slots[key]
 
     def _fits(self, tool: RegisteredTool, entry: Entry) -> bool:
-        """Returns whether an entry is a result of the tool: a client may have stored anything."""
+        """Returns whether an entry is a valid result of the tool: clients may store anything."""
         with suppress(ServiceError):
             self._dispatcher.check_result(tool, entry.value.result_json, entry.value.content)
             return True

@@ -2,9 +2,9 @@
 
     validate ─▶ cache ─▶ dispatch ─▶ record
 
-The calls of a step take the path concurrently and independently. Whatever can answer a call without
-a new run, or prevent its run, belongs between validating and dispatching: a person's approval
-(first), the cache, the claim of a predicted run.
+The calls of a step take the path concurrently and independently. Everything that can answer a call
+without a new run, or prevent its run, belongs between validating and dispatching: first a person's
+approval, then the cache and the claim of a predicted run.
 
 Owns: which calls have no ending yet, and which tools may have had effects.
 Never: generates tokens or runs handlers; the engine and the dispatcher do.
@@ -126,7 +126,7 @@ class TurnCalls:
         self, tool: RegisteredTool, call: ToolCall, query: CacheQuery
     ) -> CallAnswer | None:
         """Returns the answer to a call; None if the tool was updated before it could run."""
-        # Pinned: what the cache goes by is this declaration of the tool.
+        # Pinned, because the query was made from this declaration of the tool.
         answer = await self._scope.services.cached_calls.answer(
             tool, query, lambda: self._launch(tool, call, pinned=True), self._progress_of(call)
         )
@@ -159,9 +159,9 @@ class TurnCalls:
     async def _end_write(
         self, write: ToolWrite | None, tool: RegisteredTool, run: Run, arguments: JsonObject
     ) -> None:
-        """Records what a run wrote, which was announced with this declaration of the tool.
+        """Records what a run wrote. `tool` is the declaration with which the write was announced.
 
-        If the tool was updated while the run waited, what the update declares is written as well.
+        If the tool was updated while the run waited, what the update declares is recorded, too.
         """
         if run.tool is not tool or write is None:
             by_now = self._write(run.tool, arguments)
@@ -177,7 +177,7 @@ class TurnCalls:
             write.end_later()
 
     def _write(self, tool: RegisteredTool, arguments: JsonObject) -> ToolWrite | None:
-        """Returns what a run of the tool writes; None if that can make nothing stale."""
+        """Returns what a run of the tool writes; None if it cannot make anything stale."""
         context = self._scope.context
         return self._scope.services.cache.write(
             context.tenant, context.conversation_id, tool.declaration, arguments

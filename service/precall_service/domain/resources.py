@@ -1,19 +1,19 @@
-"""The names of resources, the templates that tools declare them by, and which names conflict.
+"""The names of resources, the templates by which tools declare them, and which names conflict.
 
 A name is a path: a scheme, a colon, and segments separated by "/", as in `file:/a/b`. A name whose
 last segment is "*" covers every name that begins with the rest: `file:/a/*` covers `file:/a/b` and
 `file:/a/b/c`, but not `file:/a`; `order:*` covers every name with the scheme `order`.
 
 A write conflicts with a read if the names are equal or one covers the other. Conflicts are found by
-comparing versions of *nodes*, of which a name has at most two for each of its levels. A write gives
-new versions to its nodes, and a read is stale if one of its own nodes has got a new version:
+comparing versions of *nodes*. A name has several nodes, at most two for each of its levels. A write
+gives new versions to its nodes, and a read is stale if one of its own nodes has a new version:
 
     name        nodes of a read                        nodes of a write
     file:/a/b   =file:/a/b *file: *file:/ *file:/a/    =file:/a/b <file: <file:/ <file:/a/
     file:/a/*   <file:/a/ *file: *file:/               *file:/a/ <file: <file:/ <file:/a/
 
-So `=` is for writes to one name, `*` for writes to everything that begins with a prefix, and `<`
-for writes to anything that begins with it.
+So an `=` node changes with a write to this name, a `*` node with a write to everything below a
+prefix, and a `<` node with a write to anything below the prefix.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _CHAR_BYTES_MAX: Final = 4
 _UNKNOWN: Final = "\0"
-"""Stands for an argument without a text. It makes the segment that it is in no plain one."""
+"""Stands for an argument that has no text. A segment that contains it is not plain."""
 _MAYBE_UP: Final = re.compile(r"(?=[*\x00]*\.)(?=\.*[*\x00])[.*\x00]+")
-"""Nothing but dots and wildcards, some of each."""
+"""Only dots and wildcards, and at least one of each."""
 
 
 class ResourceError(ValueError):
@@ -44,10 +44,10 @@ class ResourceError(ValueError):
 
 
 def check_name(name: str) -> None:
-    """Checks a name that a client spells out.
+    """Checks a name that a client gives.
 
     Raises:
-        ResourceError: it is no name, or it is too long or too deep.
+        ResourceError: the name is malformed, too long or too deep.
     """
     match = _SCHEME.match(name)
     if match is None:
@@ -65,12 +65,12 @@ def check_name(name: str) -> None:
 
 
 def conversation(conversation_id: str) -> str:
-    """Returns the name of the resource that a conversation is."""
+    """Returns the name of the resource that stands for a conversation."""
     return f"conversation:{conversation_id}"
 
 
 def conversation_of(name: str) -> str | None:
-    """Returns the id of the conversation that a resource is; None if it is another resource."""
+    """Returns the id of the conversation that a resource stands for; None for other resources."""
     scheme, _, path = name.partition(":")
     return path if scheme == "conversation" and "/" not in path and path != "*" else None
 
@@ -91,22 +91,22 @@ def write_nodes(name: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ResourceTemplate:
-    """A template such as `file:{path}`, which the arguments of a call turn into names.
+    """A template such as `file:{path}`, which makes names from the arguments of a call.
 
-    `{order.id}` stands for the member `id` of the argument `order`. Where an argument is absent, is
-    not a scalar, or does not make a plain path, the names become broader and never narrower.
+    `{order.id}` stands for the member `id` of the argument `order`. If an argument is absent, is
+    not a scalar, or does not make a plain path, the names are broader, never narrower.
     """
 
     text: str
     _parts: tuple[str | tuple[str, ...], ...]
-    """Texts, and the paths of arguments between them."""
+    """Literal texts, and between them the paths of arguments."""
 
     @staticmethod
     def parse(text: str) -> ResourceTemplate:
-        """Returns the template of a text.
+        """Parses a template.
 
         Raises:
-            ResourceError: the text is no template.
+            ResourceError: the text is not a template.
         """
         parts: list[str | tuple[str, ...]] = []
         for index, piece in enumerate(_PLACEHOLDER.split(text)):
@@ -119,22 +119,22 @@ class ResourceTemplate:
                 if "{" in piece or "}" in piece:
                     raise ResourceError("a brace is not closed, or stands alone")
                 parts.append(piece)
-        # Checked with a plain word for each argument.
+        # The name is checked with a plain word in place of each argument.
         check_name("".join(part if isinstance(part, str) else "x" for part in parts))
         if _SCHEME.match(str(parts[0])) is None:
             raise ResourceError("the scheme cannot come from an argument")
         return ResourceTemplate(text, tuple(parts))
 
     def names(self, arguments: JsonObject) -> tuple[str, ...]:
-        """Returns the names for these arguments: one, or two where the template is broadened."""
+        """Returns the names for these arguments: one, or two if they are broader."""
         name = ""
         for part in self._parts:
             if isinstance(part, str):
                 name += part
                 continue
             value = _scalar(arguments, part)
-            # An array or an object may hold any path. Many handlers that join paths begin anew at
-            # one with a leading "/".
+            # An array or an object may contain any path. When they join paths, many handlers drop
+            # everything before one with a leading "/".
             if value is None or (value.startswith("/") and _is_below(name)):
                 return _everything(name)
             name += value or _UNKNOWN
@@ -144,7 +144,7 @@ class ResourceTemplate:
 
 
 def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
-    """Returns the name, or broader ones if a segment of it is no plain segment.
+    """Returns the name, or broader ones if one of its segments is not plain.
 
     `whole` says whether the template itself ends with "*".
     """
@@ -159,10 +159,10 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
     size = len(name[:lead].encode())
     for index, segment in enumerate(segments):
         size += len(segment.encode(errors="replace")) + 1
-        if _may_lead_up(segment):  # it may lead to anything below where it ends
+        if _may_lead_up(segment):  # everything below where it leads may be meant
             depth -= 1
             clean = min(clean, index, max(depth, 0))
-        elif segment in ("", ".") or _UNKNOWN in segment:  # it may be no level at all
+        elif segment in ("", ".") or _UNKNOWN in segment:  # it may not be a level at all
             clean = min(clean, index)
         else:
             depth += 1
@@ -174,9 +174,9 @@ def _plain_or_broad(name: str, *, whole: bool) -> tuple[str, ...]:
 
 
 def _is_surely_plain(name: str) -> bool:
-    """Returns whether no segment needs a closer look, as with most names: a quick check.
+    """Returns whether all segments are plain, by a quick check that most names pass.
 
-    A text that is printable has neither control characters nor halves of surrogate pairs.
+    A printable text has neither control characters nor halves of surrogate pairs.
     """
     return (
         len(name) * _CHAR_BYTES_MAX < NAME_BYTES_MAX
@@ -198,7 +198,7 @@ def _broad(prefix: str) -> tuple[str, ...]:
 
 
 def _may_lead_up(segment: str) -> bool:
-    """Returns whether a segment is "..", or may be: for a shell, ".*" is."""
+    """Returns whether a segment is "..", or may match it, as ".*" does in a shell."""
     return segment == ".." or _MAYBE_UP.fullmatch(segment) is not None
 
 
@@ -208,14 +208,15 @@ def _everything(name: str) -> tuple[str, ...]:
 
 
 def _is_below(text: str) -> bool:
-    """Returns whether a text ends where a segment begins that is not the first one."""
+    """Returns whether a segment that is not the first one starts at the end of a text."""
     return text.endswith("/") and not text.endswith(":/")
 
 
 def _scalar(arguments: JsonObject, path: Sequence[str]) -> str | None:
     """Returns the text of the scalar at this path.
 
-    The text is empty if it is not known, and None if there may be anything instead.
+    It is empty if the value is absent or has no canonical text, and None if the value is an array
+    or an object.
     """
     value: JsonValue = arguments
     for name in path:
@@ -235,7 +236,7 @@ def _scalar(arguments: JsonObject, path: Sequence[str]) -> str | None:
 
 
 def _prefixes(name: str, mark: str) -> list[str]:
-    """Returns the prefixes of a name that end with a separator, the shortest first, marked."""
+    """Returns the prefixes of a name that end with a separator, with a mark, shortest first."""
     scheme, _, path = name.partition(":")
     prefix = f"{mark}{scheme}:"
     prefixes = [prefix]
@@ -255,7 +256,7 @@ def _problem(segment: str) -> str | None:
     if segment in ("", ".", ".."):
         return f"a segment of a name cannot be {segment!r}"
     if "*" in segment:
-        return "'*' can only stand for a whole last segment"
+        return "'*' can only be the whole last segment"
     if _CONTROL.search(segment):
-        return "a name cannot hold control characters or half of a surrogate pair"
+        return "a name cannot contain control characters or half of a surrogate pair"
     return None

@@ -1,4 +1,4 @@
-"""Turns requests of ToolCacheService into values; checks each field's range."""
+"""Converts requests of ToolCacheService to values, and checks the range of each field."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from precall_service.transport.content_in import content_text
 from precall_service.transport.fields import check_count, check_text, invalid, seconds
 
 RESOURCES_MAX: Final = 64
-"""The limit of resources in one request."""
+"""The most resources in one request."""
 VERSION_BYTES_MAX: Final = 128
 COST_MAX_S: Final = 86_400.0
-"""Longer than tools run. A higher cost would keep an entry whatever else needs its room."""
+"""Longer than any tool runs. With a higher cost, an entry would never be dropped to make room."""
 
 _CONVERSATION_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPES: Final = {
@@ -70,7 +70,7 @@ class CacheReader:
         return self._key("key", request.key)
 
     def put(self, request: tool_cache_pb2.ToolCacheServicePutRequest) -> Put:
-        """Returns the value to store, and when it may be stored.
+        """Returns the value to store, and the conditions for storing it.
 
         Raises:
             ServiceError: FIELD_INVALID, TOO_LARGE or NOT_SERVED, naming the field.
@@ -165,8 +165,8 @@ class CacheReader:
         except JsonError as error:
             raise invalid(
                 where,
-                "it must be a JSON object that has a canonical form (RFC 8785), {} if there are "
-                f"no arguments: {error}",
+                "it must be a JSON object that has a canonical form (RFC 8785), or {} if there "
+                f"are no arguments: {error}",
             ) from None
 
     def _ttl(self, request: tool_cache_pb2.ToolCacheServicePutRequest) -> float:
@@ -178,7 +178,7 @@ class CacheReader:
 
 
 def resource_names(request: tool_cache_pb2.GetResourceVersionsRequest) -> tuple[str, ...]:
-    """Returns the names of the resources to look up.
+    """Returns the names of the resources whose versions to read.
 
     Raises:
         ServiceError: FIELD_INVALID or TOO_LARGE, naming the field.
@@ -190,7 +190,7 @@ def resource_names(request: tool_cache_pb2.GetResourceVersionsRequest) -> tuple[
 
 
 def watched_after(request: tool_cache_pb2.ToolCacheServiceWatchRequest) -> int | None:
-    """Returns the position after which changes are reported; None for those from now on."""
+    """Returns the position after which changes are reported; None: changes from now on."""
     return request.after_position if request.HasField("after_position") else None
 
 
@@ -204,7 +204,7 @@ def _observed(
         where = f"{path}[{index}].resource"
         _check_resource(where, observed.resource)
         if observed.resource in names:
-            raise invalid(where, f"{observed.resource[:80]!r} occurs twice: name it once")
+            raise invalid(where, f"{observed.resource[:80]!r} occurs twice: list it once")
         names.add(observed.resource)
     return tuple(ResourceVersion(observed.resource, observed.version) for observed in versions)
 

@@ -1,4 +1,4 @@
-"""Turns values of the tool cache into messages of the contract."""
+"""Converts values of the tool cache to messages of the contract."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SCOPES: Final = {
 
 
 def entry(key: tool_cache_pb2.CacheKey, found: Entry, now_s: float) -> tool_cache_pb2.CacheEntry:
-    """Returns an entry, under the key as the caller wrote it. `now_s` is in seconds since 1970."""
+    """Returns an entry, with the key as the caller wrote it. `now_s` is in seconds since 1970."""
     value = found.value
     content = (content_pb2.ContentPart(text=value.content),) if value.content else ()
     message = tool_cache_pb2.CacheEntry(
@@ -103,7 +103,7 @@ def _target(change: Change) -> tool_cache_pb2.InvalidationTarget:
         case ChangeKind.ALL, ():
             return tool_cache_pb2.InvalidationTarget(all=tool_cache_pb2.AllEntries())
         case _:
-            raise AssertionError(f"a change that is no invalidation: {change.kind}")
+            raise AssertionError(f"this change is not an invalidation: {change.kind}")
 
 
 def _key(key: CacheKey | None) -> tool_cache_pb2.CacheKey:

@@ -1,4 +1,4 @@
-"""ToolCacheService: the cache of tool results, for clients that run tools by themselves."""
+"""ToolCacheService: the cache of tool results, for clients that run tools themselves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WatchContext = grpc.aio.ServicerContext[
 
 
 class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
-    """Serves the cache to each tenant as if there were no other."""
+    """Serves the cache. Each tenant sees only its own entries."""
 
     def __init__(
         self, cache: ToolCache, clock: Clock, *, arguments_bytes_max: int, unread_s: float
@@ -42,7 +42,7 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         self._draining = False
 
     def drain(self) -> None:
-        """Ends every Watch, and refuses new ones: they would last as long as the server."""
+        """Ends every Watch and refuses new ones, since they would not end by themselves."""
         if self._draining:
             return
         self._draining = True
@@ -109,17 +109,17 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
             position = await self._cache.invalidate(reader.tenant, reader.change(request))
             return tool_cache_pb2.ToolCacheServiceInvalidateResponse(position=position)
 
-    # A coroutine, as for AgentService.Converse: it bounds each of its writes.
+    # Not a generator, as with AgentService.Converse, so that the time of each write is limited.
     async def Watch(  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: N802
         self,
         request: tool_cache_pb2.ToolCacheServiceWatchRequest,
         context: _WatchContext,
     ) -> None:
-        """Reports changes until the client leaves, reads nothing, or the server drains."""
+        """Reports changes until the client leaves or stops reading, or the server drains."""
         async with self._served(context, "Watch") as reader:
             after = cache_in.watched_after(request)
             async with self._until_drained():
-                # Else a client could not tell before the first change that it is served.
+                # Without it, a client would not know before the first change that it is served.
                 await context.send_initial_metadata(())
                 await self._report(reader.tenant, after, context)
 
@@ -139,7 +139,7 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
     async def _served(
         self, context: grpc.aio.ServicerContext[RequestT, ResponseT], method: str
     ) -> AsyncGenerator[CacheReader]:
-        """Yields the reader of the caller's requests; ends the RPC with the block's error."""
+        """Yields the reader of the caller's requests. An error of the block ends the RPC."""
         async with status_boundary(context, f"{_NAME}.{method}"):
             yield CacheReader(
                 tenant(context.invocation_metadata() or ()),
@@ -152,7 +152,7 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         """Ends the block when the server drains.
 
         Raises:
-            ServiceError: DRAINING, the server drains.
+            ServiceError: DRAINING if the server drains.
         """
         if self._draining:
             raise _shutting_down()

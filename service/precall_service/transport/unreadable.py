@@ -1,6 +1,6 @@
-"""Ends a call whose single request is no message of its type, with a status that says so.
+"""Ends a call whose single request cannot be decoded, with a status that says so.
 
-gRPC itself would log a stack trace for each of them, and name no reason to the client.
+gRPC itself would log a stack trace for each of these calls, and give the client no reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Unreadable:
 
 
 class UnreadableRequests(grpc.aio.ServerInterceptor):
-    """Refuses unreadable requests of every method that has one request.
+    """Refuses requests that cannot be decoded, of every method that takes a single request.
 
     A method that reads a stream decodes its frames itself.
     """
@@ -62,8 +62,8 @@ def _decoder(decode: Callable[[bytes], object], method: str) -> Callable[[bytes]
             return _Unreadable(
                 ServiceError(
                     Reason.FRAME_UNKNOWN,
-                    f"the bytes are not a request of {method.lstrip('/')}: compare the versions of "
-                    "the contract with GetServerInfo",
+                    f"the bytes cannot be decoded as a request of {method.lstrip('/')}: compare "
+                    "your version of the contract with the server's, which GetServerInfo returns",
                     field="request",
                 )
             )
