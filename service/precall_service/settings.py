@@ -173,8 +173,8 @@ class CacheSection(_Section):
     """`[cache]`: the cache of tool results."""
 
     store_url: SecretStr | None = None
-    """A Redis or Valkey server, such as redis://localhost:6379/0. None: the service's own memory,
-    which ends with the process and is shared with no other."""
+    """The URL of a Redis or Valkey server, such as redis://localhost:6379/0. None: entries are kept
+    in the memory of this process."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "precall"
     store_timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.05
     memory_bytes_max: Annotated[int, Field(ge=1 << 20)] = 256 << 20

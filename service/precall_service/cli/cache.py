@@ -1,6 +1,6 @@
-"""`precall cache`: a tenant's tool cache, from the command line.
+"""`precall cache`: the tool cache of a tenant, from the command line.
 
-Owns: the arguments of its commands. Results go to stdout as JSON, everything else to stderr.
+Owns: the arguments of its commands. Results go to stdout as JSON, and everything else to stderr.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=options.help_text(
-        "Look into the tool cache of a service, and change it.",
-        """A key is the name of a tool, its version, and its arguments as a JSON object. The order
-        of the arguments does not matter. With --conversation, the entry is for that conversation
-        alone. Results are JSON on stdout.""",
+        "Inspect and change the tool cache of a service.",
+        """A key consists of the name of a tool, its version, and the arguments as a JSON object.
+        The order of the arguments does not matter. With --conversation, only that conversation can
+        use the entry. Results are printed to stdout as JSON.""",
         examples={
             "precall cache stats | jq .hits": "one number",
             """precall cache get get_weather 1 '{"city": "Paris"}'""": "a result",
-            "precall cache invalidate --resource 'file:/etc/*'": "after a change from outside",
+            "precall cache invalidate --resource 'file:/etc/*'": "after an outside change",
         },
     ),
     no_args_is_help=True,
@@ -47,8 +47,8 @@ Conversation: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="ID",
-        help="The only conversation that may use the entry.",
-        show_default="all of the tenant may",
+        help="The only conversation that can use the entry.",
+        show_default="every conversation of the tenant",
     ),
 ]
 
@@ -56,7 +56,7 @@ Conversation: TypeAlias = Annotated[
 def _on(
     address: str, tenant: str, act: Callable[[precall.ToolCache], Coroutine[None, None, None]]
 ) -> None:
-    """Does something with the cache of a tenant, and reports what fails."""
+    """Calls `act` with the cache of a tenant, and reports errors."""
     with reported():
         configure_logging("error")
         from precall_service.cli.cache_session import on_cache
@@ -66,7 +66,7 @@ def _on(
 
 @app.command(
     help=options.help_text(
-        "Print what the cache holds, and what it has done since the service started.",
+        "Print what the cache holds, and what the service has counted since it started.",
         examples={"precall cache stats --tenant acme": "of another tenant"},
     )
 )
@@ -112,9 +112,9 @@ def get(
 
 @app.command(
     help=options.help_text(
-        "Print the versions of resources: read them before you compute what you will put.",
+        "Print the versions of resources: read them before you compute a result to put.",
         examples={
-            "precall cache versions file:/a 'order:*'": "as a JSON object, by name",
+            "precall cache versions file:/a 'order:*'": "the version of each, and the position",
         },
     )
 )
@@ -138,9 +138,9 @@ def versions(
 @app.command(
     help=options.help_text(
         "Put a result into the cache, and print the version of its entry.",
-        """Read the versions of the resources that the result depends on before you compute it, and
-        name them with --observed, and their position with --position. If one of them has changed
-        since, nothing is stored.""",
+        """Before you compute the result, read the versions of the resources that it depends on.
+        Give them with --observed, and their position with --position. If one of the resources has
+        changed since then, nothing is stored.""",
         examples={
             """precall cache put get_weather 1 '{"city": "Paris"}' '{"celsius": 21}' --ttl 60""": (
                 "for every conversation of the tenant"
@@ -163,7 +163,7 @@ def put(
         list[str] | None,
         typer.Option(
             metavar="NAME=VERSION",
-            help="A resource that it depends on, at the version that was read. May be repeated.",
+            help="A resource that it depends on, with the version that was read; repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -172,7 +172,7 @@ def put(
         typer.Option(
             min=0,
             metavar="POSITION",
-            help="The position at which the versions were read: notices invalidations since then.",
+            help="The position of the versions; needed to notice invalidations since then.",
             show_default="unknown",
         ),
     ] = None,
@@ -181,7 +181,7 @@ def put(
         typer.Option(
             min=0,
             metavar="VERSION",
-            help="Store only over this version of the entry; 0: only if there is none.",
+            help="Replace only this version of the entry; 0: store only if there is no entry.",
             show_default="any version",
         ),
     ] = None,
@@ -189,15 +189,13 @@ def put(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="How long it takes to compute the result; cheap ones are dropped first.",
+            help="How long it took to compute the result; cheap results are dropped first.",
             show_default="unknown",
         ),
     ] = None,
     content: Annotated[
         str,
-        typer.Option(
-            metavar="TEXT", help="What the model sees.", show_default="the result's JSON text"
-        ),
+        typer.Option(metavar="TEXT", help="What the model sees.", show_default="RESULT"),
     ] = "",
     conversation: Conversation = "",
     address: options.Address = options.DEFAULT_ADDRESS,
@@ -222,10 +220,10 @@ def put(
 @app.command(
     help=options.help_text(
         "Make entries unreachable at once, and print the position of the change.",
-        """Say which: --tool (with --version, and with --arguments for one entry), --resource,
-        --conversation or --all.""",
+        """Choose the entries with one of --tool, --resource, --conversation and --all. With --tool,
+        --version limits them to one version, and --arguments to one entry.""",
         examples={
-            "precall cache invalidate --resource 'file:/etc/*'": "what has read a file below /etc",
+            "precall cache invalidate --resource 'file:/etc/*'": "results that read below /etc",
             "precall cache invalidate --tool get_weather": "all results of a tool",
             """precall cache invalidate --tool get_weather --version 1 """
             """--arguments '{"city": "Paris"}'""": "one entry",
@@ -235,31 +233,35 @@ def put(
 def invalidate(
     *,
     tool: Annotated[
-        str | None, typer.Option(metavar="TOOL", help="Of a tool.", show_default=False)
+        str | None, typer.Option(metavar="TOOL", help="Entries of a tool.", show_default=False)
     ] = None,
     version: Annotated[
         str | None,
-        typer.Option(metavar="VERSION", help="Only of this version.", show_default=False),
+        typer.Option(metavar="VERSION", help="Only those of this version.", show_default=False),
     ] = None,
     arguments: Annotated[
         str | None,
-        typer.Option(metavar="ARGUMENTS", help="Only of the call with these.", show_default=False),
+        typer.Option(
+            metavar="ARGUMENTS", help="Only the entry with these arguments.", show_default=False
+        ),
     ] = None,
     resource: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Stale after a write to this resource.", show_default=False
+            metavar="NAME",
+            help="Entries that a write to this resource makes stale.",
+            show_default=False,
         ),
     ] = None,
     conversation: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="Of a conversation; with --arguments, the one that the entry is for.",
+            help="Entries of a conversation. With --arguments: the conversation of the entry.",
             show_default=False,
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Of the whole tenant.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All entries of the tenant.")] = False,
     address: options.Address = options.DEFAULT_ADDRESS,
     tenant: options.Tenant = "",
 ) -> None:
@@ -280,10 +282,10 @@ def invalidate(
 
 @app.command(
     help=options.help_text(
-        "Print changes of the cache as they happen, until Ctrl-C: one JSON object a line.",
+        "Print changes of the cache as they happen, one JSON object per line, until Ctrl-C.",
         examples={
-            "precall cache watch": "from now on",
-            "precall cache watch --after 1700000000000": "also those after a position",
+            "precall cache watch": "changes from now on",
+            "precall cache watch --after 1700000000000000": "also those since a position",
         },
     )
 )
@@ -295,7 +297,7 @@ def watch(
             min=0,
             metavar="POSITION",
             help="Print the changes after this position first.",
-            show_default="only those from now on",
+            show_default="only changes from now on",
         ),
     ] = None,
     address: options.Address = options.DEFAULT_ADDRESS,

@@ -21,11 +21,11 @@ async def on_cache(
     tenant: str,
     act: Callable[[precall.ToolCache], Coroutine[None, None, None]],
 ) -> None:
-    """Does something with the tool cache of a tenant.
+    """Calls `act` with the tool cache of a tenant.
 
     Raises:
         CommandError: the address or the tenant is invalid.
-        PrecallError: the server is not reachable, or refuses.
+        PrecallError: the server cannot be reached, or refuses the request.
     """
     try:
         client = precall.Client(address, tenant=tenant)
@@ -55,15 +55,15 @@ def target_of(
     conversation: str | None,
     everything: bool,
 ) -> precall.CacheTarget:
-    """Returns the entries that options of `invalidate` name.
+    """Returns the entries that the options of `invalidate` choose.
 
     Raises:
-        CommandError: they name none, or more than one kind.
+        CommandError: no option chooses entries, or more than one does.
     """
     if version is not None and tool is None:
-        _usage("--version is the version of a tool: name it with --tool")
+        _usage("--version needs --tool: name the tool whose version it is")
     if arguments is not None and (tool is None or version is None):
-        _usage("--arguments are those of a call: name it with --tool and --version")
+        _usage("--arguments needs --tool and --version: name the tool that is called")
     if arguments is not None and tool is not None and version is not None:
         key = key_of(tool, version, arguments, conversation or "")
         named = precall.CacheTarget(key=key, resource=resource, everything=everything)
@@ -80,7 +80,7 @@ def target_of(
         )
     ways = [value for value in dataclasses.astuple(named) if value not in {None, False}]
     if len(ways) != 1:
-        _usage("say which entries, in one way: --tool, --resource, --conversation or --all")
+        _usage("choose the entries with exactly one of --tool, --resource, --conversation, --all")
     return named
 
 
@@ -116,15 +116,15 @@ async def show_entry(cache: precall.ToolCache, *, key: precall.CacheKey, whole: 
     """Prints the entry for a call.
 
     Raises:
-        CommandError: there is no usable one.
+        CommandError: there is no usable entry.
     """
     entry = await cache.get(
         key.tool_name, key.tool_version, key.arguments_json, conversation_id=key.conversation_id
     )
     if entry is None:
         raise CommandError(
-            "the cache has no usable entry for this call: there never was one, or it has expired, "
-            "is stale, or is of another version of the tool"
+            "the cache has no usable entry for this call: it was never stored, has expired, is "
+            "stale, or belongs to another version of the tool"
         )
     if whole:
         _print(_entry(entry), indent=2)
@@ -132,8 +132,8 @@ async def show_entry(cache: precall.ToolCache, *, key: precall.CacheKey, whole: 
     print(entry.result_json, flush=True)
     notices = stderr()
     notices.print(
-        f"version {entry.entry_version}, {entry.origin.value}, made at {entry.created_at:%F %T} "
-        f"and usable until {entry.expires_at:%F %T} UTC",
+        f"version {entry.entry_version} ({entry.origin.value}), stored at {entry.created_at:%F %T} "
+        f"UTC, expires at {entry.expires_at:%F %T} UTC",
         style="dim",
     )
     for seen in entry.resource_versions:
@@ -262,7 +262,7 @@ def _observed(text: str) -> precall.ResourceVersion:
     name, _, version = text.rpartition("=")
     if not name or not version.isdecimal():
         _usage(
-            f"--observed {text}: NAME=VERSION is needed; `precall cache versions {text}` has "
+            f"--observed {text}: NAME=VERSION is needed; `precall cache versions {text}` prints "
             "the version"
         )
     return precall.ResourceVersion(name, int(version))

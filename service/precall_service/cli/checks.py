@@ -240,7 +240,7 @@ def check_model(settings: Settings) -> Check:
 
 
 def check_cache(settings: CacheSection) -> Check:
-    """Checks that the cache store can be reached, if there is one besides the service's memory."""
+    """Checks that the cache store can be reached, unless it is the service's own memory."""
     if settings.store_url is None:
         size = settings.memory_bytes_max / _MIB
         return _good(f"tool results are kept in the service's own memory, up to {size:.0f} MiB")
@@ -249,7 +249,7 @@ def check_cache(settings: CacheSection) -> Check:
     except StoreUrlError as error:
         return _bad(str(error), "correct the setting cache.store_url")
     except StoreUnavailableError as error:
-        remedy = "the service runs without it, and uses it once it answers: check cache.store_url"
+        remedy = "the service runs without it until it answers: check cache.store_url"
         return _doubtful(f"the cache store does not answer: {error}", remedy)
 
 

@@ -39,7 +39,7 @@ Tenant: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Whose cache it is.",
+        help="The tenant whose cache to use.",
         show_default="the server's default tenant",
     ),
 ]

@@ -80,7 +80,7 @@ class TurnView:
         began_at = self._ready_at.pop(event.call_id, None)
         took = "" if began_at is None else f" {time.monotonic() - began_at:.2f} s"
         if event.outcome is precall.ToolCallOutcome.RESULT:
-            note = f"  ({told})" if (told := origin(event)) else ""
+            note = f"  ({source})" if (source := origin(event)) else ""
             self._line(f"  ← {name}{took}  {shortened(event.result_json)}{note}", "green")
         else:
             why = f": {event.error.message}" if event.error else ""
@@ -97,7 +97,7 @@ class TurnView:
 
 
 def origin(event: precall.ToolCallCompleted) -> str:
-    """Says where a call's result came from; empty if its handler ran for it."""
+    """Says where a call's result came from; empty if the handler ran for this call."""
     match event.source:
         case precall.ResultSource.CACHE:
             age_s = event.cache_age_s

@@ -84,7 +84,7 @@ class Timeline:
         took = f"{_ms(event.wait_time_s)} after the call was written"
         self._results_at = time.monotonic()
         if event.outcome is precall.ToolCallOutcome.RESULT:
-            took = f"{took}; {told}" if (told := origin(event)) else took
+            took = f"{took}; {source}" if (source := origin(event)) else took
             self._line("result", f"{name} returned {shortened(event.result_json)}", took, "green")
         else:
             why = event.error.message if event.error else event.outcome.value

@@ -89,12 +89,12 @@ def canonical(value: JsonValue) -> bytes:
             deeper than Python can follow.
     """
     try:
-        # msgspec is some fifty times as fast, and its text differs only for some floating point
-        # numbers and in the order of names that are not ASCII.
+        # msgspec is about fifty times as fast. Its text differs only for some floating point
+        # numbers, and in the order of names that are not ASCII.
         if _is_plain(value):
             try:
                 return _ENCODER.encode(value)
-            except UnicodeEncodeError:  # half of a surrogate pair: told below
+            except UnicodeEncodeError:  # half of a surrogate pair, which is reported below
                 pass
         return rfc8785.dumps(value)
     except rfc8785.IntegerDomainError as error:
@@ -163,9 +163,9 @@ def spell_path(root: str, path: Iterable[str | int]) -> str:
 
 
 def _is_plain(value: JsonValue) -> bool:
-    """Returns whether a value has only numbers and names that msgspec writes as RFC 8785 does.
+    """Returns whether msgspec writes a value exactly as RFC 8785 does.
 
-    Names beyond ASCII have another order, and the numbers left out another spelling.
+    It sorts names beyond ASCII differently, and writes some floating point numbers differently.
     """
     try:
         return _are_plain((value,))
@@ -194,7 +194,7 @@ def _are_plain(values: Iterable[JsonValue]) -> bool:
 
 
 def _is_plain_float(value: float) -> bool:
-    """Returns whether every encoder writes the same shortest digits, with a point among them."""
+    """Returns whether all encoders write a number in the same way: without an exponent or ".0"."""
     return 1e-4 <= abs(value) < 1e16 and not value.is_integer()
 
 

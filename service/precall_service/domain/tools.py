@@ -73,7 +73,7 @@ class ToolDeclaration:
         return self.cache_ttl_s > 0
 
     def read(self, arguments: JsonObject) -> tuple[str, ...]:
-        """Returns the resources that a run with these arguments reads, as far as declared."""
+        """Returns the resources that a run with these arguments reads, as the tool declares."""
         return _names(self.reads, arguments)
 
     def written(self, arguments: JsonObject, conversation_id: str) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Dispatcher:
         return check_arguments(tool, arguments_json, self.limits)
 
     def check_result(self, tool: RegisteredTool, result_json: str, content: str) -> None:
-        """Checks a result that no handler of this process made, as one of its handlers.
+        """Checks a result that did not come from a handler in the same way as one that did.
 
         Raises:
             ServiceError: TOO_LARGE or RESULT_INVALID.
@@ -108,8 +108,8 @@ class Dispatcher:
 
         Without a `call_id` the run is speculative: it waits behind committed runs, and its owner
         commits it to a call or discards it later. It is evicted if a committed run needs its slot.
-        If the tool is updated before the run has its slot, a pinned run ends as TOOL_UNAVAILABLE,
-        and any other one takes the update. Every failure becomes the ending of the run.
+        If the tool is updated before the run has its slot, a pinned run ends with TOOL_UNAVAILABLE,
+        and any other run uses the update. Every failure becomes the ending of the run.
 
         Raises:
             ValueError: a defect of the caller: the tool's effects do not allow a speculative run.

@@ -56,7 +56,7 @@ class InvocationContext:
 
 
 def run_time_max_s(tool: RegisteredTool) -> float:
-    """Returns how long a run may take: to get a slot, to be sent, and in the handler."""
+    """Returns how long a run may take: to get a slot, to be sent, and in its handler."""
     return 2 * tool.declaration.timeout_s + failures.SEND_TIMEOUT_S
 
 
@@ -67,8 +67,8 @@ class Peer:
         lost: Whether the process is gone.
         runs: The runs that have not ended, by invocation id.
         gates: The gates of tools with a run that holds a slot or waits for one, by name.
-        owed: The runs that ended before their handlers answered, by invocation id, each with what
-            to call when the answer comes.
+        owed: The runs that ended before their handlers answered, by invocation id: for each of
+            them, the function to call when the answer comes.
     """
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class Run:
     def on_late_answer(self, listener: Callable[[], None]) -> None:
         """Adds a listener that is called if the handler answers after the run has ended.
 
-        Such a handler may have had its effects after the run's ending.
+        The handler may then have had its effects after the end of the run.
         """
         self._late_listeners.append(listener)
 

@@ -141,7 +141,8 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Sends GoAway on every stream, lets turns finish for `grace_s`, then ends the others.
 
-        Reading and filling the cache works until the end, since those turns may need it.
+        Watches of the cache end at once. Everything else in the cache is served until the end,
+        since the clients of those turns may need it.
         """
         self._stopping = True
         self.set_ready(ready=False)

@@ -62,8 +62,8 @@ def _decoder(decode: Callable[[bytes], object], method: str) -> Callable[[bytes]
             return _Unreadable(
                 ServiceError(
                     Reason.FRAME_UNKNOWN,
-                    f"the bytes cannot be decoded as a request of {method.lstrip('/')}: compare "
-                    "your version of the contract with the server's, which GetServerInfo returns",
+                    f"the bytes cannot be decoded as a request of {method.lstrip('/')}: check "
+                    "that your stubs fit the version of the server, which GetServerInfo returns",
                     field="request",
                 )
             )

@@ -55,7 +55,7 @@ async def test_what_was_put_is_printed(run: Run) -> None:
     }
     found = await run("get", *CALL)
     assert printed(found) == {"celsius": 21}
-    assert "version 1, put, made at " in found.stderr
+    assert "version 1 (put), stored at " in found.stderr
 
 
 async def test_the_whole_entry_is_one_object(run: Run) -> None:
@@ -136,13 +136,13 @@ async def test_invalidating(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "in one way"),
-        (("--all", "--tool", "a"), "in one way"),
-        (("--tool", "a", "--conversation", "c1"), "in one way"),
-        (("--version", "1"), "name it with --tool"),
-        (("--tool", "a", "--arguments", "{}"), "with --tool and --version"),
+        ((), "exactly one of"),
+        (("--all", "--tool", "a"), "exactly one of"),
+        (("--tool", "a", "--conversation", "c1"), "exactly one of"),
+        (("--version", "1"), "--version needs --tool"),
+        (("--tool", "a", "--arguments", "{}"), "--arguments needs --tool and --version"),
         (("--tool", "a", "--version", "1", "--arguments", "[]"), "a JSON object is needed"),
-        (("--tool", "a", "--version", "1", "--arguments", "{}", "--all"), "in one way"),
+        (("--tool", "a", "--version", "1", "--arguments", "{}", "--all"), "exactly one of"),
     ],
 )
 def test_invalidating_what_is_unclear(options: tuple[str, ...], says: str) -> None:
