@@ -62,7 +62,7 @@ LOSSES = [
 def lose(redis_server: RedisServer, lost: tuple[str, ...]) -> None:
     with redis_server.client() as client:
         for key in lost:
-            client.delete("precall:server" if key == "server" else f"precall:{{ann}}:{key}")
+            client.delete("precall:1:server" if key == "server" else f"precall:1:ann:{key}")
 
 
 LOSSES_THEN = [

@@ -42,7 +42,7 @@ class TestLosses:
             snapshot = (await store.look_up(key(), NODES)).snapshot
             assert await put(store)
             position = await write(store)
-            name = f"test:{lost}" if lost in ("server", "epochs") else f"test:{{ann}}:{lost}"
+            name = f"test:1:{lost}" if lost in ("server", "epochs") else f"test:1:ann:{lost}"
             assert redis_server.ask("DEL", name) == 1
             assert await result(store) is None
             assert not await put(store, snapshot=snapshot)
@@ -57,7 +57,7 @@ class TestLosses:
         async with opened(redis_server) as store:
             start = await write(store)
             position = await write(store)
-            redis_server.ask("DEL", "test:{ann}:log")
+            redis_server.ask("DEL", "test:1:ann:log")
             async with aclosing(store.watch(TENANT, start)) as changes:
                 gap = await anext(changes)
                 assert (gap.position, gap.change) == (position, None)
@@ -70,7 +70,7 @@ class TestLosses:
         async with opened(redis_server) as store:
             await store.announce(TENANT, "w", READ.nodes, WRITTEN, 5.0)
             assert await put(store)
-            assert redis_server.ask("DEL", "test:{ann}:pending", "test:{ann}:writes") == 2
+            assert redis_server.ask("DEL", "test:1:ann:pending", "test:1:ann:writes") == 2
             assert await result(store) == "0"
             redis_server.pass_time(6.0)
             assert await result(store) is None
@@ -80,7 +80,7 @@ class TestLosses:
     async def test_evicted_entries_are_counted(self, redis_server: RedisServer) -> None:
         async with opened(redis_server) as store:
             assert await put(store)
-            redis_server.ask("DEL", f"test:{{ann}}:e:{key().digest.hex()}")
+            redis_server.ask("DEL", f"test:1:ann:e:{key().digest.hex()}")
             size = await store.size(TENANT)
             assert (size.entries, size.bytes, size.evictions) == (0, 0, 1)
 
@@ -107,22 +107,22 @@ class TestLosses:
     ) -> None:
         async with opened(redis_server) as store:
             ahead = (await store.look_up(key(), NODES)).snapshot + 10**12
-            redis_server.ask("HSET", "test:server", "high", str(ahead))
-            redis_server.ask("DEL", "test:{ann}:versions")
+            redis_server.ask("HSET", "test:1:server", "high", str(ahead))
+            redis_server.ask("DEL", "test:1:ann:versions")
             position = await write(store)
             assert position > ahead
-            redis_server.ask("DEL", "test:{ann}:versions")
+            redis_server.ask("DEL", "test:1:ann:versions")
             assert (again := await write(store)) > position
-            redis_server.ask("HDEL", "test:server", "epoch")
+            redis_server.ask("HDEL", "test:1:server", "epoch")
             assert (await store.look_up(key(), NODES)).snapshot >= again
-            redis_server.ask("DEL", "test:{ann}:versions", "test:server")
+            redis_server.ask("DEL", "test:1:ann:versions", "test:1:server")
             assert (await store.look_up(key(), NODES)).snapshot > 0
 
     async def test_everything_is_kept_for_a_bounded_time(self, redis_server: RedisServer) -> None:
         async with opened(redis_server) as store:
             await store.announce(TENANT, "w", READ.nodes, WRITTEN, 5.0)
             assert await put(store)
-            names = cast("list[str]", redis_server.ask("KEYS", "test:{*"))
+            names = cast("list[str]", redis_server.ask("KEYS", "test:1:ann:*"))
             assert len(names) == 7
             kept_ms = [cast("int", redis_server.ask("PTTL", name)) for name in names]
             assert min(kept_ms) > 0

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from precall_service.cache.base import Entry, Origin
+from precall_service.cache.base import Entry, Origin, Value
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.query import CacheQuery
 from precall_service.domain.clock import Clock
@@ -115,16 +115,23 @@ class CachedCalls:
 
         On cancel: a run that no other call waits for is discarded.
         """
+        tenant = query.key.tenant
         with self._slot(query) as slot:
             too_old = slot.flight if slot.flight and slot.flight.landed.is_set() else None
+            missed = False
             while True:
                 lookup = await self._cache.find(query)
+                entry = None if lookup is None else lookup.entry
+                if entry is not None and self._fits(tool, entry.value):
+                    self._cache.count_hit(tenant, entry)
+                    return _from_cache(entry)
+                if not missed:
+                    self._cache.count_miss(tenant, stale=lookup is not None and lookup.stale)
+                    missed = True
                 if lookup is None:  # without versions, nothing may be shared or stored
                     run = launch()
                     run.on_progress(on_progress)
                     return CallAnswer.of_run(await _ending(run))
-                if lookup.entry is not None and self._fits(tool, lookup.entry):
-                    return _from_cache(lookup.entry)
                 flight = slot.flight
                 joined = (
                     flight is not None
@@ -134,11 +141,11 @@ class CachedCalls:
                 if flight is None or not joined:
                     flight = self._start(slot, query, launch(), lookup.snapshot)
                 ending = await flight.share(on_progress, starter=not joined)
-                if joined and ending.error and ending.error.reason in _OF_ITS_PROCESS:
+                if joined and not self._answers(tool, flight.run, ending):
                     too_old = flight
                     continue
                 if joined:
-                    self._cache.count_joined(query.key.tenant)
+                    self._cache.count_joined(tenant)
                 return CallAnswer.of_run(ending, joined=joined)
 
     @contextmanager
@@ -153,12 +160,22 @@ class CachedCalls:
             if not slot.calls:
                 del self._slots[key]
 
-    def _fits(self, tool: RegisteredTool, entry: Entry) -> bool:
-        """Returns whether an entry is a valid result of the tool: clients may store anything."""
-        with suppress(ServiceError):
-            self._dispatcher.check_result(tool, entry.value.result_json, entry.value.content)
-            return True
-        return False
+    def _answers(self, tool: RegisteredTool, run: Run, ending: InvocationEnding) -> bool:
+        """Returns whether the run that another call started answers a call of this tool.
+
+        An ending that is about the process or the turn of the other call does not.
+        """
+        if ending.error is not None:
+            return run.sent and ending.error.reason not in _OF_ITS_PROCESS
+        return self._fits(tool, ending)
+
+    def _fits(self, tool: RegisteredTool, found: Value | InvocationEnding) -> bool:
+        """Returns whether a result is one of this tool: clients may store anything."""
+        try:
+            self._dispatcher.check_result(tool, found.result_json, found.content)
+        except ServiceError:
+            return False
+        return True
 
     def _start(self, slot: _Slot, query: CacheQuery, run: Run, snapshot: int) -> _Flight:
         slot.flight = flight = _Flight(run, snapshot)

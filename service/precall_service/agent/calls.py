@@ -141,7 +141,11 @@ class TurnCalls:
         """Runs the handler for this call alone, and records what it writes."""
         write = self._write(tool, arguments)
         if write is not None:
-            await write.begin(run_time_max_s(tool))
+            try:
+                await write.begin(run_time_max_s(tool))
+            except asyncio.CancelledError:
+                write.end_later()  # else it would count as under way until it is overdue
+                raise
         run = self._launch(tool, call)
         run.on_progress(self._progress_of(call))
         try:

@@ -82,21 +82,18 @@ class ToolCache:
 
         An entry that is older than the tool's own time to live is not returned.
         """
-        counts = self._counts.of(query.key.tenant)
         try:
             lookup = await self._store.look_up(query.key, query.nodes)
         except StoreUnavailableError:
-            counts.store_failures += 1
-            counts.misses += 1
+            self._counts.of(query.key.tenant).store_failures += 1
+            return None
+        except Exception as defect:  # noqa: BLE001 - a turn must not fail because of its cache
+            report_defect(log, "a look-up in the tool cache", defect)
             return None
         entry = lookup.entry
-        if entry is not None and entry.age_s < query.ttl_s:
-            counts.hits += 1
-            counts.time_saved_s += entry.value.cost_s
+        if entry is None or entry.age_s < query.ttl_s:
             return lookup
-        counts.misses += 1
-        counts.stale += lookup.stale
-        return lookup if entry is None else replace(lookup, entry=None)
+        return replace(lookup, entry=None)
 
     async def keep(
         self,
@@ -148,6 +145,18 @@ class ToolCache:
             tenant=tenant,
             resources=tool.written(arguments, conversation_id),
         )
+
+    def count_hit(self, tenant: str, entry: Entry) -> None:
+        """Counts a call that an entry answered."""
+        counts = self._counts.of(tenant)
+        counts.hits += 1
+        counts.time_saved_s += entry.value.cost_s
+
+    def count_miss(self, tenant: str, *, stale: bool) -> None:
+        """Counts a call that no entry answered; there may have been a stale one."""
+        counts = self._counts.of(tenant)
+        counts.misses += 1
+        counts.stale += stale
 
     def count_joined(self, tenant: str) -> None:
         """Counts a call that shared the run of an equal call."""

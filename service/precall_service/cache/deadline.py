@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from precall_service.cache.base import StoreUnavailableError
 from precall_service.domain.clock import Clock
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 async def within(
     clock: Clock,
     timeout_s: float,
-    operation: Callable[P, Awaitable[T]],
-    *args: P.args,
-    **kwargs: P.kwargs,
+    operation: Callable[[], Awaitable[T]],
 ) -> T:
     """Awaits an operation for at most this time, and returns its result.
 
@@ -50,7 +47,7 @@ async def within(
 
     timer = clock.call_later(timeout_s, expire)
     try:
-        return await operation(*args, **kwargs)
+        return await operation()
     except asyncio.CancelledError:
         # As in asyncio.timeout: only the timer has cancelled the task.
         if late and task.uncancel() <= cancels_before:

@@ -21,7 +21,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from precall_service.cache.base import (
     CacheKey,
@@ -46,10 +46,10 @@ from precall_service.incidents import report_defect
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 MISSED_MAX: Final = 256
+PUT_BYTES_MAX: Final = 2 << 20
 BYTES_PER_S: Final = 20e6
 """Storing a value may take longer by the time that its bytes need at this rate."""
 
@@ -88,6 +88,8 @@ class GuardedStore:
         self._writable = True
         self._failed_in_a_row = 0
         self._failures = 0
+        self._put_bytes = 0
+        """The bytes of the values that are being stored."""
         self._missed: list[Callable[[], Awaitable[object]]] = []
         self._missed_too_many = False
         self._backoff_s = 0.0
@@ -134,7 +136,7 @@ class GuardedStore:
 
     async def look_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
         """See `CacheStore`."""
-        return await self._try(self._policy.timeout_s, self._store.look_up, key, nodes)
+        return await self._try(self._policy.timeout_s, partial(self._store.look_up, key, nodes))
 
     async def put(
         self,
@@ -144,15 +146,30 @@ class GuardedStore:
         dependencies: Sequence[Dependency],
         conditions: Conditions,
     ) -> Stored | Changed | Mismatched | NotYet:
-        """See `CacheStore`. A put that fails is not repeated: the value is just not stored."""
-        timeout_s = self._policy.timeout_s + len(value.result_json) / BYTES_PER_S
-        return await self._try(
-            timeout_s, self._store.put, key, value, nodes, dependencies, conditions
-        )
+        """See `CacheStore`. A put that fails is not repeated: the value is just not stored.
+
+        Large values, of which one tenant may send many, must not close the store to all others. So
+        only PUT_BYTES_MAX are sent at the same time, and a put that is late opens no breaker.
+        """
+        size = len(value.result_json) + len(value.content)
+        if self._put_bytes and self._put_bytes + size > PUT_BYTES_MAX:
+            self._failures += 1
+            raise StoreUnavailableError("other large values are being stored")
+        self._put_bytes += size
+        try:
+            return await self._try(
+                self._policy.timeout_s + self._put_bytes / BYTES_PER_S,
+                partial(self._store.put, key, value, nodes, dependencies, conditions),
+                counts=False,
+            )
+        finally:
+            self._put_bytes -= size
 
     async def versions(self, tenant: str, dependencies: Sequence[Dependency]) -> Versions:
         """See `CacheStore`."""
-        return await self._try(self._policy.timeout_s, self._store.versions, tenant, dependencies)
+        return await self._try(
+            self._policy.timeout_s, partial(self._store.versions, tenant, dependencies)
+        )
 
     async def advance(
         self, tenant: str, nodes: Sequence[str], change: Change | None, *, settles: str = ""
@@ -185,7 +202,7 @@ class GuardedStore:
 
     async def size(self, tenant: str) -> Size:
         """See `CacheStore`."""
-        return await self._try(self._policy.timeout_s, self._store.size, tenant)
+        return await self._try(self._policy.timeout_s, partial(self._store.size, tenant))
 
     async def close(self) -> None:
         """See `CacheStore`. Idempotent. Writes under way get a bounded time to end."""
@@ -201,11 +218,11 @@ class GuardedStore:
         missed = len(self._missed) + len(self._writes)
         for task in self._writes:
             task.cancel()
-        if missed:
+        if missed or self._missed_too_many:
             log.warning(
-                "the cache store at %s has missed %d changes, so its entries may be stale",
+                "the cache store at %s has missed %s changes, so its entries may be stale",
                 self._store.name,
-                missed,
+                f"more than {MISSED_MAX}" if self._missed_too_many else missed,
             )
         try:
             async with asyncio.timeout(self._policy.close_s):
@@ -218,19 +235,18 @@ class GuardedStore:
             raise StoreUnavailableError(f"the cache store at {self._store.name} is down")
 
     async def _try(
-        self,
-        timeout_s: float,
-        operation: Callable[P, Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, timeout_s: float, operation: Callable[[], Awaitable[T]], *, counts: bool = True
     ) -> T:
-        """Passes an operation on to the store, within a time limit."""
+        """Passes an operation on to the store, within a time limit.
+
+        `counts` says whether a timeout counts towards `failures_max`.
+        """
         try:
             self._check(self._available)
-            outcome = await within(self._clock, timeout_s, operation, *args, **kwargs)
+            outcome = await within(self._clock, timeout_s, operation)
         except StoreUnavailableError as error:
             self._failures += 1
-            self._failed_in_a_row += 1
+            self._failed_in_a_row += counts
             lost = isinstance(error, StoreLostError)
             if lost or self._failed_in_a_row >= self._policy.failures_max:
                 self._go_down(error)
@@ -261,16 +277,22 @@ class GuardedStore:
             self._under_way.add(task)
             outcome = await within(self._clock, self._policy.timeout_s, write)
         except StoreUnavailableError as error:
-            if len(self._missed) >= MISSED_MAX:
-                self._missed.clear()
-                self._missed_too_many = True
-            if not self._missed_too_many:
-                self._missed.append(write)
+            self._miss(write)
             self._failures += 1
             self._go_down(error)
             raise
+        except BaseException:  # it may not have been made
+            self._miss(write)
+            raise
         self._failed_in_a_row = 0
         return outcome
+
+    def _miss(self, write: Callable[[], Awaitable[object]]) -> None:
+        if len(self._missed) >= MISSED_MAX:
+            self._missed.clear()
+            self._missed_too_many = True
+        if not self._missed_too_many:
+            self._missed.append(write)
 
     async def _try_now(self) -> None:
         """Makes the recovery try the store at once; returns after the attempt, or the timeout.

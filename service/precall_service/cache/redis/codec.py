@@ -36,8 +36,20 @@ def pack_value(value: Value, resources: Sequence[str]) -> bytes:
     return b"".join((head, *texts, _encoded(value.result_json)))
 
 
-def unpack_entry(data: bytes, versions: bytes, entry_version: int, expires_in_s: float) -> Entry:
-    """Returns the entry of a packed value. `versions` are those of its resources, as text."""
+def unpack_entry(
+    data: bytes, versions: bytes, entry_version: int, expires_in_s: float
+) -> Entry | None:
+    """Returns the entry of a packed value; None if it cannot be read.
+
+    `versions` are those of its resources, as text.
+    """
+    try:
+        return _unpacked(data, versions, entry_version, expires_in_s)
+    except (struct.error, KeyError, ValueError):
+        return None
+
+
+def _unpacked(data: bytes, versions: bytes, entry_version: int, expires_in_s: float) -> Entry:
     origin, cost_s, ttl_s, *sizes = _HEAD.unpack_from(data)
     first = _HEAD.size + sizes[0]
     second = first + sizes[1]

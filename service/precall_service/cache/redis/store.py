@@ -56,11 +56,11 @@ from precall_service.cache.redis.scripts import Script
 from precall_service.cache.redis.watch import follow
 from precall_service.cache.remote import StoreLostError
 
+FORMAT: Final = 1
+"""Part of every key. Servers that keep their data in different ways share nothing."""
+
 KEEP_MS: Final = 30 * 86_400_000
 """The data of a tenant is removed after this time without a change. Its entries are then stale."""
-
-WATCHES_MAX: Final = 256
-"""The most watchers. Each has a connection of its own, since its command blocks the connection."""
 
 _PREPARED_MAX: Final = 4
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -77,14 +77,13 @@ class RedisStore:
             raise ValueError("a prefix has 1 to 64 letters, digits, '.', '_', ':' and '-'")
         self.name = server.name
         self._server = server
-        self._prefix = key_prefix
+        self._prefix = f"{key_prefix}:{FORMAT}"
         self._limits = (nodes_max, changes_max, KEEP_MS)
-        self._server_key = f"{key_prefix}:server"
-        self._epochs_key = f"{key_prefix}:epochs"
+        self._server_key = f"{self._prefix}:server"
+        self._epochs_key = f"{self._prefix}:epochs"
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[Channel] | None = None
         self._highest = 0
-        self._watches = 0
         self._closed = False
 
     def concerns(self, tenant: str) -> bool:
@@ -106,7 +105,12 @@ class RedisStore:
         if len(rest) > 1:
             version, left_ms, resources, value = cast("tuple[int, int, bytes, bytes]", rest)
             entry = unpack_entry(value, resources, version, left_ms / 1000)
-        return Lookup(entry=entry, stale=len(rest) == 1, snapshot=snapshot, changed_at=changed_at)
+        return Lookup(
+            entry=entry,
+            stale=bool(rest) and entry is None,
+            snapshot=snapshot,
+            changed_at=changed_at,
+        )
 
     async def put(
         self,
@@ -188,53 +192,14 @@ class RedisStore:
         )
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
-        """See `CacheStore`. Each watcher has its own connection; there are at most WATCHES_MAX."""
-        if self._watches >= WATCHES_MAX:
-            raise StoreUnavailableError(f"{WATCHES_MAX} watchers are connected already")
-        self._watches += 1
-        try:
-            async with aclosing(self._follow(tenant, after)) as changes:
-                async for change in changes:
-                    yield change
-        finally:
-            self._watches -= 1
+        """See `CacheStore`. Each watcher has a connection of its own, since it waits on it."""
 
-    async def size(self, tenant: str) -> Size:
-        """See `CacheStore`. `evictions` counts those evictions of Redis that were noticed."""
-        entries = f"{self._base(tenant)}e:"
-        found = await self._write(tenant, scripts.SIZE, [entries], "")
-        return Size(*cast("tuple[int, int, int]", found))
-
-    async def connect(self) -> None:
-        """See `RemoteStore`."""
-        channel = await self._ready()
-        try:
-            await channel.call(pack("PING"))
-        except RedisError as error:
-            raise StoreUnavailableError(str(error)) from error
-
-    async def disconnect(self) -> None:
-        """See `RemoteStore`."""
-        connecting, channel = self._connecting, self._channel
-        self._channel = None
-        if connecting is not None:
-            connecting.cancel()
-            await asyncio.wait([connecting])
-        if channel is not None:
-            await channel.close()
-
-    async def advance_epoch(self) -> None:
-        """See `RemoteStore`."""
-        await self._run(scripts.EPOCH, (self._server_key, self._epochs_key), ["", self._highest])
-
-    async def close(self) -> None:
-        """See `CacheStore`."""
-        self._closed = True
-        await self.disconnect()
-
-    async def _follow(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
         async def where(position: int | None) -> tuple[int, bool, int]:
-            found = await self._write(tenant, scripts.FOLLOW, [_optional(position)])
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    found = await self._write(tenant, scripts.FOLLOW, [_optional(position)])
+            except TimeoutError:
+                raise StoreUnavailableError("it does not answer a watcher") from None
             position, lost, epoch = cast("tuple[int, int, int]", found)
             return position, bool(lost), epoch
 
@@ -255,9 +220,37 @@ class RedisStore:
         finally:
             await close_connection(connection)
 
+    async def size(self, tenant: str) -> Size:
+        """See `CacheStore`. `evictions` counts those evictions of Redis that were noticed."""
+        entries = f"{self._base(tenant)}e:"
+        found = await self._write(tenant, scripts.SIZE, [entries], "")
+        return Size(*cast("tuple[int, int, int]", found))
+
+    async def connect(self) -> None:
+        """See `RemoteStore`."""
+        await self._ready()
+
+    async def disconnect(self) -> None:
+        """See `RemoteStore`."""
+        connecting, channel = self._connecting, self._channel
+        self._channel = None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait([connecting])
+        if channel is not None:
+            await channel.close()
+
+    async def advance_epoch(self) -> None:
+        """See `RemoteStore`."""
+        await self._run(scripts.EPOCH, (self._server_key, self._epochs_key), ["", self._highest])
+
+    async def close(self) -> None:
+        """See `CacheStore`."""
+        self._closed = True
+        await self.disconnect()
+
     def _base(self, tenant: str) -> str:
-        # Where keys are spread by their hash, the braces keep the keys of a tenant together.
-        return f"{self._prefix}:{{{tenant}}}:"
+        return f"{self._prefix}:{tenant}:"
 
     async def _position(
         self, tenant: str, script: Script, arguments: Sequence[Argument], digest: str | None = None
@@ -322,7 +315,15 @@ class RedisStore:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._connected)
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if connecting.cancelled() and (task is None or not task.cancelling()):
+                # `disconnect` gave it up; nobody cancelled this caller.
+                raise StoreLostError("the connection was given up") from None
+            raise
 
     def _connected(self, connecting: asyncio.Task[Channel]) -> None:
         self._connecting = None
