@@ -1,15 +1,15 @@
-"""A client that speculates by itself: Algorithm 4 of arXiv 2512.15834, with versions.
+"""A client that speculates itself: Algorithm 4 of arXiv 2512.15834, with versions.
 
 While the model works on its answer, a cheap predictor guesses which call it will make. The client
-makes that call itself, at once, and puts the result into the tool cache of the service. When the
-model makes the call, the service has the result already, and the turn does not wait for it.
+makes that call at once, and puts the result into the tool cache of the service. When the model
+makes the call, the service already has the result, and the turn does not wait for it.
 
     precall serve                                # in one terminal
     python examples/speculating_client.py        # in another
 
-The function must be read_only, and `reads` must name what its result depends on. The versions of
-these resources are read before the function runs: if one of them is written while it runs, the
-service does not take the result, and a guess never becomes a stale answer.
+The tool must be read_only, and `reads` must name the resources that its result depends on. Their
+versions are read before the function runs. If one of them is written while it runs, the service
+does not store the result, so a guess never becomes a stale answer.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import precall
 City = Literal["Berlin", "London", "Paris", "Tokyo"]
 
 LOOKUP_S = 0.1
-"""How slow the function is."""
+"""How long the function takes."""
 
 
 async def get_weather(city: City) -> str:
     """Get the weather in a city."""
-    await asyncio.sleep(LOOKUP_S)  # a slow service somewhere else
+    await asyncio.sleep(LOOKUP_S)  # stands for a slow service
     return f"It is sunny in {city}."
 
 
 def predict(message: str) -> Iterator[City]:
-    """Guesses the calls that a message leads to: one for each city that it names."""
+    """Guesses which calls a message will lead to: one for each city that it names."""
     return (city for city in get_args(City) if city in message)
 
 
@@ -56,13 +56,13 @@ async def run_ahead(client: precall.Client, conversation: precall.Conversation, 
             conversation_id=conversation.id,
         )
     except precall.PrecallError as error:
-        # Such as CacheConflictError: the weather was written while we looked. A guess that comes to
-        # nothing changes nothing: when the model makes the call, the function runs as always.
-        print(f"the guess for {city} came to nothing: {error}", file=sys.stderr)
+        # Such as CacheConflictError, if the weather was written while the function ran. This does
+        # no harm: when the model makes the call, the function runs as usual.
+        print(f"the guess for {city} was not stored: {error}", file=sys.stderr)
 
 
 async def ask(client: precall.Client, question: str) -> precall.Answer:
-    """Asks a question, and runs ahead of the model while it works on the answer."""
+    """Asks a question, and makes the guessed calls while the model works on the answer."""
     async with client.conversation() as conversation, asyncio.TaskGroup() as group:
         guesses = [
             group.create_task(run_ahead(client, conversation, city)) for city in predict(question)
@@ -74,7 +74,7 @@ async def ask(client: precall.Client, question: str) -> precall.Answer:
 
 
 async def main(address: str) -> None:
-    """Asks once, and prints where the results of the calls came from."""
+    """Asks one question, and prints where the results of the calls came from."""
     async with precall.Client(address) as client:
         client.add_tool(get_weather, read_only=True, cache_ttl_s=60, reads=["weather:{city}"])
         answer = await ask(client, "What is the weather in Paris?")

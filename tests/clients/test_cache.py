@@ -293,7 +293,7 @@ async def test_arguments_that_are_no_object_are_refused(client: Client, argument
         ({"content": 3}, TypeError, "put: content is 3, and must be a string"),
         ({"arguments": {"x": float("nan")}}, ValueError, "not JSON compliant"),
         ({"arguments": {"x": object()}}, TypeError, "not JSON serializable"),
-        ({"arguments": [1]}, TypeError, "a mapping, or JSON text, not list"),
+        ({"arguments": [1]}, TypeError, "a mapping or JSON text, not list"),
         ({"result": object()}, TypeError, "the result is object, which does not become JSON"),
     ],
 )

@@ -70,4 +70,4 @@ async def test_a_guess_that_is_wrong_or_stale_changes_nothing(
         await module.main(server.service.address)
     told = capsys.readouterr()
     assert f'"It is sunny in {city}." (from: committed)' in told.out
-    assert "the guess for Paris came to nothing" in told.err
+    assert "the guess for Paris was not stored" in told.err

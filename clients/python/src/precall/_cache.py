@@ -1,4 +1,4 @@
-"""The tool cache of a tenant: results of tools that may be used again.
+"""The tool cache of a tenant: results of tools that may be reused.
 
 Owns: the calls of `ToolCacheService`, each with its timeout.
 """
@@ -32,9 +32,9 @@ from precall.v1.tool_cache_pb2_grpc import ToolCacheServiceStub
 class ToolCache:
     """The tool cache of the client's tenant: `client.cache`.
 
-    The server fills it by itself with the results of tools that have a `cache_ttl_s`. Use it to
-    look into it, to make results unreachable that a change outside of precall has made stale, and
-    to put results into it that you have computed yourself:
+    The server fills it with the results of tools that have a `cache_ttl_s`. Use this class to
+    inspect the cache, to invalidate results after a change outside of precall, and to put results
+    into it that you have computed yourself:
 
     ```python
     seen = await client.cache.resource_versions(["file:/a"])  # before the result is computed
@@ -43,8 +43,8 @@ class ToolCache:
     ```
 
     Every method raises ConnectError if no server can be reached, if it does not answer in time or
-    if the client is closed, NotServedError if the server has no tool cache, and UnavailableError if
-    it has lost its store.
+    if the client is closed; NotServedError if the server has no tool cache; and UnavailableError
+    if the server cannot use its cache store (except `stats`).
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -64,13 +64,13 @@ class ToolCache:
             tool_name: Name of the tool.
             tool_version: Version of the tool; for one of your own,
                 `conversation.tool_version(tool_name)`.
-            arguments: The arguments, or their JSON text. Their order does not matter.
+            arguments: The arguments, or their JSON text. The order does not matter.
             conversation_id: The conversation, for a tool whose `cache_scope` is "conversation".
                 Empty: the entry that every conversation of the tenant may use.
 
         Raises:
             InvalidArgumentError: The server refused a part of the key; the message says which.
-            TypeError, ValueError: The arguments do not become JSON.
+            TypeError, ValueError: The arguments cannot be converted to JSON.
         """
         key = CacheKey.of_call(tool_name, tool_version, arguments, conversation_id=conversation_id)
         request = tool_cache_pb2.ToolCacheServiceGetRequest(key=_cache_frames.key(key))
@@ -105,14 +105,14 @@ class ToolCache:
             tool_version: Version of the tool; for one of your own,
                 `conversation.tool_version(tool_name)`.
             arguments: The arguments, or their JSON text.
-            result: The result: what a handler would return.
-            ttl_s: How long it may be used, in seconds.
+            result: The result, as the tool would return it.
+            ttl_s: How long the result may be used, in seconds.
             observed: The resources that the result depends on, as `resource_versions` returned them
-                before you computed it. None: none.
+                before you computed it. None: it depends on no resources.
             expected_entry_version: The version that the usable entry must have now; 0: there must
-                be none. None: the result is stored whatever there is.
-            recompute_cost_s: How long it takes to compute the result. Cheap ones are dropped first
-                to make room.
+                be no usable entry. None: the result replaces any entry.
+            recompute_cost_s: How long it takes to compute the result. Cheap results are dropped
+                first to make room.
             content: What the model sees instead of the result's JSON text.
             conversation_id: The conversation, for a tool whose `cache_scope` is "conversation".
                 Empty: every conversation of the tenant may use the result.
@@ -120,10 +120,11 @@ class ToolCache:
         Raises:
             CacheConflictError: Nothing was stored: something that the result depends on has changed
                 since it was observed, or the entry has another version than expected.
-            TooLargeError: The result is over the server's limit.
-            LimitReachedError: It is even over the limit of one message.
+            TooLargeError: The result is larger than the server's limit for an entry.
+            LimitReachedError: The request is larger than one message may be.
             InvalidArgumentError: The server refused another value; the message says which.
-            TypeError, ValueError: A value has the wrong type, is not allowed or is not JSON.
+            TypeError, ValueError: A value has the wrong type, is out of range, or cannot be
+                converted to JSON.
 
         On cancel: the server may have stored the result.
         """
@@ -144,17 +145,17 @@ class ToolCache:
     async def resource_versions(self, names: Iterable[str]) -> ResourceVersions:
         """Returns the current versions of resources, in the order of their names.
 
-        Read them before you compute a result, and give them to `put`: a result that was computed
-        while one of them changed is then not stored. Their `position` is where a `watch` can begin
-        that misses nothing from now on.
+        Read them before you compute a result, and give them to `put`. If one of the resources has
+        changed in the meantime, the result is not stored. Start a `watch` at their `position` to
+        miss no change from now on.
 
         Args:
             names: Names such as `file:/a/b`, or `file:/a/*` for everything below `file:/a`. May be
-                empty, for the position alone.
+                empty, to get only the position.
 
         Raises:
-            InvalidArgumentError: A name is not one of a resource, or there are too many.
-            TypeError: The names are one string.
+            InvalidArgumentError: A name is not valid, or there are too many names.
+            TypeError: `names` is a string instead of a list.
         """
         if isinstance(names, str):
             raise TypeError(f"resource_versions takes a list of names: [{names!r}]")
@@ -189,22 +190,22 @@ class ToolCache:
     ) -> int:
         """Makes entries unreachable at once. Returns the position of the change, for `watch`.
 
-        Say which, in exactly one way:
+        Give exactly one argument.
 
         Args:
             key: One entry: the `key` of an entry or a change, or `CacheKey.of_call(...)`.
             tool: All entries of a tool.
             tool_version: All entries of one version of a tool: its name, and the version.
-            resource: All entries that a write to this resource makes stale. Say this after a write
-                that no tool of precall has done.
+            resource: All entries that a write to this resource makes stale. Use it after a write
+                that was not made by a tool.
             conversation_id: All entries of a conversation.
             everything: True: all entries of the tenant.
 
         Raises:
             InvalidArgumentError: The server refused a name; the message says why.
-            TypeError: Not exactly one way was given.
+            TypeError: None or several of the arguments were given.
 
-        On cancel: the server may have done it.
+        On cancel: the server may have invalidated the entries.
         """
         target = CacheTarget(
             key=key,
@@ -223,21 +224,21 @@ class ToolCache:
         return answer.position
 
     async def watch(self, after_position: int | None = None) -> AsyncGenerator[CacheChange, None]:
-        """Yields the changes of the cache in their order, for ever.
+        """Yields the changes of the cache in order, without end.
 
-        Leaving the loop (`break`, an exception, a cancelled task) ends the watch. Where changes are
-        missing, because they are too old, it yields a CacheWatchGap. After an error, watch again
-        from the last position that you have seen.
+        These are stored entries, writes and invalidations. If some of them were lost, because they
+        are too old, it yields a CacheWatchGap. To end the watch, leave the loop. After an error,
+        watch again from the last position that you have seen.
 
         Args:
             after_position: The position after which changes are reported, such as that of the last
-                change that you have seen. None: those from the first step of the loop on.
+                change that you have seen. None: changes from the first step of the loop on.
 
         Raises:
-            ConnectionLostError: The connection broke.
-            UnavailableError: The server shuts down, or the loop was so slow that it gave up.
-            LimitReachedError: Too many watch already.
-            PrecallError: As every method.
+            ConnectionLostError: The connection was lost.
+            UnavailableError: The server is shutting down, or the loop read too slowly.
+            LimitReachedError: Too many watches are open.
+            PrecallError: As for every method.
         """
         request = tool_cache_pb2.ToolCacheServiceWatchRequest(after_position=after_position)
         connected = self._connection.here()
@@ -248,7 +249,7 @@ class ToolCache:
         timeout_s = self._connection.options.answer_timeout_s
         began = False
         try:
-            # The server sends its headers as soon as it watches.
+            # The server sends its headers as soon as the watch has started.
             async with asyncio.timeout(timeout_s):
                 await call.initial_metadata()
             began = not call.done()  # a call that fails has headers, too
@@ -271,7 +272,7 @@ class ToolCache:
             call.cancel()
 
     async def stats(self) -> CacheStats:
-        """Returns what the cache holds, and what it has done since the server's start."""
+        """Returns what the cache holds, and what the server has counted since its start."""
         request = tool_cache_pb2.ToolCacheServiceStatsRequest()
         answer = await self._connection.ask(
             lambda channel: ToolCacheServiceStub(channel).Stats, request

@@ -1,4 +1,4 @@
-"""Turns calls of the tool cache into messages of the contract, and answers back into values.
+"""Converts calls of the tool cache to messages of the contract, and the answers back to values.
 
 Owns: every use of a field of `precall.v1.tool_cache`.
 """
@@ -67,8 +67,8 @@ def put_request(
     """Returns the request that stores a result.
 
     Raises:
-        TypeError: An argument has the wrong type, or the result does not become JSON.
-        ValueError: An argument has a value that is not allowed.
+        TypeError: An argument has the wrong type, or the result cannot be converted to JSON.
+        ValueError: An argument is out of range.
     """
     checked: dict[str, object] = {"ttl_s": ttl_s, "content": content_text}
     if recompute_cost_s is not None:
@@ -149,7 +149,7 @@ def resource_versions(
 
 
 def change(message: tool_cache_pb2.ToolCacheServiceWatchResponse) -> CacheChange | None:
-    """Returns a change; None for one that only a newer server knows."""
+    """Returns a change; None for a kind of change that this version does not know."""
     position, changed_at = message.position, _moment(message.time)
     match message.WhichOneof("change"):
         case "stored":
@@ -209,7 +209,7 @@ def _target(message: tool_cache_pb2.InvalidationTarget) -> CacheTarget:
             return CacheTarget(resource=message.resource)
         case "conversation_id":
             return CacheTarget(conversation_id=message.conversation_id)
-        case "all" | None:  # entries that a newer server names in another way may be any
+        case "all" | None:  # a newer server may name any entries in another way
             return CacheTarget(everything=True)
 
 

@@ -22,13 +22,13 @@ class CacheOrigin(enum.Enum):
     """Who made an entry of the tool cache."""
 
     UNKNOWN = "unknown"
-    """A value of a newer server."""
+    """A value that only a newer server knows."""
     SPECULATIVE = "speculative"
     """A run for a predicted call."""
     COMMITTED = "committed"
     """A run for a call that the model made."""
     PUT = "put"
-    """A client that ran the tool by itself."""
+    """A `put`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,18 @@ class CacheKey:
     tool_version: str
     """Version of the tool; for one of your own, see `Conversation.tool_version`."""
     arguments_json: str
-    """The arguments: a JSON object. Where a change names a key whose arguments are long, empty."""
+    """The arguments: a JSON object. Long arguments are left out of the keys of a `watch`."""
     conversation_id: str = ""
     """The only conversation that may use the entry. Empty: every conversation of the tenant may."""
 
     @property
     def scope(self) -> Literal["conversation", "tenant"]:
-        """Who may use the entry, in the words of the option `cache_scope` of a tool."""
+        """Where the entry may be used, as in the option `cache_scope` of a tool."""
         return "conversation" if self.conversation_id else "tenant"
 
     @property
     def arguments(self) -> pydantic.JsonValue:
-        """`arguments_json` as Python values; None where it is empty."""
+        """`arguments_json` as Python values; None if it is empty."""
         return pydantic_core.from_json(self.arguments_json) if self.arguments_json else None
 
     @classmethod
@@ -61,8 +61,8 @@ class CacheKey:
         """Returns the key of a call.
 
         Raises:
-            TypeError: The arguments are no mapping, or hold something that JSON does not have.
-            ValueError: The arguments hold NaN or an infinity.
+            TypeError: The arguments are not a mapping, or cannot be converted to JSON.
+            ValueError: The arguments contain NaN or an infinity.
         """
         return cls(tool_name, tool_version, _arguments_json(arguments), conversation_id)
 
@@ -77,7 +77,7 @@ class ResourceVersion:
     resource: str
     """The name, a path such as `file:/a/b`. `file:/a/*` stands for everything below `file:/a`."""
     version: int
-    """Another one after each write that makes results stale which have read the resource."""
+    """It changes with each write that makes results stale which have read the resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,15 @@ class ResourceVersions:
     """The versions of resources at one moment: what a result depends on."""
 
     versions: tuple[ResourceVersion, ...]
-    """One version for each name, in their order."""
+    """One version for each name, in the order of the names."""
     position: int | None = None
-    """The moment, as a position for `watch`. With it, `put` notices any other change since then,
-    too, such as an invalidation of the tool."""
+    """The position at which they were read. With it, `put` also notices other changes since then,
+    such as an invalidation of the tool. A `watch` can start there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEntry:
-    """A result that may be used again."""
+    """A stored result."""
 
     key: CacheKey
     """The call that this is the result of."""
@@ -102,17 +102,17 @@ class CacheEntry:
     entry_version: int
     """Grows by one when the result is replaced."""
     resource_versions: tuple[ResourceVersion, ...] = ()
-    """The resources that it depends on, with their versions from when it was stored."""
+    """The resources that it depends on, with their versions at the time when it was stored."""
     execution_id: str = ""
     """The run that made it; empty for a `put`."""
     origin: CacheOrigin = CacheOrigin.UNKNOWN
     """Who made it."""
     created_at: datetime.datetime
-    """When it was made, by the server's clock."""
+    """When it was stored, by the server's clock."""
     expires_at: datetime.datetime
     """When it stops being usable, by the server's clock."""
     recompute_cost_s: float | None = None
-    """How long it would take to make it again; None if unknown."""
+    """How long it takes to compute it again; None if unknown."""
     content: tuple[ContentPart, ...] = ()
     """What the model sees instead of the JSON text. Empty: the JSON text."""
 
@@ -133,7 +133,7 @@ class CacheTarget:
     tool_version: tuple[str, str] | None = None
     """All entries of one version of a tool: its name, and the version."""
     resource: str | None = None
-    """All entries that are stale after a write to this resource."""
+    """All entries that a write to this resource makes stale."""
     conversation_id: str | None = None
     """All entries of this conversation."""
     everything: bool = False
@@ -177,29 +177,32 @@ class CacheWatchGap:
 
 
 CacheChange: TypeAlias = CacheEntryStored | CacheEntriesInvalidated | CacheWatchGap
-"""Every change that `ToolCache.watch` yields."""
+"""What `ToolCache.watch` yields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats:
-    """What the tool cache holds for a tenant, and what it has done since the server's start."""
+    """What the tool cache holds for a tenant, and what the server has counted since its start.
+
+    `entries`, `bytes` and `evictions` are about the cache store, which several servers may share.
+    """
 
     entries: int = 0
-    """Entries in the cache."""
+    """Entries in the store. Some may be stale."""
     bytes: int = 0
     """Their size in bytes."""
     hits: int = 0
     """Reads that found a usable entry."""
     misses: int = 0
-    """Reads that found none."""
+    """Reads that found no usable entry."""
     stale: int = 0
-    """Misses that found an entry, but a stale one."""
+    """Those of the misses that found a stale entry."""
     joined: int = 0
-    """Calls that waited for the run of an equal call instead of running themselves."""
+    """Calls that shared the run of an equal call."""
     evictions: int = 0
     """Entries that were dropped to make room."""
     time_saved_s: float = 0.0
-    """How long handlers would have run for the hits."""
+    """How long the handlers would have taken for the hits."""
     store_failures: int = 0
     """Requests to the cache store that failed or took too long."""
     store_available: bool = False
@@ -211,6 +214,6 @@ def _arguments_json(arguments: Arguments) -> str:
         return arguments
     if not isinstance(arguments, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"the arguments of a call are a mapping, or JSON text, not {type(arguments).__name__}"
+            f"the arguments must be a mapping or JSON text, not {type(arguments).__name__}"
         )
     return json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)

@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """What a client holds in the event loop that it is used in."""
+    """The resources of a client in the event loop in which it is used."""
 
     loop: asyncio.AbstractEventLoop
     channel: grpc.aio.Channel
@@ -45,7 +45,7 @@ class Connected:
 
 
 class Connection:
-    """Connects when it is first used, and anew after it was closed."""
+    """Connects when it is first used, and again after it was closed."""
 
     def __init__(
         self,

@@ -126,7 +126,7 @@ class Conversation:
         return tuple(self._live().invocations.tools.values())
 
     def tool_version(self, name: str) -> str:
-        """Returns the version under which the server has registered a tool, for `client.cache`.
+        """Returns the version with which the server has registered a tool, for `client.cache`.
 
         Raises:
             ToolRejectedError: The conversation has no tool of that name.

@@ -14,7 +14,7 @@ Exception
     ├── LimitReachedError            over a limit on what is held, or on what a turn may use
     ├── TurnRunningError             one turn at a time
     ├── ConversationUnknownError     unknown, expired, or too old to resume
-    ├── CacheConflictError           the tool cache has changed in between; nothing was stored
+    ├── CacheConflictError           the tool cache has changed in the meantime; nothing was stored
     ├── NotServedError               this server does not serve it (yet)
     ├── UnavailableError             try again later; retry_after_s says when
     │   ├── OverloadedError          the server is at capacity
@@ -119,7 +119,7 @@ class ConversationUnknownError(PrecallError):
 
 
 class CacheConflictError(PrecallError):
-    """Nothing was put into the tool cache, because something has changed in between.
+    """Nothing was put into the tool cache, because something has changed in the meantime.
 
     With the reason CACHE_RESOURCE_CHANGED, a resource was written since its version was read: read
     the versions, compute the result and put it again. With CACHE_VERSION_MISMATCH, the entry has

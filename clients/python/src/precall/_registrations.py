@@ -1,4 +1,4 @@
-"""The versions under which a server has registered the tools of a conversation."""
+"""The versions with which a server has registered the tools of a conversation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ToolVersions:
         self._versions: dict[str, str] = {}
 
     def register(self, registrations: Iterable[tool_pb2.ToolRegistration]) -> None:
-        """Takes the server's answer for tools that were declared.
+        """Takes the server's answer for declared tools.
 
         Raises:
-            ToolRejectedError: It refused one. The others of the same refusal are its notes.
+            ToolRejectedError: The server refused a tool. Notes name the others that it refused.
         """
         answered = list(registrations)
         if rejected := _rejections(answered):
@@ -27,7 +27,7 @@ class ToolVersions:
         self._versions.update((accepted.name, accepted.version) for accepted in answered)
 
     def forget(self, name: str) -> None:
-        """Notes that a tool was withdrawn, or that it is not known which version it has."""
+        """Notes that a tool was withdrawn, or that its version is unknown."""
         self._versions.pop(name, None)
 
     def of(self, name: str) -> str:

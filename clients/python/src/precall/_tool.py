@@ -64,22 +64,22 @@ class ToolOptions(TypedDict, total=False):
     """The person who approves may change the arguments. Needs APPROVALS."""
     reads: Texts
     """Resources that it reads: templates over the arguments, such as "file:{path}" or
-    "order:{order.id}". Where an argument is absent or makes no plain path, a template stands for
-    everything that it could mean. After a write to one of them, cached results are not reused.
-    Needs TOOL_CACHE."""
+    "order:{order.id}". If an argument is absent or does not make a plain path, a template stands
+    for everything that it could mean. After a write to one of these resources, cached results are
+    not reused. Needs TOOL_CACHE."""
     writes: Texts
-    """Resources that it writes, as templates too: cached results that have read one of them are not
-    reused. A tool that is not `read_only` and has no `writes` makes every result stale that was
-    cached for its conversation alone. Needs TOOL_CACHE."""
+    """Resources that it writes, also as templates: cached results that have read one of them are
+    not reused. A tool that is not `read_only` and has no `writes` makes every older result stale
+    for its conversation. Needs TOOL_CACHE."""
     cache_ttl_s: SecondsOrZero
-    """How long a result may be reused: meanwhile, calls with equal arguments do not run the
+    """How long a result may be reused. During this time, calls with equal arguments do not run the
     function. 0: never. The tool must be `read_only`, or servers refuse it. Needs TOOL_CACHE."""
     cache_scope: Annotated[
         Literal["conversation", "tenant"], Field(description='"conversation" or "tenant"')
     ]
     """Where a result may be reused: in its "conversation" (the default), or in all conversations of
-    the "tenant". With "tenant", the result must not depend on whose conversation it is, and `reads`
-    must name all that can change it before it expires. Needs TOOL_CACHE."""
+    the "tenant". With "tenant", the result must not depend on the conversation, and `reads` must
+    name every resource that can change it before it expires. Needs TOOL_CACHE."""
     timeout_s: Seconds
     """How long one run may take."""
     max_concurrency: CountOrZero

@@ -1,8 +1,8 @@
-"""The tool cache of a fake server: one for all tenants, in memory, with what clients put into it.
+"""The tool cache of a fake server: in memory, one for all tenants, with what clients put into it.
 
 Owns: the entries, the writes, and the log of changes.
-Never: stores the results of scripted calls, or reads which resources a tool declares. A call of a
-tool that is not read_only counts as a write to everything.
+Never: stores the results of scripted calls, or uses the resources that a tool declares. A call of a
+    tool that is not read_only counts as a write to everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EVERYTHING = "*"
 
 
 class RefusedError(Exception):
-    """A request is refused, for a reason of the contract."""
+    """A request is refused. `reason` is one of the contract."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
 
 class FakeCache:
-    """Keeps to the contract of ToolCacheService, but without limits."""
+    """Follows the contract of ToolCacheService, without its limits."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -140,7 +140,7 @@ class FakeCache:
         return position
 
     def wrote(self) -> None:
-        """Notes that a tool ran that is not read_only: it may have written anything."""
+        """Notes that a tool ran which is not read_only, and so may have written anything."""
         position = self.invalidate(Target(all=tool_cache_pb2.AllEntries()))
         self._writes.append((position, _EVERYTHING))
 
@@ -186,7 +186,7 @@ def age_s(entry: Entry) -> float:
 
 
 def _name(key: Key) -> str:
-    """Returns a text that is equal for equal keys.
+    """Returns a text that is the same for equal keys.
 
     Raises:
         RefusedError: The arguments are not a JSON object.

@@ -1,4 +1,4 @@
-"""Serves the tool cache of a fake server by gRPC."""
+"""Serves the tool cache of a fake server over gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from precall.v1.tool_cache_pb2_grpc import ToolCacheServiceServicer
 
 
 class CacheServicer(ToolCacheServiceServicer):
-    """Passes calls to the cache; refuses them if there is none."""
+    """Passes calls to the cache; refuses them if the server has no cache."""
 
     def __init__(self, cache: FakeCache | None) -> None:
         self._cache = cache
