@@ -1,4 +1,4 @@
-"""Every kind of cache store, for the suites that all of them must pass."""
+"""The cache stores of every kind, for the suites that all of them must pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of every cache store: what it keeps, and when it may be used."""
+"""The contract of every cache store: what it stores, and when entries may be used."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ class TestConditions:
         first = await stored(store)
 
         async def grow() -> int:
-            """Puts until it wins; returns the version that it made."""
+            """Puts until a put succeeds; returns the version of the entry."""
             while True:
                 entry = (await look(store)).entry
                 assert entry is not None

@@ -1,4 +1,4 @@
-"""A Redis that is restarted, hangs or is away: nothing stale is served, and nothing hangs."""
+"""A Redis that is restarted, hangs or is down: nothing stale is served, and nothing hangs."""
 
 from __future__ import annotations
 

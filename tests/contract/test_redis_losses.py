@@ -1,4 +1,4 @@
-"""Whatever keys Redis loses, what depends on them becomes stale."""
+"""If Redis loses any of its keys, the entries that depend on them become stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Redis server loses, forgets or refuses, and how it is reached."""
+"""Losses, evictions and refusals of a Redis server, and how it is reached."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.redis_store import (
 
 
 class TestLosses:
-    """What Redis loses or evicts makes more stale, and never less."""
+    """What Redis loses or evicts may make more entries stale, but never fewer."""
 
     @pytest.mark.parametrize("lost", ["versions", "log", "index", "sizes", "server", "epochs"])
     async def test_a_lost_key_serves_nothing_stale(

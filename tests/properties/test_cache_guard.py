@@ -1,6 +1,6 @@
-"""A store that fails in any way, at any time, makes one server serve nothing old.
+"""However and whenever the store fails, a server never serves anything stale.
 
-The remote store is one in memory behind a line that refuses, loses or delays what it carries.
+The remote store is a store in memory behind a connection that refuses, loses or delays operations.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Line:
         return await operation()
 
     async def catch_up(self) -> None:
-        """What was delayed arrives."""
+        """Delivers the delayed operations."""
         late, self._late = self._late, []
         for operation in late:
             await operation()
@@ -169,7 +169,7 @@ WRITE = tool("write", ToolEffects(), writes=FILE)
 
 @dataclass
 class Reading:
-    """A read that is under way, with what it has read."""
+    """A read that has started, with the value that it has read."""
 
     query: CacheQuery
     snapshot: int
@@ -268,7 +268,7 @@ class Play:
         self._seen[path] = self._files[path]
 
     async def served_when_well(self) -> None:
-        """Once the store is well again, what is fresh is served."""
+        """Once the store works again, fresh entries are served."""
         await self.act("mend", 0)
         for path in PATHS:
             hits = self.hits

@@ -1,4 +1,4 @@
-"""For any acts in any order, no store serves what is stale, expired or someone else's."""
+"""Whatever the order of acts, no store serves a stale or expired entry, or another tenant's."""
 
 from __future__ import annotations
 

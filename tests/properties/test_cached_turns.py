@@ -57,7 +57,7 @@ UPDATES = (
     TOOLS[2],
     dataclasses.replace(TOOLS[2], effects=ToolEffects(writes=("file:*",))),
 )
-"""What a client may register anew. All of them do what they did before."""
+"""The tools that a client may register again. Their behaviour stays the same."""
 Called = tuple[str, str]
 """A tool and a path."""
 CALLS = st.lists(
@@ -113,7 +113,7 @@ class Ran:
     value: int = 0
     answered: bool = False
     usable: bool = True
-    """Whether its result is or will be one that other calls may get."""
+    """Whether other calls may get its result, now or later."""
 
 
 @dataclass
@@ -127,7 +127,7 @@ class World:
     )
     """The newest write to a file that has ended: for all (None), or for one conversation."""
     changed: int = 0
-    """When a write began or ended last."""
+    """When a write last began or ended."""
 
     def tick(self) -> int:
         self.moment += 1
@@ -251,7 +251,7 @@ class Play:
         for client, event in calls:
             self._make(client, event)
         if any(event.tool_name in WRITES for _, event in calls):
-            self.world.changed = self.world.tick()  # the reads beside it may have begun before
+            self.world.changed = self.world.tick()  # reads at the same time may have started before
         for client, event in new:
             if isinstance(event, Invoke):
                 made = self.made[event.call_id]

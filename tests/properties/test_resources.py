@@ -1,4 +1,4 @@
-"""For any names, nodes meet exactly where names conflict; templates never make names narrower."""
+"""Nodes have something in common exactly if their names conflict; templates never narrow names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from precall_service.domain.resources import (
 from tests.support.cache_model import conflicts, covers
 
 SEGMENT = st.sampled_from(["a", "b", "ab", "a:", ":", "é", "a b", "=", "<", "..."])
-"""Few segments, so that names often have something to do with one another."""
+"""Only a few segments, so that names often conflict."""
 
 
 class Draw(Protocol):
@@ -97,7 +97,7 @@ UNKNOWN = st.sampled_from(["", "u", "u/v", "u/"])
 
 
 def resolve(path: str) -> str:
-    """The path as a file system reads it: "." and "//" say nothing, and ".." leads up."""
+    """The path as a file system reads it: "." and "//" mean nothing, and ".." leads up."""
     lead = "/" if path.startswith("/") else ""
     resolved: list[str] = []
     for segment in path.split("/"):

@@ -1,4 +1,4 @@
-"""ToolCacheService: each method, what it refuses, and that tenants do not see each other."""
+"""ToolCacheService: each method, what it refuses, and that tenants do not see each other's data."""
 
 from __future__ import annotations
 

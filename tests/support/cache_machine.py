@@ -1,4 +1,4 @@
-"""Reads, writes, puts and invalidations of a cache store in any order, held to the model.
+"""Reads, writes, puts and invalidations of a cache store in any order, compared with the model.
 
 Every value that a store serves must be one that the model allows. A store that has lost nothing
 must also serve every value that the model knows to be fresh.
@@ -202,7 +202,7 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.observed)
     @rule(chosen=WHICH, which=WHICH)
     def observe_again(self, chosen: int, which: int) -> None:
-        """The version of a resource is another one exactly if it was written."""
+        """The version of a resource has changed if and only if the resource was written."""
         client = self.observed[chosen % len(self.observed)]
         found = self.run(
             self.stores.pick(which).versions(client.key.tenant, list(map(dependency, client.reads)))
@@ -361,7 +361,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.run(self.stores.advance(self.stores.short_s * (0.5 if some else 1.0)))
 
     def lose(self) -> None:
-        """Everything is lost. What was read before must not be stored any more."""
+        """Loses everything. Results from before must not be stored any more."""
         self.run(self.stores.lose_everything())
         for tenant in ("ann", "bob"):
             self.model.happened(model.AllForgotten(tenant))

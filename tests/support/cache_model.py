@@ -1,4 +1,4 @@
-"""A naive model of the tool cache: the rules as they are written down, and nothing clever.
+"""A naive model of the tool cache: it follows the written rules, without any optimization.
 
 It remembers everything that ever happened to the resources and entries of all tenants, and decides
 whether an entry may be served by looking at all of it. It shares no code with the service.
@@ -161,7 +161,7 @@ class CacheModel:
     def usable(self, key: Key, now: float, reads: tuple[str, ...] = ()) -> Stored | None:
         """The value that may be served for a key now, if there is one.
 
-        `reads` are names to which the caller holds the result, besides its own.
+        The result must be fresh for the names in `reads`, too, besides its own.
         """
         stored = self.latest.get(key)
         if stored is None or stored.expires_at <= now:

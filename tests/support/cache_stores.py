@@ -22,7 +22,7 @@ class Stores(Protocol):
     slack_s: float
     """Within this time before the expiry of an entry, it is not certain whether it is served."""
     short_s: float
-    """A time to live after which `advance` can get."""
+    """A time to live that `advance` can exceed."""
     settles_alone: bool
     """Whether announced writes of a server that died are ended by the store."""
 

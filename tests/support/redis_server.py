@@ -80,11 +80,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> Redis:
-        """A client of redis-py, for what a test does behind the store's back."""
+        """A redis-py client, for commands that the store does not know of."""
         return Redis(port=self.port)
 
     def ask(self, *command: str) -> object:
-        """Sends a command behind the store's back; returns the reply, with texts as str."""
+        """Sends a command that the store does not know of; returns the reply, with texts as str."""
         with Redis(port=self.port, decode_responses=True) as client:
             execute = cast(
                 "Callable[..., object]",

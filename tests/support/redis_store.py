@@ -90,7 +90,7 @@ async def write(store: CacheStore) -> int:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Waits until something holds; the timeout of the test bounds it."""
-    while not holds():  # noqa: ASYNC110 - nothing tells of what is waited for
+    while not holds():  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.005)
 
 

@@ -42,7 +42,7 @@ async def test_a_call_that_joined_and_was_cancelled_hears_no_more_of_it() -> Non
 
 
 async def test_a_run_that_was_not_sent_yet_is_left_to_another_call() -> None:
-    """A client could make no sense of an invocation for a turn that has ended."""
+    """A client could not handle an invocation for a turn that has ended."""
     first = [read("/x"), read("/y")]
     async with agent(*together(first, read("/y"), read("/x"))) as there:
         starter, other, third = (there.open(ONE_READ) for _ in range(3))

@@ -1,4 +1,4 @@
-"""Tools that are registered anew while their calls wait: what they do by then counts."""
+"""Tools that are updated while their calls wait: the updated declaration counts."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ async def test_the_call_that_started_a_run_may_be_cancelled_without_harm_to_othe
         ]
         await leader.answer(0, '"late"')
         assert completed(other) == [(JOINED, '"late"')]
-        await other.ask()  # it was stored, although the one who started it had left
+        await other.ask()  # it was stored, although the turn that started it was cancelled
         assert completed(other)[1] == (CACHED, '"late"')
 
 

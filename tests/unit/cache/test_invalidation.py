@@ -1,4 +1,4 @@
-"""An invalidation reaches results that are being computed, whoever computes them."""
+"""An invalidation reaches results that are being computed, by a turn or by a client."""
 
 from __future__ import annotations
 

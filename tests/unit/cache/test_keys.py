@@ -1,4 +1,4 @@
-"""Keys differ wherever calls do, and invalidations meet exactly the entries that they should."""
+"""Keys differ if calls differ, and invalidations reach exactly the entries that they should."""
 
 from __future__ import annotations
 

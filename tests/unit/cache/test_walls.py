@@ -1,4 +1,4 @@
-"""Tenants are walls: what one has cached cannot be found by another, and not by timing either."""
+"""Tenants are separate: one cannot find out what another has cached, not even by timing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.clock import ManualClock
 PAIRS = 2000
 GUESSED, UNKNOWN = 1_000_000, 2_000_000
 Z_MAX = 6.0
-"""The test fails by accident once in some hundred million runs."""
+"""With it, the test fails by accident once in some hundred million runs."""
 
 
 def key(number: int, tenant: str) -> CacheKey:

@@ -1,4 +1,4 @@
-"""Requests to the tool cache become values; any request is either accepted or refused."""
+"""Requests to the tool cache are converted to values; any request is either accepted or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries, changes and statistics of the tool cache become messages."""
+"""Entries, changes and statistics of the tool cache are converted to messages."""
 
 from __future__ import annotations
 
