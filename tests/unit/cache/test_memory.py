@@ -1,4 +1,4 @@
-"""What is particular to the in-process store: what is dropped, what is forgotten, what it takes."""
+"""The in-process store: what it drops, what it forgets, and how much memory it takes."""
 
 from __future__ import annotations
 
