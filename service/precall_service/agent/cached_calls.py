@@ -170,7 +170,7 @@ class CachedCalls:
         return self._fits(tool, ending)
 
     def _fits(self, tool: RegisteredTool, found: Value | InvocationEnding) -> bool:
-        """Returns whether a result is one of this tool: clients may store anything."""
+        """Returns whether a result is valid for this tool: clients may store anything."""
         try:
             self._dispatcher.check_result(tool, found.result_json, found.content)
         except ServiceError:

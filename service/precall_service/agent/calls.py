@@ -144,7 +144,7 @@ class TurnCalls:
             try:
                 await write.begin(run_time_max_s(tool))
             except asyncio.CancelledError:
-                write.end_later()  # else it would count as under way until it is overdue
+                write.end_later()  # or else, it would be pending until it is overdue
                 raise
         run = self._launch(tool, call)
         run.on_progress(self._progress_of(call))

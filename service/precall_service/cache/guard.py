@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 MISSED_MAX: Final = 256
 PUT_BYTES_MAX: Final = 2 << 20
+"""The most bytes of values that are being stored, unless a single value is larger."""
 BYTES_PER_S: Final = 20e6
 """Storing a value may take longer by the time that its bytes need at this rate."""
 
@@ -148,8 +149,9 @@ class GuardedStore:
     ) -> Stored | Changed | Mismatched | NotYet:
         """See `CacheStore`. A put that fails is not repeated: the value is just not stored.
 
-        Large values, of which one tenant may send many, must not close the store to all others. So
-        only PUT_BYTES_MAX are sent at the same time, and a put that is late opens no breaker.
+        One tenant may put many large values, which must not make the store unavailable to others.
+        So at most PUT_BYTES_MAX are sent at the same time, and a late put does not count towards
+        `failures_max`.
         """
         size = len(value.result_json) + len(value.content)
         if self._put_bytes and self._put_bytes + size > PUT_BYTES_MAX:
@@ -281,7 +283,7 @@ class GuardedStore:
             self._failures += 1
             self._go_down(error)
             raise
-        except BaseException:  # it may not have been made
+        except BaseException:  # the write may not have been made
             self._miss(write)
             raise
         self._failed_in_a_row = 0

@@ -57,7 +57,7 @@ from precall_service.cache.redis.watch import follow
 from precall_service.cache.remote import StoreLostError
 
 FORMAT: Final = 1
-"""Part of every key. Servers that keep their data in different ways share nothing."""
+"""Part of every key, so that servers with different formats do not share data."""
 
 KEEP_MS: Final = 30 * 86_400_000
 """The data of a tenant is removed after this time without a change. Its entries are then stale."""
@@ -192,7 +192,7 @@ class RedisStore:
         )
 
     async def watch(self, tenant: str, after: int | None) -> AsyncGenerator[LoggedChange]:
-        """See `CacheStore`. Each watcher has a connection of its own, since it waits on it."""
+        """See `CacheStore`. Each watcher has a connection of its own, which its command blocks."""
 
         async def where(position: int | None) -> tuple[int, bool, int]:
             try:
@@ -321,7 +321,7 @@ class RedisStore:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if connecting.cancelled() and (task is None or not task.cancelling()):
-                # `disconnect` gave it up; nobody cancelled this caller.
+                # `disconnect` has cancelled the connecting. This caller was not cancelled.
                 raise StoreLostError("the connection was given up") from None
             raise
 
