@@ -65,8 +65,7 @@ class GuardPolicy:
             connection or a missed write opens it at once.
         backoff_first_s: The first pause between two attempts to recover; it doubles each time.
         backoff_max_s: The longest pause.
-        stable_s: If the store was up for this long before it went down, the first attempt to
-            recover is made at once.
+        stable_s: If the store was up for this long, the first attempt to recover is made at once.
         close_s: The time that writes under way get when the guard is closed.
     """
 
@@ -356,9 +355,7 @@ class GuardedStore:
         )
 
     async def _make_up(self) -> None:
-        """Makes the missed writes.
-
-        New writes are let through in the meantime, so that this ends however many of them come.
+        """Makes the missed writes. New writes are let through meanwhile, so that it always ends.
 
         Raises:
             StoreUnavailableError: the store is down again; the writes not made yet are kept.
