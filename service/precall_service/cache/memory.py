@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from precall_service.cache.base import (
     CacheKey,
@@ -37,7 +38,7 @@ from precall_service.cache.versions import NodeVersions
 from precall_service.domain.clock import Clock
 
 TENANTS_MAX = 1024
-"""Above this number, a tenant without entries is forgotten when a new one is added."""
+"""Above this number, a tenant is forgotten when a new one is added."""
 _FORGET_TRIES = 16
 
 
@@ -184,7 +185,7 @@ class MemoryStore:
                 if position < owner.lost or position > owner.last:
                     position = owner.lost if position < owner.lost else owner.last
                     yield LoggedChange(position, self._wall_s(), None)
-                for change in [each for each in owner.log if each.position > position]:
+                for change in _after(owner.log, position):
                     position = change.position
                     yield change
                 if not owner.log or owner.log[-1].position <= position:
@@ -267,16 +268,19 @@ class MemoryStore:
         )
 
     def _forget_one(self) -> None:
-        """Forgets one of the least recently used tenants, if it has no entries and no watches.
+        """Forgets the tenant with the fewest entries, of those that were used longest ago.
 
         If it comes back, its versions start above all that were given out, so nothing old counts
-        as fresh.
+        as fresh. A tenant with watches is kept.
         """
-        for _, name in zip(range(_FORGET_TRIES), self._tenants, strict=False):
-            tenant = self._tenants[name]
-            if not tenant.rows.by_digest and not tenant.watchers:
-                del self._tenants[name]
-                return
+        oldest = (name for _, name in zip(range(_FORGET_TRIES), self._tenants, strict=False))
+        found = [name for name in oldest if not self._tenants[name].watchers]
+        if not found:
+            return
+        name = min(found, key=lambda name: len(self._tenants[name].rows.by_digest))
+        rows = self._tenants.pop(name).rows
+        for digest in tuple(rows.by_digest):
+            self._table.remove(rows, digest)
 
     def _next(self, tenant: _Tenant) -> int:
         """Returns the next position. Positions are microseconds since 1970, or just above."""
@@ -288,3 +292,8 @@ class MemoryStore:
             tenant.lost = tenant.log[0].position
         tenant.log.append(LoggedChange(position, self._wall_s(), change))
         tenant.changed.set()
+
+
+def _after(log: deque[LoggedChange], position: int) -> list[LoggedChange]:
+    """Returns the changes after a position, without looking at those before it."""
+    return list(takewhile(lambda each: each.position > position, reversed(log)))[::-1]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 import struct
-import sys
 from array import array
 from collections.abc import MutableSequence
 from dataclasses import dataclass, field
@@ -25,6 +24,13 @@ from precall_service.cache.base import Entry, Origin, ResourceVersion, Value
 T = TypeVar("T")
 
 SAMPLE: Final = 32
+WORST_OF_SAMPLE: Final = 8
+"""The most entries that one sample may cost, when much room is needed at once."""
+ENTRY_BYTES: Final = 300
+"""What an entry takes besides its own bytes: its place in each column and in its tenant's rows."""
+NAME_BYTES: Final = 57
+"""What a short text takes besides its own bytes."""
+SHARED_MAX: Final = 4096
 COST_MIN_S: Final = 0.001
 COST_MAX_S: Final = 86_400.0
 """Clients state the cost of their results. The limit keeps one entry from staying forever."""
@@ -49,6 +55,8 @@ class EntryTable:
         self._bytes_max = bytes_max
         self._chance = chance
         self._bytes = 0
+        self._shared: dict[str, str] = {}
+        """Nodes that several entries are likely to have."""
         self._owners: list[Rows] = []
         self._digests: list[bytes] = []
         self._packed: list[bytes] = []
@@ -74,16 +82,22 @@ class EntryTable:
         snapshot: int,
         now: float,
     ) -> None:
-        """Adds an entry, which replaces one with the same digest; drops others to make room."""
+        """Adds an entry, which replaces one with the same digest; drops others to make room.
+
+        An entry that is larger than the whole table is dropped at once.
+        """
         self.remove(owner, digest)
         packed = _pack(entry.value)
         if entry.resources:
-            nodes = tuple(map(_shared, nodes))
+            nodes = tuple(map(self._share, nodes))
         size = _size(digest, packed, entry.resources, nodes)
+        if size > self._bytes_max:
+            owner.evictions += 1
+            return
         for _ in range(2):
             self._drop_expired(now)
-        while self._digests and self._bytes + size > self._bytes_max:
-            self._evict(now)
+        while self._bytes + size > self._bytes_max:
+            self._evict(self._bytes + size - self._bytes_max, now)
         owner.by_digest[digest] = len(self._digests)
         self._owners.append(owner)
         self._digests.append(digest)
@@ -164,21 +178,32 @@ class EntryTable:
         if self.expired(row, now):
             self.remove(self._owners[row], self._digests[row])
 
-    def _evict(self, now: float) -> None:
-        """Drops the entry with the lowest value of a sample, or one that has expired."""
+    def _share(self, node: str) -> str:
+        if node.startswith("="):  # the node of one name
+            return node
+        if len(self._shared) >= SHARED_MAX:
+            self._shared.clear()
+        return self._shared.setdefault(node, node)
+
+    def _evict(self, room: int, now: float) -> None:
+        """Drops the entries with the lowest value of a sample, until there is this much room."""
         count = len(self._digests)
         rows = (
             range(count)
             if count <= SAMPLE
-            else [self._chance.randrange(count) for _ in range(SAMPLE)]
+            else {self._chance.randrange(count) for _ in range(SAMPLE)}
         )
         largest = max((self._owners[row] for row in rows), key=lambda owner: owner.bytes)
-        row = min(
+        worst = sorted(
             (row for row in rows if self._owners[row] is largest),
             key=lambda row: 0.0 if self.expired(row, now) else self._value(row, now),
         )
-        largest.evictions += 1
-        self.remove(largest, self._digests[row])
+        before = self._bytes
+        for digest in [self._digests[row] for row in worst[:WORST_OF_SAMPLE]]:
+            largest.evictions += 1
+            self.remove(largest, digest)
+            if before - self._bytes >= room:
+                return
 
     def _value(self, row: int, now: float) -> float:
         in_cache_s = max(now - self._stored_at[row], 1e-3)
@@ -201,16 +226,11 @@ def _size(
     nodes: tuple[str, ...],
 ) -> int:
     """Returns the size of an entry. Entries without resources share their nodes."""
-    size = len(digest) + len(packed)
+    size = ENTRY_BYTES + len(digest) + len(packed)
     if resources:
-        size += sum(len(each.resource) + 8 for each in resources)
-        size += sum(len(node) + 8 for node in nodes)
+        size += sum(len(each.resource) + 2 * NAME_BYTES for each in resources)
+        size += sum(len(node) + NAME_BYTES for node in nodes)
     return size
-
-
-def _shared(node: str) -> str:
-    """Returns a shared string for a node that other entries are likely to have, too."""
-    return node if node.startswith("=") else sys.intern(node)
 
 
 def _pack(value: Value) -> bytes:

@@ -14,6 +14,8 @@ from precall_service.domain.tools import CacheScope
 from tests.support.clock import ManualClock
 
 KIB = 1024
+ENTRY_SIZE = 1450
+"""A little more than an entry with a result of a KiB counts as."""
 
 
 def key(number: int, tenant: str = "ann") -> CacheKey:
@@ -45,7 +47,7 @@ class Store:
         self.clock = ManualClock()
         self.store = MemoryStore(
             self.clock,
-            bytes_max=entries * 1200,
+            bytes_max=entries * ENTRY_SIZE,
             nodes_max=nodes_max,
             changes_max=16,
             chance=random.Random(1),
@@ -68,7 +70,7 @@ async def test_the_entries_stay_within_the_limit() -> None:
     store = Store(10)
     for number in range(100):
         await store.put(number)
-        assert (await store.store.size("ann")).bytes <= 10 * 1200
+        assert (await store.store.size("ann")).bytes <= 10 * ENTRY_SIZE
     size = await store.store.size("ann")
     assert size.entries >= 9
     assert size.evictions == 100 - size.entries
@@ -179,3 +181,48 @@ async def test_memory_is_at_most_a_third_more_than_the_results() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 5000 * KIB * 1.33
+
+
+async def test_room_for_a_large_entry_is_made_of_many_small_ones_at_once() -> None:
+    store = Store(100)
+    for number in range(250):
+        await store.put(number, value(32))
+    full = (await store.store.size("ann")).entries
+    await store.put(1000, value(64 * KIB))
+    assert await store.holds(1000)
+    assert (await store.store.size("ann")).bytes <= 100 * ENTRY_SIZE
+    assert (await store.store.size("ann")).entries < full
+
+
+async def test_an_entry_larger_than_the_cache_drops_no_other() -> None:
+    store = Store(10)
+    for number in range(5):
+        await store.put(number)
+    await store.put(100, value(20 * KIB))
+    assert not await store.holds(100)
+    assert [await store.holds(number) for number in range(5)] == [True] * 5
+
+
+async def test_what_small_entries_take_besides_their_results_counts() -> None:
+    store = Store(100)
+    for number in range(2000):
+        await store.put(number, value(8))
+    assert (await store.store.size("ann")).entries < 100 * ENTRY_SIZE / 300
+
+
+async def test_tenants_are_forgotten_although_they_hold_entries() -> None:
+    store = Store(TENANTS_MAX * 2)
+    for number in range(TENANTS_MAX + 50):
+        await store.put(number, value(8), tenant=f"t{number}")
+    held = [await store.holds(number, tenant=f"t{number}") for number in range(60)]
+    assert held.count(False) >= 50
+
+
+async def test_long_names_of_resources_are_forgotten_sooner() -> None:
+    store = Store(10, nodes_max=64)
+    read = Dependency("file:/a", tuple(read_nodes("file:/a")))
+    [before] = (await store.store.versions("ann", [read])).versions
+    for number in range(8):
+        await store.store.advance("ann", [f"=x:{number}{'y' * 1000}"], None)
+    [after] = (await store.store.versions("ann", [read])).versions
+    assert after > before, "the versions of some were forgotten"
