@@ -6,6 +6,7 @@ import gc
 
 from bench import cached
 from bench.process import Link, run_child
+from precall_service.cache.table import ENTRY_BYTES
 from precall_service.domain.json import JsonObject
 
 
@@ -14,7 +15,7 @@ async def main(_config: JsonObject, link: Link) -> None:
     cache = cached.memory_cache()
 
     async def fill(fields: JsonObject) -> JsonObject:
-        """Adds entries, and returns their bytes and those of their results."""
+        """Adds entries; returns the bytes that count, the entries' own, and their results'."""
         entries, reads = int(str(fields["entries"])), (cached.READ,) if fields["reads"] else ()
         tool = cached.declaration(*reads)
         for number in range(entries):
@@ -23,7 +24,11 @@ async def main(_config: JsonObject, link: Link) -> None:
         gc.collect()
         stats = await cache.stats(cached.TENANT)
         assert stats.entries == entries, f"{entries - stats.entries} entries were dropped"
-        return {"bytes": stats.bytes, "results": entries * cached.RESULT_BYTES}
+        return {
+            "bytes": stats.bytes,
+            "own": stats.bytes - entries * ENTRY_BYTES,
+            "results": entries * cached.RESULT_BYTES,
+        }
 
     # What the first call imports and compiles is not memory of the entries.
     warm = cached.memory_cache()
