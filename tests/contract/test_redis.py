@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import shutil
+import socket
 from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from precall_service.cache.base import (
 from precall_service.cache.guard import GuardedStore
 from precall_service.cache.redis.connection import Server
 from precall_service.cache.redis.store import RedisStore
+from precall_service.cache.remote import StoreLostError
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.redis_store import (
     HASTY_S,
     NODES,
+    READ,
     TENANT,
     back,
     key,
@@ -199,6 +202,22 @@ class TestOutage:
                 server.go_on()
                 await back(store)
                 assert await result(store) is None
+
+    async def test_a_connection_that_is_given_up_cancels_none_of_those_who_wait_for_it(
+        self,
+    ) -> None:
+        """The server is there and says nothing, as a frozen one."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://:secret@127.0.0.1:{silent.getsockname()[1]}/0"
+            store = RedisStore(Server(url), key_prefix="test", nodes_max=100, changes_max=100)
+            waiting = [asyncio.create_task(store.versions(TENANT, [READ])) for _ in range(2)]
+            accepted, _ = await asyncio.to_thread(silent.accept)
+            await store.disconnect()
+            for each in waiting:
+                with pytest.raises(StoreLostError, match="given up"):
+                    await each
+            await store.close()
+            accepted.close()
 
     async def test_a_write_that_was_missed_is_made_up_for(self) -> None:
         with running_redis(aof=True) as server:

@@ -91,6 +91,14 @@ class TestLosses:
             size = await store.size(TENANT)
             assert (size.entries, size.bytes, size.evictions) == (0, 0, 0)
 
+    async def test_an_entry_that_cannot_be_read_is_none(self, redis_server: RedisServer) -> None:
+        async with opened(redis_server) as store:
+            assert await put(store)
+            redis_server.ask("HSET", f"test:1:ann:e:{key().digest.hex()}", "value", "x")
+            assert await result(store) is None
+            assert await put(store)
+            assert await result(store) == "0"
+
     async def test_scripts_that_the_server_has_forgotten_are_sent_again(
         self, redis_server: RedisServer
     ) -> None:

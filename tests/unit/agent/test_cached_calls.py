@@ -276,6 +276,8 @@ async def test_a_put_that_breaks_the_output_schema_is_not_used() -> None:
         await client.ask()
         await client.ask()
         assert completed(client) == [(RAN, "1"), (CACHED, "1")]
+        stats = await there.cache.stats("ann")
+        assert (stats.hits, stats.misses) == (1, 1), "what cannot be used is no hit"
 
 
 async def test_an_invalidated_entry_is_not_used() -> None:
