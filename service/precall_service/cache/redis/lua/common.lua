@@ -1,6 +1,5 @@
 -- The beginning of every script that writes. All of them have these keys and arguments:
-local versions, log, pending, writes, server, epochs =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local log, pending, writes, server, epochs = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local nodes_max, changes_max, keep_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 
 -- `versions` contains the version of each node. It also contains the state of the tenant, under names
@@ -9,7 +8,6 @@ local nodes_max, changes_max, keep_ms = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 --   #floor  the version of every node without a version of its own
 --   #log    the position of the last change in the log
 --   #due    the time when the first announced write is overdue, in microseconds
-local CHUNK = 1000 -- `unpack` has a limit of 8000
 local PENDING_MAX = 256 -- The most announced writes.
 
 -- Converts a number to text: Lua's own conversion keeps 14 digits, but a position has 16.
@@ -117,20 +115,6 @@ local function settle_overdue()
     raise_floor()
   end
   read_due()
-end
-
--- Returns the position of the last change to these nodes, or `least` if that is higher.
-local function latest(nodes, first, last, least)
-  for start = first, last, CHUNK do
-    local stop = math.min(start + CHUNK - 1, last)
-    for _, score in ipairs(redis.call('ZMSCORE', versions, unpack(nodes, start, stop))) do
-      local version = tonumber(score)
-      if version and version > least then
-        least = version
-      end
-    end
-  end
-  return least
 end
 
 local function forget_oldest()
