@@ -27,7 +27,6 @@ LEFT_OUT = {
     "opened": "the transport answers the handshake itself",
     "acknowledge": "the transport acknowledges by itself",
     "approval_": "not served yet",
-    "prediction_": "not served yet",
     "turn_deferred": "not served yet",
     "shared_tools_changed": "not served yet",
     "ContentPart.image": "not served yet",

@@ -99,6 +99,62 @@ class InvocationCancelReason(enum.Enum):
     """The server is shutting down."""
 
 
+class Predictor(enum.Enum):
+    """The source of a prediction."""
+
+    UNSPECIFIED = 0
+    """Never sent."""
+    CACHE = 1
+    """The tool cache has a result for this call."""
+    EARLY_DISPATCH = 2
+    """The model has written the whole call, but not yet the whole message."""
+    HISTORY = 3
+    """The earlier calls of the tenant."""
+    FORK = 4
+    """A branch of the same model on the same prefix."""
+    DRAFT_MODEL = 5
+    """A smaller model."""
+
+
+class DiscardReason(enum.Enum):
+    """Why a prediction was discarded."""
+
+    UNSPECIFIED = 0
+    """Never sent."""
+    NOT_ELIGIBLE = 1
+    """The tool's declaration or the operator does not allow it to run early."""
+    BUDGET = 2
+    """A budget of the turn, the tenant or the tool was used up."""
+    LOAD = 3
+    """The engine or the tool was busy with committed work."""
+    LOW_VALUE = 4
+    """Its expected value was below the margin."""
+    DUPLICATE = 5
+    """The same call was already predicted or running."""
+    BREAKER_OPEN = 6
+    """The tool's breaker was open."""
+    MISMATCH = 7
+    """The model did something else."""
+    SUPERSEDED = 8
+    """A better prediction replaced it."""
+    STALE_RESOURCE = 9
+    """A resource that it read has changed since."""
+    EXPIRED = 10
+    """Its result was too old when the model made the call."""
+    HANDLER_ERROR = 11
+    """The handler failed."""
+    HANDLER_TIMEOUT = 12
+    """The handler took too long."""
+    HOST_LOST = 13
+    """The handler's process left."""
+    TURN_ENDED = 14
+    """The turn ended without the call."""
+    CANCELLED = 15
+    """The turn was cancelled."""
+    SHADOW = 16
+    """Predictions are only scored (SPECULATION_MODE_SHADOW), so nothing ran early."""
+
+
 @dataclass(frozen=True, slots=True)
 class FrameRejected:
     """The server refused one frame of the client. The stream goes on."""
@@ -277,8 +333,8 @@ class ToolCallCompleted:
     prediction_id: str = ""
     """With SPECULATIVE: the prediction that was confirmed."""
     time_saved_s: float | None = None
-    """With SPECULATIVE: how much longer the turn would have waited if the run had started when the
-    call was ready."""
+    """With SPECULATIVE: how much longer the turn would have waited for this call if the run had
+    started when the model's message ended."""
     content: tuple[ContentPart, ...] = ()
     """With RESULT: what the model saw instead of the JSON text (see InvocationResult.content).
     Empty: the JSON text."""
@@ -327,12 +383,14 @@ class TurnReport:
     tool_time_exposed_s: float = 0.0
     """The time in which the turn could only wait for tools."""
     tool_time_hidden_s: float = 0.0
-    """The time in which tools ran while the model generated."""
+    """The time in which tools ran for confirmed predictions while the model generated."""
     continuation_time_s: float = 0.0
     """The time from the last tool result to the next token, summed over the steps that continue the
     turn."""
     saved_by_overlap_s: float = 0.0
-    """The time saved by tools that ran while the model still generated: the sum of
+    """The time saved by tools that ran while the model still generated: how much longer the turn
+    would have waited for the calls of its steps if their runs had started when the messages ended.
+    The calls of a step run at the same time, so this can be less than the sum of
     ToolCallCompleted.time_saved."""
     saved_by_drafts_s: float = 0.0
     """The time saved by predicted calls that the engine verified instead of decoding them token by
@@ -446,6 +504,77 @@ class CancelInvocation:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionProposed:
+    """The server expects the model to make this call."""
+
+    prediction_id: str = ""
+    """The id of the prediction, made by the server."""
+    tool_name: str = ""
+    """The name of the tool."""
+    tool_version: str = ""
+    """The version of the tool."""
+    arguments_json: str = ""
+    """The predicted arguments, in canonical form (RFC 8785)."""
+    predictor: Predictor = Predictor.UNSPECIFIED
+    """The source of the prediction."""
+    confidence: float = 0.0
+    """The predictor's own estimate of its probability, from 0 to 1."""
+    depth: int = 0
+    """How many calls ahead of the model the prediction is: 1 is the model's next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionLaunched:
+    """The handler of the predicted call has been started."""
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    invocation_id: str = ""
+    """The id of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionReady:
+    """The result of the predicted call is ready, and waits for the model."""
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    run_time_s: float = 0.0
+    """How long the handler took."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionConfirmed:
+    """The model made exactly this call.
+
+    This is a terminal state. The run may still go on: ToolCallCompleted tells how much time the
+    prediction saved.
+    """
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    call_id: str = ""
+    """The id of the model's call."""
+    lead_time_s: float = 0.0
+    """The time from the proposal to the model's commitment to the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionDiscarded:
+    """The prediction was discarded. This is a terminal state."""
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    reason: DiscardReason = DiscardReason.UNSPECIFIED
+    """Why."""
+    time_wasted_s: float = 0.0
+    """The handler's time spent on it."""
+    call_id: str = ""
+    """The model's call that the prediction matched, if nothing ran early for it: with SHADOW, and
+    where the policy did not let it run. Empty: the model did not make the call."""
+
+
+@dataclass(frozen=True, slots=True)
 class GoAway:
     """The server will close this stream soon.
 
@@ -485,6 +614,11 @@ TurnEvent = (
     | ToolCallCompleted
     | StepCompleted
     | TurnCompleted
+    | PredictionProposed
+    | PredictionLaunched
+    | PredictionReady
+    | PredictionConfirmed
+    | PredictionDiscarded
 )
 """Every event of a turn."""
 
@@ -506,6 +640,11 @@ ConversationEvent = (
     | TurnCompleted
     | Invoke
     | CancelInvocation
+    | PredictionProposed
+    | PredictionLaunched
+    | PredictionReady
+    | PredictionConfirmed
+    | PredictionDiscarded
     | GoAway
     | InvocationCommitted
 )

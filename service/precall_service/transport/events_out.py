@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import functools
 
-from precall.v1 import agent_pb2, common_pb2, content_pb2, invocation_pb2, tool_pb2, turn_pb2
+from precall.v1 import (
+    agent_pb2,
+    common_pb2,
+    content_pb2,
+    invocation_pb2,
+    prediction_pb2,
+    tool_pb2,
+    turn_pb2,
+)
 from precall_service.agent.outbox import NumberedEvent
 from precall_service.domain import events
 from precall_service.transport.fields import duration
@@ -221,6 +229,52 @@ def cancel_invocation(value: events.CancelInvocation) -> invocation_pb2.CancelIn
     )
 
 
+def prediction_proposed(value: events.PredictionProposed) -> prediction_pb2.PredictionProposed:
+    """PredictionProposed as a message."""
+    return prediction_pb2.PredictionProposed(
+        prediction_id=value.prediction_id,
+        tool_name=value.tool_name,
+        tool_version=value.tool_version,
+        arguments_json=value.arguments_json,
+        predictor=prediction_pb2.Predictor.ValueType(value.predictor.value),
+        confidence=value.confidence,
+        depth=value.depth,
+    )
+
+
+def prediction_launched(value: events.PredictionLaunched) -> prediction_pb2.PredictionLaunched:
+    """PredictionLaunched as a message."""
+    return prediction_pb2.PredictionLaunched(
+        prediction_id=value.prediction_id, invocation_id=value.invocation_id
+    )
+
+
+def prediction_ready(value: events.PredictionReady) -> prediction_pb2.PredictionReady:
+    """PredictionReady as a message."""
+    return prediction_pb2.PredictionReady(
+        prediction_id=value.prediction_id, run_time=duration(value.run_time_s)
+    )
+
+
+def prediction_confirmed(value: events.PredictionConfirmed) -> prediction_pb2.PredictionConfirmed:
+    """PredictionConfirmed as a message."""
+    return prediction_pb2.PredictionConfirmed(
+        prediction_id=value.prediction_id,
+        call_id=value.call_id,
+        lead_time=duration(value.lead_time_s),
+    )
+
+
+def prediction_discarded(value: events.PredictionDiscarded) -> prediction_pb2.PredictionDiscarded:
+    """PredictionDiscarded as a message."""
+    return prediction_pb2.PredictionDiscarded(
+        prediction_id=value.prediction_id,
+        reason=prediction_pb2.DiscardReason.ValueType(value.reason.value),
+        time_wasted=duration(value.time_wasted_s),
+        call_id=value.call_id,
+    )
+
+
 def go_away(value: events.GoAway) -> common_pb2.GoAway:
     """GoAway as a message."""
     return common_pb2.GoAway(time_left=duration(value.time_left_s), message=value.message)
@@ -316,6 +370,31 @@ def _fill_invoke(event: events.Invoke, frame: Frame) -> None:
 @_fill.register
 def _fill_cancel_invocation(event: events.CancelInvocation, frame: Frame) -> None:
     frame.cancel_invocation.CopyFrom(cancel_invocation(event))
+
+
+@_fill.register
+def _fill_prediction_proposed(event: events.PredictionProposed, frame: Frame) -> None:
+    frame.prediction_proposed.CopyFrom(prediction_proposed(event))
+
+
+@_fill.register
+def _fill_prediction_launched(event: events.PredictionLaunched, frame: Frame) -> None:
+    frame.prediction_launched.CopyFrom(prediction_launched(event))
+
+
+@_fill.register
+def _fill_prediction_ready(event: events.PredictionReady, frame: Frame) -> None:
+    frame.prediction_ready.CopyFrom(prediction_ready(event))
+
+
+@_fill.register
+def _fill_prediction_confirmed(event: events.PredictionConfirmed, frame: Frame) -> None:
+    frame.prediction_confirmed.CopyFrom(prediction_confirmed(event))
+
+
+@_fill.register
+def _fill_prediction_discarded(event: events.PredictionDiscarded, frame: Frame) -> None:
+    frame.prediction_discarded.CopyFrom(prediction_discarded(event))
 
 
 @_fill.register

@@ -18,7 +18,14 @@ from precall._errors import PrecallError
 
 __all__ = [
     "ContentPart",
+    "DiscardReason",
     "Event",
+    "PredictionConfirmed",
+    "PredictionDiscarded",
+    "PredictionLaunched",
+    "PredictionProposed",
+    "PredictionReady",
+    "Predictor",
     "ReasoningDelta",
     "ResultSource",
     "StepCompleted",
@@ -107,6 +114,62 @@ class TurnOutcome(enum.Enum):
     INTERJECTED = "interjected"
     """The turn's message became part of the running turn, `merged_into_turn_id`, which answers it.
     This is a terminal state."""
+
+
+class Predictor(enum.Enum):
+    """The source of a prediction."""
+
+    UNKNOWN = "unknown"
+    """A value of a newer server."""
+    CACHE = "cache"
+    """The tool cache has a result for this call."""
+    EARLY_DISPATCH = "early_dispatch"
+    """The model has written the whole call, but not yet the whole message."""
+    HISTORY = "history"
+    """The earlier calls of the tenant."""
+    FORK = "fork"
+    """A branch of the same model on the same prefix."""
+    DRAFT_MODEL = "draft_model"
+    """A smaller model."""
+
+
+class DiscardReason(enum.Enum):
+    """Why a prediction was discarded."""
+
+    UNKNOWN = "unknown"
+    """A value of a newer server."""
+    NOT_ELIGIBLE = "not_eligible"
+    """The tool's declaration or the operator does not allow it to run early."""
+    BUDGET = "budget"
+    """A budget of the turn, the tenant or the tool was used up."""
+    LOAD = "load"
+    """The engine or the tool was busy with committed work."""
+    LOW_VALUE = "low_value"
+    """Its expected value was below the margin."""
+    DUPLICATE = "duplicate"
+    """The same call was already predicted or running."""
+    BREAKER_OPEN = "breaker_open"
+    """The tool's breaker was open."""
+    MISMATCH = "mismatch"
+    """The model did something else."""
+    SUPERSEDED = "superseded"
+    """A better prediction replaced it."""
+    STALE_RESOURCE = "stale_resource"
+    """A resource that it read has changed since."""
+    EXPIRED = "expired"
+    """Its result was too old when the model made the call."""
+    HANDLER_ERROR = "handler_error"
+    """The handler failed."""
+    HANDLER_TIMEOUT = "handler_timeout"
+    """The handler took too long."""
+    HOST_LOST = "host_lost"
+    """The handler's process left."""
+    TURN_ENDED = "turn_ended"
+    """The turn ended without the call."""
+    CANCELLED = "cancelled"
+    """The turn was cancelled."""
+    SHADOW = "shadow"
+    """Predictions are only scored (SPECULATION_MODE_SHADOW), so nothing ran early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +307,8 @@ class ToolCallCompleted:
     prediction_id: str = ""
     """With SPECULATIVE: the prediction that was confirmed."""
     time_saved_s: float | None = None
-    """With SPECULATIVE: how much longer the turn would have waited if the run had started when the
-    call was ready."""
+    """With SPECULATIVE: how much longer the turn would have waited for this call if the run had
+    started when the model's message ended."""
     content: tuple[ContentPart, ...] = ()
     """With RESULT: what the model saw instead of the JSON text (see InvocationResult.content).
     Empty: the JSON text."""
@@ -300,12 +363,14 @@ class TurnReport:
     tool_time_exposed_s: float = 0.0
     """The time in which the turn could only wait for tools."""
     tool_time_hidden_s: float = 0.0
-    """The time in which tools ran while the model generated."""
+    """The time in which tools ran for confirmed predictions while the model generated."""
     continuation_time_s: float = 0.0
     """The time from the last tool result to the next token, summed over the steps that continue the
     turn."""
     saved_by_overlap_s: float = 0.0
-    """The time saved by tools that ran while the model still generated: the sum of
+    """The time saved by tools that ran while the model still generated: how much longer the turn
+    would have waited for the calls of its steps if their runs had started when the messages ended.
+    The calls of a step run at the same time, so this can be less than the sum of
     ToolCallCompleted.time_saved."""
     saved_by_drafts_s: float = 0.0
     """The time saved by predicted calls that the engine verified instead of decoding them token by
@@ -355,6 +420,83 @@ class TurnCompleted:
     """With INTERJECTED: the id of the turn that answers the message."""
 
 
+@dataclass(frozen=True, slots=True)
+class PredictionProposed:
+    """The server expects the model to make this call."""
+
+    prediction_id: str = ""
+    """The id of the prediction, made by the server."""
+    tool_name: str = ""
+    """The name of the tool."""
+    tool_version: str = ""
+    """The version of the tool."""
+    arguments_json: str = ""
+    """The predicted arguments, in canonical form (RFC 8785)."""
+    predictor: Predictor = Predictor.UNKNOWN
+    """The source of the prediction."""
+    confidence: float = 0.0
+    """The predictor's own estimate of its probability, from 0 to 1."""
+    depth: int = 0
+    """How many calls ahead of the model the prediction is: 1 is the model's next call."""
+
+    @property
+    def arguments(self) -> pydantic.JsonValue:
+        """`arguments_json` as Python values; None where it is empty."""
+        text = self.arguments_json
+        return pydantic_core.from_json(text) if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionLaunched:
+    """The handler of the predicted call has been started."""
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    invocation_id: str = ""
+    """The id of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionReady:
+    """The result of the predicted call is ready, and waits for the model."""
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    run_time_s: float = 0.0
+    """How long the handler took."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionConfirmed:
+    """The model made exactly this call.
+
+    This is a terminal state. The run may still go on: ToolCallCompleted tells how much time the
+    prediction saved.
+    """
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    call_id: str = ""
+    """The id of the model's call."""
+    lead_time_s: float = 0.0
+    """The time from the proposal to the model's commitment to the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionDiscarded:
+    """The prediction was discarded. This is a terminal state."""
+
+    prediction_id: str = ""
+    """The id of the prediction."""
+    reason: DiscardReason = DiscardReason.UNKNOWN
+    """Why."""
+    time_wasted_s: float = 0.0
+    """The handler's time spent on it."""
+    call_id: str = ""
+    """The model's call that the prediction matched, if nothing ran early for it: with SHADOW, and
+    where the policy did not let it run. Empty: the model did not make the call."""
+
+
 Event: TypeAlias = (
     TurnQueued
     | TurnStarted
@@ -368,5 +510,10 @@ Event: TypeAlias = (
     | ToolCallCompleted
     | StepCompleted
     | TurnCompleted
+    | PredictionProposed
+    | PredictionLaunched
+    | PredictionReady
+    | PredictionConfirmed
+    | PredictionDiscarded
 )
 """Every event that iterating over a turn yields."""

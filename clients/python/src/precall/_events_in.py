@@ -10,7 +10,7 @@ from collections.abc import Callable
 from precall import _errors, _events
 from precall._events import Event
 from precall._frames import member, seconds
-from precall.v1 import agent_pb2, content_pb2, turn_pb2
+from precall.v1 import agent_pb2, content_pb2, prediction_pb2, turn_pb2
 
 Frame = agent_pb2.ConverseResponse
 
@@ -159,6 +159,58 @@ def turn_completed(message: turn_pb2.TurnCompleted) -> _events.TurnCompleted:
     )
 
 
+def prediction_proposed(message: prediction_pb2.PredictionProposed) -> _events.PredictionProposed:
+    """Returns a PredictionProposed."""
+    return _events.PredictionProposed(
+        prediction_id=message.prediction_id,
+        tool_name=message.tool_name,
+        tool_version=message.tool_version,
+        arguments_json=message.arguments_json,
+        predictor=member(_events.Predictor, prediction_pb2.Predictor.DESCRIPTOR, message.predictor),
+        confidence=message.confidence,
+        depth=message.depth,
+    )
+
+
+def prediction_launched(message: prediction_pb2.PredictionLaunched) -> _events.PredictionLaunched:
+    """Returns a PredictionLaunched."""
+    return _events.PredictionLaunched(
+        prediction_id=message.prediction_id, invocation_id=message.invocation_id
+    )
+
+
+def prediction_ready(message: prediction_pb2.PredictionReady) -> _events.PredictionReady:
+    """Returns a PredictionReady."""
+    return _events.PredictionReady(
+        prediction_id=message.prediction_id, run_time_s=seconds(message.run_time)
+    )
+
+
+def prediction_confirmed(
+    message: prediction_pb2.PredictionConfirmed,
+) -> _events.PredictionConfirmed:
+    """Returns a PredictionConfirmed."""
+    return _events.PredictionConfirmed(
+        prediction_id=message.prediction_id,
+        call_id=message.call_id,
+        lead_time_s=seconds(message.lead_time),
+    )
+
+
+def prediction_discarded(
+    message: prediction_pb2.PredictionDiscarded,
+) -> _events.PredictionDiscarded:
+    """Returns a PredictionDiscarded."""
+    return _events.PredictionDiscarded(
+        prediction_id=message.prediction_id,
+        reason=member(
+            _events.DiscardReason, prediction_pb2.DiscardReason.DESCRIPTOR, message.reason
+        ),
+        time_wasted_s=seconds(message.time_wasted),
+        call_id=message.call_id,
+    )
+
+
 _READERS: dict[str, Callable[[Frame], Event]] = {
     "turn_queued": lambda frame: turn_queued(frame.turn_queued),
     "turn_started": lambda frame: turn_started(frame.turn_started),
@@ -173,4 +225,9 @@ _READERS: dict[str, Callable[[Frame], Event]] = {
     "tool_call_completed": lambda frame: tool_call_completed(frame.tool_call_completed),
     "step_completed": lambda frame: step_completed(frame.step_completed),
     "turn_completed": lambda frame: turn_completed(frame.turn_completed),
+    "prediction_proposed": lambda frame: prediction_proposed(frame.prediction_proposed),
+    "prediction_launched": lambda frame: prediction_launched(frame.prediction_launched),
+    "prediction_ready": lambda frame: prediction_ready(frame.prediction_ready),
+    "prediction_confirmed": lambda frame: prediction_confirmed(frame.prediction_confirmed),
+    "prediction_discarded": lambda frame: prediction_discarded(frame.prediction_discarded),
 }

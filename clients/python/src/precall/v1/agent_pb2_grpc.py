@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from precall.v1 import agent_pb2 as precall_dot_v1_dot_agent__pb2
+from precall.v1 import prediction_pb2 as precall_dot_v1_dot_prediction__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -54,6 +55,11 @@ class AgentServiceStub:
                 request_serializer=precall_dot_v1_dot_agent__pb2.GetTranscriptRequest.SerializeToString,
                 response_deserializer=precall_dot_v1_dot_agent__pb2.GetTranscriptResponse.FromString,
                 _registered_method=True)
+        self.GetSpeculationStats = channel.unary_unary(
+                '/precall.v1.AgentService/GetSpeculationStats',
+                request_serializer=precall_dot_v1_dot_prediction__pb2.GetSpeculationStatsRequest.SerializeToString,
+                response_deserializer=precall_dot_v1_dot_prediction__pb2.GetSpeculationStatsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -93,6 +99,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSpeculationStats(self, request, context):
+        """Returns what speculation has done for the caller's tenant since this server started. Needs CAPABILITY_SPECULATION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +123,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.GetTranscript,
                     request_deserializer=precall_dot_v1_dot_agent__pb2.GetTranscriptRequest.FromString,
                     response_serializer=precall_dot_v1_dot_agent__pb2.GetTranscriptResponse.SerializeToString,
+            ),
+            'GetSpeculationStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSpeculationStats,
+                    request_deserializer=precall_dot_v1_dot_prediction__pb2.GetSpeculationStatsRequest.FromString,
+                    response_serializer=precall_dot_v1_dot_prediction__pb2.GetSpeculationStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -198,6 +216,33 @@ class AgentService:
             '/precall.v1.AgentService/GetTranscript',
             precall_dot_v1_dot_agent__pb2.GetTranscriptRequest.SerializeToString,
             precall_dot_v1_dot_agent__pb2.GetTranscriptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSpeculationStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/precall.v1.AgentService/GetSpeculationStats',
+            precall_dot_v1_dot_prediction__pb2.GetSpeculationStatsRequest.SerializeToString,
+            precall_dot_v1_dot_prediction__pb2.GetSpeculationStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

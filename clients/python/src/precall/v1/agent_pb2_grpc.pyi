@@ -6,6 +6,7 @@ The agent's side: conversations over one bidirectional stream, and information a
 from collections import abc as _abc
 from grpc import aio as _aio
 from precall.v1 import agent_pb2 as _agent_pb2
+from precall.v1 import prediction_pb2 as _prediction_pb2
 import abc as _abc_1
 
 
@@ -37,6 +38,8 @@ class AgentServiceStub:
     """
     GetTranscript: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetTranscriptRequest, _agent_pb2.GetTranscriptResponse]
     """Returns a conversation as the model saw it. Needs CAPABILITY_TRANSCRIPT."""
+    GetSpeculationStats: _aio.UnaryUnaryMultiCallable[_prediction_pb2.GetSpeculationStatsRequest, _prediction_pb2.GetSpeculationStatsResponse]
+    """Returns what speculation has done for the caller's tenant since this server started. Needs CAPABILITY_SPECULATION."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Conversations between a client and the model, with tools that run in the client's own process.
@@ -79,5 +82,13 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_agent_pb2.GetTranscriptRequest, _abc.Awaitable[_agent_pb2.GetTranscriptResponse]],
     ) -> _abc.Awaitable[_agent_pb2.GetTranscriptResponse]:
         """Returns a conversation as the model saw it. Needs CAPABILITY_TRANSCRIPT."""
+
+    @_abc_1.abstractmethod
+    def GetSpeculationStats(
+        self,
+        request: _prediction_pb2.GetSpeculationStatsRequest,
+        context: _aio.ServicerContext[_prediction_pb2.GetSpeculationStatsRequest, _abc.Awaitable[_prediction_pb2.GetSpeculationStatsResponse]],
+    ) -> _abc.Awaitable[_prediction_pb2.GetSpeculationStatsResponse]:
+        """Returns what speculation has done for the caller's tenant since this server started. Needs CAPABILITY_SPECULATION."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _aio.Server) -> None: ...

@@ -382,3 +382,172 @@ class PredictionDiscarded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictionDiscarded: _TypeAlias = PredictionDiscarded  # noqa: Y015
+
+@_typing.final
+class GetSpeculationStatsRequest(_message.Message):
+    """Asks what speculation has done for the caller's tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpeculationStatsRequest: _TypeAlias = GetSpeculationStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetSpeculationStatsResponse(_message.Message):
+    """What speculation has done for a tenant since the server started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    ALLOWANCE_FIELD_NUMBER: _builtins.int
+    allowance: _builtins.float
+    """How much speculation the engine's load allows now, from 0 (none) to 1 (no restriction)."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolSpeculation]:
+        """The tools that were called or predicted, by name. Tools with the same name count together."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___ToolSpeculation] | None = ...,
+        allowance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowance", b"allowance", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSpeculationStatsResponse: _TypeAlias = GetSpeculationStatsResponse  # noqa: Y015
+
+@_typing.final
+class ToolSpeculation(_message.Message):
+    """What speculation has done for the tools of one name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    CALLS_CONFIRMED_FIELD_NUMBER: _builtins.int
+    RUN_TIME_FIELD_NUMBER: _builtins.int
+    BREAKER_OPEN_FIELD_NUMBER: _builtins.int
+    PREDICTORS_FIELD_NUMBER: _builtins.int
+    tool_name: _builtins.str
+    """The name of the tools."""
+    calls: _builtins.int
+    """The calls that the model made."""
+    calls_confirmed: _builtins.int
+    """The calls that a confirmed prediction answered."""
+    breaker_open: _builtins.bool
+    """Whether the tools' breaker is open: too many early runs failed in succession, so none is started for a while."""
+    @_builtins.property
+    def run_time(self) -> _duration_pb2.Duration:
+        """The typical time of a run. Unset if no run has ended yet."""
+
+    @_builtins.property
+    def predictors(self) -> _containers.RepeatedCompositeFieldContainer[Global___PredictorRecord]:
+        """The predictors that proposed calls of the tools."""
+
+    def __init__(
+        self,
+        *,
+        tool_name: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        calls_confirmed: _builtins.int = ...,
+        run_time: _duration_pb2.Duration | None = ...,
+        breaker_open: _builtins.bool = ...,
+        predictors: _abc.Iterable[Global___PredictorRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_run_time", b"_run_time", "run_time", b"run_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_run_time", b"_run_time", "breaker_open", b"breaker_open", "calls", b"calls", "calls_confirmed", b"calls_confirmed", "predictors", b"predictors", "run_time", b"run_time", "tool_name", b"tool_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__run_time: _TypeAlias = _typing.Literal["run_time"]  # noqa: Y015
+    _WhichOneofArgType__run_time: _TypeAlias = _typing.Literal["_run_time", b"_run_time"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_time) -> _WhichOneofReturnType__run_time | None: ...
+
+Global___ToolSpeculation: _TypeAlias = ToolSpeculation  # noqa: Y015
+
+@_typing.final
+class PredictorRecord(_message.Message):
+    """How well one predictor predicts the calls of one tool, and what that was worth. With SHADOW, `would_save` and
+    `would_waste` say what running early would have been worth.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTOR_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    PROPOSED_FIELD_NUMBER: _builtins.int
+    LAUNCHED_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    SAVED_FIELD_NUMBER: _builtins.int
+    WASTED_FIELD_NUMBER: _builtins.int
+    WOULD_SAVE_FIELD_NUMBER: _builtins.int
+    WOULD_WASTE_FIELD_NUMBER: _builtins.int
+    predictor: Global___Predictor.ValueType
+    """The predictor."""
+    stage: Global___SpeculationMode.ValueType
+    """What is done with its predictions of this tool."""
+    pinned: _builtins.bool
+    """Whether the operator's configuration sets the stage. If not, the measured value decides."""
+    proposed: _builtins.int
+    """The predictions that were proposed."""
+    launched: _builtins.int
+    """The proposed predictions for which a handler was started."""
+    resolved: _builtins.int
+    """The predictions that ended because the model made exactly this call or did something else."""
+    matched: _builtins.int
+    """The resolved predictions for which the model made exactly this call, whether or not a handler was started."""
+    confirmed: _builtins.int
+    """The predictions that were confirmed: the result of a run that started early answered the call."""
+    @_builtins.property
+    def saved(self) -> _duration_pb2.Duration:
+        """The time that confirmed predictions saved."""
+
+    @_builtins.property
+    def wasted(self) -> _duration_pb2.Duration:
+        """The handlers' time spent on discarded predictions."""
+
+    @_builtins.property
+    def would_save(self) -> _duration_pb2.Duration:
+        """An estimate of the time that predictions would have saved that were not run."""
+
+    @_builtins.property
+    def would_waste(self) -> _duration_pb2.Duration:
+        """An estimate of the handlers' time that predictions would have wasted that were not run."""
+
+    def __init__(
+        self,
+        *,
+        predictor: Global___Predictor.ValueType = ...,
+        stage: Global___SpeculationMode.ValueType = ...,
+        pinned: _builtins.bool = ...,
+        proposed: _builtins.int = ...,
+        launched: _builtins.int = ...,
+        resolved: _builtins.int = ...,
+        matched: _builtins.int = ...,
+        confirmed: _builtins.int = ...,
+        saved: _duration_pb2.Duration | None = ...,
+        wasted: _duration_pb2.Duration | None = ...,
+        would_save: _duration_pb2.Duration | None = ...,
+        would_waste: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saved", b"saved", "wasted", b"wasted", "would_save", b"would_save", "would_waste", b"would_waste"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "launched", b"launched", "matched", b"matched", "pinned", b"pinned", "predictor", b"predictor", "proposed", b"proposed", "resolved", b"resolved", "saved", b"saved", "stage", b"stage", "wasted", b"wasted", "would_save", b"would_save", "would_waste", b"would_waste"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictorRecord: _TypeAlias = PredictorRecord  # noqa: Y015

@@ -650,7 +650,9 @@ class ToolCallCompleted(_message.Message):
 
     @_builtins.property
     def time_saved(self) -> _duration_pb2.Duration:
-        """With SPECULATIVE: how much longer the turn would have waited if the run had started when the call was ready."""
+        """With SPECULATIVE: how much longer the turn would have waited for this call if the run had started when the model's
+        message ended.
+        """
 
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.ContentPart]:
@@ -925,7 +927,7 @@ class TurnReport(_message.Message):
 
     @_builtins.property
     def tool_time_hidden(self) -> _duration_pb2.Duration:
-        """The time in which tools ran while the model generated."""
+        """The time in which tools ran for confirmed predictions while the model generated."""
 
     @_builtins.property
     def continuation_time(self) -> _duration_pb2.Duration:
@@ -933,7 +935,10 @@ class TurnReport(_message.Message):
 
     @_builtins.property
     def saved_by_overlap(self) -> _duration_pb2.Duration:
-        """The time saved by tools that ran while the model still generated: the sum of ToolCallCompleted.time_saved."""
+        """The time saved by tools that ran while the model still generated: how much longer the turn would have waited for the
+        calls of its steps if their runs had started when the messages ended. The calls of a step run at the same time, so
+        this can be less than the sum of ToolCallCompleted.time_saved.
+        """
 
     @_builtins.property
     def saved_by_drafts(self) -> _duration_pb2.Duration:

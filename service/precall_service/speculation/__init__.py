@@ -1,0 +1,1 @@
+"""Speculation: predicted calls, and the decision which of them run early."""

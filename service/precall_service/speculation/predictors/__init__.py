@@ -1,0 +1,1 @@
+"""The predictors, a file for each."""
