@@ -120,3 +120,23 @@ class Predictor(Protocol):
         millisecond. On cancel, or if the generator is closed: everything that it started ends.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """Calls that the model has made, and what came before them.
+
+    `calls` are the calls of one step, in order, each with its result if it has one. `before` is the
+    situation in which the step began.
+    """
+
+    before: Situation
+    calls: tuple[PastCall, ...]
+
+
+class Learner(Protocol):
+    """A predictor that learns from the calls that the model makes."""
+
+    def learn(self, lesson: Lesson) -> None:
+        """Learns from a step. Must not raise or wait."""
+        ...
