@@ -62,6 +62,11 @@ class ForcedCalls:
     ) -> Prompt:
         return await self._engine.append(prompt, end, transcript, following)
 
+    async def branch(
+        self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
+    ) -> Prompt | None:
+        return await self._engine.branch(prompt, token_ids, spec)
+
     def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         conversation_id = spec.step_id.rpartition("-")[0]
         made = self._made.get(conversation_id, 0)

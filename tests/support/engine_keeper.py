@@ -105,6 +105,11 @@ class LentEngine:
     ) -> Prompt:
         return await self._engine.append(prompt, end, transcript, following)
 
+    async def branch(
+        self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
+    ) -> Prompt | None:
+        return await self._engine.branch(prompt, token_ids, spec)
+
     def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         return self._engine.generate(prompt, spec)
 

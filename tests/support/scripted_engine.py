@@ -12,6 +12,7 @@ import heapq
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
@@ -92,6 +93,19 @@ class ScriptedEngine:
         delta = f"{close}{template.messages_text(following)}{template.MODEL}"
         return Prompt(prompt.token_ids + end.token_ids + template.tokens(delta))
 
+    async def branch(
+        self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
+    ) -> Prompt | None:
+        """As `Engine.branch`. The variable `enable_thinking` turns reasoning off."""
+        self._check_template()
+        if Feature.BRANCHES not in self._info.features:
+            return None
+        text = "".join(map(chr, token_ids))
+        ending = template.end_of_reasoning(text)
+        if ending is None or not spec.template_variables.get("enable_thinking", True):
+            return None
+        return Prompt((*prompt.token_ids, *token_ids, *template.tokens(ending)))
+
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""
         self._check_alive()
@@ -101,21 +115,24 @@ class ScriptedEngine:
         self.prompts.append(prompt)
         async with self._slot(prompt, spec):
             writer = StepWriter(spec.max_tokens)
+            scored = spec.log_probabilities
             for item in self._script(prompt, spec):
                 if self._dead:
                     raise EngineDiedError(_DIED)
-                if type(item) is TextPiece and writer.fits(item):  # the fast path, for benchmarks
+                # The fast path, for benchmarks.
+                if type(item) is TextPiece and not scored and writer.fits(item):
                     yield Chunk(template.tokens(item.text), (item,))
                 elif isinstance(item, Exception):
                     raise item
                 elif isinstance(item, Pause | Tick):
                     await self._wait(item)
                 else:
-                    yield writer.write(item)
+                    chunk = writer.write(item)
+                    yield chunk if scored else replace(chunk, log_probabilities=())
                     if writer.full:
                         break
             if writer.finish is Finish.STOP:
-                yield Chunk(template.tokens(template.END))
+                yield Chunk(template.tokens(template.END), (), (0.0,) if scored else ())
             yield self._end(prompt, spec, writer)
 
     async def load(self) -> EngineLoad:

@@ -39,6 +39,13 @@ def prompt_text(prompt: Prompt) -> str:
     return "".join(map(chr, prompt.token_ids)).translate(_READABLE)
 
 
+def end_of_reasoning(text: str) -> str | None:
+    """The text that ends the reasoning of a step that has written `text`; None if none is open."""
+    if not text:
+        return f"{THINK}{THINK_END}"
+    return THINK_END if text.startswith(THINK) and THINK_END not in text else None
+
+
 def transcript_text(transcript: Transcript) -> str:
     """The rendering of a transcript, ready for the model's next message."""
     head = ""

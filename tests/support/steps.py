@@ -86,6 +86,7 @@ def step_spec(
     priority: Priority = Priority.STARTS_TURN,
     tenant: str = "default",
     template_variables: JsonObject = MappingProxyType({}),
+    log_probabilities: bool = False,
 ) -> StepSpec:
     """A step with a new id."""
     return StepSpec(
@@ -97,6 +98,7 @@ def step_spec(
         priority=priority,
         tenant=tenant,
         template_variables=template_variables,
+        log_probabilities=log_probabilities,
     )
 
 

@@ -30,6 +30,7 @@ class Feature(enum.Enum):
     TOOL_CALLS = "tool calls"
     STRUCTURED_CALLS = "calls held to their schemas"
     REASONING = "reasoning told apart from text"
+    BRANCHES = "branches off a step that reasons"
 
 
 class EngineState(enum.Enum):
@@ -78,6 +79,7 @@ class Priority(enum.IntEnum):
 
     CONTINUES_TURN = 0
     STARTS_TURN = 1
+    SPECULATES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class StepSpec:
         tenant: The prefix cache of one tenant serves no other, unless the operator allows it.
         template_variables: The variables that the prompt was rendered with. Parsers read them too:
             they decide, for example, whether the model reasons.
+        log_probabilities: Whether the chunks have the log probabilities of their tokens.
     """
 
     step_id: str
@@ -101,6 +104,7 @@ class StepSpec:
     template_variables: Mapping[str, JsonValue] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    log_probabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +155,15 @@ class Chunk:
     A chunk may have no pieces: the parser holds tokens back until it knows what they are, such as
     the start of a mark or of a character. The pieces of a chunk may therefore cover tokens of
     earlier chunks too. A last chunk without tokens has the pieces that were held back to the end.
+
+    If the step's spec asks for them, `log_probabilities` has the natural logarithm of each token's
+    probability among the tokens that the grammar allows. If it allows one token only, that is 0.
+    Temperature and the other settings of a generation do not count.
     """
 
     token_ids: tuple[int, ...]
     pieces: tuple[Piece, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
 
 
 class Finish(enum.Enum):
@@ -241,6 +250,26 @@ class Engine(Protocol):
 
         Raises:
             TemplateRefusedError: the template refuses the messages.
+        """
+        ...
+
+    async def branch(
+        self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
+    ) -> Prompt | None:
+        """The prompt of a branch off a step in progress that skips the rest of its reasoning.
+
+        `token_ids` are the tokens that the step has sampled from `prompt` so far, and `spec` is
+        the step's. The branch continues them with the tokens that the template writes from the
+        reasoning to where a call may begin; if no token has been sampled, it skips the reasoning
+        as a whole. It is generated like any other prompt. A call is certain only if the spec of
+        that generation requires one.
+
+        Returns None if there is no reasoning to skip: the model does not reason with these
+        template variables, the reasoning has already ended, or the engine does not know the form
+        of the template (`Feature.BRANCHES`).
+
+        Raises:
+            TemplateRefusedError: the template refuses the template variables.
         """
         ...
 

@@ -46,7 +46,7 @@ class ServerInfo:
         """Returns what the server can do, by itself and with the model that it serves."""
         info = self.engines.info
         features = frozenset[Feature]() if info is None else info.features
-        of_model = [_CAPABILITIES[feature] for feature in Feature if feature in features]
+        of_model = [each for feature, each in _CAPABILITIES.items() if feature in features]
         return [*of_model, agent_pb2.CAPABILITY_TOOL_CACHE]
 
     def limits(self) -> agent_pb2.ServerLimits:

@@ -66,6 +66,9 @@ _OWNED: Final[Mapping[str, _Owned]] = {
     "enable_prefix_caching": _Owned(
         "each step starts from the cached tokens of the step before it", harmless=(True,)
     ),
+    "logprobs_mode": _Owned(
+        "precall reads how sure the model is of a call", harmless=("raw_logprobs",)
+    ),
     "skip_tokenizer_init": _Owned(
         "prompts are rendered and calls are parsed with the tokenizer", harmless=(False,)
     ),

@@ -16,7 +16,8 @@ from typing import Any, Final, cast
 
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.outputs import RequestOutput
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -130,6 +131,15 @@ class VllmEngine:
         """As `Engine.append`."""
         return await self._renderer.append(prompt, end, transcript, following)
 
+    async def branch(
+        self,
+        prompt: Prompt,
+        token_ids: Sequence[int],
+        spec: StepSpec,
+    ) -> Prompt | None:
+        """As `Engine.branch`."""
+        return None
+
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`.
 
@@ -157,16 +167,18 @@ class VllmEngine:
                     completion = output.outputs[0]
                     sampled.add(output)
                     text, token_ids = completion.text, tuple(completion.token_ids)
+                    log_probabilities = _log_probabilities(completion)
                     pieces: Iterable[Piece] = ()
                     if parser is not None:
                         pieces = parser.feed(text, token_ids)
                     elif text:
                         pieces = (TextPiece(text),)
                     if completion.finish_reason is None:
-                        yield Chunk(token_ids, tuple(pieces))
+                        yield Chunk(token_ids, tuple(pieces), log_probabilities)
                     else:
                         finish = await self._finish(completion.finish_reason)
-                        yield Chunk(token_ids, (*pieces, *sampled.ending(parser, finish)))
+                        pieces = (*pieces, *sampled.ending(parser, finish))
+                        yield Chunk(token_ids, pieces, log_probabilities)
                         yield self._end(sampled, parser, finish)
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
@@ -276,6 +288,15 @@ class VllmEngine:
             cached_tokens=sampled.cached_tokens,
             reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
         )
+
+
+def _log_probabilities(completion: CompletionOutput) -> tuple[float, ...]:
+    """The log probabilities of the tokens of an output; none if they were not asked for."""
+    if completion.logprobs is None:
+        return ()
+    positions = cast("list[dict[int, Logprob]]", completion.logprobs)
+    each = zip(completion.token_ids, positions, strict=True)
+    return tuple(by_token[token_id].logprob for token_id, by_token in each)
 
 
 def _given_up() -> GenerationFailedError:

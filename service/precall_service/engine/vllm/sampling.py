@@ -117,6 +117,7 @@ class StepPlans:
             "seed": generation.seed,
             "stop": list(generation.stop),
             "max_tokens": spec.max_tokens,
+            "logprobs": 0 if spec.log_probabilities else None,  # of the sampled token alone
             "skip_special_tokens": not parsed,
             "structured_outputs": plan.structured_outputs,
             "output_kind": RequestOutputKind.DELTA,
