@@ -9,7 +9,7 @@ from google.protobuf.descriptor import EnumDescriptor
 
 import precall
 from precall import _events_in, _frames
-from precall.v1 import agent_pb2, turn_pb2
+from precall.v1 import agent_pb2, prediction_pb2, turn_pb2
 
 
 def test_an_event_of_a_newer_server_is_skipped() -> None:
@@ -36,6 +36,7 @@ def test_a_value_of_a_newer_server_is_unknown() -> None:
     [
         (precall.Capability, agent_pb2.Capability.DESCRIPTOR),
         (precall.EngineState, agent_pb2.EngineState.DESCRIPTOR),
+        (precall.SpeculationMode, prediction_pb2.SpeculationMode.DESCRIPTOR),
     ],
 )
 def test_enums_mirror_the_contract(ours: type[enum.Enum], wire: EnumDescriptor) -> None:

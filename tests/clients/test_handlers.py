@@ -362,6 +362,7 @@ async def test_a_handler_that_ignores_its_deadline_does_not_delay_the_turn() -> 
 def test_the_context_shows_a_handler_only_what_it_needs() -> None:
     shown = {name for name in dir(ToolContext) if not name.startswith("_")}
     assert shown == {
-        "call_id", "cancelled", "conversation_id", "execution_id", "progress",
-        "progress_from_thread", "remaining_s", "tool_name", "traceparent", "tracestate", "turn_id",
+        "call_id", "cancelled", "committed", "committed_from_thread", "conversation_id",
+        "execution_id", "prediction_id", "progress", "progress_from_thread", "remaining_s",
+        "speculative", "tool_name", "traceparent", "tracestate", "turn_id",
     }  # fmt: skip

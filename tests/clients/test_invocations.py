@@ -48,7 +48,7 @@ async def test_a_cancellation_overtakes_an_invocation_that_waits_for_a_slot() ->
         for number in range(3):
             invocations.start(invoke(number, "work"))
         await started.wait()
-        invocations.cancel("1")
+        invocations.cancel(invocation_pb2.CancelInvocation(invocation_id="1"))
         cancelled = (await sent.get()).invocation_result
         assert (cancelled.invocation_id, cancelled.WhichOneof("outcome")) == ("1", "cancelled")
         release.set()

@@ -21,13 +21,14 @@ PUBLIC = """
     ClientOptions ConnectError ConnectionLostError ContextWindowExceededError Conversation
     ConversationClosedError ConversationUnknownError EngineLoad EngineState EngineUnavailableError
     InvalidArgumentError LimitReachedError Message NotServedError NotServedWarning OverloadedError
-    PrecallError ResourceVersion ResourceVersions ServerError ServerInfo ServerLimits TooLargeError
-    Tool ToolCache ToolCall ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError Turn
+    PrecallError PredictorRecord ResourceVersion ResourceVersions ServerError ServerInfo
+    ServerLimits Speculation SpeculationMode SpeculationStats TooLargeError Tool ToolCache ToolCall
+    ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError ToolSpeculation Turn
     TurnLimits TurnOptions TurnRunningError UnavailableError
 """
 TESTING = """
-    Call Disconnect Entry Fail FakeServer Hang Limit Parallel Refuse Say StartedTurn Step
-    ToolResult
+    Call Disconnect Entry Fail FakeServer Hang Limit Parallel Predict Refuse Say StartedTurn
+    Step ToolResult
 """
 
 
@@ -49,11 +50,12 @@ def test_the_public_methods() -> None:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert methods(precall.Client) == {
-        "add_tool", "cache", "close", "conversation", "remove_tool", "server_info", "tool", "tools",
+        "add_tool", "cache", "close", "conversation", "remove_tool", "server_info",
+        "speculation_stats", "tool", "tools",
     }  # fmt: skip
     assert methods(precall.Conversation) == {
         "add_tool", "ask", "capabilities", "close", "expires_after_s", "id", "limits", "model",
-        "open", "remove_tool", "send", "tool_version", "tools",
+        "open", "remove_tool", "send", "speculation", "tool_version", "tools",
     }  # fmt: skip
     assert methods(precall.ToolCache) == {
         "get", "invalidate", "put", "resource_versions", "stats", "watch",

@@ -68,6 +68,13 @@ from precall._server import (
     ServerLimits,
     TurnLimits,
 )
+from precall._speculation import (
+    PredictorRecord,
+    Speculation,
+    SpeculationMode,
+    SpeculationStats,
+    ToolSpeculation,
+)
 from precall._tool import Tool, ToolNamed, ToolOptions
 from precall._turn import Turn
 from precall._turn_options import TurnOptions
@@ -106,11 +113,15 @@ __all__: list[str] = [
     "NotServedWarning",
     "OverloadedError",
     "PrecallError",
+    "PredictorRecord",
     "ResourceVersion",
     "ResourceVersions",
     "ServerError",
     "ServerInfo",
     "ServerLimits",
+    "Speculation",
+    "SpeculationMode",
+    "SpeculationStats",
     "TooLargeError",
     "Tool",
     "ToolCache",
@@ -120,6 +131,7 @@ __all__: list[str] = [
     "ToolNamed",
     "ToolOptions",
     "ToolRejectedError",
+    "ToolSpeculation",
     "Turn",
     "TurnLimits",
     "TurnOptions",

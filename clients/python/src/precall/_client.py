@@ -11,19 +11,21 @@ from typing import Self, Unpack, overload
 import grpc
 import pydantic
 
-from precall import _errors, _frames
+from precall import _errors, _frames, _speculation_frames
 from precall._address import checked_address, checked_metadata
 from precall._cache import ToolCache
 from precall._connection import Connection
 from precall._conversation import Conversation, Opening
+from precall._errors import ConnectError
 from precall._messages import Message
 from precall._options import ClientOptions
 from precall._pool import HandlerPool
 from precall._served import UnservedOptions
 from precall._server import ServerInfo
+from precall._speculation import ModeName, Speculation, SpeculationStats
 from precall._stream import Call
 from precall._tool import F, Handler, Tool, ToolLike, ToolOptions, as_tool
-from precall.v1 import agent_pb2
+from precall.v1 import agent_pb2, prediction_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceStub
 
 
@@ -150,6 +152,7 @@ class Client:
         history: Sequence[Message] = (),
         template_variables: Mapping[str, pydantic.JsonValue] | None = None,
         agent_name: str = "",
+        speculation: Speculation | ModeName | None = None,
     ) -> Conversation:
         """Returns a conversation; open it with `async with` or with its `open()`.
 
@@ -160,10 +163,15 @@ class Client:
             history: Messages that it begins with, oldest first.
             template_variables: For the model's chat template, such as `{"enable_thinking": False}`.
             agent_name: Name of the agent, for traces.
+            speculation: How far the server may run ahead of the model: "on", "off", "shadow", or a
+                `Speculation`, which can also ask for the prediction events. None: the server's
+                default, without events. The server decides: `Conversation.speculation` is what it
+                grants. A server without `Capability.SPECULATION` grants OFF.
 
         Raises:
             TypeError: One of the functions cannot be a tool.
-            ValueError: The history contains something that is not a message of a history.
+            ValueError: The history contains something that is not a message of a history, or
+                `speculation` is not a mode.
         """
         frame = agent_pb2.OpenConversation(
             model=model,
@@ -172,6 +180,7 @@ class Client:
             template_variables_json=_frames.variables_json(template_variables),
             client_name=_client_name(),
             agent_name=agent_name,
+            speculation=_speculation_settings(speculation),
         )
         opening = Opening(
             connect=self._connect,
@@ -197,6 +206,27 @@ class Client:
             agent_pb2.GetServerInfoRequest(),
         )
         return _frames.server_info(answer)
+
+    async def speculation_stats(self) -> SpeculationStats:
+        """Returns what speculation has done for the client's tenant since the server started.
+
+        Raises:
+            ConnectError: No precall server could be reached, it did not answer in time, or the
+                client was closed.
+            NotServedError: The server does not speculate.
+            RuntimeError: The client belongs to another event loop.
+        """
+        try:
+            answer = await self._connection.ask(
+                lambda channel: AgentServiceStub(channel).GetSpeculationStats,
+                prediction_pb2.GetSpeculationStatsRequest(),
+            )
+        except ConnectError as error:
+            if error.code is grpc.StatusCode.UNIMPLEMENTED:  # the method itself is missing
+                text = f"{self.address} does not serve speculation: it is too old, or not precall"
+                raise _errors.of_reason("NOT_SERVED", text) from None
+            raise
+        return _speculation_frames.stats(answer)
 
     async def close(self) -> None:
         """Closes the conversations and the connection. Bounded and idempotent.
@@ -229,6 +259,16 @@ class Client:
         call = AgentServiceStub(connected.channel).Converse(metadata=self._connection.metadata)
         connected.calls.add(call)
         return call, connected.pool
+
+
+def _speculation_settings(
+    asked: Speculation | ModeName | None,
+) -> prediction_pb2.SpeculationSettings | None:
+    if asked is None:
+        return None
+    return _speculation_frames.settings(
+        asked if isinstance(asked, Speculation) else Speculation(asked)
+    )
 
 
 def _client_name() -> str:

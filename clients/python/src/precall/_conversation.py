@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
-from precall import _errors, _events_in, _frames, _telemetry
+from precall import _errors, _events_in, _frames, _speculation_frames, _telemetry
 from precall._errors import ConversationClosedError, PrecallError
 from precall._feed import TurnFeed
 from precall._invocations import Invocations
@@ -26,6 +26,7 @@ from precall._registrations import ToolVersions
 from precall._replies import Replies
 from precall._served import UnservedOptions
 from precall._server import Capability, ServerLimits
+from precall._speculation import Speculation
 from precall._stream import Call, ConverseStream, open_stream
 from precall._tool import Tool, ToolLike, ToolOptions, as_tool
 from precall._turn import Turn
@@ -114,6 +115,11 @@ class Conversation:
     def limits(self) -> ServerLimits:
         """The server's limits. `context_tokens_max` is 0 if the engine was still starting."""
         return _frames.limits(self._opened.limits)
+
+    @property
+    def speculation(self) -> Speculation:
+        """The speculation that the server grants; its mode is OFF if the server has none."""
+        return _speculation_frames.granted(self._opened.speculation)
 
     @property
     def expires_after_s(self) -> float:
@@ -343,7 +349,10 @@ class Conversation:
                     self._open.invocations.start(event.invoke)
             case "cancel_invocation":
                 if self._open is not None:
-                    self._open.invocations.cancel(event.cancel_invocation.invocation_id)
+                    self._open.invocations.cancel(event.cancel_invocation)
+            case "invocation_committed":
+                if self._open is not None:
+                    self._open.invocations.commit(event.invocation_committed)
             case "tools_registered":
                 self._replies.settle(event.tools_registered)
             case "tools_withdrawn":

@@ -1,11 +1,12 @@
 """Runs handlers for the server's invocations and answers each exactly once.
 
-Owns: the invocations of one conversation while they run: deadline, cancellation, result.
+Owns: the invocations of one conversation while they run: deadline, commitment, cancellation and
+result.
 Never: reports a handler's failure as anything but an InvocationError without a stack trace.
 Concurrency: one supervising task per invocation, and a second one for the handler, so that a
-handler that ignores its cancellation delays no answer. `start` and `cancel` never wait, so the
-reader of the stream never does either; an invocation that waits for a slot of its tool waits in
-its own task, and its cancellation does not.
+handler that ignores its cancellation delays no answer. `start`, `commit` and `cancel` never wait,
+so the reader of the stream never does either; an invocation that waits for a slot of its tool
+waits in its own task, and its cancellation does not.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ class _Run:
     """One invocation in flight."""
 
     invoke: invocation_pb2.Invoke
+    timeout_s: float | None
+    link: RunLink
     unwanted: asyncio.Future[None]
+
+    def cancel(self) -> None:
+        if not self.unwanted.done():
+            self.unwanted.set_result(None)
 
 
 class Invocations:
@@ -72,20 +79,35 @@ class Invocations:
         if len(self._runs) >= self._options.invocations_max:
             self._refuse(invoke)
             return
-        run = _Run(invoke, asyncio.get_running_loop().create_future())
+        timeout_s = invoke.timeout.ToMilliseconds() / 1000 if invoke.HasField("timeout") else None
+        link = RunLink(
+            self._progress_of(invoke.invocation_id),
+            timeout_s=timeout_s,
+            call_id=invoke.call_id,
+            speculative=bool(invoke.prediction_id) and not invoke.call_id,
+        )
+        run = _Run(invoke, timeout_s, link, asyncio.get_running_loop().create_future())
         self._runs[invoke.invocation_id] = run
         self._scope.start(self._serve(run), name=f"precall invocation of {invoke.tool_name}")
 
-    def cancel(self, invocation_id: str) -> None:
-        """Cancels a run. One that has ended stays as it is."""
-        run = self._runs.get(invocation_id)
+    def commit(self, committed: invocation_pb2.InvocationCommitted) -> None:
+        """Tells a handler that the model made its call. Ignored if the run has ended."""
+        run = self._runs.get(committed.invocation_id)
         if run is not None and not run.unwanted.done():
-            run.unwanted.set_result(None)
+            run.link.commit(committed.call_id)
+
+    def cancel(self, cancelled: invocation_pb2.CancelInvocation) -> None:
+        """Cancels a run. One that has ended stays as it is."""
+        run = self._runs.get(cancelled.invocation_id)
+        if run is not None:
+            reason = invocation_pb2.InvocationCancelReason.Name(cancelled.reason)
+            logger.debug("a run of %s is cancelled: %s", run.invoke.tool_name, reason)
+            run.cancel()
 
     def cancel_all(self) -> None:
         """Cancels every run."""
-        for invocation_id in list(self._runs):
-            self.cancel(invocation_id)
+        for run in self._runs.values():
+            run.cancel()
 
     async def close(self) -> None:
         """Cancels every run and waits for its end, in a bounded time."""
@@ -128,10 +150,8 @@ class Invocations:
         tool = self.tools.get(invoke.tool_name)
         if tool is None:
             return _error("ToolUnknown", f"this client has no tool {invoke.tool_name!r}")
-        timeout_s = invoke.timeout.ToMilliseconds() / 1000 if invoke.HasField("timeout") else None
-        link = RunLink(self._progress_of(invoke.invocation_id), timeout_s=timeout_s)
         try:
-            arguments = tool.signature.bind(invoke.arguments_json, _context(invoke, link))
+            arguments = tool.signature.bind(invoke.arguments_json, _context(run))
         except ValueError as error:
             return _error("ArgumentsInvalid", str(error))
         handler = self._scope.start(
@@ -142,21 +162,21 @@ class Invocations:
         handler.add_done_callback(look_at)
         try:
             await asyncio.wait(
-                {handler, run.unwanted}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+                {handler, run.unwanted}, timeout=run.timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             if handler.done():
                 return self._ended(tool, handler)
-            link.cancel()
+            run.link.cancel()
             handler.cancel()
             # At the deadline the server decides too, and may cancel instead: wait for its word.
             await asyncio.wait({handler, run.unwanted}, timeout=self._options.cancel_grace_s)
         finally:
-            link.end()
+            run.link.end()
         if run.unwanted.done():
             if handler.done() and not handler.cancelled() and handler.exception() is None:
                 return self._ended(tool, handler)  # it finished: the server may want the result
             return _cancelled()
-        return _error("TimeoutError", f"the handler took longer than {timeout_s:g} s")
+        return _error("TimeoutError", f"the handler took longer than {run.timeout_s:g} s")
 
     def _progress_of(self, invocation_id: str) -> Callable[[str, float | None], Awaitable[None]]:
         """Returns the function that sends the progress of one run."""
@@ -208,16 +228,17 @@ class Invocations:
             logger.debug("the result of %s could not be sent: %s", invoke.tool_name, error)
 
 
-def _context(invoke: invocation_pb2.Invoke, link: RunLink) -> ToolContext:
+def _context(run: _Run) -> ToolContext:
+    invoke = run.invoke
     return ToolContext(
         tool_name=invoke.tool_name,
         conversation_id=invoke.conversation_id,
         turn_id=invoke.turn_id,
-        call_id=invoke.call_id,
+        prediction_id=invoke.prediction_id,
         execution_id=invoke.execution_id,
         traceparent=invoke.trace_context.traceparent,
         tracestate=invoke.trace_context.tracestate,
-        _link=link,
+        _link=run.link,
     )
 
 

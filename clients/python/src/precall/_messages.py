@@ -32,7 +32,7 @@ class ToolCall:
     error: PrecallError | None = None
     """What went wrong; None if the call has a result."""
     source: ResultSource | None = None
-    """Where the result came from: a run, or the tool cache. None if there is no result."""
+    """Where the result came from: a run, an early run, or the tool cache. None if there is none."""
 
     @property
     def arguments(self) -> pydantic.JsonValue:

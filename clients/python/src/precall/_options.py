@@ -31,9 +31,9 @@ class ClientOptions:
     """Frames queued for writing; senders wait while the queue is full."""
     waiting_events_max: int = 1024
     """Events of a turn that may wait for their reader. While so many wait, pieces of text, of
-    reasoning and of arguments merge, and only the latest progress of each call is kept; all other
-    events still wait in order. So a slow reader gets the whole text in longer pieces, and never
-    delays a tool."""
+    reasoning and of arguments merge, only the latest progress of each call is kept, and new
+    predictions are left out, each with all its events; all other events still wait in order. So a
+    slow reader gets the whole text in longer pieces, and never delays a tool."""
     acknowledge_every: int = 64
     """Events after which the client acknowledges them, if no other frame has."""
     invocations_max: int = 256

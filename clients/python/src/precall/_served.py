@@ -19,13 +19,13 @@ _PACKAGE = str(Path(__file__).parent) + os.sep
 
 _NEEDED: Mapping[str, Capability | None] = {
     "speculation_safe": Capability.SPECULATION,
+    "open_world": Capability.SPECULATION,
     "cache_ttl_s": Capability.TOOL_CACHE,
     "cache_scope": Capability.TOOL_CACHE,
     "reads": Capability.TOOL_CACHE,
     "writes": Capability.TOOL_CACHE,
     "approval_may_edit": Capability.APPROVALS,
-    "idempotent": None,  # no capability covers these two yet
-    "open_world": None,
+    "idempotent": None,  # no capability covers it yet
 }
 
 

@@ -51,13 +51,15 @@ class ToolOptions(TypedDict, total=False):
     read_only: Flag
     """The handler changes nothing that anyone could notice."""
     speculation_safe: Flag
-    """Running it for a call that the model never makes does no harm. Needs SPECULATION."""
+    """Running it for a call that the model never makes does no harm: it costs, discloses and
+    triggers nothing. If the tool is also `read_only`, the server may run it before the model makes
+    the call. Needs SPECULATION."""
     idempotent: Flag
     """Running it twice with the same arguments has the same effect as running it once. No server
     uses this yet."""
     open_world: Flag
-    """It reaches things outside your control: the open web, other people. No server uses this
-    yet."""
+    """It reaches things outside your control: the open web, other people. It is then never run
+    early, unless the operator of the server allows it. Needs SPECULATION."""
     requires_approval: Flag
     """A person must approve every call. A server without APPROVALS refuses the tool."""
     approval_may_edit: Flag

@@ -19,8 +19,8 @@ class Turn:
     iteration ends with TurnCompleted, or raises the typed error of a turn that failed. Leaving it
     early (`break`, an exception, a cancelled task, Ctrl-C) cancels the turn on the server.
 
-    A slow reader gets longer pieces of text, of reasoning and of arguments, and only the latest
-    progress of a call; see `ClientOptions.waiting_events_max`.
+    A slow reader gets longer pieces of text, of reasoning and of arguments, only the latest
+    progress of a call, and not every prediction; see `ClientOptions.waiting_events_max`.
     """
 
     def __init__(

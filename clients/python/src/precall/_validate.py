@@ -76,7 +76,7 @@ class Validator(Generic[T]):
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise TypeError(f"{label}: there is no option {name!r}{hint}")
         value = options[name]
-        kind = bad_value if _is_bad_value(problem, value) else TypeError
+        kind = bad_value if _is_bad_value(problem) else TypeError
         raise kind(f"{label}: {name} is {reprlib.repr(value)}, and must be {self._allowed[name]}")
 
 
@@ -89,8 +89,8 @@ def _words(hint: object) -> str:
     )
 
 
-def _is_bad_value(problem: pydantic_core.ErrorDetails, value: object) -> bool:
+def _is_bad_value(problem: pydantic_core.ErrorDetails) -> bool:
     """Returns whether a value has the right type: a string is one where some strings are."""
     if problem["type"] == "literal_error":
-        return isinstance(value, str)
+        return isinstance(problem["input"], str)
     return problem["type"] in _BAD_VALUES

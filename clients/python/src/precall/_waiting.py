@@ -1,14 +1,18 @@
-"""The events of a turn that wait for their reader, in bounded memory and without a loss.
+"""The events of a turn that wait for their reader, in bounded memory.
 
 Owns: the queue between the reader of the stream and the reader of the turn. While `events_max`
 events wait, a piece of text, reasoning or arguments is merged into the last waiting piece of its
 kind (in the same step or call), and a call's progress or the turn's queue position replaces the
 last one that waits. The pieces still concatenate to the whole, and all other events keep their
-order; within a step, text may come before the start of a call that it followed.
+order; within a step, text may come before the start of a call that it followed. A prediction that
+is proposed while the queue is full is left out, with all its later events; the reader still gets
+the whole of every other prediction.
 
 The queue holds more than `events_max` events only by what cannot be merged, and the limits of the
 turn bound that: per step its start, its end, one piece of text and one of reasoning; per call its
-four events, one piece of arguments and one progress; and the events of the turn itself.
+four events, one piece of arguments and one progress; and the events of the turn itself. The limits
+do not bound predictions, but what waits of them is bounded as well: three events for each one that
+was proposed while there was room and has not ended.
 
 Concurrency: used from one event loop; nothing here waits.
 """
@@ -21,6 +25,11 @@ from typing import TypeAlias
 
 from precall._events import (
     Event,
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionLaunched,
+    PredictionProposed,
+    PredictionReady,
     ReasoningDelta,
     StepCompleted,
     StepStarted,
@@ -65,18 +74,22 @@ class _Entry:
 
 
 class WaitingEvents:
-    """A queue of events. When full, it merges what can be merged."""
+    """A queue of events. When full, it merges what can be merged, and leaves predictions out."""
 
     def __init__(self, events_max: int) -> None:
         self._events_max = events_max
         self._entries: collections.deque[_Entry] = collections.deque()
         self._last: dict[_Stream, _Entry] = {}
+        self._told: set[str] = set()
+        """The predictions that the reader is told of and that have not ended."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def put(self, event: Event) -> None:
-        """Appends an event, or merges it into one that waits when the queue is full."""
+        """Appends an event. If the queue is full, may merge it into one that waits, or drop it."""
+        if not self._is_told(event):
+            return
         if isinstance(event, StepStarted | StepCompleted):
             # Text of one step is never merged into that of another.
             self._last.pop((TextDelta, ""), None)
@@ -105,6 +118,24 @@ class WaitingEvents:
         """Drops everything."""
         self._entries.clear()
         self._last.clear()
+        self._told.clear()
+
+    def _is_told(self, event: Event) -> bool:
+        """Returns whether the reader gets an event. Only predictions may be left out."""
+        match event:
+            case PredictionProposed(prediction_id):
+                told = len(self) < self._events_max
+                if told:
+                    self._told.add(prediction_id)
+                return told
+            case PredictionLaunched(prediction_id) | PredictionReady(prediction_id):
+                return prediction_id in self._told
+            case PredictionConfirmed(prediction_id) | PredictionDiscarded(prediction_id):
+                told = prediction_id in self._told
+                self._told.discard(prediction_id)
+                return told
+            case _:
+                return True
 
 
 def _stream_of(event: Event) -> _Stream | None:

@@ -1,97 +1,63 @@
-"""Sends the calls of a turn to the client of a fake server, and reports how each ended."""
+"""Takes the calls of a turn to their endings: by a prediction, by the tool cache, or by a run."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
-
-from google.protobuf.duration_pb2 import Duration
 
 from precall import _events, _events_in, _frames
 from precall.testing._cache import FakeCache, age_s
+from precall.testing._predictions import Prediction
+from precall.testing._runs import Emit, Frame, HandlerRuns, NoHandlerError, arguments_json
 from precall.testing._script import Call, ToolResult
 from precall.testing._status import status
 from precall.testing._tools import OfferedTools, version_of
-from precall.v1 import agent_pb2, invocation_pb2, tool_cache_pb2, turn_pb2
-
-Frame: TypeAlias = agent_pb2.ConverseResponse
-Emit: TypeAlias = Callable[[Frame], Awaitable[None]]
+from precall.v1 import invocation_pb2, tool_cache_pb2, turn_pb2
 
 
-class _UnavailableError(Exception):
-    """No handler can run a call."""
-
-
-class CallRuns:
-    """The runs of the calls of one turn."""
+class Calls:
+    """The calls of one turn."""
 
     def __init__(
         self,
-        start: turn_pb2.StartTurn,
         *,
         conversation_id: str,
         tools: OfferedTools,
         cache: FakeCache | None,
-        default_timeout: Duration,
-        emit: Emit,
+        runs: HandlerRuns,
+        tell: Emit,
     ) -> None:
         self.cache_hits = 0
         """How many calls the tool cache has answered."""
-        self._cache = cache
-        self._start = start
         self._conversation_id = conversation_id
         self._tools = tools
-        self._default_timeout = default_timeout
-        self._emit_frame = emit
-        self._waiting: dict[str, asyncio.Future[invocation_pb2.InvocationResult]] = {}
-        self._left = False
+        self._cache = cache
+        self._runs = runs
+        self._tell = tell
 
-    def owns(self, invocation_id: str) -> bool:
-        """Returns whether an invocation waits for its result."""
-        return invocation_id in self._waiting
+    async def run(self, call_id: str, call: Call, claimed: Prediction | None) -> ToolResult:
+        """Takes one call to its ending, which it returns and emits.
 
-    def settle(self, result: invocation_pb2.InvocationResult) -> None:
-        """Takes the result of an invocation."""
-        future = self._waiting[result.invocation_id]
-        if not future.done():
-            future.set_result(result)
-
-    def hang_up(self) -> None:
-        """Notes that the client has half-closed: the turn goes on without its tools."""
-        self._left = True
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(_UnavailableError("the client is gone"))
-
-    async def progress(self, told: invocation_pb2.InvocationProgress) -> None:
-        """Passes on the progress of a handler."""
-        await self._emit(
-            Frame(
-                tool_call_progress=turn_pb2.ToolCallProgress(
-                    call_id=told.invocation_id.removeprefix("run-"),
-                    message=told.message,
-                    fraction=told.fraction if told.HasField("fraction") else None,
-                )
-            )
-        )
-
-    async def run(self, call_id: str, call: Call) -> ToolResult:
-        """Has the client run one call, and returns and emits how it ended.
+        Args:
+            call_id: The id of the call.
+            call: What the model calls.
+            claimed: The prediction that was confirmed by the call, if there is one.
 
         On cancel: the call ends as CANCELLED on the wire.
         """
         completed = turn_pb2.ToolCallCompleted(call_id=call_id)
         result = invocation_pb2.InvocationResult()
         try:
-            if (cached := self._cached(call)) is not None:
+            if claimed is not None and claimed.run is not None:
+                result = await claimed.run
+                _fill(completed, result)
+                _fill_from_prediction(completed, claimed)
+            elif (cached := self._cached(call)) is not None:
                 self.cache_hits += 1
                 _fill_from_cache(completed, cached)
             else:
-                result = await self._invoke(call_id, call)
+                result = await self._runs.run(call, call_id=call_id)
                 _fill(completed, result)
-        except _UnavailableError as error:
+        except NoHandlerError as error:
             completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_UNAVAILABLE
             completed.error.CopyFrom(status("TOOL_UNAVAILABLE", str(error)))
         except TimeoutError:
@@ -102,7 +68,7 @@ class CallRuns:
             completed.error.CopyFrom(status("CANCELLED", "the turn was cancelled"))
             raise
         finally:
-            await self._emit(Frame(tool_call_completed=completed))
+            await self._tell(Frame(tool_call_completed=completed))
         return _seen(call, completed, result)
 
     def _cached(self, call: Call) -> tool_cache_pb2.CacheEntry | None:
@@ -117,66 +83,6 @@ class CallRuns:
             conversation_id=self._conversation_id,
         )
         return self._cache.answer(tool, key)
-
-    async def _invoke(self, call_id: str, call: Call) -> invocation_pb2.InvocationResult:
-        """Returns the client's answer.
-
-        Raises:
-            _UnavailableError: The tool was removed, or the client has half-closed.
-            TimeoutError: The client did not answer in time, and its handler was cancelled.
-
-        On cancel: the handler is cancelled.
-        """
-        tool = self._tools.current(call.tool_name)
-        if tool is None or self._left:
-            why = "the client is gone" if self._left else f"tool {call.tool_name!r} was withdrawn"
-            raise _UnavailableError(why)
-        invocation_id = f"run-{call_id}"
-        timeout = tool.timeout if tool.HasField("timeout") else self._default_timeout
-        future: asyncio.Future[invocation_pb2.InvocationResult]
-        future = asyncio.get_running_loop().create_future()
-        self._waiting[invocation_id] = future
-        invoke = invocation_pb2.Invoke(
-            invocation_id=invocation_id,
-            execution_id=f"execution-{call_id}",
-            call_id=call_id,
-            turn_id=self._start.turn_id,
-            conversation_id=self._conversation_id,
-            tool_name=call.tool_name,
-            tool_version=version_of(tool),
-            arguments_json=arguments_json(call),
-            timeout=timeout,
-            trace_context=self._start.trace_context,
-        )
-        await self._emit(Frame(invoke=invoke))
-        try:
-            async with asyncio.timeout(_frames.seconds(timeout)):
-                return await future
-        except TimeoutError:
-            await self._call_off(invocation_id, invocation_pb2.INVOCATION_CANCEL_REASON_TIMEOUT)
-            raise
-        except asyncio.CancelledError:
-            await self._call_off(invocation_id, invocation_pb2.INVOCATION_CANCEL_REASON_TURN_ENDED)
-            raise
-        finally:
-            del self._waiting[invocation_id]
-            if self._cache is not None and not tool.effects.read_only:
-                self._cache.wrote()
-
-    async def _call_off(
-        self, invocation_id: str, reason: invocation_pb2.InvocationCancelReason.ValueType
-    ) -> None:
-        cancel = invocation_pb2.CancelInvocation(invocation_id=invocation_id, reason=reason)
-        await self._emit_frame(Frame(cancel_invocation=cancel))
-
-    async def _emit(self, frame: Frame) -> None:
-        frame.turn_id = self._start.turn_id
-        await self._emit_frame(frame)
-
-
-def arguments_json(call: Call) -> str:
-    """Returns the arguments of a call as JSON text."""
-    return json.dumps(dict(call.arguments))
 
 
 def _fill(completed: turn_pb2.ToolCallCompleted, result: invocation_pb2.InvocationResult) -> None:
@@ -194,6 +100,13 @@ def _fill(completed: turn_pb2.ToolCallCompleted, result: invocation_pb2.Invocati
             completed.error.CopyFrom(
                 status("TOOL_FAILED", failure.message, handler_error_type=failure.type)
             )
+
+
+def _fill_from_prediction(completed: turn_pb2.ToolCallCompleted, claimed: Prediction) -> None:
+    if completed.outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT:
+        completed.source = turn_pb2.RESULT_SOURCE_SPECULATIVE
+        completed.prediction_id = claimed.id
+        completed.time_saved.CopyFrom(_frames.duration(claimed.saved_s))
 
 
 def _fill_from_cache(

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
+from precall._events import DiscardReason, Predictor
 from precall.testing._script import (
     Call,
     Disconnect,
@@ -15,6 +16,7 @@ from precall.testing._script import (
     Hang,
     Limit,
     Parallel,
+    Predict,
     Refuse,
     Say,
     Step,
@@ -53,11 +55,11 @@ def check_scripts(scripts: Iterable[object]) -> None:
                 )
 
 
-def check_step(step: object, where: str) -> Step:
-    """Returns the step if it can be played.
+def check_step(step: object, where: str) -> Step | Predict:
+    """Returns the step or prediction if it can be played.
 
     Raises:
-        TypeError: It is not a step, or one of its fields has the wrong type.
+        TypeError: It is neither, or one of its fields has the wrong type.
         ValueError: It holds a value that cannot be sent.
     """
     match step:
@@ -65,6 +67,8 @@ def check_step(step: object, where: str) -> Step:
             _check_text(text, where)
         case Call():
             _check_call(step, where)
+        case Predict():
+            _check_prediction(step, where)
         case Parallel(calls):
             for call in calls:
                 if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -77,8 +81,8 @@ def check_step(step: object, where: str) -> Step:
                 check_reason(reason, where)
         case _:
             raise TypeError(
-                f"{where} is {step!r}, and must be a Say, Call, Parallel, Limit, Fail, Refuse, "
-                "Disconnect or Hang, or a function that returns one"
+                f"{where} is {step!r}, and must be a Say, Call, Parallel, Predict, Limit, Fail, "
+                "Refuse, Disconnect or Hang, or a function that returns one"
             )
     return step
 
@@ -95,9 +99,23 @@ def check_reason(reason: str, where: str) -> None:
         raise ValueError(f"{where}: the contract has no reason {reason!r}{hint}")
 
 
+def _check_prediction(predicted: Predict, where: str) -> None:
+    _check_called(predicted, where)
+    if not isinstance(predicted.predictor, Predictor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{where}: {predicted.predictor!r} must be a precall.Predictor")
+    if not isinstance(predicted.discard, DiscardReason | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{where}: {predicted.discard!r} must be a precall.DiscardReason")
+    if predicted.predictor is Predictor.UNKNOWN or predicted.discard is DiscardReason.UNKNOWN:
+        raise ValueError(f"{where}: no server sends UNKNOWN")
+
+
 def _check_call(call: Call, where: str) -> None:
-    _check_text(call.tool_name, where)
     _check_text(call.text, where)
+    _check_called(call, where)
+
+
+def _check_called(call: Call | Predict, where: str) -> None:
+    _check_text(call.tool_name, where)
     if not isinstance(call.arguments, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"{where}: the arguments of {call.tool_name!r} are not a dict")
     try:

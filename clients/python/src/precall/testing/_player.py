@@ -10,10 +10,14 @@ from typing import TypeAlias
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
+from precall import _frames
+from precall._events import DiscardReason
 from precall.testing import _script
 from precall.testing._cache import FakeCache
-from precall.testing._calls import CallRuns, Emit, Frame, arguments_json
+from precall.testing._calls import Calls
 from precall.testing._checks import check_step
+from precall.testing._predictions import Predictions
+from precall.testing._runs import Emit, Frame, HandlerRuns, arguments_json
 from precall.testing._script import (
     Call,
     Disconnect,
@@ -22,12 +26,13 @@ from precall.testing._script import (
     Hang,
     Limit,
     Parallel,
+    Predict,
     Refuse,
     Say,
 )
 from precall.testing._status import status
 from precall.testing._tools import OfferedTools
-from precall.v1 import turn_pb2
+from precall.v1 import prediction_pb2, turn_pb2
 
 logger = logging.getLogger("precall")
 
@@ -56,6 +61,7 @@ class TurnPlayer:
         tools: OfferedTools,
         cache: FakeCache | None,
         default_timeout: Duration,
+        speculation: prediction_pb2.SpeculationSettings,
         emit: Emit,
     ) -> None:
         self.start = start
@@ -63,7 +69,7 @@ class TurnPlayer:
         """How its calls ended, in the order of the calls."""
         self.completed: turn_pb2.TurnCompleted | None = None
         """How it ended; None while it runs."""
-        self.runs = CallRuns(
+        self.runs = HandlerRuns(
             start,
             conversation_id=conversation_id,
             tools=tools,
@@ -71,7 +77,17 @@ class TurnPlayer:
             default_timeout=default_timeout,
             emit=emit,
         )
-        """The runs of its calls."""
+        """The runs of its calls and predictions."""
+        self._predictions = Predictions(
+            start.turn_id, speculation, tools=tools, runs=self.runs, tell=self._emit
+        )
+        self._calls = Calls(
+            conversation_id=conversation_id,
+            tools=tools,
+            cache=cache,
+            runs=self.runs,
+            tell=self._emit,
+        )
         self._entries = entries
         self._callable = tools.names()
         self._emit_frame = emit
@@ -103,6 +119,8 @@ class TurnPlayer:
             await self._cut_step()
             text = f"the script failed: {type(problem).__name__}: {problem}"
             outcome, error = turn_pb2.TURN_OUTCOME_FAILED, status("INTERNAL", text)
+        finally:
+            await self._predictions.close()
         await self._complete(outcome, error)
 
     @property
@@ -121,6 +139,7 @@ class TurnPlayer:
                 case Say(text, reasoning):
                     await self._begin_step(text, reasoning)
                     await self._end_step(turn_pb2.STEP_FINISH_REASON_STOP)
+                    await self._predictions.discard_all(DiscardReason.MISMATCH)
                     break
                 case Call(_, _, text, reasoning) as call:
                     await self._begin_step(text, reasoning)
@@ -128,6 +147,9 @@ class TurnPlayer:
                 case Parallel(calls):
                     await self._begin_step("", "")
                     error = await self._call_all(calls)
+                case Predict() as predicted:
+                    if (error := self._unknown(predicted.tool_name)) is None:
+                        await self._predictions.propose(predicted)
                 case Limit(reason, text, message):
                     await self._begin_step(text, "")
                     by_length = reason == "LIMIT_REACHED"
@@ -183,22 +205,33 @@ class TurnPlayer:
     async def _call_all(self, calls: Sequence[Call]) -> Status | None:
         """Writes and runs the calls of one step; returns an error if that is impossible."""
         for call in calls:
-            if call.tool_name not in self._callable:
+            if (error := self._unknown(call.tool_name)) is not None:
                 await self._cut_step()
-                there = ", ".join(self._callable) or "none"
-                return status(
-                    "INTERNAL",
-                    f"the script calls {call.tool_name!r}, which was no tool of this conversation "
-                    f"when the turn began; its tools were: {there}",
-                )
+                return error
         called = [(self._next_call_id(), call) for call in calls]
         for call_id, call in called:
             await self._write_call(call_id, call)
         await self._end_step(turn_pb2.STEP_FINISH_REASON_TOOL_CALLS)
+        claims = [await self._predictions.claim(call_id, call) for call_id, call in called]
+        await self._predictions.discard_all(DiscardReason.MISMATCH)
         async with asyncio.TaskGroup() as group:
-            runs = [group.create_task(self.runs.run(call_id, call)) for call_id, call in called]
+            runs = [
+                group.create_task(self._calls.run(call_id, call, claimed))
+                for (call_id, call), claimed in zip(called, claims, strict=True)
+            ]
         self.results.extend(run.result() for run in runs)
         return None
+
+    def _unknown(self, tool_name: str) -> Status | None:
+        """Returns the error of a script that calls a tool which the turn does not have."""
+        if tool_name in self._callable:
+            return None
+        there = ", ".join(self._callable) or "none"
+        return status(
+            "INTERNAL",
+            f"the script calls {tool_name!r}, which was no tool of this conversation when the turn "
+            f"began; its tools were: {there}",
+        )
 
     def _next_call_id(self) -> str:
         self._call_count += 1
@@ -233,10 +266,20 @@ class TurnPlayer:
     async def _complete(
         self, outcome: turn_pb2.TurnOutcome.ValueType, error: Status | None = None
     ) -> None:
+        cancelled = outcome == turn_pb2.TURN_OUTCOME_CANCELLED
+        predictions = self._predictions
+        await predictions.discard_all(
+            DiscardReason.CANCELLED if cancelled else DiscardReason.TURN_ENDED
+        )
         report = turn_pb2.TurnReport(
             steps=self._step,
             tool_calls=self._call_count,
-            cache_hits=self.runs.cache_hits,
+            cache_hits=self._calls.cache_hits,
+            predictions=predictions.proposed,
+            predictions_confirmed=predictions.confirmed,
+            tool_time_hidden=_frames.duration(predictions.saved_s),
+            saved_by_overlap=_frames.duration(predictions.saved_s),
+            wasted_time=_frames.duration(predictions.wasted_s),
             usage=turn_pb2.TokenUsage(output_tokens=self._output_tokens),
         )
         self.completed = turn_pb2.TurnCompleted(

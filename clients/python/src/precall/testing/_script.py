@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pydantic
 
-from precall._events import ToolCallOutcome
+from precall._events import DiscardReason, Predictor, ToolCallOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,34 @@ class Hang:
     """The text before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """The server expects the next step to make this call, and runs it early.
+
+    It runs nothing early if speculation was granted as SHADOW, or if the tool is not both
+    `read_only` and `speculation_safe`; and if it was granted as OFF, or without this predictor,
+    nothing happens at all. If the next step makes the call, the prediction is confirmed, and the
+    early run answers the call. Otherwise the prediction is discarded, and its run cancelled.
+    """
+
+    tool_name: str
+    """Name of the tool."""
+    arguments: Mapping[str, pydantic.JsonValue] = field(
+        default_factory=dict[str, pydantic.JsonValue]
+    )
+    """The arguments."""
+    predictor: Predictor = Predictor.HISTORY
+    """The predictor that it comes from."""
+    confidence: float = 0.9
+    """The predictor's estimate of its probability."""
+    until_ready: bool = False
+    """Whether the script goes on only when the run has ended. A handler that waits for the model's
+    call then reaches its timeout."""
+    discard: DiscardReason | None = None
+    """Discards the prediction at the end of the next step, whether or not the step makes the call,
+    which is then run again."""
+
+
 Step: TypeAlias = Say | Call | Parallel | Limit | Fail | Refuse | Disconnect | Hang
 """One step of a script."""
 
@@ -123,5 +151,6 @@ class ToolResult:
     """With ERROR: the message of the failure."""
 
 
-Entry: TypeAlias = Step | Callable[[Sequence[ToolResult]], Step]
-"""A step, or a function that returns it, given the results of the turn so far."""
+Entry: TypeAlias = Step | Predict | Callable[[Sequence[ToolResult]], Step | Predict]
+"""A step, a prediction of the next one, or a function that returns either, given the results of the
+turn so far."""

@@ -17,13 +17,15 @@ import grpc.aio
 
 from precall import _frames
 from precall._server import Capability, ServerLimits
+from precall._speculation import SpeculationStats
 from precall.testing._cache import FakeCache
 from precall.testing._cache_service import CacheServicer
 from precall.testing._checks import check_scripts, check_step
 from precall.testing._script import Entry, Fail, Refuse, ToolResult
+from precall.testing._stats import stats_message
 from precall.testing._status import abort, content_text, status
 from precall.testing._stream import Context, FakeStream, Frame, Frames
-from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, prediction_pb2, tool_pb2, turn_pb2
 from precall.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from precall.v1.tool_cache_pb2_grpc import add_ToolCacheServiceServicer_to_server
 
@@ -37,6 +39,7 @@ _DEFAULT_CAPABILITIES = (
     Capability.STRUCTURED_CALLS,
     Capability.REASONING,
     Capability.TOOL_CACHE,
+    Capability.SPECULATION,
 )
 _DEFAULT_LIMITS = ServerLimits(
     frame_bytes_max=4 * 1024 * 1024,
@@ -71,6 +74,7 @@ class FakeServer:
         refuse_open: Refuse | None = None,
         refuse_tools: Mapping[str, Refuse] | None = None,
         tool_timeout_s: float = 30.0,
+        speculation_stats: SpeculationStats | None = None,
     ) -> None:
         """Makes a server.
 
@@ -81,10 +85,12 @@ class FakeServer:
             model: The name of its model.
             limits: The limits that it reports. It does not enforce them.
             capabilities: The capabilities that it reports. It serves no others by that, but without
-                TOOL_CACHE it has no tool cache.
+                TOOL_CACHE it has no tool cache, and without SPECULATION it makes no predictions.
             refuse_open: Refuses every conversation, with this reason.
             refuse_tools: Refuses tools, by name.
             tool_timeout_s: The timeout of tools that have none of their own.
+            speculation_stats: What it answers to `client.speculation_stats()`. It does not count
+                the predictions of its scripts.
 
         Raises:
             TypeError: A script is not a list, or an entry is not a step or a function.
@@ -106,6 +112,7 @@ class FakeServer:
         self.refuse_open = refuse_open
         self.refuse_tools = dict(refuse_tools or {})
         self.tool_timeout_s = tool_timeout_s
+        self.speculation_stats = speculation_stats or SpeculationStats()
         self.frames: list[agent_pb2.ConverseRequest] = []
         """Every frame that clients sent, in order."""
         self.turns: list[StartedTurn] = []
@@ -220,6 +227,18 @@ class _Servicer(AgentServiceServicer):
         ],
     ) -> agent_pb2.GetTranscriptResponse:
         await abort(context, status("NOT_SERVED", "the fake does not serve GetTranscript"))
+
+    async def GetSpeculationStats(  # noqa: N802  the contract's name
+        self,
+        request: prediction_pb2.GetSpeculationStatsRequest,
+        context: grpc.aio.ServicerContext[
+            prediction_pb2.GetSpeculationStatsRequest,
+            Awaitable[prediction_pb2.GetSpeculationStatsResponse],
+        ],
+    ) -> prediction_pb2.GetSpeculationStatsResponse:
+        if agent_pb2.CAPABILITY_SPECULATION not in self._server.capabilities:
+            await abort(context, status("NOT_SERVED", "the fake lists no SPECULATION"))
+        return stats_message(self._server.speculation_stats)
 
 
 def _limits(limits: ServerLimits) -> agent_pb2.ServerLimits:

@@ -12,12 +12,12 @@ import grpc.aio
 
 from precall import _frames
 from precall._scope import TaskScope
-from precall.testing._calls import CallRuns
 from precall.testing._player import BrokenStreamError, TurnPlayer
+from precall.testing._runs import HandlerRuns
 from precall.testing._script import Refuse
 from precall.testing._status import abort, content_text, status
 from precall.testing._tools import OfferedTools
-from precall.v1 import agent_pb2, common_pb2, invocation_pb2, tool_pb2, turn_pb2
+from precall.v1 import agent_pb2, common_pb2, invocation_pb2, prediction_pb2, tool_pb2, turn_pb2
 
 if TYPE_CHECKING:
     from precall.testing._server import FakeServer
@@ -42,6 +42,7 @@ class FakeStream:
         self._turn: TurnPlayer | None = None
         self._turn_task: asyncio.Task[None] | None = None
         self._ended_turns: OrderedDict[str, TurnPlayer] = OrderedDict()
+        self._speculation = prediction_pb2.SpeculationSettings()
         self._sequence = 0
         self._received = 0
         self._ended = False
@@ -57,6 +58,7 @@ class FakeStream:
         self._server.frames.append(first)
         if (refused := self._server.refuse_open) is not None:
             await abort(context, status(refused.reason, refused.message, refused.retry_after_s))
+        self._speculation = self._granted(first.open)
         yield self._numbered(self._opened(first.open))
         self._scope.start(self._read(frames), name="fake server's reader")
         try:
@@ -141,6 +143,7 @@ class FakeStream:
             tools=self._tools,
             cache=self._server.cache,
             default_timeout=_frames.duration(self._server.tool_timeout_s),
+            speculation=self._speculation,
             emit=self._emit,
         )
         self._turn_task = self._scope.start(self._play(self._turn), name="fake server's turn")
@@ -186,7 +189,7 @@ class FakeStream:
         else:
             runs.settle(result)
 
-    def _owner_of(self, invocation_id: str) -> CallRuns | None:
+    def _owner_of(self, invocation_id: str) -> HandlerRuns | None:
         runs = None if self._turn is None else self._turn.runs
         return runs if runs is not None and runs.owns(invocation_id) else None
 
@@ -214,9 +217,20 @@ class FakeStream:
                 model=opening.model or self._server.model,
                 capabilities=self._server.capabilities,
                 limits=self._server.limits,
+                speculation=self._speculation,
                 registrations=map(self._tools.register, opening.tools),
             )
         )
+
+    def _granted(self, opening: agent_pb2.OpenConversation) -> prediction_pb2.SpeculationSettings:
+        """Returns what was asked for; ISSUE if no mode was, and OFF without the capability."""
+        granted = prediction_pb2.SpeculationSettings()
+        if agent_pb2.CAPABILITY_SPECULATION not in self._server.capabilities:
+            granted.mode = prediction_pb2.SPECULATION_MODE_OFF
+            return granted
+        granted.CopyFrom(opening.speculation)
+        granted.mode = granted.mode or prediction_pb2.SPECULATION_MODE_ISSUE
+        return granted
 
     def _numbered(self, frame: Frame) -> Frame:
         self._sequence += 1

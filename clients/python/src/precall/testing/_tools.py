@@ -55,6 +55,13 @@ def version_of(tool: tool_pb2.Tool) -> str:
     return tool.version or "1"
 
 
+def may_run_early(tool: tool_pb2.Tool) -> bool:
+    """Returns whether the declaration of a tool allows running it for a predicted call."""
+    effects = tool.effects
+    asks = effects.requires_approval or effects.open_world
+    return effects.read_only and effects.speculation_safe and not asks
+
+
 def _refused(tool: tool_pb2.Tool) -> Refuse | None:
     """Returns the refusal of a tool that no server takes; None if there is none."""
     if tool.cache.ttl.ToNanoseconds() and not tool.effects.read_only:

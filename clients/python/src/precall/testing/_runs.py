@@ -1,0 +1,158 @@
+"""Has the client of a fake server run its handlers, and waits for their results."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+
+from precall import _frames
+from precall.testing._cache import FakeCache
+from precall.testing._script import Call, Predict
+from precall.testing._tools import OfferedTools, version_of
+from precall.v1 import agent_pb2, invocation_pb2, turn_pb2
+
+Frame: TypeAlias = agent_pb2.ConverseResponse
+Emit: TypeAlias = Callable[[Frame], Awaitable[None]]
+
+
+class NoHandlerError(Exception):
+    """No handler can run a call."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run that waits for its result. `call_id` is empty while it is speculative."""
+
+    call_id: str
+    result: asyncio.Future[invocation_pb2.InvocationResult]
+
+
+class HandlerRuns:
+    """The runs of handlers for one turn."""
+
+    def __init__(
+        self,
+        start: turn_pb2.StartTurn,
+        *,
+        conversation_id: str,
+        tools: OfferedTools,
+        cache: FakeCache | None,
+        default_timeout: Duration,
+        emit: Emit,
+    ) -> None:
+        self._start = start
+        self._conversation_id = conversation_id
+        self._tools = tools
+        self._cache = cache
+        self._default_timeout = default_timeout
+        self._emit = emit
+        self._runs: dict[str, _Run] = {}
+        self._left = False
+
+    def owns(self, invocation_id: str) -> bool:
+        """Returns whether an invocation waits for its result."""
+        return invocation_id in self._runs
+
+    def settle(self, result: invocation_pb2.InvocationResult) -> None:
+        """Takes the result of an invocation."""
+        future = self._runs[result.invocation_id].result
+        if not future.done():
+            future.set_result(result)
+
+    def hang_up(self) -> None:
+        """Notes that the client has half-closed: the turn goes on without its tools."""
+        self._left = True
+        for run in self._runs.values():
+            if not run.result.done():
+                run.result.set_exception(NoHandlerError("the client is gone"))
+
+    async def progress(self, told: invocation_pb2.InvocationProgress) -> None:
+        """Passes on the progress of a handler. While the run is speculative, there is no call."""
+        if call_id := self._runs[told.invocation_id].call_id:
+            progress = turn_pb2.ToolCallProgress(
+                call_id=call_id,
+                message=told.message,
+                fraction=told.fraction if told.HasField("fraction") else None,
+            )
+            await self._emit(Frame(turn_id=self._start.turn_id, tool_call_progress=progress))
+
+    async def commit(self, invocation_id: str, call_id: str) -> None:
+        """Tells the client that a speculative run now answers a call. It may have ended."""
+        if (run := self._runs.get(invocation_id)) is not None:
+            run.call_id = call_id
+        committed = invocation_pb2.InvocationCommitted(invocation_id=invocation_id, call_id=call_id)
+        await self._emit(Frame(invocation_committed=committed))
+
+    async def run(
+        self, call: Call | Predict, *, call_id: str = "", prediction_id: str = ""
+    ) -> invocation_pb2.InvocationResult:
+        """Has the client run a call, or a predicted call, and returns its answer.
+
+        Raises:
+            NoHandlerError: The tool was removed, or the client has half-closed.
+            TimeoutError: The client did not answer in time, and its handler was cancelled.
+
+        On cancel: the handler is cancelled.
+        """
+        tool = self._tools.current(call.tool_name)
+        if tool is None or self._left:
+            why = "the client is gone" if self._left else f"tool {call.tool_name!r} was withdrawn"
+            raise NoHandlerError(why)
+        of = call_id or prediction_id
+        invocation_id = invocation_id_of(of)
+        timeout = tool.timeout if tool.HasField("timeout") else self._default_timeout
+        run = _Run(call_id, asyncio.get_running_loop().create_future())
+        self._runs[invocation_id] = run
+        invoke = invocation_pb2.Invoke(
+            invocation_id=invocation_id,
+            execution_id=f"execution-{of}",
+            call_id=call_id,
+            prediction_id=prediction_id,
+            turn_id=self._start.turn_id,
+            conversation_id=self._conversation_id,
+            tool_name=call.tool_name,
+            tool_version=version_of(tool),
+            arguments_json=arguments_json(call),
+            timeout=timeout,
+            trace_context=self._start.trace_context,
+        )
+        await self._emit(Frame(turn_id=self._start.turn_id, invoke=invoke))
+        try:
+            async with asyncio.timeout(_frames.seconds(timeout)):
+                return await run.result
+        except TimeoutError:
+            await self._call_off(invocation_id, invocation_pb2.INVOCATION_CANCEL_REASON_TIMEOUT)
+            raise
+        except asyncio.CancelledError:
+            await self._call_off(
+                invocation_id,
+                invocation_pb2.INVOCATION_CANCEL_REASON_TURN_ENDED
+                if run.call_id
+                else invocation_pb2.INVOCATION_CANCEL_REASON_PREDICTION_DISCARDED,
+            )
+            raise
+        finally:
+            del self._runs[invocation_id]
+            if self._cache is not None and not tool.effects.read_only:
+                self._cache.wrote()
+
+    async def _call_off(
+        self, invocation_id: str, reason: invocation_pb2.InvocationCancelReason.ValueType
+    ) -> None:
+        cancel = invocation_pb2.CancelInvocation(invocation_id=invocation_id, reason=reason)
+        await self._emit(Frame(cancel_invocation=cancel))
+
+
+def invocation_id_of(call_or_prediction_id: str) -> str:
+    """Returns the id of the run for a call or a prediction."""
+    return f"run-{call_or_prediction_id}"
+
+
+def arguments_json(call: Call | Predict) -> str:
+    """Returns the arguments of a call as JSON text."""
+    return json.dumps(dict(call.arguments))
