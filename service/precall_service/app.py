@@ -17,6 +17,8 @@ from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
 from precall_service.agent.conversations import Conversations
+from precall_service.agent.known_calls import KnownCalls
+from precall_service.agent.speculation import Speculation
 from precall_service.cache.base import CacheStore
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.memory import MemoryStore
@@ -25,6 +27,9 @@ from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
 from precall_service.settings import CacheSection, Settings
+from precall_service.speculation.predictors.cached import CachePredictor
+from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
+from precall_service.speculation.predictors.fork import Fork
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.transport.server import GrpcServer
 from precall_service.transport.server_info import ServerInfo
@@ -64,7 +69,10 @@ async def serve(
     On cancel, or if the block raises: everything stops immediately; running turns end with a
     retryable status.
     """
-    tool_limits = settings.tools.limits(cache_ttl_max_s=settings.cache.ttl_max_s)
+    tool_limits = settings.tools.limits(
+        cache_ttl_max_s=settings.cache.ttl_max_s,
+        early_open_world=settings.speculation.open_world_tools,
+    )
     async with (
         exported_traces(settings.tracing.otlp_endpoint, __version__),
         _opened_store(settings.cache) as store,
@@ -118,6 +126,14 @@ async def _serve(
     admission = Admission(clock, settings.admission.limits())
     follow_engine(admission, engines)
     agent_limits = settings.conversations.limits()
+    speculation = Speculation(
+        predictors=(CachePredictor(KnownCalls(cache)), EarlyDispatch(), Fork()),
+        learners=(),
+        engines=engines,
+        admission=admission,
+        clock=clock,
+        limits=settings.speculation.limits(),
+    )
     services = TurnServices(
         model=model,
         engines=engines,
@@ -126,6 +142,7 @@ async def _serve(
         dispatcher=dispatcher,
         cache=cache,
         cached_calls=CachedCalls(cache, dispatcher, clock),
+        speculation=speculation,
         clock=clock,
     )
     conversations = Conversations(services, agent_limits, dispatcher.limits)
@@ -137,32 +154,34 @@ async def _serve(
         tool_limits=dispatcher.limits,
         engines=engines,
         admission=admission,
+        speculation=speculation,
         clock=clock,
         started_at=clock.now(),
     )
     server = GrpcServer(settings.server.options(), conversations, cache, info)
-    address = await server.start()
-    try:
-        engine = await engines.start(on_progress)
-        background = asyncio.create_task(_keep_going(engines, server))
+    async with speculation:
+        address = await server.start()
         try:
-            server.set_ready(ready=True)
-            yield Service(
-                address=address,
-                model=model,
-                engine=engine,
-                engines=engines,
-                conversations=conversations,
-                admission=admission,
-                background=background,
-            )
-            await server.stop(settings.server.drain_s)
+            engine = await engines.start(on_progress)
+            background = asyncio.create_task(_keep_going(engines, server))
+            try:
+                server.set_ready(ready=True)
+                yield Service(
+                    address=address,
+                    model=model,
+                    engine=engine,
+                    engines=engines,
+                    conversations=conversations,
+                    admission=admission,
+                    background=background,
+                )
+                await server.stop(settings.server.drain_s)
+            finally:
+                background.cancel()
+                await asyncio.wait([background])
         finally:
-            background.cancel()
-            await asyncio.wait([background])
-    finally:
-        await server.stop(0.0)
-        await engines.close()
+            await server.stop(0.0)
+            await engines.close()
 
 
 async def _keep_going(engines: EngineSupervisor, server: GrpcServer) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, SecretStr
 from pydantic_settings import (
@@ -22,8 +22,11 @@ from pydantic_settings import (
 from precall_service.admission import AdmissionLimits
 from precall_service.agent.limits import AgentLimits
 from precall_service.cache.limits import CacheLimits
+from precall_service.domain.events import Predictor
+from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.domain.turn import TurnLimits
 from precall_service.engine.supervisor import RestartPolicy
+from precall_service.speculation.limits import SpeculationLimits, StageKey
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
 
@@ -32,6 +35,8 @@ Bytes = Annotated[int, Field(ge=1 << 10, le=1 << 28)]
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=1e6)]
+
+STAGE_KEY: Final = r"^(\*|[A-Za-z0-9_-]{1,64})(/(cache|early_dispatch|history|fork))?$"
 
 VARIABLE_PREFIX: Final = "PRECALL_"
 OTHER_VARIABLES: Final = frozenset({"PRECALL_ADDRESS", "PRECALL_CACHE_DIR", "PRECALL_LOG_LEVEL"})
@@ -81,6 +86,8 @@ class EngineSection(_Section):
     """One of vLLM's tool parsers. None: chosen from the model; "none": no tool calls."""
     reasoning_parser: str | None = None
     """One of vLLM's reasoning parsers. None: chosen from the model; "none": all is text."""
+    reasoning_tokens_max: PositiveInt | None = None
+    """The most tokens that a step may reason. None: no limit, or the embedded model's own."""
     chat_template: Path | None = None
     structured_calls: bool = True
     kv_cache_bytes: PositiveInt | None = None
@@ -162,11 +169,13 @@ class ToolSection(_Section):
     timeout_max_s: Seconds = 600.0
     concurrency_default: Count = 16
 
-    def limits(self, *, cache_ttl_max_s: float) -> ToolLimits:
+    def limits(self, *, cache_ttl_max_s: float, early_open_world: frozenset[str]) -> ToolLimits:
         """Returns the limits of tools."""
         settings = self.model_dump()
         settings["timeout_default_s"] = min(self.timeout_default_s, self.timeout_max_s)
-        return ToolLimits(**settings, cache_ttl_max_s=cache_ttl_max_s)
+        return ToolLimits(
+            **settings, cache_ttl_max_s=cache_ttl_max_s, early_open_world=early_open_world
+        )
 
 
 class CacheSection(_Section):
@@ -193,6 +202,54 @@ class CacheSection(_Section):
             watches_max=self.watches_max,
             watches_per_tenant_max=self.watches_per_tenant_max,
         )
+
+
+Mode = Literal["off", "shadow", "issue"]
+PredictorChoice = Literal["cache", "early_dispatch", "history", "fork"]
+
+
+class SpeculationSection(_Section):
+    """`[speculation]`: which predicted calls may run early. Tools must allow it, too."""
+
+    mode: Mode = "issue"
+    """The most that a conversation gets, and what it gets if it asks for nothing."""
+    predictors: frozenset[PredictorChoice] = frozenset(get_args(PredictorChoice))
+    depth_max: Annotated[int, Field(ge=1, le=8)] = 2
+    open_world_tools: frozenset[str] = frozenset()
+    """Tools that may run early although they are declared as open-world."""
+    stages: dict[Annotated[str, Field(pattern=STAGE_KEY)], Mode] = {}
+    """Fixed stages, by "tool", "tool/predictor" or "*/predictor"."""
+    waste_weight: Annotated[float, Field(ge=0, le=1000)] = 0.2
+    margin_s: SecondsOrZero = 0.01
+    predictions_per_turn_max: Annotated[int, Field(ge=1, le=1024)] = 64
+    running_per_turn_max: Count = 4
+    running_per_tenant_max: Count = 32
+    waste_per_minute_s: SecondsOrZero = 60.0
+    result_age_max_s: Seconds = 60.0
+    breaker_failures: Count = 5
+    breaker_s: Seconds = 30.0
+    forks_max: Annotated[int, Field(ge=0, le=1024)] = 8
+    fork_tokens_max: Annotated[int, Field(ge=1, le=1 << 16)] = 192
+
+    def limits(self) -> SpeculationLimits:
+        """Returns the limits of speculation."""
+        own = {"mode", "predictors", "depth_max", "open_world_tools", "stages"}
+        return SpeculationLimits(
+            most=SpeculationSettings(
+                mode=SpeculationMode[self.mode.upper()],
+                predictors=frozenset(Predictor[each.upper()] for each in self.predictors),
+                max_depth=self.depth_max,
+            ),
+            stages={
+                _stage_key(key): SpeculationMode[mode.upper()] for key, mode in self.stages.items()
+            },
+            **self.model_dump(exclude=own),
+        )
+
+
+def _stage_key(key: str) -> StageKey:
+    tool, _, predictor = key.partition("/")
+    return tool, Predictor[predictor.upper()] if predictor else None
 
 
 class TracingSection(_Section):
@@ -244,6 +301,7 @@ class Settings(BaseSettings):
     conversations: ConversationSection = ConversationSection()
     tools: ToolSection = ToolSection()
     cache: CacheSection = CacheSection()
+    speculation: SpeculationSection = SpeculationSection()
     tracing: TracingSection = TracingSection()
 
     @classmethod

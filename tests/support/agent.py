@@ -17,14 +17,18 @@ from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import NumberedEvent
+from precall_service.agent.speculation import Speculation
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.limits import CacheLimits
 from precall_service.cache.memory import MemoryStore
 from precall_service.domain.events import ConversationEvent, GoAway, Invoke, TurnCompleted
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Transcript
+from precall_service.domain.speculation import SpeculationRequest
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
+from precall_service.speculation.base import Predictor
+from precall_service.speculation.limits import SpeculationLimits
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerAnswer, HandlerResult
@@ -39,6 +43,7 @@ T = TypeVar("T")
 
 LIMITS = TurnLimits(max_steps=8, max_turn_tokens=2000, max_duration_s=60.0)
 HOLD_S = 5.0
+WITH_EVENTS = SpeculationRequest(send_events=True)
 WEATHER = ToolProposal(name="weather", input_schema_json=CITY_SCHEMA, timeout_s=20.0)
 TIME = ToolProposal(name="time", timeout_s=20.0)
 ROME = ("weather", '{"city":"Rome"}')
@@ -193,7 +198,12 @@ class Agent:
     """An engine with the whole agent loop around it, on a manual clock."""
 
     def __init__(
-        self, engines: Sequence[ScriptedEngine], limits: AgentLimits, tracer: Tracer
+        self,
+        engines: Sequence[ScriptedEngine],
+        limits: AgentLimits,
+        tracer: Tracer,
+        predictors: Sequence[Predictor] | Callable[[ToolCache], Sequence[Predictor]],
+        speculation: SpeculationLimits,
     ) -> None:
         rest = iter(engines)
         self.clock = ManualClock()
@@ -206,6 +216,14 @@ class Agent:
         self.dispatcher = Dispatcher(self.clock, tool_limits())
         self.store = MemoryStore(self.clock, bytes_max=1 << 20, nodes_max=1024, changes_max=256)
         self.cache = ToolCache(self.store, CacheLimits(entry_bytes_max=4096))
+        self.speculation = Speculation(
+            predictors=predictors(self.cache) if callable(predictors) else predictors,
+            learners=(),
+            engines=self.supervisor,
+            admission=self.admission,
+            clock=self.clock,
+            limits=speculation,
+        )
         services = TurnServices(
             model="scripted",
             engines=self.supervisor,
@@ -214,6 +232,7 @@ class Agent:
             dispatcher=self.dispatcher,
             cache=self.cache,
             cached_calls=CachedCalls(self.cache, self.dispatcher, self.clock),
+            speculation=self.speculation,
             clock=self.clock,
             tracer=tracer,
         )
@@ -238,13 +257,14 @@ class Agent:
         system_prompt: str = "",
         template_variables: JsonObject | None = None,
         handler: Handler | None = None,
+        speculation: SpeculationRequest = WITH_EVENTS,
     ) -> Client:
         """Opens a conversation with these tools. Returns its client."""
         transcript = Transcript(
             messages=(), system_prompt=system_prompt, template_variables=template_variables or {}
         )
         conversation = self._open.enter_context(
-            self.conversations.opened(tenant, "helper", transcript)
+            self.conversations.opened(tenant, "helper", transcript, speculation)
         )
         registrations = conversation.register(tools, path="open.tools")
         assert all(registration.error is None for registration in registrations)
@@ -274,6 +294,7 @@ class Agent:
         await settle()
         assert (self.admission.admitted, self.admission.waiting) == (0, 0)
         assert self.dispatcher.in_flight == 0
+        assert self.speculation.in_flight == 0
         if self.supervisor.running is not None:
             load = await self.supervisor.engine().load()
             assert (load.running, load.waiting) == (0, 0)
@@ -296,14 +317,22 @@ async def agent_on(
     *engines: ScriptedEngine,
     limits: AgentLimits | None = None,
     tracer: Tracer | None = None,
+    predictors: Sequence[Predictor] | Callable[[ToolCache], Sequence[Predictor]] = (),
+    speculation: SpeculationLimits | None = None,
 ) -> AsyncGenerator[Agent]:
     """An agent on these engines, one after the other. The end of the block closes and checks it."""
-    there = Agent(engines, limits or agent_limits(), tracer or default_tracer())
+    there = Agent(
+        engines,
+        limits or agent_limits(),
+        tracer or default_tracer(),
+        predictors,
+        speculation or SpeculationLimits(),
+    )
     await there.supervisor.start(lambda _stage, _fraction: None)
     running = asyncio.create_task(there.supervisor.run())
     await settle()
     try:
-        async with there.cache, there.dispatcher:
+        async with there.cache, there.dispatcher, there.speculation:
             yield there
             await there.close()
     finally:

@@ -85,7 +85,7 @@ class Calls:
 
     async def guess(self, prediction_id: str = "") -> Run:
         """A speculative run, of the tool in a form that may run early."""
-        if not self.tool.declaration.effects.may_run_early:
+        if not self.dispatcher.limits.may_run_early(self.tool.declaration):
             self.register(effects=SAFE)
         return await self.launch(call_id="", prediction_id=prediction_id)
 

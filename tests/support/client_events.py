@@ -10,6 +10,11 @@ from precall_service.agent.outbox import NumberedEvent
 from precall_service.domain.events import (
     ConversationEvent,
     Invoke,
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionLaunched,
+    PredictionProposed,
+    PredictionReady,
     ReasoningDelta,
     StepCompleted,
     StepFinishReason,
@@ -80,6 +85,9 @@ class _Turn:
     in_step: bool = False
     text: str = ""
     calls: dict[str, _Call] = field(default_factory=dict[str, _Call])
+    predictions: set[str] = field(default_factory=set[str])
+    open_predictions: set[str] = field(default_factory=set[str])
+    launched: set[str] = field(default_factory=set[str])
     completed: TurnCompleted | None = None
 
     @property
@@ -117,6 +125,8 @@ class _Turn:
                 self.text += text
             case ReasoningDelta():
                 assert self.in_step
+            case Invoke(call_id=""):
+                assert event.prediction_id in self.launched
             case Invoke(call_id=call_id):
                 assert self.calls[call_id].ready
                 assert not self.calls[call_id].completed
@@ -147,11 +157,31 @@ class _Turn:
                 assert wait_time_s >= 0
                 self.calls[call_id].completed = True
             case _:
+                self._add_of_prediction(event)
+
+    def _add_of_prediction(self, event: ConversationEvent) -> None:
+        match event:
+            case PredictionProposed(prediction_id):
+                assert prediction_id not in self.predictions
+                self.predictions.add(prediction_id)
+                self.open_predictions.add(prediction_id)
+            case PredictionLaunched(prediction_id):
+                assert prediction_id in self.open_predictions - self.launched
+                self.launched.add(prediction_id)
+            case PredictionReady(prediction_id):
+                assert prediction_id in self.open_predictions
+            case PredictionConfirmed(prediction_id, call_id):
+                self.open_predictions.remove(prediction_id)
+                assert self.calls[call_id].ready
+            case PredictionDiscarded(prediction_id):
+                self.open_predictions.remove(prediction_id)
+            case _:
                 raise AssertionError(f"{event} does not belong to a turn")
 
     def _complete(self, event: TurnCompleted) -> None:
         assert not self.in_step
         assert all(call.completed for call in self.calls.values())
+        assert not self.open_predictions, "a prediction ends before its turn"
         assert event.text == self.text, "the pieces of a step must add up to its text"
         assert (event.error is None) == (event.outcome is TurnOutcome.ANSWERED)
         assert event.report.steps == self.step + 1

@@ -142,5 +142,5 @@ def test_sections_become_the_values_of_their_packages() -> None:
 
 def test_a_lower_limit_on_timeouts_lowers_the_default_too() -> None:
     tools = load_settings(None, {"tools": {"timeout_max_s": 9.0}}).tools
-    limits = tools.limits(cache_ttl_max_s=60.0)
+    limits = tools.limits(cache_ttl_max_s=60.0, early_open_world=frozenset())
     assert limits.timeout_default_s == limits.timeout_max_s == 9.0

@@ -7,14 +7,14 @@ Concurrency: parents are given explicitly and no context is attached to a task, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -84,6 +84,11 @@ class OpenSpan:
         _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(self._span, Context()))
         return carrier
 
+    @property
+    def link(self) -> Link:
+        """A link to this span."""
+        return Link(self._span.get_span_context())
+
     def fail(self, error_type: str) -> None:
         """Marks the span as failed, with a reason from a closed list."""
         self._span.set_attribute(names.ERROR_TYPE, error_type)
@@ -138,8 +143,8 @@ class TurnTrace(OpenSpan):
         )
         super().__init__(span)
 
-    def step(self, settings: StepSettings) -> OpenSpan:
-        """Starts the `chat` span of a step."""
+    def step(self, settings: StepSettings, used: Sequence[OpenSpan] = ()) -> OpenSpan:
+        """Starts the `chat` span of a step, with links to the predictions whose results it uses."""
         attributes: dict[str, AttributeValue | None] = {
             names.OPERATION_NAME: names.CHAT,
             names.PROVIDER_NAME: "vllm",
@@ -150,7 +155,16 @@ class TurnTrace(OpenSpan):
             names.REQUEST_TOP_P: settings.top_p,
             names.REQUEST_SEED: settings.seed,
         }
-        return self._child(f"{names.CHAT} {self._model}", attributes)
+        links = [span.link for span in used]
+        return self._child(f"{names.CHAT} {self._model}", attributes, links)
+
+    def prediction(self, tool_name: str) -> OpenSpan:
+        """Starts the `speculate` span of a prediction, which lasts until the prediction ends."""
+        attributes: dict[str, AttributeValue | None] = {
+            names.OPERATION_NAME: names.SPECULATE,
+            names.TOOL_NAME: tool_name,
+        }
+        return self._child(f"{names.SPECULATE} {tool_name}", attributes)
 
     def tool(self, tool_name: str, call_id: str) -> OpenSpan:
         """Starts the `execute_tool` span of a call, which lasts from dispatch to the call's end."""
@@ -162,13 +176,19 @@ class TurnTrace(OpenSpan):
         }
         return self._child(f"{names.EXECUTE_TOOL} {tool_name}", attributes)
 
-    def _child(self, name: str, attributes: Mapping[str, AttributeValue | None]) -> OpenSpan:
+    def _child(
+        self,
+        name: str,
+        attributes: Mapping[str, AttributeValue | None],
+        links: Sequence[Link] = (),
+    ) -> OpenSpan:
         return OpenSpan(
             self._tracer.start_span(
                 name,
                 context=trace.set_span_in_context(self._span, Context()),
                 kind=SpanKind.INTERNAL,
                 attributes=_present(attributes) | self._shared,
+                links=links,
             )
         )
 

@@ -1,8 +1,8 @@
 """The account of a turn: the one record of what happened and when, for all observers.
 
-The turn notes each happening once. The account adds the time and passes both to the observers:
-today the report and the spans, later metrics and predictors. Events for the client are sent
-separately and may be sent later, because a client may read slowly.
+The turn notes each happening once. The account adds the time and passes both to the observers: the
+report, the spans, and the turn's speculation, which notes what happens to its predictions in turn.
+Events for the client are sent separately and may be sent later, because a client may read slowly.
 
 Owns: the times of a turn. Observers use these times and never read the clock.
 """
@@ -15,6 +15,11 @@ from typing import Protocol
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import (
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionLaunched,
+    PredictionProposed,
+    PredictionReady,
     ReasoningDelta,
     StepCompleted,
     TextDelta,
@@ -67,6 +72,11 @@ Happening = (
     | StepCompleted
     | CallTaken
     | ToolCallCompleted
+    | PredictionProposed
+    | PredictionLaunched
+    | PredictionReady
+    | PredictionConfirmed
+    | PredictionDiscarded
     | TurnCompleted
 )
 
@@ -87,7 +97,11 @@ class TurnAccount:
 
     def __init__(self, clock: Clock, observers: Sequence[TurnObserver]) -> None:
         self._clock = clock
-        self._observers = tuple(observers)
+        self._observers = list(observers)
+
+    def add(self, observer: TurnObserver) -> None:
+        """Adds an observer of everything that happens from now on."""
+        self._observers.append(observer)
 
     def note(self, happening: Happening) -> None:
         """Records that this happens now."""

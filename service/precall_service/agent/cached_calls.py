@@ -18,7 +18,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from precall_service.cache.base import Entry, Origin, Value
+from precall_service.agent.early_run import EarlyRun
+from precall_service.cache.base import Entry, Lookup, Origin, Value
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.query import CacheQuery
 from precall_service.domain.clock import Clock
@@ -32,6 +33,9 @@ from precall_service.tools.toolset import RegisteredTool
 _OF_ITS_PROCESS = {Reason.TOOL_UNAVAILABLE, Reason.CANCELLED}
 """Endings that concern the process or turn in which a run was started, but not equal calls."""
 
+Launch = Callable[[Lookup | None], Run | EarlyRun]
+"""Starts the run for a call, after this look-up; or returns the early run that the call claims."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallAnswer:
@@ -42,6 +46,9 @@ class CallAnswer:
     entry_version: int = 0
     age_s: float | None = None
 
+    prediction_id: str = ""
+    time_saved_s: float | None = None
+
     @staticmethod
     def of_run(ending: InvocationEnding, *, joined: bool = False) -> CallAnswer:
         """Returns the answer for a call whose handler ran, for this call or an equal one."""
@@ -50,13 +57,25 @@ class CallAnswer:
         source = ResultSource.JOINED if joined else ResultSource.COMMITTED
         return CallAnswer(ending=ending, source=source)
 
+    @staticmethod
+    def of_early_run(ending: InvocationEnding, early: EarlyRun) -> CallAnswer:
+        """Returns the answer for a call whose handler was started for a prediction of it."""
+        return CallAnswer(
+            ending=ending,
+            source=ResultSource.UNSPECIFIED if ending.error else ResultSource.SPECULATIVE,
+            prediction_id=early.prediction.prediction_id,
+            time_saved_s=None if ending.error else early.saved_s,
+        )
+
 
 class _Flight:
     """A run that equal calls share, until its result is stored."""
 
-    def __init__(self, run: Run, snapshot: int) -> None:
+    def __init__(self, run: Run, snapshot: int, early: EarlyRun | None = None) -> None:
         self.run = run
         self.snapshot = snapshot
+        self.early = early
+        """What the run was before the call that started this flight claimed it."""
         self.landed = asyncio.Event()
         """Set once the run has ended and its result, if it has one, is stored."""
         self._calls: list[ProgressListener] = []
@@ -108,10 +127,10 @@ class CachedCalls:
         self,
         tool: RegisteredTool,
         query: CacheQuery,
-        launch: Callable[[], Run],
+        launch: Launch,
         on_progress: ProgressListener,
     ) -> CallAnswer:
-        """Returns the answer to a call of this tool. `launch` starts its run, if it needs one.
+        """Returns the answer to a call of this tool. `launch` is called if it needs a run.
 
         On cancel: a run that no other call waits for is discarded.
         """
@@ -123,13 +142,14 @@ class CachedCalls:
                 lookup = await self._cache.find(query)
                 entry = None if lookup is None else lookup.entry
                 if entry is not None and self._fits(tool, entry.value):
-                    self._cache.count_hit(tenant, entry)
+                    self._cache.count_hit(query.key, entry)
                     return _from_cache(entry)
                 if not missed:
                     self._cache.count_miss(tenant, stale=lookup is not None and lookup.stale)
                     missed = True
                 if lookup is None:  # without versions, nothing may be shared or stored
-                    run = launch()
+                    run = launch(None)
+                    assert isinstance(run, Run), "no call claims an early run without versions"
                     run.on_progress(on_progress)
                     return CallAnswer.of_run(await _ending(run))
                 flight = slot.flight
@@ -139,8 +159,10 @@ class CachedCalls:
                     and lookup.changed_at <= flight.snapshot
                 )
                 if flight is None or not joined:
-                    flight = self._start(slot, query, launch(), lookup.snapshot)
+                    flight = self._start(slot, query, launch(lookup), lookup.snapshot)
                 ending = await flight.share(on_progress, starter=not joined)
+                if not joined and flight.early is not None:
+                    return CallAnswer.of_early_run(ending, flight.early)
                 if joined and not self._answers(tool, flight.run, ending):
                     too_old = flight
                     continue
@@ -177,24 +199,35 @@ class CachedCalls:
             return False
         return True
 
-    def _start(self, slot: _Slot, query: CacheQuery, run: Run, snapshot: int) -> _Flight:
-        slot.flight = flight = _Flight(run, snapshot)
+    def in_flight(self, query: CacheQuery) -> bool:
+        """Returns whether an equal call is in progress."""
+        return (query.key.tenant, query.key.digest) in self._slots
+
+    def _start(
+        self, slot: _Slot, query: CacheQuery, launched: Run | EarlyRun, snapshot: int
+    ) -> _Flight:
+        if isinstance(launched, EarlyRun):
+            flight = _Flight(launched.run, launched.snapshot, launched)
+        else:
+            flight = _Flight(launched, snapshot)
+        slot.flight = flight
         self._cache.spawn(self._fly(query, flight))
         return flight
 
     async def _fly(self, query: CacheQuery, flight: _Flight) -> None:
-        began_at = self._clock.now()
+        run = flight.run
         try:
-            ending = await flight.run.ending()
+            ending = await run.ending()
             if ending.error is None:
+                assert run.ended_at is not None
                 await self._cache.keep(
                     query,
                     flight.snapshot,
                     result_json=ending.result_json,
                     content=ending.content,
-                    execution_id=flight.run.execution_id,
-                    origin=Origin.COMMITTED,
-                    cost_s=self._clock.now() - began_at,
+                    execution_id=run.execution_id,
+                    origin=Origin.SPECULATIVE if flight.early else Origin.COMMITTED,
+                    cost_s=run.ended_at - run.launched_at,
                 )
         finally:
             flight.landed.set()

@@ -1,10 +1,11 @@
 """The path of a call: from what the model wrote to its one ending.
 
-    validate ─▶ cache ─▶ dispatch ─▶ record
+    validate ─▶ cache ─▶ claim ─▶ dispatch ─▶ record
 
-The calls of a step take the path concurrently and independently. Everything that can answer a call
-without a new run, or prevent its run, belongs between validating and dispatching: first a person's
-approval, then the cache and the claim of a predicted run.
+The calls of a step take the path concurrently and independently. A call claims the run that was
+started for a prediction of it, if there is one. Everything else that can answer a call without a
+new run, or prevent its run, belongs between validating and dispatching: first a person's approval,
+then the cache.
 
 Owns: which calls have no ending yet, and which tools may have had effects.
 Never: generates tokens or runs handlers; the engine and the dispatcher do.
@@ -21,7 +22,9 @@ from functools import partial
 from precall_service.agent import refusals
 from precall_service.agent.account import CallTaken
 from precall_service.agent.cached_calls import CallAnswer
+from precall_service.agent.early_run import EarlyRun
 from precall_service.agent.scope import TurnScope
+from precall_service.cache.base import Lookup
 from precall_service.cache.query import CacheQuery, cache_query
 from precall_service.cache.writes import ToolWrite
 from precall_service.domain.endings import InvocationEnding, model_text
@@ -116,9 +119,12 @@ class TurnCalls:
             query = cache_query(
                 context.tenant, context.conversation_id, current.declaration, arguments
             )
-            if query is None:
-                return CallAnswer.of_run(await self._run(current, call, arguments))
-            answer = await self._from_cache_or_run(current, call, query)
+            if query is not None:
+                answer = await self._from_cache_or_run(current, call, query)
+            elif (early := await self._scope.speculation.claim(current, call)) is not None:
+                answer = await self._from_early_run(current, call, early)
+            else:
+                answer = CallAnswer.of_run(await self._run(current, call, arguments))
             if answer is not None:
                 return answer
 
@@ -126,14 +132,32 @@ class TurnCalls:
         self, tool: RegisteredTool, call: ToolCall, query: CacheQuery
     ) -> CallAnswer | None:
         """Returns the answer to a call; None if the tool was updated before it could run."""
-        # Pinned, because the query was made from this declaration of the tool.
+
+        def launch(lookup: Lookup | None) -> Run | EarlyRun:
+            early = self._scope.speculation.claim_after(tool, call, lookup)
+            # Pinned, because the query was made from this declaration of the tool.
+            return early or self._launch(tool, call, pinned=True)
+
         answer = await self._scope.services.cached_calls.answer(
-            tool, query, lambda: self._launch(tool, call, pinned=True), self._progress_of(call)
+            tool, query, launch, self._progress_of(call)
         )
-        error = answer.ending.error
-        if error is not None and error.reason is Reason.TOOL_UNAVAILABLE:
-            return None if tool.current() not in (tool, None) else answer
-        return answer
+        return None if _was_updated(tool, answer.ending) else answer
+
+    async def _from_early_run(
+        self, tool: RegisteredTool, call: ToolCall, early: EarlyRun
+    ) -> CallAnswer | None:
+        """Awaits the run that the call has claimed.
+
+        Returns the answer; None if the tool was updated before the run had a slot.
+        """
+        early.run.on_progress(self._progress_of(call))
+        try:
+            ending = await early.run.ending()
+        except asyncio.CancelledError:
+            early.run.discard(InvocationCancelReason.TURN_ENDED)
+            await early.run.closed()
+            raise
+        return None if _was_updated(tool, ending) else CallAnswer.of_early_run(ending, early)
 
     async def _run(
         self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject
@@ -219,6 +243,8 @@ class TurnCalls:
                 source=answer.source,
                 cache_entry_version=answer.entry_version,
                 cache_age_s=answer.age_s,
+                prediction_id=answer.prediction_id,
+                time_saved_s=answer.time_saved_s,
                 content=(ContentPart(text=ending.content),) if ending.content else (),
             )
             self._scope.account.note(call.completed)
@@ -227,3 +253,10 @@ class TurnCalls:
 
     def _outlived(self, call_id: str) -> InvocationEnding:
         return refusals.call_outlived(in_doubt=call_id in self._in_doubt)
+
+
+def _was_updated(tool: RegisteredTool, ending: InvocationEnding) -> bool:
+    """Returns whether a run could not start because its tool was updated."""
+    error = ending.error
+    unavailable = error is not None and error.reason is Reason.TOOL_UNAVAILABLE
+    return unavailable and tool.current() not in (tool, None)

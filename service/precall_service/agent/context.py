@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 from precall_service.admission import Admission, GrowthRecord
 from precall_service.agent.cached_calls import CachedCalls
+from precall_service.agent.speculation import Speculation
 from precall_service.agent.transcript import Tail
 from precall_service.cache.cache import ToolCache
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import TurnCompleted
 from precall_service.domain.messages import Message, Transcript
+from precall_service.domain.speculation import SpeculationSettings
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.toolset import RegisteredTool
@@ -28,6 +30,7 @@ class TurnServices:
     dispatcher: Dispatcher
     cache: ToolCache
     cached_calls: CachedCalls
+    speculation: Speculation
     clock: Clock
     tracer: Tracer = field(default_factory=default_tracer)
 
@@ -47,6 +50,7 @@ class TurnContext:
     transcript: Transcript
     tail: Tail | None
     tools: tuple[RegisteredTool, ...]
+    speculation: SpeculationSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

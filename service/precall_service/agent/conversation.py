@@ -35,6 +35,7 @@ from precall_service.domain.events import (
     TurnOutcome,
 )
 from precall_service.domain.messages import Transcript
+from precall_service.domain.speculation import SpeculationSettings
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolLimits, ToolProposal
@@ -54,6 +55,7 @@ class Conversation:
         tenant: str,
         agent_name: str,
         transcript: Transcript,
+        speculation: SpeculationSettings,
         services: TurnServices,
         limits: AgentLimits,
         tool_limits: ToolLimits,
@@ -62,6 +64,7 @@ class Conversation:
         self.tenant = tenant
         self.limits = limits
         self.outbox = Outbox(limits.events_max, first_sequence=1)
+        self.speculation = speculation
         self._agent_name = agent_name
         self._transcript = transcript
         self._tail: Tail | None = None
@@ -137,10 +140,12 @@ class Conversation:
                 transcript=replace(self._transcript, tools=declarations),
                 tail=self._tail,
                 tools=tools,
+                speculation=self.speculation,
             ),
             services=self._services,
             emit=lambda event: self.outbox.put(event, spec.turn_id),
             offer=lambda event: self.outbox.offer(event, spec.turn_id),
+            push=lambda event: self.outbox.push(event, spec.turn_id),
         )
         self._wake.set()
 

@@ -18,6 +18,7 @@ from precall_service.agent.limits import AgentLimits
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import GoAway, TurnOutcome
 from precall_service.domain.messages import Transcript
+from precall_service.domain.speculation import SpeculationRequest
 from precall_service.tools.declarations import ToolLimits
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,15 @@ class Conversations:
 
     @contextmanager
     def opened(
-        self, tenant: str, agent_name: str, transcript: Transcript
+        self,
+        tenant: str,
+        agent_name: str,
+        transcript: Transcript,
+        speculation: SpeculationRequest,
     ) -> Generator[Conversation]:
         """Yields a new conversation, which counts as open until the block ends.
+
+        Its speculation is what is asked for, as far as the operator allows it.
 
         Raises:
             ServiceError: OVERLOADED if too many are open; DRAINING if the server is shutting down.
@@ -66,6 +73,7 @@ class Conversations:
             tenant=tenant,
             agent_name=agent_name,
             transcript=transcript,
+            speculation=self._services.speculation.limits.most.narrowed(speculation),
             services=self._services,
             limits=self.limits,
             tool_limits=self.tool_limits,

@@ -18,6 +18,9 @@ Emit = Callable[[TurnEvent], Awaitable[object]]
 """Sends an event of a turn to the client. It waits while the client is too slow to read."""
 Offer = Callable[[TurnEvent], None]
 """Sends an event of a turn to the client, or drops it if the client is too slow to read."""
+Push = Callable[[TurnEvent], object]
+"""Sends an event of a turn to the client, even if the client is too slow to read. The number of
+these events has a bound of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,12 @@ class Outbox:
             await self._room.wait()
         return self._append(event, turn_id)
 
-    def push(self, event: ConversationEvent) -> bool:
+    def push(self, event: ConversationEvent, turn_id: str = "") -> bool:
         """Adds an event even if there is no room; returns False if it was dropped after `close`.
 
         Only for events whose number has a bound of its own.
         """
-        return self._append(event, "")
+        return self._append(event, turn_id)
 
     def offer(self, event: ConversationEvent, turn_id: str = "") -> None:
         """Adds an event if there is room, else drops it."""

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
+from precall_service.agent.overlap import Overlap
 from precall_service.domain.events import (
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionLaunched,
+    PredictionProposed,
+    PredictionReady,
     ResultSource,
     StepCompleted,
     StepFinishReason,
@@ -34,6 +40,10 @@ class TurnReporter:
         self._calls_in_step = 0
         self._calls = 0
         self._cache_hits = 0
+        self._predictions = 0
+        self._confirmed = 0
+        self._wasted_s = 0.0
+        self._overlap = Overlap()
         self._usage = TokenUsage()
 
     def observe(self, at: float, happening: Happening) -> None:
@@ -57,6 +67,23 @@ class TurnReporter:
             case ToolCallCompleted():
                 self._answered_at = at
                 self._cache_hits += happening.source is ResultSource.CACHE
+                self._overlap.answer(at, happening)
+            case _:
+                self._observe_prediction(at, happening)
+
+    def _observe_prediction(self, at: float, happening: Happening) -> None:
+        match happening:
+            case PredictionProposed():
+                self._predictions += 1
+            case PredictionLaunched(prediction_id):
+                self._overlap.launch(at, prediction_id)
+            case PredictionReady(prediction_id):
+                self._overlap.end(at, prediction_id)
+            case PredictionConfirmed(prediction_id):
+                self._confirmed += 1
+                self._overlap.end(at, prediction_id)
+            case PredictionDiscarded():
+                self._wasted_s += happening.time_wasted_s
             case _:
                 pass
 
@@ -70,11 +97,16 @@ class TurnReporter:
             time_to_first_token_s=None if first is None else first - self._received_at,
             generation_time_s=self._generation_s,
             tool_time_exposed_s=self._tool_s,
+            tool_time_hidden_s=self._overlap.hidden_s,
             continuation_time_s=self._continuation_s,
+            saved_by_overlap_s=self._overlap.saved_s,
+            wasted_time_s=self._wasted_s,
             steps=self._steps,
             tool_calls=self._calls,
             usage=self._usage,
             cache_hits=self._cache_hits,
+            predictions=self._predictions,
+            predictions_confirmed=self._confirmed,
         )
 
     def _take_pieces(self, at: float, sampled: Sampled) -> None:
@@ -100,6 +132,7 @@ class TurnReporter:
         if self._calls_taken_at is not None and self._answered_at is not None:
             self._tool_s += self._answered_at - self._calls_taken_at
         self._calls_taken_at = None
+        self._overlap.close_step()
 
 
 def _sum(one: TokenUsage, other: TokenUsage) -> TokenUsage:

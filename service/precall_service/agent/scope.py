@@ -8,6 +8,7 @@ from precall_service.agent.account import TurnAccount
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.outbox import Emit, Offer
 from precall_service.agent.transcript import TurnTranscript
+from precall_service.agent.turn_speculation import TurnSpeculation
 from precall_service.domain.turn import TurnSpec
 
 
@@ -20,6 +21,7 @@ class TurnScope:
     services: TurnServices
     transcript: TurnTranscript
     account: TurnAccount
+    speculation: TurnSpeculation
     emit: Emit
     offer: Offer
 

@@ -10,6 +10,9 @@ from typing import Self
 from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
 from precall_service.agent.context import TurnContext
 from precall_service.domain.events import (
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionProposed,
     ResultSource,
     StepCompleted,
     StepFinishReason,
@@ -44,6 +47,9 @@ class TurnSpans:
         )
         self._step: OpenSpan | None = None
         self._calls: dict[str, OpenSpan] = {}
+        self._predictions: dict[str, OpenSpan] = {}
+        self._confirmed: list[OpenSpan] = []
+        """The predictions whose results the next step uses."""
 
     def __enter__(self) -> Self:
         self._turn = self._begin()
@@ -56,7 +62,7 @@ class TurnSpans:
         traceback: TracebackType | None,
     ) -> None:
         self._end_step()
-        for span in self._calls.values():
+        for span in (*self._calls.values(), *self._predictions.values()):
             span.end()
         self._turn.__exit__(kind, error, traceback)
 
@@ -64,19 +70,28 @@ class TurnSpans:
         """Returns the trace context for the handler of an open call."""
         return TraceContext(**self._calls[call_id].carrier)
 
+    def prediction_context(self, prediction_id: str) -> TraceContext:
+        """Returns the trace context for a handler that runs early for an open prediction."""
+        return TraceContext(**self._predictions[prediction_id].carrier)
+
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
         match happening:
             case Sampled():
                 pass
             case StepBegan(_, _, spec):
-                self._step = self._turn.step(_settings(spec))
+                self._step = self._turn.step(_settings(spec), self._confirmed)
+                self._confirmed = []
             case StepCompleted(_, finish, usage):
                 self._complete_step(finish, usage)
             case CallTaken(call_id, tool_name):
                 self._calls[call_id] = self._turn.tool(tool_name, call_id)
             case ToolCallCompleted():
                 self._complete_call(happening)
+            case PredictionProposed():
+                self._propose(happening)
+            case PredictionConfirmed() | PredictionDiscarded():
+                self._resolve(happening)
             case TurnCompleted():
                 self._complete_turn(happening)
             case _:
@@ -103,10 +118,45 @@ class TurnSpans:
                 else None,
                 names.TOOL_CACHE_ENTRY_VERSION: completed.cache_entry_version if hit else None,
                 names.TOOL_CACHE_AGE: completed.cache_age_s,
+                names.TOOL_TIME_SAVED: completed.time_saved_s,
             }
         )
         if completed.error is not None and completed.outcome is not ToolCallOutcome.CANCELLED:
             span.fail(completed.error.reason.name)
+        span.end()
+
+    def _propose(self, proposed: PredictionProposed) -> None:
+        span = self._turn.prediction(proposed.tool_name)
+        span.set(
+            {
+                names.PREDICTION_PREDICTOR: proposed.predictor.name.lower(),
+                names.PREDICTION_CONFIDENCE: proposed.confidence,
+                names.PREDICTION_DEPTH: proposed.depth,
+            }
+        )
+        self._predictions[proposed.prediction_id] = span
+
+    def _resolve(self, ended: PredictionConfirmed | PredictionDiscarded) -> None:
+        """Ends the span of a prediction. A discarded prediction is not an error."""
+        span = self._predictions.pop(ended.prediction_id)
+        if isinstance(ended, PredictionConfirmed):
+            span.set(
+                {
+                    names.PREDICTION_OUTCOME: "confirmed",
+                    names.PREDICTION_LEAD_TIME: ended.lead_time_s,
+                    names.TOOL_CALL_ID: ended.call_id,
+                }
+            )
+            self._confirmed.append(span)
+        else:
+            span.set(
+                {
+                    names.PREDICTION_OUTCOME: "discarded",
+                    names.PREDICTION_DISCARD_REASON: ended.reason.name.lower(),
+                    names.PREDICTION_TIME_WASTED: ended.time_wasted_s,
+                    names.TOOL_CALL_ID: ended.call_id or None,
+                }
+            )
         span.end()
 
     def _complete_turn(self, completed: TurnCompleted) -> None:
@@ -120,6 +170,10 @@ class TurnSpans:
                 names.TURN_STEPS: report.steps,
                 names.TURN_TOOL_CALLS: report.tool_calls,
                 names.TURN_CACHE_HITS: report.cache_hits,
+                names.TURN_PREDICTIONS: report.predictions,
+                names.TURN_PREDICTIONS_CONFIRMED: report.predictions_confirmed,
+                names.TURN_SAVED_BY_OVERLAP: report.saved_by_overlap_s,
+                names.TURN_WASTED_TIME: report.wasted_time_s,
             }
         )
         if completed.outcome is TurnOutcome.FAILED and completed.error is not None:

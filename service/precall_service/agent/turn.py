@@ -20,17 +20,19 @@ from precall_service.agent import refusals
 from precall_service.agent.account import TurnAccount
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
-from precall_service.agent.outbox import Emit, Offer
+from precall_service.agent.outbox import Emit, Offer, Push
 from precall_service.agent.report import TurnReporter
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step
 from precall_service.agent.steps import TurnSteps
 from precall_service.agent.traces import TurnSpans
 from precall_service.agent.transcript import TurnTranscript
+from precall_service.agent.turn_speculation import TurnSpeculation
 from precall_service.domain.clock import Timer
 from precall_service.domain.endings import model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
+    DiscardReason,
     TurnCompleted,
     TurnOutcome,
     TurnQueued,
@@ -56,18 +58,31 @@ class Turn:
         services: TurnServices,
         emit: Emit,
         offer: Offer,
+        push: Push,
     ) -> None:
         clock = services.clock
         self.spec = spec
         self._received_at = clock.now()
         self._spans = TurnSpans(services.tracer, spec, context)
         self._reporter = TurnReporter(self._received_at)
+        account = TurnAccount(clock, (self._reporter, self._spans))
+        self._speculation = TurnSpeculation(
+            services,
+            context,
+            spec,
+            account,
+            tell=push,
+            trace_context=self._spans.prediction_context,
+        )
+        if self._speculation.active:
+            account.add(self._speculation)
         self._scope = scope = TurnScope(
             spec=spec,
             context=context,
             services=services,
             transcript=TurnTranscript(context.transcript, context.tail, spec.text),
-            account=TurnAccount(clock, (self._reporter, self._spans)),
+            account=account,
+            speculation=self._speculation,
             emit=emit,
             offer=offer,
         )
@@ -100,6 +115,7 @@ class Turn:
                         self._work.cancel()
             finally:
                 self._set_timer(None)
+                self._speculation.close(self._why_over())
             if self._work.cancelled():
                 self._fail(refusals.step_given_up())
             return await self._end()
@@ -114,6 +130,12 @@ class Turn:
             self._fail(self._scope.services.engines.died())
         except Exception as error:  # noqa: BLE001 - a defect must still give the client its ending
             self._fail(report_defect(log, self._scope.who, error))
+
+    def _why_over(self) -> DiscardReason:
+        """Returns why predictions end that are still open when the turn's work is over."""
+        work = self._work
+        given_up = self._stop is not None or work is None or not work.done() or work.cancelled()
+        return DiscardReason.CANCELLED if given_up else DiscardReason.TURN_ENDED
 
     def _fail(self, error: ServiceError) -> None:
         """Ends the turn as FAILED; if it was to end anyway, the failure came of that."""
@@ -134,6 +156,7 @@ class Turn:
         expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
             await self._wait_for_admission(share)
+            services.speculation.branches.make_room(engine.info.sequences_max)
             tokens = await self._step_until_done(prompt, share)
         if self._outcome is TurnOutcome.ANSWERED:  # a cut turn would have grown further
             services.growth.observe(tenant, tool_set, tokens - len(prompt))

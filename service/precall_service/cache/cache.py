@@ -41,6 +41,7 @@ from precall_service.cache.counts import CacheStats, Counts
 from precall_service.cache.keys import entry_nodes, invalidated_nodes, key_node
 from precall_service.cache.limits import CacheLimits
 from precall_service.cache.query import CacheQuery
+from precall_service.cache.recent import RecentCalls
 from precall_service.cache.writes import ToolWrite
 from precall_service.domain.json import JsonObject
 from precall_service.domain.resources import read_nodes
@@ -57,6 +58,7 @@ class ToolCache:
         self.limits = limits
         self._store = store
         self._counts = Counts()
+        self.recent = RecentCalls()
         self._group = asyncio.TaskGroup()
         self._watches: Counter[str] = Counter()
 
@@ -122,7 +124,7 @@ class ToolCache:
             ttl_s=query.ttl_s,
         )
         try:
-            await self._store.put(
+            outcome = await self._store.put(
                 query.key,
                 value,
                 entry_nodes(query.key),
@@ -131,6 +133,9 @@ class ToolCache:
             )
         except StoreUnavailableError:
             self._counts.of(query.key.tenant).store_failures += 1
+            return
+        if isinstance(outcome, Stored):
+            self.recent.note(query.key)
 
     def write(
         self, tenant: str, conversation_id: str, tool: ToolDeclaration, arguments: JsonObject
@@ -146,9 +151,10 @@ class ToolCache:
             resources=tool.written(arguments, conversation_id),
         )
 
-    def count_hit(self, tenant: str, entry: Entry) -> None:
+    def count_hit(self, key: CacheKey, entry: Entry) -> None:
         """Counts a call that an entry answered."""
-        counts = self._counts.of(tenant)
+        self.recent.note(key)
+        counts = self._counts.of(key.tenant)
         counts.hits += 1
         counts.time_saved_s += entry.value.cost_s
 
@@ -215,6 +221,7 @@ class ToolCache:
             outcome = await self._store.put(key, value, entry_nodes(key), dependencies, conditions)
         match outcome:
             case Stored(version):
+                self.recent.note(key)
                 return version
             case Changed(resource):
                 raise refusals.resource_changed(resource)

@@ -39,8 +39,16 @@ def cache_query(
 
     It cannot be cached if the tool does not allow it, or if the arguments have no canonical text.
     """
-    if not tool.cacheable:
-        return None
+    return dependencies(tenant, conversation_id, tool, arguments) if tool.cacheable else None
+
+
+def dependencies(
+    tenant: str, conversation_id: str, tool: ToolDeclaration, arguments: JsonObject
+) -> CacheQuery | None:
+    """Returns what the result of a call depends on, as a query, whether or not it can be cached.
+
+    None if the arguments have no canonical text.
+    """
     try:
         key = cache_key(
             tenant=tenant,

@@ -33,14 +33,16 @@ class ToolEffects:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
-    @property
-    def may_run_early(self) -> bool:
-        """Whether a handler may run for a call that the model may never make."""
+    def may_run_early(self, *, open_world_allowed: bool) -> bool:
+        """Returns whether a handler may run for a call that the model may never make.
+
+        The operator may allow this for a tool that is declared as open-world.
+        """
         return (
             self.read_only
             and self.speculation_safe
-            and not self.open_world
             and not self.requires_approval
+            and (open_world_allowed or not self.open_world)
         )
 
 

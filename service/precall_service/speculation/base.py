@@ -48,9 +48,9 @@ class Candidate:
 
 
 Branch = Callable[[float, int], AsyncGenerator[Candidate, None]]
-"""Branches off the running step, skips the rest of the reasoning, and yields the calls that the model
-then writes. Its arguments are the temperature and the most calls to write. When it is closed or
-cancelled, the engine aborts the branch."""
+"""Branches off the running step, skips the rest of the reasoning, and yields the calls that the
+model then writes. Its arguments are the temperature and the most calls to write. It yields nothing
+if the engine has no room. When it is closed or cancelled, the engine aborts the branch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class Situation:
         written: The calls that the model has written in this step, in order.
         depth: How many calls ahead of the model a proposal is; 1 is its next call.
         reasoning_tokens: The number of tokens that the model has reasoned in this step.
+        confidence: The highest confidence of the predictor's proposals for this step so far.
         branch: Branches off the step; None if this is not possible at this moment.
     """
 
@@ -81,6 +82,7 @@ class Situation:
     written: tuple[PastCall, ...] = ()
     depth: int = 1
     reasoning_tokens: int = 0
+    confidence: float = 0.0
     branch: Branch | None = field(default=None, compare=False)
 
 

@@ -27,7 +27,11 @@ _NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolLimits:
-    """Limits of tools and of their calls. Sizes are in bytes of UTF-8."""
+    """Limits of tools and of their calls. Sizes are in bytes of UTF-8.
+
+    `early_open_world` are the names of the tools that the operator allows to run early although
+    they are declared as open-world.
+    """
 
     tools_max: int
     schema_bytes_max: int
@@ -38,6 +42,11 @@ class ToolLimits:
     timeout_max_s: float
     concurrency_default: int
     cache_ttl_max_s: float
+    early_open_world: frozenset[str] = frozenset()
+
+    def may_run_early(self, tool: ToolDeclaration) -> bool:
+        """Returns whether a handler may run for a call that the model may never make."""
+        return tool.effects.may_run_early(open_world_allowed=tool.name in self.early_open_world)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ class Dispatcher:
         Raises:
             ValueError: a defect of the caller: the tool's effects do not allow a speculative run.
         """
-        if not call_id and not tool.declaration.effects.may_run_early:
+        if not call_id and not self.limits.may_run_early(tool.declaration):
             raise ValueError(f"tool {tool.name!r} may not run early")
         run = Run(
             tool=tool,

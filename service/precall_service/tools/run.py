@@ -114,6 +114,8 @@ class Run:
         prediction_id: The prediction that started the run; empty if there is none.
         sent: Whether the process was sent the invocation. Only then can the handler have effects.
         ended: The ending; None until the run ends.
+        launched_at: When the run was launched.
+        ended_at: When it ended; None until then.
     """
 
     def __init__(
@@ -136,6 +138,8 @@ class Run:
         self.prediction_id = prediction_id
         self.sent = False
         self.ended: InvocationEnding | None = None
+        self.launched_at = clock.now()
+        self.ended_at: float | None = None
         self._pinned = pinned
         self._arguments_json = arguments_json
         self._context = context
@@ -306,7 +310,7 @@ class Run:
             return
         if self._pinned:
             raise failures.updated(current)
-        if self.speculative and not current.declaration.effects.may_run_early:
+        if self.speculative and not self._limits.may_run_early(current.declaration):
             raise failures.changed(current)
         check_arguments(current, self._arguments_json, self._limits)
         self.tool = current
@@ -358,6 +362,7 @@ class Run:
         assert self.ended is None
         del self._peer.runs[self.invocation_id]
         self.ended = ending
+        self.ended_at = self._clock.now()
         self._over.set()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()

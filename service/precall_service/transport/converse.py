@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from precall.v1 import agent_pb2, prediction_pb2
+from precall.v1 import agent_pb2
 from precall_service.agent.conversation import Conversation
 from precall_service.agent.conversations import Conversations
 from precall_service.domain.errors import Reason, ServiceError
@@ -24,6 +24,7 @@ from precall_service.tools.timeout import within
 from precall_service.transport import events_out, frames_in, opening_in
 from precall_service.transport.fields import duration
 from precall_service.transport.server_info import ServerInfo
+from precall_service.transport.speculation import speculation_settings
 from precall_service.transport.stall import WriteWatch
 from precall_service.transport.statuses import not_served
 
@@ -77,7 +78,9 @@ class ConverseStream:
                 tenant = opening_in.tenant(self._context.invocation_metadata() or ())
                 opening = await self._handshake()
                 conversation = stack.enter_context(
-                    self._conversations.opened(tenant, opening.agent_name, opening.transcript)
+                    self._conversations.opened(
+                        tenant, opening.agent_name, opening.transcript, opening.speculation
+                    )
                 )
             except ServiceError as error:
                 whom = self._context.peer(), tenant
@@ -140,9 +143,7 @@ class ConverseStream:
             model=self._info.model,
             capabilities=self._info.capabilities(),
             limits=self._info.limits(),
-            speculation=prediction_pb2.SpeculationSettings(
-                mode=prediction_pb2.SPECULATION_MODE_OFF
-            ),
+            speculation=speculation_settings(conversation.speculation),
             registrations=map(events_out.tool_registration, registrations),
         )
         return agent_pb2.ConverseResponse(

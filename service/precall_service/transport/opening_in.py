@@ -18,6 +18,7 @@ from precall_service.domain.messages import (
     Transcript,
     UserMessage,
 )
+from precall_service.domain.speculation import SpeculationRequest
 from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.text import shorten
@@ -29,6 +30,7 @@ from precall_service.transport.fields import (
     json_object,
     seconds,
 )
+from precall_service.transport.speculation import speculation_request
 from precall_service.transport.statuses import not_served
 
 NAME_CHARS_MAX = 80
@@ -66,6 +68,7 @@ class Opening:
 
     transcript: Transcript
     proposals: tuple[ToolProposal, ...]
+    speculation: SpeculationRequest
     client_name: str
     agent_name: str
 
@@ -95,6 +98,7 @@ def opening(
             template_variables=_template_variables(frame.template_variables_json),
         ),
         proposals=proposals("open.tools", frame.tools, tools_max=tools_max),
+        speculation=speculation_request(frame.speculation),
         client_name=frame.client_name[:128],
         agent_name=frame.agent_name[:128],
     )

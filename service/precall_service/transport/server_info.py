@@ -6,15 +6,18 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from precall.v1 import agent_pb2, turn_pb2
+from precall.v1 import agent_pb2, prediction_pb2, turn_pb2
 from precall_service.admission import Admission
 from precall_service.agent.limits import AgentLimits
+from precall_service.agent.speculation import Speculation
 from precall_service.domain.clock import Clock
+from precall_service.domain.speculation import SpeculationMode
 from precall_service.engine.base import EngineDiedError, EngineLoad, Feature
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.timeout import within
 from precall_service.transport.fields import duration
+from precall_service.transport.speculation import speculation_stats
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class ServerInfo:
     tool_limits: ToolLimits
     engines: EngineSupervisor
     admission: Admission
+    speculation: Speculation
     clock: Clock
     started_at: float
 
@@ -47,7 +51,10 @@ class ServerInfo:
         info = self.engines.info
         features = frozenset[Feature]() if info is None else info.features
         of_model = [each for feature, each in _CAPABILITIES.items() if feature in features]
-        return [*of_model, agent_pb2.CAPABILITY_TOOL_CACHE]
+        own = [agent_pb2.CAPABILITY_TOOL_CACHE]
+        if self.speculation.limits.most.mode is not SpeculationMode.OFF:
+            own.append(agent_pb2.CAPABILITY_SPECULATION)
+        return [*of_model, *own]
 
     def limits(self) -> agent_pb2.ServerLimits:
         """Returns the limits of the server."""
@@ -89,6 +96,14 @@ class ServerInfo:
                 waiting_turns=self.admission.waiting,
             ),
             uptime=duration(self.clock.now() - self.started_at),
+        )
+
+    def speculation_stats(self, tenant: str) -> prediction_pb2.GetSpeculationStatsResponse:
+        """Returns what speculation has done for a tenant."""
+        return speculation_stats(
+            self.speculation.records.of(tenant),
+            allowance=self.speculation.load.allowance(),
+            now=self.clock.now(),
         )
 
     async def _load(self) -> EngineLoad:

@@ -8,10 +8,17 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from precall.v1 import agent_pb2, agent_pb2_grpc, tool_cache_pb2, tool_host_pb2
+from precall.v1 import (
+    agent_pb2,
+    agent_pb2_grpc,
+    prediction_pb2,
+    tool_cache_pb2,
+    tool_host_pb2,
+)
 from precall_service.agent.conversations import Conversations
 from precall_service.transport.boundary import status_boundary
 from precall_service.transport.converse import Context, ConverseStream
+from precall_service.transport.opening_in import tenant
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.statuses import abort, not_served
 
@@ -64,6 +71,18 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """Returns what the server is, serves and allows."""
         async with status_boundary(context, "GetServerInfo"):
             return await self._info.response()
+
+    async def GetSpeculationStats(  # noqa: N802
+        self,
+        request: prediction_pb2.GetSpeculationStatsRequest,
+        context: grpc.aio.ServicerContext[
+            prediction_pb2.GetSpeculationStatsRequest,
+            Awaitable[prediction_pb2.GetSpeculationStatsResponse],
+        ],
+    ) -> prediction_pb2.GetSpeculationStatsResponse:
+        """Returns what speculation has done for the caller's tenant."""
+        async with status_boundary(context, "GetSpeculationStats"):
+            return self._info.speculation_stats(tenant(context.invocation_metadata() or ()))
 
     async def GetTranscript(  # noqa: N802
         self,

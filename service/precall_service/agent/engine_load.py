@@ -1,0 +1,100 @@
+"""How much speculation the engine's load allows: less and less as it fills up, and none when full.
+
+Owns: the latest sample of the load.
+Concurrency: one event loop. A sample is taken at most once a second, and only if one is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from precall_service.admission import Admission
+from precall_service.domain.clock import Clock
+from precall_service.engine.base import EngineDiedError, EngineLoad
+from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.tools.timeout import within
+
+log = logging.getLogger(__name__)
+
+SAMPLE_EVERY_S: Final = 1.0
+SAMPLE_TIMEOUT_S: Final = 5.0
+FULL: Final = 0.9
+"""The fraction of slots or KV cache in use from which nothing is allowed."""
+CALM: Final = 0.5
+"""The fraction in use up to which everything is allowed."""
+SLOW: Final = 2.0
+"""How much longer than usual a token may take before nothing is allowed."""
+STEPS: Final = 64
+STEP_TOKENS_MIN: Final = 16
+
+
+class LoadWatch:
+    """Watches the load of the engine."""
+
+    def __init__(
+        self,
+        engines: EngineSupervisor,
+        admission: Admission,
+        clock: Clock,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+    ) -> None:
+        self._engines = engines
+        self._admission = admission
+        self._clock = clock
+        self._spawn = spawn
+        self._load = EngineLoad(running=0, waiting=0, kv_usage=0.0)
+        self._sampled_at: float | None = None
+        self._token_times: deque[float] = deque(maxlen=STEPS)
+        """Seconds per token of the latest steps."""
+
+    def allowance(self) -> float:
+        """Returns how much speculation the load allows, from 0 to 1, by the latest sample."""
+        self._sample_if_due()
+        info = self._engines.info
+        if info is None or self._admission.waiting or self._load.waiting:
+            return 0.0
+        used = max(
+            self._load.kv_usage,
+            self._load.running / info.sequences_max,
+            self._admission.admitted / info.sequences_max,
+        )
+        return min(_between(used, CALM, FULL), _between(self._slowness(), 1.0, SLOW))
+
+    def observe_step(self, seconds: float, tokens: int) -> None:
+        """Notes how long a step took that generated so many tokens."""
+        if tokens >= STEP_TOKENS_MIN:
+            self._token_times.append(seconds / tokens)
+
+    def _slowness(self) -> float:
+        """Returns how much longer a token takes now than in the fastest of the latest steps."""
+        if len(self._token_times) < 4:
+            return 1.0
+        latest = sorted(list(self._token_times)[-3:])[1]
+        usual = sorted(self._token_times)[len(self._token_times) // 4]
+        return latest / usual if usual else 1.0
+
+    def _sample_if_due(self) -> None:
+        now = self._clock.now()
+        if self._sampled_at is None or now - self._sampled_at >= SAMPLE_EVERY_S:
+            self._sampled_at = now
+            self._spawn(self._sample())
+
+    async def _sample(self) -> None:
+        engine = self._engines.running
+        if engine is None:
+            return
+        try:
+            async with within(self._clock, SAMPLE_TIMEOUT_S):
+                self._load = await engine.load()
+        except EngineDiedError:
+            pass  # the engine's state says so
+        except TimeoutError:
+            log.debug("the engine did not report its load within %g s", SAMPLE_TIMEOUT_S)
+
+
+def _between(value: float, calm: float, full: float) -> float:
+    """Returns 1 up to `calm`, 0 from `full` on, and a fraction in between."""
+    return min(1.0, max(0.0, (full - value) / (full - calm)))

@@ -1,0 +1,181 @@
+"""Where a turn stands, as predictors see it.
+
+Owns: the calls of the turn until now, and the tokens of the step in progress.
+Concurrency: synchronous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from precall_service.agent.account import StepBegan
+from precall_service.agent.context import TurnContext, TurnServices
+from precall_service.domain.events import ToolCallReady
+from precall_service.domain.json import JsonError, JsonObject, dump, parse, parse_object
+from precall_service.domain.messages import AssistantMessage, Message, ToolMessage
+from precall_service.domain.turn import TurnSpec
+from precall_service.speculation.base import Branch, Lesson, Moment, PastCall, Situation
+from precall_service.speculation.ledger import Prediction
+
+EARLIER_CALLS_MAX: Final = 32
+"""The calls of earlier turns that predictors see."""
+EARLIER_RESULT_CHARS_MAX: Final = 64 << 10
+"""Longer results of earlier turns are not shown to predictors."""
+REASONED_AFTER: Final = (24, 64, 160, 400)
+"""The numbers of reasoning tokens after which predictors are asked again. A later answer is better
+and comes later, so the distances grow."""
+
+
+class Situations:
+    """Makes the situations of one turn."""
+
+    def __init__(self, context: TurnContext, spec: TurnSpec, services: TurnServices) -> None:
+        self._context = context
+        self._spec = spec
+        self._engines = services.engines
+        self._branches = services.speculation.branches
+        self._tools = {tool.name: tool.declaration for tool in context.tools}
+        self._earlier: tuple[PastCall, ...] | None = None
+        self._calls: tuple[PastCall, ...] = ()
+        self._written: dict[str, PastCall] = {}
+        self._began: StepBegan | None = None
+        self._before: Situation | None = None
+        self._asked = 0
+        """How often predictors were asked because the model has reasoned."""
+        self.step = 0
+        self.token_ids: list[int] = []
+        """The tokens that the step has sampled so far."""
+
+    def begin_step(self, began: StepBegan) -> None:
+        """Notes that a step begins. The calls of the step before have been answered."""
+        self._calls += tuple(self._written.values())
+        self._written = {}
+        self._began = began
+        self.step = began.step
+        self.token_ids = []
+        self._asked = 0
+        self._before = self.now(Moment.STEP_BEGAN)
+
+    def end_step(self) -> None:
+        """Notes that the step has ended, so that nothing can branch off it any more."""
+        self._began = None
+
+    def reasoned(self) -> bool:
+        """Notes that the model reasons. Returns whether predictors are asked now."""
+        if self._asked == len(REASONED_AFTER) or len(self.token_ids) < REASONED_AFTER[self._asked]:
+            return False
+        self._asked += 1
+        return True
+
+    def wrote(self, call: ToolCallReady) -> bool:
+        """Notes a call that is written. Returns whether it is a call that can be made."""
+        try:
+            arguments = self.arguments_of(call)
+        except JsonError:
+            return False
+        self._written[call.call_id] = PastCall(tool_name=call.tool_name, arguments=arguments)
+        return True
+
+    def arguments_of(self, call: ToolCallReady) -> JsonObject:
+        """Returns the arguments of a call.
+
+        Raises:
+            JsonError: they are not a JSON object.
+        """
+        return parse_object(call.arguments_json)
+
+    def answered(self, call_id: str, result_json: str) -> None:
+        """Notes the result of a call; empty if there is none."""
+        call = self._written.get(call_id)
+        if call is not None and result_json:
+            self._written[call_id] = PastCall(
+                tool_name=call.tool_name, arguments=call.arguments, result_json=result_json
+            )
+
+    def now(
+        self, moment: Moment, after: Prediction | None = None, confidence: float = 0.0
+    ) -> Situation:
+        """Returns the situation. After a prediction, it is the one in which it has come true."""
+        calls, ahead = self._calls, _chain(after)
+        if ahead:
+            calls += tuple(
+                PastCall(
+                    tool_name=each.key.tool_name,
+                    arguments=each.arguments,
+                    result_json=each.result_json,
+                )
+                for each in ahead
+            )
+        return Situation(
+            tenant=self._context.tenant,
+            conversation_id=self._context.conversation_id,
+            turn_id=self._spec.turn_id,
+            moment=moment,
+            step=self.step if after is None else after.step + 1,
+            text=self._spec.text,
+            tools=self._tools,
+            calls=calls,
+            earlier=self._earlier_calls(),
+            written=() if ahead else tuple(self._written.values()),
+            depth=1 if after is None else after.depth + 1,
+            reasoning_tokens=len(self.token_ids),
+            confidence=confidence,
+            branch=None if ahead else self._branch(),
+        )
+
+    def lesson(self) -> Lesson | None:
+        """Returns the calls of the last step, once; None if there were none."""
+        if self._before is None or not self._written:
+            return None
+        before, self._before = self._before, None
+        return Lesson(before=before, calls=tuple(self._written.values()))
+
+    def _branch(self) -> Branch | None:
+        engine, began = self._engines.running, self._began
+        if engine is None or began is None or self._written:
+            return None
+        return self._branches.off(engine, began.prompt, self.token_ids, began.spec)
+
+    def _earlier_calls(self) -> tuple[PastCall, ...]:
+        if self._earlier is None:
+            self._earlier = tuple(_past_calls(self._context.transcript.messages))[
+                -EARLIER_CALLS_MAX:
+            ]
+        return self._earlier
+
+
+def _chain(prediction: Prediction | None) -> list[Prediction]:
+    """Returns the predictions that lead to this one, and itself."""
+    chain: list[Prediction] = []
+    while prediction is not None:
+        chain.append(prediction)
+        prediction = prediction.parent
+    return chain[::-1]
+
+
+def _past_calls(messages: Sequence[Message]) -> Iterator[PastCall]:
+    """Yields the calls in the last messages, oldest first."""
+    messages = messages[-4 * EARLIER_CALLS_MAX :]
+    results = {each.call_id: each.text for each in messages if isinstance(each, ToolMessage)}
+    for message in messages:
+        for call in message.tool_calls if isinstance(message, AssistantMessage) else ():
+            try:
+                arguments = parse_object(call.arguments_json)
+            except JsonError:
+                continue
+            text = results.get(call.call_id, "")
+            yield PastCall(
+                tool_name=call.tool_name,
+                arguments=arguments,
+                result_json=_as_json(text) if len(text) <= EARLIER_RESULT_CHARS_MAX else None,
+            )
+
+
+def _as_json(text: str) -> str:
+    """Returns what the model saw of a result as JSON; a text that is no JSON becomes a string."""
+    try:
+        parse(text)
+    except JsonError:
+        return dump(text)
+    return text

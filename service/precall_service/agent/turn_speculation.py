@@ -1,0 +1,291 @@
+"""Follows one turn, has its calls predicted, and resolves the predictions.
+
+    the turn's account ─▶ moments ─▶ predictors ─▶ policy ─▶ early runs ─▶ claims
+
+It observes the turn's account, so the turn itself does not know of it, except where a call claims
+an early run, and where the turn ends.
+
+Owns: the turn's ledger, and what becomes of a prediction once the model has shown what it does.
+Never: asks predictors (`Proposals` does), or runs handlers (`EarlyRuns` does).
+Concurrency: one event loop. All methods but `claim` are synchronous.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from precall_service.agent.account import (
+    Happening,
+    Sampled,
+    StepBegan,
+    TurnAccount,
+)
+from precall_service.agent.context import TurnContext, TurnServices
+from precall_service.agent.early_run import EarlyRun
+from precall_service.agent.early_runs import EarlyRuns
+from precall_service.agent.outbox import Push
+from precall_service.agent.proposals import Proposals
+from precall_service.agent.situations import Situations
+from precall_service.cache.base import Lookup
+from precall_service.domain.errors import ServiceError
+from precall_service.domain.events import (
+    DiscardReason,
+    ReasoningDelta,
+    ResultSource,
+    StepCompleted,
+    StepFinishReason,
+    ToolCallCompleted,
+    ToolCallReady,
+    TraceContext,
+)
+from precall_service.domain.json import JsonError, canonical
+from precall_service.domain.messages import ToolCall
+from precall_service.domain.speculation import SpeculationMode
+from precall_service.domain.turn import TurnSpec
+from precall_service.incidents import report_defect
+from precall_service.speculation.base import Moment
+from precall_service.speculation.ledger import (
+    CallKey,
+    Ledger,
+    Prediction,
+    PredictionEvent,
+    State,
+)
+from precall_service.tools.toolset import RegisteredTool
+
+log = logging.getLogger(__name__)
+
+
+class TurnSpeculation:
+    """The predictions of one turn."""
+
+    def __init__(
+        self,
+        services: TurnServices,
+        context: TurnContext,
+        spec: TurnSpec,
+        account: TurnAccount,
+        *,
+        tell: Push,
+        trace_context: Callable[[str], TraceContext],
+    ) -> None:
+        self._services = services
+        self._shared = services.speculation
+        self._context = context
+        self._granted = context.speculation
+        self._clock = services.clock
+        self._account = account
+        self._tell = tell if self._granted.send_events else None
+        self._ledger = Ledger(services.clock, self._note)
+        self._runs = EarlyRuns(services, context, spec.turn_id, self._ledger, trace_context)
+        self._record = self._shared.records.of(context.tenant)
+        self._tools = {tool.name: tool for tool in context.tools}
+        self._situations = Situations(context, spec, services)
+        self._proposals = Proposals(services, context, self._ledger, self._runs, self._situations)
+        self._step_began_at = 0.0
+        self._calls: dict[str, tuple[CallKey | None, str]] = {}
+        """The calls of the current step by id: their keys, and the names of their tools."""
+        self._closed = False
+
+    @property
+    def active(self) -> bool:
+        """Whether calls are predicted at all."""
+        return bool(self._tools) and self._granted.mode is not SpeculationMode.OFF
+
+    # What happens in the turn.
+
+    def observe(self, at: float, happening: Happening) -> None:
+        """See `TurnObserver`."""
+        if type(happening) is Sampled:  # the hot path: tested first, without `match`
+            self._sampled(happening)
+            return
+        match happening:
+            case StepBegan():
+                self._begin_step(at, happening)
+            case StepCompleted(_, finish, usage):
+                self._shared.load.observe_step(at - self._step_began_at, usage.output_tokens)
+                self._end_step(finish)
+            case ToolCallCompleted():
+                self._complete_call(happening)
+            case _:
+                pass
+
+    def close(self, reason: DiscardReason) -> None:
+        """Ends every prediction, because the turn ends. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._proposals.close()
+        for prediction in self._ledger.open():
+            self._runs.discard(prediction, reason)
+        self._teach()
+
+    def _begin_step(self, at: float, began: StepBegan) -> None:
+        self._teach()
+        self._step_began_at = at
+        self._calls.clear()
+        self._situations.begin_step(began)
+        self._proposals.ask(Moment.STEP_BEGAN)
+
+    def _sampled(self, sampled: Sampled) -> None:
+        situations = self._situations
+        situations.token_ids += sampled.token_ids
+        for piece in sampled.pieces:
+            if type(piece) is ReasoningDelta:
+                if situations.reasoned():
+                    self._proposals.ask(Moment.REASONED)
+            elif type(piece) is ToolCallReady:
+                self._calls[piece.call_id] = self._key(piece), piece.tool_name
+                if situations.wrote(piece):
+                    self._proposals.ask(Moment.CALL_WRITTEN)
+
+    def _end_step(self, finish: StepFinishReason) -> None:
+        """Resolves the predictions of the step, now that the model has made its calls."""
+        self._proposals.stop()
+        self._situations.end_step()
+        made: set[CallKey | None] = set()
+        reason = DiscardReason.TURN_ENDED
+        if finish is StepFinishReason.TOOL_CALLS:
+            made = {key for key, _ in self._calls.values()}
+            reason = DiscardReason.MISMATCH
+        elif finish is StepFinishReason.ABORTED:
+            return  # the model has not shown what it would do: `close` follows
+        for prediction in self._ledger.open():
+            if prediction.step <= self._situations.step and prediction.key not in made:
+                self._learn(prediction, matched=False)
+                self._runs.discard(prediction, reason)
+        for prediction in self._ledger.open():  # those that followed a wrong one
+            if not _follows(prediction, made):
+                self._runs.discard(prediction, reason)
+
+    def _complete_call(self, completed: ToolCallCompleted) -> None:
+        """Resolves the predictions that were right, but whose results are not used."""
+        key, name = self._calls.get(completed.call_id, (None, ""))
+        source = completed.source
+        self._situations.answered(completed.call_id, completed.result_json)
+        if not name:
+            return
+        tool = self._record.tool(name)
+        confirmed = source is ResultSource.SPECULATIVE
+        if source is ResultSource.COMMITTED:
+            tool.run_times.observe(completed.wait_time_s)
+        for prediction in () if key is None else self._ledger.same(key, self._situations.step):
+            run_time_s = completed.wait_time_s if source is ResultSource.COMMITTED else None
+            self._learn(prediction, matched=True, run_time_s=run_time_s)
+            if (
+                prediction.state is State.READY
+                and source is ResultSource.CACHE
+                and not (self._runs.has(prediction))
+            ):
+                self._ledger.confirm(prediction, completed.call_id)
+                confirmed = True
+            else:
+                reason = prediction.skipped
+                if reason is DiscardReason.UNSPECIFIED:
+                    reason = DiscardReason.DUPLICATE
+                self._runs.discard(prediction, reason, call_id=completed.call_id)
+        tool.count_call(confirmed=confirmed)
+
+    # The calls that claim early runs.
+
+    async def claim(self, tool: RegisteredTool, call: ToolCall) -> EarlyRun | None:
+        """Returns the early run of a call that cannot be cached, now committed to it, or None.
+
+        On cancel: nothing is claimed.
+        """
+        for prediction in self._candidates(call):
+            lookup = await self._runs.look_up(prediction)
+            if self._runs.has(prediction) and (
+                early := self._claim(prediction, tool, call, lookup)
+            ):
+                return early
+        return None
+
+    def claim_after(
+        self, tool: RegisteredTool, call: ToolCall, lookup: Lookup | None
+    ) -> EarlyRun | None:
+        """Returns the same as `claim` for a call that the cache was asked for just now."""
+        for prediction in self._candidates(call):
+            if early := self._claim(prediction, tool, call, lookup):
+                return early
+        return None
+
+    def answered_early(self, early: EarlyRun) -> None:
+        """Notes that the run of a prediction has answered its call."""
+        prediction = early.prediction
+        self._learn(prediction, matched=True, saved_s=early.saved_s)
+        record = self._record.tool(prediction.key.tool_name).of(prediction.predictor)
+        record.confirmed += 1
+
+    def _candidates(self, call: ToolCall) -> list[Prediction]:
+        key, _ = self._calls.get(call.call_id, (None, ""))
+        if key is None:
+            return []
+        same = self._ledger.same(key, self._situations.step)
+        return [each for each in same if each.usable and self._runs.has(each)]
+
+    def _claim(
+        self,
+        prediction: Prediction,
+        tool: RegisteredTool,
+        call: ToolCall,
+        lookup: Lookup | None,
+    ) -> EarlyRun | None:
+        early = self._runs.claim(prediction, tool, call.call_id, lookup)
+        if early is None:
+            self._learn(prediction, matched=True)
+        return early
+
+    # Small parts.
+
+    def _key(self, call: ToolCallReady) -> CallKey | None:
+        """Returns what a prediction of this call must be equal to; None if there can be none."""
+        tool = self._tools.get(call.tool_name)
+        try:
+            current = None if tool is None else self._services.dispatcher.current(tool)
+            if current is None:
+                return None
+            arguments = self._situations.arguments_of(call)
+            text = canonical(arguments).decode()
+        except (ServiceError, JsonError):
+            return None
+        return CallKey(current.name, current.declaration.version, text)
+
+    def _learn(
+        self,
+        prediction: Prediction,
+        *,
+        matched: bool,
+        run_time_s: float | None = None,
+        saved_s: float = 0.0,
+    ) -> None:
+        self._shared.policy.learn(
+            prediction, self._record, matched=matched, run_time_s=run_time_s, saved_s=saved_s
+        )
+
+    def _teach(self) -> None:
+        """Lets predictors learn from the calls of the last step."""
+        lesson = self._situations.lesson()
+        if lesson is None:
+            return
+        for learner in self._shared.learners:
+            try:
+                learner.learn(lesson)
+            except Exception as defect:  # noqa: BLE001 - a predictor must not hurt the turn
+                report_defect(log, "a predictor that learns", defect)
+
+    def _note(self, event: PredictionEvent) -> None:
+        self._account.note(event)
+        if self._tell is not None:
+            self._tell(event)
+
+
+def _follows(prediction: Prediction, made: set[CallKey | None]) -> bool:
+    """Returns whether all predictions that led to this one have come true or may still do."""
+    parent = prediction.parent
+    while parent is not None:
+        if parent.state is State.DISCARDED and parent.key not in made:
+            return False
+        parent = parent.parent
+    return True

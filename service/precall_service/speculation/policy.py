@@ -1,0 +1,149 @@
+"""Decides whether a predicted call runs early: by safety first, then by limits, then by value.
+
+The expected value of an early run, in seconds of the turn, is
+
+    p * E[min(T, lead)] - (1 - p) * w * E[min(T, lead)]
+
+where p is the probability of the call, T the time that its handler takes, `lead` the time until the
+model makes the call, and w what a wasted second costs. An early run that is wrong is stopped once
+the model has done something else, so it wastes no more than the lead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precall_service.domain.clock import Clock
+from precall_service.domain.events import DiscardReason, Predictor
+from precall_service.domain.speculation import SpeculationMode
+from precall_service.domain.tools import ToolDeclaration
+from precall_service.speculation.ledger import Prediction
+from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.records import TenantRecord, ToolRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnLoad:
+    """What limits early runs now.
+
+    Attributes:
+        may_run_early: Whether the tool's declaration and the operator allow it.
+        running: The handlers that run early for this turn.
+        allowance: How much speculation the engine's load allows, from 0 to 1.
+        mode: The mode that the conversation was granted.
+    """
+
+    may_run_early: bool
+    running: int
+    allowance: float
+    mode: SpeculationMode
+
+
+class Policy:
+    """Decides about the predictions of all turns."""
+
+    def __init__(self, clock: Clock, limits: SpeculationLimits) -> None:
+        self._clock = clock
+        self.limits = limits
+
+    def refusal(
+        self, prediction: Prediction, tenant: TenantRecord, load: TurnLoad
+    ) -> DiscardReason | None:
+        """Returns why a prediction does not run early; None if it does.
+
+        SUPERSEDED is never returned: whether a prediction replaces another one is up to the caller,
+        if the reason is BUDGET.
+        """
+        name, predictor = prediction.key.tool_name, prediction.predictor
+        tool = tenant.tool(name)
+        if not load.may_run_early:
+            return DiscardReason.NOT_ELIGIBLE
+        if load.mode.at_most(tenant.stage(name, predictor)) is not SpeculationMode.ISSUE:
+            return DiscardReason.SHADOW
+        if self._clock.now() < tool.closed_until:
+            return DiscardReason.BREAKER_OPEN
+        certain = predictor is Predictor.EARLY_DISPATCH
+        if not certain and (
+            load.allowance <= 0 or tool.running >= _share(prediction.declaration, load.allowance)
+        ):
+            return DiscardReason.LOAD
+        if not certain and self.value_s(prediction, tool) <= self.limits.margin_s:
+            return DiscardReason.LOW_VALUE
+        if (
+            load.running >= self.limits.running_per_turn_max
+            or tenant.running >= self.limits.running_per_tenant_max
+            or tenant.waste_left_s <= 0
+        ):
+            return DiscardReason.BUDGET
+        return None
+
+    def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
+        """Returns the expected value of running a prediction early, in seconds."""
+        probability = self.probability(prediction, tool)
+        lead_s = tool.of(prediction.predictor).leads_at(prediction.depth).typical_s
+        overlap_s = tool.run_times.within(lead_s)
+        return probability * overlap_s - (1 - probability) * self.limits.waste_weight * overlap_s
+
+    def probability(self, prediction: Prediction, tool: ToolRecord) -> float:
+        """Returns the probability that the model makes the predicted call.
+
+        A call that follows a prediction also needs that prediction to come true.
+        """
+        own = tool.of(prediction.predictor).acceptance.probability(prediction.confidence)
+        parent = prediction.parent
+        return own if parent is None else own * parent.confidence
+
+    # What came of predictions.
+
+    def learn(
+        self,
+        prediction: Prediction,
+        tenant: TenantRecord,
+        *,
+        matched: bool,
+        run_time_s: float | None,
+        saved_s: float = 0.0,
+    ) -> None:
+        """Learns from a prediction of which the model has shown whether it was right.
+
+        `run_time_s` is how long the handler of the matched call took, if it is known.
+        """
+        now = self._clock.now()
+        tool = tenant.tool(prediction.key.tool_name)
+        record = tool.of(prediction.predictor)
+        lead_s = now - prediction.proposed_at
+        record.resolved += 1
+        record.matched += matched
+        record.acceptance.observe(prediction.confidence, matched=matched)
+        record.leads_at(prediction.depth).observe(lead_s)
+        if prediction.launched_at is not None:
+            wasted_s = 0.0 if matched else prediction.handler_s(now)
+            record.saved_s += saved_s
+        else:
+            overlap_s = (
+                tool.run_times.within(lead_s) if run_time_s is None else min(run_time_s, lead_s)
+            )
+            saved_s, wasted_s = (overlap_s, 0.0) if matched else (0.0, overlap_s)
+            record.would_save_s += saved_s
+            record.would_waste_s += wasted_s
+            if prediction.skipped is not DiscardReason.SHADOW:
+                return  # it says nothing about those that do run
+        record.stage.judge(saved_s, wasted_s, weight=self.limits.waste_weight, matched=matched)
+
+    def count_waste(self, prediction: Prediction, tenant: TenantRecord) -> None:
+        """Counts the time that the handler of a discarded prediction took."""
+        wasted_s = prediction.handler_s(self._clock.now())
+        tenant.tool(prediction.key.tool_name).of(prediction.predictor).wasted_s += wasted_s
+        tenant.waste(wasted_s)
+
+    def count_run(self, tool: ToolRecord, *, failed: bool) -> None:
+        """Counts the ending of an early run. Failures in succession open the tool's breaker."""
+        tool.failures = tool.failures + 1 if failed else 0
+        if tool.failures >= self.limits.breaker_failures:
+            tool.failures = 0
+            tool.closed_until = self._clock.now() + self.limits.breaker_s
+
+
+def _share(tool: ToolDeclaration, allowance: float) -> int:
+    """Returns how many handlers of a tool may run early: without load, half of its slots."""
+    return max(1, int(tool.max_concurrency * allowance / 2))

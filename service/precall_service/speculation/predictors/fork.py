@@ -1,0 +1,73 @@
+"""P3: a branch of the same model on the same tokens, told to skip the rest of its reasoning.
+
+The branch needs no second model and finds its prefix in the KV cache (SPORK, arXiv 2607.03333). Its
+confidence is the probability that the model gave to the tokens of the call. A guess from the middle
+of the reasoning is better than one from its start, but comes later: the step is forked at its
+start, and again later if the model was not sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from precall_service.domain.events import Predictor
+from precall_service.speculation.base import Branch, Candidate, Moment, Proposal, Situation
+
+CALLS_MAX: Final = 4
+"""The calls of one branch: a message may make several."""
+SAMPLES: Final = 2
+"""Further branches, where the first choice was close."""
+
+
+class Fork:
+    """Proposes the calls that branches write.
+
+    `close` is the probability below which the first choice counts as close, so that others are
+    sampled. `sure` is the confidence from which a step is not forked again.
+    """
+
+    name = Predictor.FORK
+    moments = frozenset({Moment.STEP_BEGAN, Moment.REASONED})
+
+    def __init__(self, *, close: float = 0.5, sure: float = 0.9) -> None:
+        self._close = close
+        self._sure = sure
+
+    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
+        """See `Predictor`."""
+        branch = situation.branch
+        if branch is None or situation.confidence >= self._sure:
+            return
+        seen: set[tuple[str, str]] = set()
+        close = False
+        async with aclosing(_written(branch, 0.0, CALLS_MAX, seen)) as first:
+            async for proposal in first:
+                close = close or (len(seen) == 1 and proposal.confidence < self._close)
+                yield proposal
+        if not close:
+            return
+        for _ in range(SAMPLES):
+            async with aclosing(_written(branch, 1.0, 1, seen)) as others:
+                async for proposal in others:
+                    yield proposal
+
+
+async def _written(
+    branch: Branch, temperature: float, calls_max: int, seen: set[tuple[str, str]]
+) -> AsyncGenerator[Proposal, None]:
+    """Yields the calls of one branch that were not seen before."""
+    async with aclosing(branch(temperature, calls_max)) as candidates:
+        async for candidate in candidates:
+            if _key(candidate) not in seen:
+                seen.add(_key(candidate))
+                yield Proposal(
+                    tool_name=candidate.tool_name,
+                    arguments_json=candidate.arguments_json,
+                    confidence=candidate.probability,
+                )
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return candidate.tool_name, candidate.arguments_json

@@ -1,0 +1,136 @@
+"""What speculation has done, by tenant, tool and predictor: the counts and the estimates.
+
+Owns: the records, bounded in number; the least recently used are forgotten.
+Never: shares anything between tenants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from cachetools import LRUCache
+
+from precall_service.domain.clock import Clock
+from precall_service.domain.events import Predictor
+from precall_service.domain.speculation import SpeculationMode
+from precall_service.speculation.estimates import Acceptance, Durations
+from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.stages import Stage
+
+TENANTS_MAX: Final = 1024
+TOOLS_MAX: Final = 256
+"""The tools of one tenant."""
+
+
+class PredictorRecord:
+    """How well one predictor predicts the calls of one tool, and what that was worth."""
+
+    def __init__(self) -> None:
+        self.acceptance = Acceptance()
+        self.leads = Durations()
+        self.far_leads = Durations()
+        """The leads of predictions of more than one call ahead."""
+        self.stage = Stage()
+        self.proposed = 0
+        self.launched = 0
+        self.resolved = 0
+        self.matched = 0
+        self.confirmed = 0
+        self.saved_s = 0.0
+        self.wasted_s = 0.0
+        self.would_save_s = 0.0
+        self.would_waste_s = 0.0
+
+    def leads_at(self, depth: int) -> Durations:
+        """Returns the leads of predictions of this depth."""
+        return self.leads if depth == 1 else self.far_leads
+
+
+class ToolRecord:
+    """What is known of the tools of one name."""
+
+    def __init__(self) -> None:
+        self.run_times = Durations()
+        self.calls = 0
+        self.calls_confirmed = 0
+        self.failures = 0
+        """Early runs that failed, in succession."""
+        self.closed_until = 0.0
+        """When the breaker lets runs start early again."""
+        self.running = 0
+        """The handlers that run early."""
+        self.predictors: dict[Predictor, PredictorRecord] = {}
+
+    def of(self, predictor: Predictor) -> PredictorRecord:
+        """Returns the record of a predictor for this tool."""
+        return self.predictors.setdefault(predictor, PredictorRecord())
+
+    def count_call(self, *, confirmed: bool) -> None:
+        """Notes a call that the model made, and whether a prediction answered it."""
+        self.calls += 1
+        self.calls_confirmed += confirmed
+        for record in self.predictors.values():
+            record.stage.count_call()
+
+
+class TenantRecord:
+    """What is known of one tenant's tools, and what the tenant has left of its budgets."""
+
+    def __init__(self, clock: Clock, limits: SpeculationLimits) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._tools: LRUCache[str, ToolRecord] = LRUCache(TOOLS_MAX)
+        self._waste_left_s = limits.waste_per_minute_s
+        self._refilled_at = clock.now()
+        self.running = 0
+        """The handlers that run early."""
+
+    def tool(self, name: str) -> ToolRecord:
+        """Returns the record of the tools of this name."""
+        record = self._tools.get(name)
+        if record is None:
+            record = self._tools[name] = ToolRecord()
+        return record
+
+    def tools(self) -> Iterator[tuple[str, ToolRecord]]:
+        """Yields all records, by name."""
+        yield from sorted(self._tools.items())
+
+    @property
+    def waste_left_s(self) -> float:
+        """How many seconds of handlers the tenant may still waste now."""
+        now, per_minute = self._clock.now(), self._limits.waste_per_minute_s
+        refill_s = (now - self._refilled_at) / 60.0 * per_minute
+        self._waste_left_s = min(per_minute, self._waste_left_s + refill_s)
+        self._refilled_at = now
+        return self._waste_left_s
+
+    def waste(self, seconds: float) -> None:
+        """Takes seconds that were wasted from the budget."""
+        self._waste_left_s = self.waste_left_s - seconds
+
+    def pinned(self, tool_name: str, predictor: Predictor) -> bool:
+        """Returns whether the operator has fixed what is done with these predictions."""
+        return self._limits.pinned_stage(tool_name, predictor) is not None
+
+    def stage(self, tool_name: str, predictor: Predictor) -> SpeculationMode:
+        """Returns what is done with a predictor's predictions of a tool."""
+        pinned = self._limits.pinned_stage(tool_name, predictor)
+        return pinned or self.tool(tool_name).of(predictor).stage.mode
+
+
+class SpeculationRecords:
+    """The records of all tenants."""
+
+    def __init__(self, clock: Clock, limits: SpeculationLimits) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._tenants: LRUCache[str, TenantRecord] = LRUCache(TENANTS_MAX)
+
+    def of(self, tenant: str) -> TenantRecord:
+        """Returns the record of a tenant."""
+        record = self._tenants.get(tenant)
+        if record is None:
+            record = self._tenants[tenant] = TenantRecord(self._clock, self._limits)
+        return record

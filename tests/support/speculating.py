@@ -1,0 +1,101 @@
+"""Predictors and tools for tests of speculation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import replace
+
+from precall_service.domain.events import (
+    DiscardReason,
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionLaunched,
+    PredictionProposed,
+    PredictionReady,
+    Predictor,
+)
+from precall_service.domain.tools import ToolEffects
+from precall_service.speculation.base import Moment, Proposal, Situation
+from precall_service.tools.declarations import ToolProposal
+from tests.support.agent import Client
+from tests.support.tools import CITY_SCHEMA
+
+SAFE = ToolEffects(read_only=True, speculation_safe=True)
+WEATHER = ToolProposal(
+    name="weather", input_schema_json=CITY_SCHEMA, effects=SAFE, timeout_s=20.0, version="1"
+)
+TIME = replace(WEATHER, name="time")
+BOOK = ToolProposal(name="book", input_schema_json=CITY_SCHEMA, timeout_s=20.0)
+
+EVENTS = (
+    PredictionProposed,
+    PredictionLaunched,
+    PredictionReady,
+    PredictionConfirmed,
+    PredictionDiscarded,
+)
+
+
+def weather(city: str = "Rome", confidence: float = 0.9) -> Proposal:
+    return proposal("weather", city, confidence)
+
+
+def proposal(tool: str, city: str = "Rome", confidence: float = 0.9) -> Proposal:
+    return Proposal(
+        tool_name=tool, arguments_json=json.dumps({"city": city}), confidence=confidence
+    )
+
+
+class Told:
+    """A predictor that proposes what the test says, at the moments that the test says."""
+
+    def __init__(
+        self,
+        propose: Callable[[Situation], Iterable[Proposal]] | Sequence[Proposal],
+        *,
+        name: Predictor = Predictor.FORK,
+        moments: Sequence[Moment] = (Moment.STEP_BEGAN,),
+    ) -> None:
+        self.name = name
+        self.moments = frozenset(moments)
+        self.asked: list[Situation] = []
+        self._propose = propose
+
+    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
+        self.asked.append(situation)
+        propose = self._propose
+        for each in propose(situation) if callable(propose) else propose:
+            yield each
+
+
+def first_step(*proposals: Proposal) -> Callable[[Situation], Sequence[Proposal]]:
+    """Proposes these in the first step only."""
+    return lambda situation: proposals if situation.step == 0 else ()
+
+
+def story(client: Client) -> list[str]:
+    """What the client was told of predictions, in short."""
+    names: dict[str, str] = {}
+    told: list[str] = []
+    for event in client.events:
+        match event:
+            case PredictionProposed():
+                city = json.loads(event.arguments_json)["city"]
+                names[event.prediction_id] = f"{event.tool_name} {city}"
+                told.append(f"proposed {names[event.prediction_id]}")
+            case PredictionLaunched(prediction_id):
+                told.append(f"launched {names[prediction_id]}")
+            case PredictionReady(prediction_id):
+                told.append(f"ready {names[prediction_id]}")
+            case PredictionConfirmed(prediction_id):
+                told.append(f"confirmed {names[prediction_id]}")
+            case PredictionDiscarded(prediction_id, reason):
+                told.append(f"discarded {names[prediction_id]}: {reason.name}")
+            case _:
+                pass
+    return told
+
+
+def reasons(client: Client) -> list[DiscardReason]:
+    return [event.reason for event in client.of(PredictionDiscarded)]
