@@ -1,0 +1,1 @@
+"""P2, history: proposes calls like those that the tenant's conversations have made before."""
