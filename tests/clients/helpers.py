@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from precall import Client, ClientOptions, Conversation
+from precall import Client, ClientOptions, Conversation, ServerLimits
+from precall._invocations import Invocations, Send
+from precall._pool import HandlerPool
 from precall.testing import Call, Entry, FakeServer, Say, ToolResult
+from precall.v1 import agent_pb2
 
 FAST = ClientOptions(
     open_timeout_s=5.0, answer_timeout_s=1.0, close_timeout_s=1.0, cancel_grace_s=0.3
@@ -24,6 +28,19 @@ async def talking(
         client.conversation(tools=tools) as conversation,
     ):
         yield server, conversation
+
+
+@asynccontextmanager
+async def invoking(
+    options: ClientOptions = FAST, send: Send | None = None
+) -> AsyncGenerator[tuple[Invocations, asyncio.Queue[agent_pb2.ConverseRequest]], None]:
+    """Yields the invocations of a conversation, and the queue for their answers without `send`."""
+    sent: asyncio.Queue[agent_pb2.ConverseRequest] = asyncio.Queue()
+    pool = HandlerPool(options)
+    invocations = Invocations(send or sent.put, pool=pool, limits=ServerLimits(), options=options)
+    yield invocations, sent
+    await invocations.close()
+    pool.close()
 
 
 async def result_of(function: Callable[..., object], **arguments: object) -> ToolResult:

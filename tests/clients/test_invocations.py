@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import pytest
 
 import precall
-from precall import Client, ClientOptions, ServerLimits, Tool
-from precall._invocations import Invocations, Send
-from precall._pool import HandlerPool
+from precall import Client, ClientOptions, Tool
 from precall._stream import ConverseStream
 from precall.testing import Call, FakeServer, Parallel, Say
 from precall.v1 import agent_pb2, invocation_pb2
-from tests.clients.helpers import FAST
+from tests.clients.helpers import FAST, invoking
 
 
 def invoke(number: int, tool_name: str) -> invocation_pb2.Invoke:
     return invocation_pb2.Invoke(invocation_id=str(number), tool_name=tool_name)
-
-
-@asynccontextmanager
-async def invoking(
-    options: ClientOptions, send: Send | None = None
-) -> AsyncGenerator[tuple[Invocations, asyncio.Queue[agent_pb2.ConverseRequest]], None]:
-    """Yields the invocations of a conversation, and the queue for their answers without `send`."""
-    sent: asyncio.Queue[agent_pb2.ConverseRequest] = asyncio.Queue()
-    pool = HandlerPool(options)
-    invocations = Invocations(send or sent.put, pool=pool, limits=ServerLimits(), options=options)
-    yield invocations, sent
-    await invocations.close()
-    pool.close()
 
 
 async def test_a_cancellation_overtakes_an_invocation_that_waits_for_a_slot() -> None:

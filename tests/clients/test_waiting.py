@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precall import (
+    DiscardReason,
     Event,
+    PredictionConfirmed,
+    PredictionDiscarded,
+    PredictionLaunched,
+    PredictionProposed,
+    PredictionReady,
     ReasoningDelta,
     StepCompleted,
     StepFinishReason,
@@ -81,10 +87,24 @@ def steps(draw: Draw, step: int) -> list[Event]:
 
 
 @st.composite
+def predictions(draw: Draw, prediction_id: str) -> list[Event]:
+    """Returns the events of one prediction, which gets as far as it may."""
+    ends = PredictionConfirmed(prediction_id), PredictionDiscarded(prediction_id)
+    events: list[Event] = [
+        PredictionProposed(prediction_id),
+        PredictionLaunched(prediction_id),
+        PredictionReady(prediction_id),
+    ]
+    return [*events[: draw(st.integers(1, 3))], draw(st.sampled_from(ends))]
+
+
+@st.composite
 def turns(draw: Draw) -> list[Event]:
-    events: list[Event] = [TurnStarted(0.0)]
+    parts: list[list[Event]] = [[]]
     for step in range(draw(st.integers(1, 3))):
-        events += draw(steps(step))
+        parts[0] += draw(steps(step))
+    parts += [draw(predictions(str(number))) for number in range(draw(st.integers(0, 4)))]
+    events = [TurnStarted(0.0), *draw(interleaved(parts))]
     return [*events, TurnCompleted(TurnOutcome.ANSWERED, "", None, TurnReport())]
 
 
@@ -105,9 +125,26 @@ def texts(events: Iterable[Event]) -> dict[tuple[object, ...], str]:
     return dict(found)
 
 
+OF_PREDICTIONS = (
+    PredictionProposed
+    | PredictionLaunched
+    | PredictionReady
+    | PredictionConfirmed
+    | PredictionDiscarded
+)
+
+
 def others(events: Iterable[Event]) -> list[Event]:
     mergeable = TextDelta | ReasoningDelta | ToolCallArgumentsDelta | ToolCallProgress
-    return [event for event in events if not isinstance(event, mergeable)]
+    return [event for event in events if not isinstance(event, mergeable | OF_PREDICTIONS)]
+
+
+def by_prediction(events: Iterable[Event]) -> dict[str, list[Event]]:
+    found: defaultdict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, OF_PREDICTIONS):
+            found[event.prediction_id].append(event)
+    return dict(found)
 
 
 def last_progress(events: Iterable[Event]) -> dict[str, str]:
@@ -118,7 +155,8 @@ def excess(events: list[Event]) -> int:
     """Returns how many of the events may wait above the limit: what the turn's limits bound."""
     started = sum(isinstance(event, StepStarted) for event in events)
     calls = sum(isinstance(event, ToolCallStarted) for event in events)
-    return len(others(events)) + 2 * started + 2 * calls
+    of_predictions = sum(map(len, by_prediction(events).values()))
+    return len(others(events)) + 2 * started + 2 * calls + of_predictions
 
 
 @given(turns(), st.integers(0, 6), st.data())
@@ -136,6 +174,8 @@ def test_a_reader_of_any_pace_gets_everything(
     assert texts(read) == texts(events)
     assert others(read) == others(events)
     assert last_progress(read) == last_progress(events)
+    told = by_prediction(read)
+    assert told.items() <= by_prediction(events).items()  # each whole, or not at all
     for event in read:  # arguments never move across the start or the end of their call
         if isinstance(event, ToolCallReady):
             so_far = read[: read.index(event)]
@@ -168,3 +208,37 @@ def test_the_memory_of_a_long_answer_is_its_text() -> None:
     assert len(waiting) == 2
     assert waiting.take() == TextDelta("x" * 10_000)
     assert dataclasses.astuple(waiting.take())[:2] == ("call", "9999")
+
+
+def test_predictions_are_left_out_whole_while_the_queue_is_full() -> None:
+    waiting = WaitingEvents(3)
+    for number in range(1000):
+        waiting.put(PredictionProposed(str(number)))
+    for number in range(1000):
+        waiting.put(PredictionLaunched(str(number)))
+        waiting.put(PredictionDiscarded(str(number), DiscardReason.MISMATCH))
+    read = [waiting.take() for _ in range(len(waiting))]
+    assert read == [
+        *(PredictionProposed(str(number)) for number in range(3)),
+        *(
+            event
+            for number in range(3)
+            for event in (
+                PredictionLaunched(str(number)),
+                PredictionDiscarded(str(number), DiscardReason.MISMATCH),
+            )
+        ),
+    ]
+    waiting.put(PredictionProposed("next"))  # there is room again
+    waiting.put(PredictionConfirmed("next"))
+    assert len(waiting) == 2
+
+
+def test_the_memory_of_predictions_that_come_and_go_is_bounded() -> None:
+    waiting = WaitingEvents(10)
+    for number in range(10_000):
+        waiting.put(PredictionProposed(str(number)))
+        waiting.put(PredictionLaunched(str(number)))
+        waiting.put(PredictionReady(str(number)))
+        waiting.put(PredictionDiscarded(str(number)))
+    assert len(waiting) == 12  # the last one was proposed while there was room

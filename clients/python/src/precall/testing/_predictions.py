@@ -11,7 +11,14 @@ from precall import _frames, _speculation_frames
 from precall._events import DiscardReason
 from precall._pool import look_at
 from precall._scope import TaskScope
-from precall.testing._runs import Emit, Frame, HandlerRuns, NoHandlerError, invocation_id_of
+from precall.testing._runs import (
+    Emit,
+    Frame,
+    HandlerRuns,
+    NoHandlerError,
+    RunWatch,
+    invocation_id_of,
+)
 from precall.testing._script import Call, Predict
 from precall.testing._tools import OfferedTools, may_run_early, version_of
 from precall.v1 import invocation_pb2, prediction_pb2
@@ -97,12 +104,14 @@ class Predictions:
             )
         )
         if prediction.kept_from_running is None:
+            watch = RunWatch()
             prediction.run = self._scope.start(
-                self._run(prediction), name="fake server's early run"
+                self._run(prediction, watch), name="fake server's early run"
             )
             prediction.run.add_done_callback(look_at)
-            if predicted.until_ready:
-                await asyncio.wait({prediction.run})
+            await watch.sent.wait()  # the client must know the run before it is confirmed
+            if predicted.wait:
+                await watch.heard.wait()
 
     async def claim(self, call_id: str, call: Call) -> Prediction | None:
         """Confirms the prediction of a call whose run can answer it; None if there is none."""
@@ -148,30 +157,37 @@ class Predictions:
         allowed = tool is not None and may_run_early(tool)
         return None if allowed else DiscardReason.NOT_ELIGIBLE
 
-    async def _run(self, prediction: Prediction) -> invocation_pb2.InvocationResult:
+    async def _run(
+        self, prediction: Prediction, watch: RunWatch
+    ) -> invocation_pb2.InvocationResult:
         """Runs the handler. If it fails before the model makes the call, ends the prediction."""
         launched = prediction_pb2.PredictionLaunched(
             prediction_id=prediction.id, invocation_id=invocation_id_of(prediction.id)
         )
         await self._tell(Frame(prediction_launched=launched))
         try:
-            result = await self._runs.run(prediction.predicted, prediction_id=prediction.id)
+            result = await self._runs.run(
+                prediction.predicted, prediction_id=prediction.id, watch=watch
+            )
+            prediction.ended_at = time.monotonic()
+            if not result.HasField("result_json"):
+                await self._fail(prediction, DiscardReason.HANDLER_ERROR)
+            elif prediction.id in self._open:
+                ready = prediction_pb2.PredictionReady(
+                    prediction_id=prediction.id, run_time=_frames.duration(prediction.run_time_s)
+                )
+                await self._tell(Frame(prediction_ready=ready))
         except TimeoutError:
             await self._fail(prediction, DiscardReason.HANDLER_TIMEOUT)
             raise
         except NoHandlerError:
             await self._fail(prediction, DiscardReason.HOST_LOST)
             raise
+        else:
+            return result
         finally:
-            prediction.ended_at = time.monotonic()
-        if not result.HasField("result_json"):
-            await self._fail(prediction, DiscardReason.HANDLER_ERROR)
-        elif prediction.id in self._open:
-            ready = prediction_pb2.PredictionReady(
-                prediction_id=prediction.id, run_time=_frames.duration(prediction.run_time_s)
-            )
-            await self._tell(Frame(prediction_ready=ready))
-        return result
+            watch.sent.set()
+            watch.heard.set()
 
     async def _fail(self, prediction: Prediction, reason: DiscardReason) -> None:
         """Discards a prediction whose run failed. Once confirmed, it is the call that fails."""

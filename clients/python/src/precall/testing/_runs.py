@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
@@ -24,11 +24,22 @@ class NoHandlerError(Exception):
     """No handler can run a call."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunWatch:
+    """How far a run has got, for whoever waits for that."""
+
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the client has been asked for the run."""
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the handler has reported progress."""
+
+
 @dataclass(slots=True)
 class _Run:
     """A run that waits for its result. `call_id` is empty while it is speculative."""
 
     call_id: str
+    watch: RunWatch
     result: asyncio.Future[invocation_pb2.InvocationResult]
 
 
@@ -73,7 +84,9 @@ class HandlerRuns:
 
     async def progress(self, told: invocation_pb2.InvocationProgress) -> None:
         """Passes on the progress of a handler. While the run is speculative, there is no call."""
-        if call_id := self._runs[told.invocation_id].call_id:
+        run = self._runs[told.invocation_id]
+        run.watch.heard.set()
+        if call_id := run.call_id:
             progress = turn_pb2.ToolCallProgress(
                 call_id=call_id,
                 message=told.message,
@@ -89,7 +102,12 @@ class HandlerRuns:
         await self._emit(Frame(invocation_committed=committed))
 
     async def run(
-        self, call: Call | Predict, *, call_id: str = "", prediction_id: str = ""
+        self,
+        call: Call | Predict,
+        *,
+        call_id: str = "",
+        prediction_id: str = "",
+        watch: RunWatch | None = None,
     ) -> invocation_pb2.InvocationResult:
         """Has the client run a call, or a predicted call, and returns its answer.
 
@@ -106,7 +124,8 @@ class HandlerRuns:
         of = call_id or prediction_id
         invocation_id = invocation_id_of(of)
         timeout = tool.timeout if tool.HasField("timeout") else self._default_timeout
-        run = _Run(call_id, asyncio.get_running_loop().create_future())
+        watch = watch or RunWatch()
+        run = _Run(call_id, watch, asyncio.get_running_loop().create_future())
         self._runs[invocation_id] = run
         invoke = invocation_pb2.Invoke(
             invocation_id=invocation_id,
@@ -122,6 +141,7 @@ class HandlerRuns:
             trace_context=self._start.trace_context,
         )
         await self._emit(Frame(turn_id=self._start.turn_id, invoke=invoke))
+        watch.sent.set()
         try:
             async with asyncio.timeout(_frames.seconds(timeout)):
                 return await run.result

@@ -121,9 +121,8 @@ class Predict:
     """The predictor that it comes from."""
     confidence: float = 0.9
     """The predictor's estimate of its probability."""
-    until_ready: bool = False
-    """Whether the script goes on only when the run has ended. A handler that waits for the model's
-    call then reaches its timeout."""
+    wait: bool = False
+    """Whether the script waits until the handler has ended or has reported progress."""
     discard: DiscardReason | None = None
     """Discards the prediction at the end of the next step, whether or not the step makes the call,
     which is then run again."""
