@@ -1,7 +1,8 @@
 """What a cache store holds, and the protocol of a store.
 
-For each tenant, a store keeps entries by key, versions of nodes (`domain.resources`), and a log of
-changes. It does not know what the nodes mean. Each of its methods is atomic.
+For each tenant, a store keeps entries by key, versions of nodes (`domain.resources`), a log of
+changes, and a log of what is learned (`cache.records`). It does not know what the nodes and the
+learned records mean. Each of its methods is atomic.
 
 A store gives every change of a tenant a *position*: an integer that grows and never repeats, not
 even after a restart that lost everything. The version of a node is the position of its last change.
@@ -299,6 +300,20 @@ class CacheStore(Protocol):
 
     async def size(self, tenant: str) -> Size:
         """Returns how much the store holds for a tenant."""
+        ...
+
+    async def remember(self, tenant: str, record: bytes) -> None:
+        """Adds a record to the log of what is learned about a tenant (`cache.records`).
+
+        The newest records are kept. One that is larger than RECORD_BYTES_MAX is not.
+        """
+        ...
+
+    async def recall(self, tenant: str, after: int) -> list[tuple[int, bytes]]:
+        """Returns a page of that log: the oldest records after a number, with their numbers.
+
+        Numbers start at 1 and grow. After the newest record, the page is empty.
+        """
         ...
 
     async def close(self) -> None:

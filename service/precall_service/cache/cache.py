@@ -168,6 +168,29 @@ class ToolCache:
         """Counts a call that shared the run of an equal call."""
         self._counts.of(tenant).joined += 1
 
+    async def remember(self, tenant: str, record: bytes) -> None:
+        """Keeps a record of what was learned about a tenant; it may be lost."""
+        try:
+            await self._store.remember(tenant, record)
+        except StoreUnavailableError:
+            self._counts.of(tenant).store_failures += 1
+        except Exception as defect:  # noqa: BLE001 - learning must not fail because of its store
+            report_defect(log, "the keeping of what was learned", defect)
+
+    async def recall(self, tenant: str, after: int) -> list[tuple[int, bytes]] | None:
+        """Returns the oldest kept records after a number, with their numbers.
+
+        Returns a page of them: an empty one after the newest record, and None if the store is not
+        available.
+        """
+        try:
+            return await self._store.recall(tenant, after)
+        except StoreUnavailableError:
+            self._counts.of(tenant).store_failures += 1
+        except Exception as defect:  # noqa: BLE001 - see above
+            report_defect(log, "the reading of what was learned", defect)
+        return None
+
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Starts work that goes on if its caller is cancelled. `__aexit__` waits for its end."""
         return self._group.create_task(_guarded(work))

@@ -18,7 +18,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -40,6 +39,8 @@ from precall_service.cache.base import (
     Versions,
 )
 from precall_service.cache.deadline import within
+from precall_service.cache.guard_policy import GuardPolicy
+from precall_service.cache.records import PAGE_BYTES_MAX
 from precall_service.cache.remote import RemoteStore, StoreLostError
 from precall_service.domain.clock import Clock
 from precall_service.incidents import report_defect
@@ -52,29 +53,7 @@ MISSED_MAX: Final = 256
 PUT_BYTES_MAX: Final = 2 << 20
 """The most bytes of values that are being stored, unless a single value is larger."""
 BYTES_PER_S: Final = 20e6
-"""Storing a value may take longer by the time that its bytes need at this rate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardPolicy:
-    """When a store counts as down, and how often it is tried then.
-
-    Attributes:
-        timeout_s: The time that an operation may take.
-        failures_max: The number of failed operations in a row that opens the breaker. A lost
-            connection or a missed write opens it at once.
-        backoff_first_s: The first pause between two attempts to recover; it doubles each time.
-        backoff_max_s: The longest pause.
-        stable_s: If the store was up for this long, the first attempt to recover is made at once.
-        close_s: The time that writes under way get when the guard is closed.
-    """
-
-    timeout_s: float = 0.05
-    failures_max: int = 3
-    backoff_first_s: float = 0.25
-    backoff_max_s: float = 5.0
-    stable_s: float = 10.0
-    close_s: float = 2.0
+"""A large operation may take longer by the time that its bytes need at this rate."""
 
 
 class GuardedStore:
@@ -204,6 +183,20 @@ class GuardedStore:
     async def size(self, tenant: str) -> Size:
         """See `CacheStore`."""
         return await self._try(self._policy.timeout_s, partial(self._store.size, tenant))
+
+    async def remember(self, tenant: str, record: bytes) -> None:
+        """See `CacheStore`. A record that cannot be added in time is lost."""
+        await self._try(
+            self._policy.timeout_s, partial(self._store.remember, tenant, record), counts=False
+        )
+
+    async def recall(self, tenant: str, after: int) -> list[tuple[int, bytes]]:
+        """See `CacheStore`."""
+        return await self._try(
+            self._policy.timeout_s + PAGE_BYTES_MAX / BYTES_PER_S,
+            partial(self._store.recall, tenant, after),
+            counts=False,
+        )
 
     async def close(self) -> None:
         """See `CacheStore`. Idempotent. Writes under way get a bounded time to end."""

@@ -33,6 +33,7 @@ from precall_service.cache.base import (
     Versions,
 )
 from precall_service.cache.keys import logged
+from precall_service.cache.records import RecordLogs
 from precall_service.cache.table import EntryTable, Rows
 from precall_service.cache.versions import NodeVersions
 from precall_service.domain.clock import Clock
@@ -85,6 +86,7 @@ class MemoryStore:
         self._wall_s = wall_s
         self._table = EntryTable(bytes_max, chance or random.Random())  # noqa: S311 - no secret
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._records = RecordLogs()
         self._last = 0
 
     def concerns(self, tenant: str) -> bool:
@@ -198,6 +200,14 @@ class MemoryStore:
         """See `CacheStore`."""
         rows = self._tenant(tenant).rows
         return Size(len(rows.by_digest), rows.bytes, rows.evictions)
+
+    async def remember(self, tenant: str, record: bytes) -> None:
+        """See `CacheStore`."""
+        self._records.add(tenant, record)
+
+    async def recall(self, tenant: str, after: int) -> list[tuple[int, bytes]]:
+        """See `CacheStore`."""
+        return self._records.page(tenant, after)
 
     async def close(self) -> None:
         """See `CacheStore`."""

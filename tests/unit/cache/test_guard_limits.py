@@ -19,7 +19,8 @@ from precall_service.cache.base import (
     StoreUnavailableError,
     Value,
 )
-from precall_service.cache.guard import MISSED_MAX, PUT_BYTES_MAX, GuardedStore, GuardPolicy
+from precall_service.cache.guard import MISSED_MAX, PUT_BYTES_MAX, GuardedStore
+from precall_service.cache.guard_policy import GuardPolicy
 from precall_service.cache.remote import StoreLostError
 from precall_service.domain.tools import CacheScope
 from tests.support.clock import ManualClock, settle

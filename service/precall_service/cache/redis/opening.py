@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from precall_service.cache.guard import GuardedStore, GuardPolicy
+from precall_service.cache.guard import GuardedStore
+from precall_service.cache.guard_policy import GuardPolicy
 from precall_service.cache.redis.connection import Channel, Server, pack
 from precall_service.cache.redis.store import RedisStore
 from precall_service.domain.clock import Clock

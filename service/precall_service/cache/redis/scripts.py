@@ -37,5 +37,10 @@ DROP: Final = _script("latest", "common", "entries", "drop")
 SIZE: Final = _script("latest", "common", "entries", "size")
 FOLLOW: Final = _script("latest", "common", "follow")
 EPOCH: Final = _script("epoch")
+REMEMBER: Final = _script("remember")
+RECALL: Final = _script("recall")
 
-ALL: Final = (LOOK_UP, VERSIONS, PREPARE, ADVANCE, ANNOUNCE, PUT, DROP, SIZE, FOLLOW, EPOCH)
+ALL: Final = (
+    *(LOOK_UP, VERSIONS, PREPARE, ADVANCE, ANNOUNCE, PUT, DROP, SIZE, FOLLOW, EPOCH),
+    *(REMEMBER, RECALL),
+)

@@ -4,7 +4,8 @@ Owns: the keys, the calls of the scripts, and the connections.
 Never: limits the time of operations, retries them, or handles an outage: `GuardedStore` does.
 
 Each tenant has a sorted set with the versions of nodes, a stream of changes, the announced writes,
-a hash for each entry, and an index of the entries for statistics. `lua/common.lua` describes them.
+a hash for each entry, and an index of the entries for statistics; `lua/common.lua` describes them.
+It also has a stream of what is learned (`lua/remember.lua`).
 Whatever Redis loses or evicts may make more entries stale, but never fewer.
 """
 
@@ -36,6 +37,13 @@ from precall_service.cache.base import (
     Versions,
 )
 from precall_service.cache.keys import logged
+from precall_service.cache.records import (
+    PAGE_BYTES_MAX,
+    PAGE_RECORDS_MAX,
+    RECORD_BYTES_MAX,
+    RECORDS_BYTES_MAX,
+    RECORDS_MAX,
+)
 from precall_service.cache.redis import scripts
 from precall_service.cache.redis.codec import (
     pack_change,
@@ -225,6 +233,18 @@ class RedisStore:
         entries = f"{self._base(tenant)}e:"
         found = await self._write(tenant, scripts.SIZE, [entries], "")
         return Size(*cast("tuple[int, int, int]", found))
+
+    async def remember(self, tenant: str, record: bytes) -> None:
+        """See `CacheStore`."""
+        if len(record) <= RECORD_BYTES_MAX:
+            arguments = (record, RECORDS_MAX, RECORDS_BYTES_MAX, KEEP_MS)
+            await self._run(scripts.REMEMBER, [f"{self._base(tenant)}learned"], arguments)
+
+    async def recall(self, tenant: str, after: int) -> list[tuple[int, bytes]]:
+        """See `CacheStore`."""
+        key, arguments = f"{self._base(tenant)}learned", (after, PAGE_RECORDS_MAX, PAGE_BYTES_MAX)
+        found = cast("list[int | bytes]", await self._run(scripts.RECALL, [key], arguments))
+        return cast("list[tuple[int, bytes]]", list(zip(found[::2], found[1::2], strict=True)))
 
     async def connect(self) -> None:
         """See `RemoteStore`."""
