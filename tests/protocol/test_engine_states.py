@@ -178,7 +178,11 @@ async def test_while_the_engine_starts_the_server_answers() -> None:
         info = await server_info(channel)
         assert info.engine_state == agent_pb2.ENGINE_STATE_STARTING
         assert (info.model, info.engine) == (MODEL, "")
-        assert list(info.capabilities) == [agent_pb2.CAPABILITY_TOOL_CACHE], "needs no model"
+        assert list(info.capabilities) == [  # they need no model
+            agent_pb2.CAPABILITY_TOOL_CACHE,
+            agent_pb2.CAPABILITY_SPECULATION,
+            agent_pb2.CAPABILITY_SPECULATION,
+        ]
         assert info.limits.frame_bytes_max
         assert info.limits.context_tokens_max == 0, "not known yet"
         assert await health(channel) == "NOT_SERVING"
@@ -224,6 +228,7 @@ async def test_server_info_describes_the_server_and_its_load() -> None:
             agent_pb2.CAPABILITY_STRUCTURED_CALLS,
             agent_pb2.CAPABILITY_REASONING,
             agent_pb2.CAPABILITY_TOOL_CACHE,
+            agent_pb2.CAPABILITY_SPECULATION,
         ]
         assert idle.limits.context_tokens_max == 8192
         assert idle.load == agent_pb2.EngineLoad()

@@ -114,7 +114,8 @@ async def test_the_answer_lists_what_is_granted() -> None:
         assert seconds(opened.expires_after) == 90.5
         assert opened.model == MODEL
         assert opened.last_client_sequence == 0
-        assert opened.speculation.mode == prediction_pb2.SPECULATION_MODE_OFF
+        assert opened.speculation.mode == prediction_pb2.SPECULATION_MODE_ISSUE
+        assert opened.speculation.max_depth == 2
         info = await server.info()
         assert opened.limits == info.limits
         assert opened.capabilities == info.capabilities
