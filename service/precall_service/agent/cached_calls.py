@@ -48,14 +48,19 @@ class CallAnswer:
 
     prediction_id: str = ""
     time_saved_s: float | None = None
+    run_time_s: float | None = None
+    """How long the handler took; None if it did not run for this call."""
 
     @staticmethod
-    def of_run(ending: InvocationEnding, *, joined: bool = False) -> CallAnswer:
+    def of_run(run: Run, ending: InvocationEnding, *, joined: bool = False) -> CallAnswer:
         """Returns the answer for a call whose handler ran, for this call or an equal one."""
         if ending.error is not None:
             return CallAnswer(ending=ending)
-        source = ResultSource.JOINED if joined else ResultSource.COMMITTED
-        return CallAnswer(ending=ending, source=source)
+        if joined:
+            return CallAnswer(ending=ending, source=ResultSource.JOINED)
+        assert run.ended_at is not None
+        run_time_s = run.ended_at - run.launched_at
+        return CallAnswer(ending=ending, source=ResultSource.COMMITTED, run_time_s=run_time_s)
 
     @staticmethod
     def of_early_run(ending: InvocationEnding, early: EarlyRun) -> CallAnswer:
@@ -151,7 +156,7 @@ class CachedCalls:
                     run = launch(None)
                     assert isinstance(run, Run), "no call claims an early run without versions"
                     run.on_progress(on_progress)
-                    return CallAnswer.of_run(await _ending(run))
+                    return CallAnswer.of_run(run, await _ending(run))
                 flight = slot.flight
                 joined = (
                     flight is not None
@@ -168,7 +173,7 @@ class CachedCalls:
                     continue
                 if joined:
                     self._cache.count_joined(tenant)
-                return CallAnswer.of_run(ending, joined=joined)
+                return CallAnswer.of_run(flight.run, ending, joined=joined)
 
     @contextmanager
     def _slot(self, query: CacheQuery) -> Generator[_Slot]:

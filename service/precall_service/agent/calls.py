@@ -100,6 +100,7 @@ class TurnCalls:
     async def _answer(self, call: ToolCall) -> None:
         answer = await self._answered(call)
         self._scope.transcript.keep_answer(call, model_text(answer.ending))
+        self._scope.speculation.ran(call.call_id, answer.run_time_s)
         await self._end(call.call_id, answer)
 
     async def _answered(self, call: ToolCall) -> CallAnswer:
@@ -124,7 +125,7 @@ class TurnCalls:
             elif (early := await self._scope.speculation.claim(current, call)) is not None:
                 answer = await self._from_early_run(current, call, early)
             else:
-                answer = CallAnswer.of_run(await self._run(current, call, arguments))
+                answer = await self._run(current, call, arguments)
             if answer is not None:
                 return answer
 
@@ -159,9 +160,7 @@ class TurnCalls:
             raise
         return None if _was_updated(tool, ending) else CallAnswer.of_early_run(ending, early)
 
-    async def _run(
-        self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject
-    ) -> InvocationEnding:
+    async def _run(self, tool: RegisteredTool, call: ToolCall, arguments: JsonObject) -> CallAnswer:
         """Runs the handler for this call alone, and records what it writes."""
         write = self._write(tool, arguments)
         if write is not None:
@@ -173,7 +172,7 @@ class TurnCalls:
         run = self._launch(tool, call)
         run.on_progress(self._progress_of(call))
         try:
-            return await run.ending()
+            return CallAnswer.of_run(run, await run.ending())
         except asyncio.CancelledError:
             run.discard(InvocationCancelReason.TURN_ENDED)
             await run.closed()

@@ -145,6 +145,10 @@ class EarlyRuns:
         if early is not None:
             early.run.discard(InvocationCancelReason.PREDICTION_DISCARDED)
 
+    def from_cache(self, prediction: Prediction) -> bool:
+        """Returns whether the result of an open prediction came from the cache."""
+        return prediction.state is State.READY and prediction not in self._runs
+
     def has(self, prediction: Prediction) -> bool:
         """Returns whether a handler runs or has run for an open prediction."""
         return prediction in self._runs

@@ -57,9 +57,11 @@ class Situations:
         self._asked = 0
         self._before = self.now(Moment.STEP_BEGAN)
 
-    def end_step(self) -> None:
-        """Notes that the step has ended, so that nothing can branch off it any more."""
-        self._began = None
+    def end_step(self, *, made: bool) -> None:
+        """Notes that the step has ended, and whether the calls that it wrote are made."""
+        self._began = None  # nothing can branch off it any more
+        if not made:
+            self._written = {}
 
     def reasoned(self) -> bool:
         """Notes that the model reasons. Returns whether predictors are asked now."""

@@ -83,9 +83,12 @@ class TurnSpeculation:
         self._tools = {tool.name: tool for tool in context.tools}
         self._situations = Situations(context, spec, services)
         self._proposals = Proposals(services, context, self._ledger, self._runs, self._situations)
-        self._step_began_at = 0.0
+        self._step_began_at = self._step_ended_at = 0.0
         self._calls: dict[str, tuple[CallKey | None, str]] = {}
         """The calls of the current step by id: their keys, and the names of their tools."""
+        self._claimed: dict[str, Prediction] = {}
+        self._run_times: dict[str, float] = {}
+        """How long the handlers of calls took, by the ids of the calls."""
         self._closed = False
 
     @property
@@ -105,6 +108,7 @@ class TurnSpeculation:
                 self._begin_step(at, happening)
             case StepCompleted(_, finish, usage):
                 self._shared.load.observe_step(at - self._step_began_at, usage.output_tokens)
+                self._step_ended_at = at
                 self._end_step(finish)
             case ToolCallCompleted():
                 self._complete_call(happening)
@@ -118,13 +122,15 @@ class TurnSpeculation:
         self._closed = True
         self._proposals.close()
         for prediction in self._ledger.open():
-            self._runs.discard(prediction, reason)
+            self._discard(prediction, reason)
         self._teach()
 
     def _begin_step(self, at: float, began: StepBegan) -> None:
         self._teach()
         self._step_began_at = at
         self._calls.clear()
+        self._claimed.clear()
+        self._run_times.clear()
         self._situations.begin_step(began)
         self._proposals.ask(Moment.STEP_BEGAN)
 
@@ -141,51 +147,51 @@ class TurnSpeculation:
                     self._proposals.ask(Moment.CALL_WRITTEN)
 
     def _end_step(self, finish: StepFinishReason) -> None:
-        """Resolves the predictions of the step, now that the model has made its calls."""
+        """Resolves the predictions of the step, now that the model has shown what it does."""
         self._proposals.stop()
-        self._situations.end_step()
-        made: set[CallKey | None] = set()
-        reason = DiscardReason.TURN_ENDED
-        if finish is StepFinishReason.TOOL_CALLS:
-            made = {key for key, _ in self._calls.values()}
-            reason = DiscardReason.MISMATCH
-        elif finish is StepFinishReason.ABORTED:
-            return  # the model has not shown what it would do: `close` follows
+        calls = finish is StepFinishReason.TOOL_CALLS
+        self._situations.end_step(made=calls)
+        made = {key for key, _ in self._calls.values()} if calls else set[CallKey | None]()
+        reason = DiscardReason.MISMATCH if calls else DiscardReason.TURN_ENDED
+        if not calls and finish is not StepFinishReason.STOP:
+            return  # it was cut, so that nothing can be learned: `close` follows
         for prediction in self._ledger.open():
             if prediction.step <= self._situations.step and prediction.key not in made:
                 self._learn(prediction, matched=False)
-                self._runs.discard(prediction, reason)
-        for prediction in self._ledger.open():  # those that followed a wrong one
+                self._discard(prediction, reason)
+        for prediction in self._ledger.open():
             if not _follows(prediction, made):
-                self._runs.discard(prediction, reason)
+                self._discard(prediction, reason)
 
     def _complete_call(self, completed: ToolCallCompleted) -> None:
-        """Resolves the predictions that were right, but whose results are not used."""
+        """Resolves the predictions of a call, now that it has been answered."""
         key, name = self._calls.get(completed.call_id, (None, ""))
-        source = completed.source
         self._situations.answered(completed.call_id, completed.result_json)
         if not name:
             return
         tool = self._record.tool(name)
-        confirmed = source is ResultSource.SPECULATIVE
-        if source is ResultSource.COMMITTED:
-            tool.run_times.observe(completed.wait_time_s)
+        run_time_s = self._run_times.get(completed.call_id)
+        if completed.source is ResultSource.COMMITTED and run_time_s is not None:
+            tool.run_times.observe(run_time_s)
+        confirmed = self._claimed.get(completed.call_id)
+        if confirmed is not None:
+            self._learn(confirmed, matched=True, saved_s=completed.time_saved_s or 0.0)
         for prediction in () if key is None else self._ledger.same(key, self._situations.step):
-            run_time_s = completed.wait_time_s if source is ResultSource.COMMITTED else None
             self._learn(prediction, matched=True, run_time_s=run_time_s)
-            if (
-                prediction.state is State.READY
-                and source is ResultSource.CACHE
-                and not (self._runs.has(prediction))
-            ):
+            if completed.source is ResultSource.CACHE and self._runs.from_cache(prediction):
                 self._ledger.confirm(prediction, completed.call_id)
-                confirmed = True
+                confirmed = prediction
             else:
-                reason = prediction.skipped
-                if reason is DiscardReason.UNSPECIFIED:
-                    reason = DiscardReason.DUPLICATE
-                self._runs.discard(prediction, reason, call_id=completed.call_id)
-        tool.count_call(confirmed=confirmed)
+                self._discard(prediction, DiscardReason.DUPLICATE, call_id=completed.call_id)
+        if confirmed is not None:
+            tool.of(confirmed.predictor).confirmed += 1
+        tool.count_call(confirmed=confirmed is not None)
+
+    def _discard(self, prediction: Prediction, reason: DiscardReason, *, call_id: str = "") -> None:
+        """Ends a prediction. If nothing ran early for it, the reason is why nothing did."""
+        if prediction.state is State.SKIPPED:
+            reason = prediction.skipped
+        self._runs.discard(prediction, reason, call_id=call_id)
 
     # The calls that claim early runs.
 
@@ -211,12 +217,10 @@ class TurnSpeculation:
                 return early
         return None
 
-    def answered_early(self, early: EarlyRun) -> None:
-        """Notes that the run of a prediction has answered its call."""
-        prediction = early.prediction
-        self._learn(prediction, matched=True, saved_s=early.saved_s)
-        record = self._record.tool(prediction.key.tool_name).of(prediction.predictor)
-        record.confirmed += 1
+    def ran(self, call_id: str, seconds: float | None) -> None:
+        """Notes how long the handler took that was started for a call; None if it is not known."""
+        if seconds is not None and call_id in self._calls:
+            self._run_times[call_id] = seconds
 
     def _candidates(self, call: ToolCall) -> list[Prediction]:
         key, _ = self._calls.get(call.call_id, (None, ""))
@@ -235,6 +239,8 @@ class TurnSpeculation:
         early = self._runs.claim(prediction, tool, call.call_id, lookup)
         if early is None:
             self._learn(prediction, matched=True)
+        else:
+            self._claimed[call.call_id] = prediction
         return early
 
     # Small parts.
@@ -261,7 +267,12 @@ class TurnSpeculation:
         saved_s: float = 0.0,
     ) -> None:
         self._shared.policy.learn(
-            prediction, self._record, matched=matched, run_time_s=run_time_s, saved_s=saved_s
+            prediction,
+            self._record,
+            matched=matched,
+            lead_s=self._step_ended_at - prediction.proposed_at,
+            run_time_s=run_time_s,
+            saved_s=saved_s,
         )
 
     def _teach(self) -> None:

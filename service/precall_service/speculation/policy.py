@@ -101,23 +101,23 @@ class Policy:
         tenant: TenantRecord,
         *,
         matched: bool,
+        lead_s: float,
         run_time_s: float | None,
         saved_s: float = 0.0,
     ) -> None:
         """Learns from a prediction of which the model has shown whether it was right.
 
-        `run_time_s` is how long the handler of the matched call took, if it is known.
+        `lead_s` is the time from the proposal to the end of the model's message, and `run_time_s`
+        how long the handler of the matched call took, if it is known.
         """
-        now = self._clock.now()
         tool = tenant.tool(prediction.key.tool_name)
         record = tool.of(prediction.predictor)
-        lead_s = now - prediction.proposed_at
         record.resolved += 1
         record.matched += matched
         record.acceptance.observe(prediction.confidence, matched=matched)
         record.leads_at(prediction.depth).observe(lead_s)
         if prediction.launched_at is not None:
-            wasted_s = 0.0 if matched else prediction.handler_s(now)
+            wasted_s = 0.0 if matched else prediction.handler_s(self._clock.now())
             record.saved_s += saved_s
         else:
             overlap_s = (
