@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from precall_service import __version__
-from precall_service.cli import cache, chat, demo, doctor, options, serve
+from precall_service.cli import cache, chat, demo, doctor, options, serve, stats
 
 app = typer.Typer(
     name="precall",
@@ -36,6 +36,7 @@ app.command(help=serve.HELP, cls=serve.ServeCommand)(serve.serve)
 app.command(help=chat.HELP)(chat.chat)
 app.command(help=demo.HELP)(demo.demo)
 app.command(help=doctor.HELP)(doctor.doctor)
+app.command(help=stats.HELP)(stats.stats)
 app.add_typer(cache.app, name="cache")
 
 

@@ -13,7 +13,8 @@ from precall_service.cli.errors import CommandError, reported
 
 HELP = options.help_text(
     "Chat with a model in the terminal, and see its tool calls as they happen.",
-    "The model may call current_time and roll_dice, which run in this process.",
+    """The model may call current_time and roll_dice, which run in this process. If the service
+    predicts a call and runs it early, a line that begins with ~ says so.""",
     """Ctrl-C cancels the running turn; at the prompt, Ctrl-D or a second Ctrl-C quits. /help lists
     the commands of the chat. Without a terminal, each line of the input is a turn.""",
     examples={

@@ -113,7 +113,9 @@ class Chat:
 
     def _new(self) -> precall.Conversation:
         return self._client.conversation(
-            system_prompt=self._options.system, agent_name="precall chat"
+            system_prompt=self._options.system,
+            agent_name="precall chat",
+            speculation=precall.Speculation(events=True),
         )
 
     def _show_tools(self) -> None:
@@ -147,16 +149,17 @@ async def chat_on(options: ChatOptions) -> bool:
 @asynccontextmanager
 async def _opened(options: ChatOptions) -> AsyncGenerator[Chat]:
     async with precall.Client(options.address) as client:
-        if options.tools and await _can_call_tools(client):
+        if options.tools and _can_call_tools(info := await client.server_info()):
+            # Only where it has an effect: a chat has no use for a warning.
+            early = precall.Capability.SPECULATION in info.capabilities
             for tool in CHAT_TOOLS:
-                client.add_tool(tool, read_only=True)
+                client.add_tool(tool, read_only=True, speculation_safe=early)
         chat = Chat(client, options, stdout())
         await chat.open()
         yield chat
 
 
-async def _can_call_tools(client: precall.Client) -> bool:
-    info = await client.server_info()
+def _can_call_tools(info: precall.ServerInfo) -> bool:
     if precall.Capability.TOOL_CALLS in info.capabilities:
         return True
     stderr().print(f"({info.model} cannot call tools)", style="dim", markup=False)

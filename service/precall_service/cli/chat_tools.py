@@ -33,4 +33,5 @@ def roll_dice(
 
 
 CHAT_TOOLS: Final[tuple[Callable[..., object], ...]] = (current_time, roll_dice)
-"""Every tool of the chat. None reads the machine: the model of any server may call them."""
+"""Every tool of the chat. None reads the machine or changes anything: the model of any server may
+call them, and a server may run them early."""

@@ -39,7 +39,7 @@ Tenant: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The tenant whose cache to use.",
+        help="The tenant to act for.",
         show_default="the server's default tenant",
     ),
 ]

@@ -1,10 +1,13 @@
 """Writes a turn to a terminal or a pipe, as its events arrive.
 
-Owns: what each event looks like. A line is never changed after it has been written.
+Owns: what each event looks like. A line is never changed after it has been written. What happens
+beside the model, such as an early run, gets a line of its own, which waits until the model's line
+is complete.
 """
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -34,6 +37,11 @@ class TurnView:
         self._at_line_start = True
         self._names: dict[str, str] = {}
         self._ready_at: dict[str, float] = {}
+        self._predictions: dict[str, precall.PredictionProposed] = {}
+        self._early: set[str] = set()
+        """The predictions that run early; the others get no line."""
+        self._asides: list[str] = []
+        """Lines that wait until the model's line is complete."""
 
     def show(self, event: precall.Event) -> None:
         """Writes an event."""
@@ -55,18 +63,61 @@ class TurnView:
             case precall.TurnCompleted():
                 self._show_end(event)
             case _:
-                pass
+                self._show_prediction(event)
 
     def close(self) -> None:
         """Ends the line that is still open, if any."""
         if not self._at_line_start:
             self._console.print()
             self._at_line_start = True
+        self._show_asides()
+
+    def _show_prediction(self, event: precall.Event) -> None:
+        match event:
+            case precall.PredictionProposed(prediction_id):
+                self._predictions[prediction_id] = event
+            case precall.PredictionLaunched(prediction_id):
+                self._early.add(prediction_id)
+                proposed = self._predictions.get(prediction_id, precall.PredictionProposed())
+                self._aside(
+                    f"{proposed.tool_name} {shortened(proposed.arguments_json)} runs early "
+                    f"({foreseen(proposed)})"
+                )
+            case precall.PredictionReady(prediction_id, run_time_s):
+                self._aside(f"{self._predicted(prediction_id)} is ready after {run_time_s:.2f} s")
+            case precall.PredictionConfirmed(prediction_id, _, lead_time_s):
+                self._aside(
+                    f"{self._predicted(prediction_id)} is confirmed, foreseen {lead_time_s:.2f} s "
+                    "before"
+                )
+            case precall.PredictionDiscarded(prediction_id) if prediction_id in self._early:
+                self._aside(f"{self._predicted(prediction_id)} is discarded: {discarded(event)}")
+            case _:
+                pass
+
+    def _predicted(self, prediction_id: str) -> str:
+        proposed = self._predictions.get(prediction_id)
+        return prediction_id if proposed is None else proposed.tool_name
+
+    def _aside(self, text: str) -> None:
+        self._asides.append(text)
+        if self._at_line_start:
+            self._show_asides()
+
+    def _show_asides(self) -> None:
+        asides, self._asides = self._asides, []
+        for text in asides:
+            self._console.print(Text(f"  ~ {text}", style="dim"))
 
     def _name(self, call_id: str) -> str:
         return self._names.get(call_id, call_id)
 
     def _piece(self, text: str, style: str = "") -> None:
+        if self._asides and (cut := text.rfind("\n") + 1):
+            self._console.print(Text(text[:cut], style=style), end="")
+            self._show_asides()
+            text = text[cut:]
+            self._at_line_start = True
         if text:
             self._console.print(Text(text, style=style), end="")
             self._at_line_start = text.endswith("\n")
@@ -104,8 +155,27 @@ def origin(event: precall.ToolCallCompleted) -> str:
             return "from the cache" if age_s is None else f"from the cache, {age_s:.1f} s old"
         case precall.ResultSource.JOINED:
             return "shared with an equal call"
+        case precall.ResultSource.SPECULATIVE:
+            saved_s = event.time_saved_s
+            return "ran early" if saved_s is None else f"ran early, saved {saved_s:.2f} s"
         case _:
             return ""
+
+
+def foreseen(proposed: precall.PredictionProposed) -> str:
+    """Says what a prediction comes from, and how sure it is: "history, 83%"."""
+    return f"{words(proposed.predictor)}, {proposed.confidence:.0%}"
+
+
+def discarded(event: precall.PredictionDiscarded) -> str:
+    """Says why a prediction was discarded, and what it cost: "mismatch, 0.31 s wasted"."""
+    cost = f", {event.time_wasted_s:.2f} s wasted" if event.time_wasted_s >= 0.005 else ""
+    return f"{words(event.reason)}{cost}"
+
+
+def words(member: enum.Enum) -> str:
+    """Returns the name of a member in words, such as "early dispatch"."""
+    return member.name.lower().replace("_", " ")
 
 
 def queued(position: int) -> str:
@@ -141,6 +211,14 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
     yield "model generated", f"{report.generation_time_s:.2f} s"
     calls = counted(report.tool_calls, "call")
     yield "waited for tools", f"{report.tool_time_exposed_s:.2f} s in {calls}"
+    if report.tool_time_hidden_s:
+        yield "hidden tool time", f"{report.tool_time_hidden_s:.2f} s while the model generated"
+    if report.saved_by_overlap_s:
+        yield "saved by overlap", f"{report.saved_by_overlap_s:.2f} s"
+    if report.predictions:
+        yield "predictions confirmed", f"{report.predictions_confirmed} of {report.predictions}"
+    if report.wasted_time_s:
+        yield "wasted by predictions", f"{report.wasted_time_s:.2f} s of tools"
     if report.cache_hits:
         yield "from the cache", counted(report.cache_hits, "call")
     if report.tool_calls:

@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 import precall
-from precall_service.cli.render import cached_fraction, origin, queued, shortened
+from precall_service.cli.render import (
+    cached_fraction,
+    discarded,
+    foreseen,
+    origin,
+    queued,
+    shortened,
+)
 
 
 class Timeline:
@@ -28,6 +35,8 @@ class Timeline:
         self._names: dict[str, str] = {}
         self._begun_at: dict[str, float] = {}
         self._results_at: float | None = None
+        self._predicted: dict[str, str] = {}
+        """The predicted calls."""
 
     def sent(self, question: str) -> None:
         """Starts the clock, when the turn is sent."""
@@ -62,7 +71,7 @@ class Timeline:
             case precall.TurnCompleted():
                 self._line("done", event.outcome.value)
             case _:
-                pass
+                self._prediction(event)
 
     def ran(self, name: str, argument: str, took_s: float) -> None:
         """Writes that a function ran in this process. May be called from any thread."""
@@ -89,6 +98,29 @@ class Timeline:
         else:
             why = event.error.message if event.error else event.outcome.value
             self._line("result", f"{name} failed: {why}", took, "red")
+
+    def _prediction(self, event: precall.Event) -> None:
+        match event:
+            case precall.PredictionProposed(prediction_id, name):
+                call = f"{name} {shortened(event.arguments_json)}"
+                self._predicted[prediction_id] = call
+                self._line("predicted", call, foreseen(event), "magenta")
+            case precall.PredictionLaunched(prediction_id):
+                self._line("launched", f"{self._predicted_call(prediction_id)}, early")
+            case precall.PredictionReady(prediction_id, run_time_s):
+                took = f"ran for {_ms(run_time_s)}"
+                self._line("ready", self._predicted_call(prediction_id), took)
+            case precall.PredictionConfirmed(prediction_id, _, lead_time_s):
+                lead = f"{_ms(lead_time_s)} after it was predicted"
+                self._line("confirmed", self._predicted_call(prediction_id), lead, "green")
+            case precall.PredictionDiscarded(prediction_id):
+                call = self._predicted_call(prediction_id)
+                self._line("discarded", call, discarded(event), "yellow")
+            case _:
+                pass
+
+    def _predicted_call(self, prediction_id: str) -> str:
+        return self._predicted.get(prediction_id, prediction_id)
 
     def _step_ended(self, event: precall.StepCompleted) -> None:
         usage = event.usage

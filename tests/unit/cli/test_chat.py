@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import precall
-from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Say
+from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Predict, Say
 from precall_service.cli import app
 from precall_service.cli.chat_session import Chat, ChatOptions, chat_on, chat_once
 from precall_service.cli.render import TurnView
@@ -56,6 +56,34 @@ async def test_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert len(opened.tools) == 2
     assert all(tool.effects.read_only for tool in opened.tools)
     assert server.turns[0].frame.generation.tool_choice.mode
+
+
+async def test_a_call_that_runs_early_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("random.randint", max)
+    die = ("roll_dice", {"sides": 6})
+    script = [Predict(*die, wait=True), Call(*die, text="I roll."), Say("A six.")]
+    async with FakeServer(script) as server:
+        assert await chat_once(options(server), "Roll a die.")
+    assert [TIME.sub("_", line) for line in capsys.readouterr().out.splitlines()] == [
+        '  ~ roll_dice {"sides":6} runs early (history, 90%)',
+        "  ~ roll_dice is ready after _",
+        "I roll.",
+        '  → roll_dice {"sides": 6}',
+        "  ~ roll_dice is confirmed, foreseen _ before",
+        "  ← roll_dice _  [6]  (ran early, saved _)",
+        "A six.",
+    ]
+    assert server.frames[0].open.speculation.send_events
+
+
+async def test_a_server_without_speculation_gets_no_declaration_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with FakeServer([Say("hi")], capabilities=[precall.Capability.TOOL_CALLS]) as server:
+        assert await chat_once(options(server), "hello")
+    assert not any(tool.effects.speculation_safe for tool in server.frames[0].open.tools)
 
 
 async def test_tool_that_refuses_says_why_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from precall_service import __version__
 from precall_service.cli import app
 from precall_service.settings import Settings
 
-COMMANDS = ["serve", "chat", "demo", "doctor", "cache"]
+COMMANDS = ["serve", "chat", "demo", "doctor", "stats", "cache"]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 runner = CliRunner()

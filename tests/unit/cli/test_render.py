@@ -69,6 +69,7 @@ def test_call_is_written_when_complete_and_when_ended() -> None:
         (precall.ResultSource.CACHE, 3.21, "  (from the cache, _ old)"),
         (precall.ResultSource.CACHE, None, "  (from the cache)"),
         (precall.ResultSource.JOINED, None, "  (shared with an equal call)"),
+        (precall.ResultSource.SPECULATIVE, None, "  (ran early)"),
         (precall.ResultSource.COMMITTED, None, ""),
     ],
 )
@@ -105,6 +106,79 @@ def test_every_failed_call_says_why(outcome: precall.ToolCallOutcome, told: str)
         precall.ToolCallCompleted("c1", outcome, error=error),
     )
     assert shown[-1] == f"  ✗ a {told} _: because"
+
+
+def proposed(number: str, name: str = "a") -> precall.PredictionProposed:
+    return precall.PredictionProposed(
+        number,
+        name,
+        arguments_json="{}",
+        predictor=precall.Predictor.EARLY_DISPATCH,
+        confidence=0.5,
+    )
+
+
+def mismatch(number: str, wasted_s: float = 0.0) -> precall.PredictionDiscarded:
+    return precall.PredictionDiscarded(number, precall.DiscardReason.MISMATCH, wasted_s)
+
+
+def test_an_early_run_has_a_line_for_each_thing_that_happened() -> None:
+    saved = precall.ToolCallCompleted(
+        "c1",
+        precall.ToolCallOutcome.RESULT,
+        "4",
+        source=precall.ResultSource.SPECULATIVE,
+        time_saved_s=0.25,
+    )
+    assert drawn(
+        proposed("p1"),
+        precall.PredictionLaunched("p1", "r1"),
+        precall.PredictionReady("p1", 0.25),
+        precall.ToolCallReady("c1", "a", "{}"),
+        precall.PredictionConfirmed("p1", "c1", 0.5),
+        saved,
+    ) == [
+        "  ~ a {} runs early (early dispatch, 50%)",
+        "  ~ a is ready after _",
+        "  → a {}",
+        "  ~ a is confirmed, foreseen _ before",
+        "  ← a _  4  (ran early, saved _)",
+    ]
+
+
+def test_a_prediction_that_runs_nothing_has_no_line() -> None:
+    assert drawn(
+        proposed("p1"), proposed("p2"), precall.PredictionLaunched("p2", "r2"),
+        mismatch("p1"), mismatch("p2", 1.5),
+    ) == [
+        "  ~ a {} runs early (early dispatch, 50%)",
+        "  ~ a is discarded: mismatch, _ wasted",
+    ]  # fmt: skip
+
+
+def test_an_early_run_never_cuts_a_line_of_the_model() -> None:
+    assert drawn(
+        precall.TextDelta("I will l"),
+        proposed("p1"),
+        precall.PredictionLaunched("p1", "r1"),
+        precall.TextDelta("ook.\nThen"),
+        precall.PredictionReady("p1", 0.5),
+        precall.TextDelta(" I answer"),
+        precall.TextDelta(".\n"),
+        mismatch("p1"),
+        precall.TextDelta("So."),
+        proposed("p2", "b"),
+        precall.PredictionLaunched("p2", "r2"),
+        done(precall.TurnOutcome.ANSWERED),
+    ) == [
+        "I will look.",
+        "  ~ a {} runs early (early dispatch, 50%)",
+        "Then I answer.",
+        "  ~ a is ready after _",
+        "  ~ a is discarded: mismatch",
+        "So.",
+        "  ~ b {} runs early (early dispatch, 50%)",
+    ]
 
 
 def test_endings_of_a_turn() -> None:
@@ -149,12 +223,30 @@ def test_report_says_what_came_from_the_cache(hits: int, told: str | None) -> No
     assert rows.get("from the cache") == told
 
 
+def test_report_says_what_speculation_did() -> None:
+    report = precall.TurnReport(
+        tool_time_hidden_s=0.5,
+        saved_by_overlap_s=0.25,
+        wasted_time_s=0.125,
+        predictions=3,
+        predictions_confirmed=1,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report_table(report))
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in lines(console))
+    assert rows["hidden tool time"] == "_ while the model generated"
+    assert rows["saved by overlap"] == "_"
+    assert rows["predictions confirmed"] == "1 of 3"
+    assert rows["wasted by predictions"] == "_ of tools"
+
+
 def test_report_of_a_turn_that_did_nothing() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(report_table(precall.TurnReport()))
     shown = "\n".join(lines(console))
     assert "none of them from the KV cache" in shown
-    assert "to the first token" not in shown
+    for absent in ("to the first token", "hidden", "saved", "predictions", "wasted"):
+        assert absent not in shown
 
 
 def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
@@ -197,4 +289,26 @@ def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
         "_  step 2    0 tokens in _; 0 of 0 prompt tokens were cached (none)",
         "_  done      answered",
         "_  runs      a(x) in this process  (_)",
+    ]
+
+
+def test_timeline_has_a_line_for_every_event_of_a_prediction() -> None:
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    timeline = Timeline(console)
+    for event in (
+        proposed("p1"),
+        precall.PredictionLaunched("p1", "r1"),
+        precall.PredictionReady("p1", 0.25),
+        precall.PredictionConfirmed("p1", "c1", 0.5),
+        proposed("p2", "b"),
+        mismatch("p2", 1.5),
+    ):
+        timeline.show(event)
+    assert [line.strip() for line in lines(console)] == [
+        "_  predicted a {}  (early dispatch, 50%)",
+        "_  launched  a {}, early",
+        "_  ready     a {}  (ran for _)",
+        "_  confirmed a {}  (_ after it was predicted)",
+        "_  predicted b {}  (early dispatch, 50%)",
+        "_  discarded b {}  (mismatch, _ wasted)",
     ]
