@@ -32,7 +32,8 @@ class ToolCall:
     error: PrecallError | None = None
     """What went wrong; None if the call has a result."""
     source: ResultSource | None = None
-    """Where the result came from: a run, an early run, or the tool cache. None if there is none."""
+    """Where the result came from: a run, an early run, or the tool cache. None if there is no
+    result."""
 
     @property
     def arguments(self) -> pydantic.JsonValue:
