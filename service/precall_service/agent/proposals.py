@@ -51,11 +51,19 @@ class Proposals:
         self._runs = runs
         self._situations = situations
         self._tools = {tool.name: tool for tool in context.tools}
+        may_run_early = services.dispatcher.limits.may_run_early
+        self._early = [tool.name for tool in context.tools if may_run_early(tool.declaration)]
+        """The tools that may run early."""
         self._predictors = [
             each for each in self._shared.predictors if each.name in self._granted.predictors
         ]
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything can run early."""
+        return bool(self._early)
 
     @property
     def _full(self) -> bool:
@@ -69,7 +77,9 @@ class Proposals:
         if self._full:
             return
         for predictor in self._predictors:
-            if moment in predictor.moments:
+            if moment in predictor.moments and self._shared.policy.worth_asking(
+                predictor.name, self._early, self._record
+            ):
                 situation = self._situations.now(moment, after, self._confidence(predictor.name))
                 task = self._shared.spawn(self._consult(predictor, situation, after))
                 self._tasks.add(task)

@@ -93,8 +93,8 @@ class TurnSpeculation:
 
     @property
     def active(self) -> bool:
-        """Whether calls are predicted at all."""
-        return bool(self._tools) and self._granted.mode is not SpeculationMode.OFF
+        """Whether calls are predicted: only if one of the tools may run early."""
+        return self._granted.mode is not SpeculationMode.OFF and self._proposals.possible
 
     # What happens in the turn.
 

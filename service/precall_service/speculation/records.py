@@ -117,7 +117,10 @@ class TenantRecord:
     def stage(self, tool_name: str, predictor: Predictor) -> SpeculationMode:
         """Returns what is done with a predictor's predictions of a tool."""
         pinned = self._limits.pinned_stage(tool_name, predictor)
-        return pinned or self.tool(tool_name).of(predictor).stage.mode
+        if pinned is not None:
+            return pinned
+        record = self.tool(tool_name).predictors.get(predictor)
+        return SpeculationMode.ISSUE if record is None else record.stage.mode
 
 
 class SpeculationRecords:
@@ -127,6 +130,10 @@ class SpeculationRecords:
         self._clock = clock
         self._limits = limits
         self._tenants: LRUCache[str, TenantRecord] = LRUCache(TENANTS_MAX)
+
+    def peek(self, tenant: str) -> TenantRecord:
+        """Returns the record of a tenant, or an empty one that is not kept."""
+        return self._tenants.get(tenant) or TenantRecord(self._clock, self._limits)
 
     def of(self, tenant: str) -> TenantRecord:
         """Returns the record of a tenant."""

@@ -101,7 +101,7 @@ class ServerInfo:
     def speculation_stats(self, tenant: str) -> prediction_pb2.GetSpeculationStatsResponse:
         """Returns what speculation has done for a tenant."""
         return speculation_stats(
-            self.speculation.records.of(tenant),
+            self.speculation.records.peek(tenant),
             allowance=self.speculation.load.allowance(),
             now=self.clock.now(),
         )

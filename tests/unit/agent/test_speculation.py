@@ -138,7 +138,7 @@ async def test_only_tools_that_allow_it_run_early() -> None:
     steps = [[TICK, TICK, *calls(("book", '{"city": "Rome"}'))], says("done")]
     told = Told(first_step(proposal("book")))
     async with agent_on(scripted(*steps), predictors=[told]) as there:
-        client = there.open(BOOK)
+        client = there.open(BOOK, WEATHER)
         turn = await client.send()
         [invoke] = client.of(Invoke)
         assert invoke.call_id
