@@ -83,7 +83,7 @@ class TurnView:
                     f"{proposed.tool_name} {shortened(proposed.arguments_json)} runs early "
                     f"({foreseen(proposed)})"
                 )
-            case precall.PredictionReady(prediction_id, run_time_s):
+            case precall.PredictionReady(prediction_id, run_time_s) if prediction_id in self._early:
                 self._aside(f"{self._predicted(prediction_id)} is ready after {run_time_s:.2f} s")
             case precall.PredictionConfirmed(prediction_id, _, lead_time_s):
                 self._aside(

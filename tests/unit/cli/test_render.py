@@ -149,7 +149,7 @@ def test_an_early_run_has_a_line_for_each_thing_that_happened() -> None:
 def test_a_prediction_that_runs_nothing_has_no_line() -> None:
     assert drawn(
         proposed("p1"), proposed("p2"), precall.PredictionLaunched("p2", "r2"),
-        mismatch("p1"), mismatch("p2", 1.5),
+        precall.PredictionReady("p1"), mismatch("p1"), mismatch("p2", 1.5),
     ) == [
         "  ~ a {} runs early (early dispatch, 50%)",
         "  ~ a is discarded: mismatch, _ wasted",
