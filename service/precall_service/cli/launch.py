@@ -70,6 +70,7 @@ def engine_config(
         chat_template=None if engine.chat_template is None else _template(engine.chat_template),
         tool_call_parser=engine.tool_call_parser or model.tool_parser,
         reasoning_parser=engine.reasoning_parser or model.reasoning_parser,
+        reasoning_tokens_max=engine.reasoning_tokens_max or model.reasoning_tokens_max,
         structured_calls=engine.structured_calls,
         device=Device(engine.device),
         kv_cache_bytes=engine.kv_cache_bytes,

@@ -194,11 +194,13 @@ def shortened(text: str, characters_max: int = _RESULT_CHARACTERS_MAX) -> str:
     return line if len(line) <= characters_max else f"{line[: characters_max - 1]}…"
 
 
-def report_table(report: precall.TurnReport) -> Table:
-    """Returns a table of where a turn's time and tokens went."""
+def report_table(*reports: precall.TurnReport) -> Table:
+    """Returns a table of where a turn's time and tokens went, with a column for each turn."""
     table = Table.grid(padding=(0, 2))
-    for name, value in _report_rows(report):
-        table.add_row(Text(name, style="dim"), value)
+    columns = [dict(_report_rows(report)) for report in reports]
+    names = dict.fromkeys(name for column in columns for name in column)
+    for name in names:
+        table.add_row(Text(name, style="dim"), *(column.get(name, "") for column in columns))
     return table
 
 

@@ -2,7 +2,8 @@
 
 The functions are ordinary Python. No model knows the time, so an answer with what the functions
 returned must have used them. Both return whole sentences, which a model as small as the embedded
-one repeats best; larger models do not need that.
+one repeats best; larger models do not need that. Real tools wait for a network or a disk, and so do
+these: each takes some time before it returns.
 """
 
 from __future__ import annotations
@@ -41,10 +42,22 @@ class Run:
 
 
 class Functions:
-    """The two functions, and a record of their runs. The client runs functions in threads."""
+    """The two functions, and a record of their runs. The client runs functions in threads.
 
-    def __init__(self, on_run: Callable[[Run], None]) -> None:
+    Each run takes `takes_s` seconds. The time in a city is the one at `at`, so that two turns get
+    the same results.
+    """
+
+    def __init__(
+        self,
+        on_run: Callable[[Run], None],
+        *,
+        takes_s: float = 0.0,
+        at: datetime.datetime | None = None,
+    ) -> None:
         self._on_run = on_run
+        self._takes_s = takes_s
+        self._at = at or datetime.datetime.now(datetime.UTC)
         self.runs: list[Run] = []
 
     def count_letters(self, word: Annotated[str, Field(description="The word.")]) -> str:
@@ -58,7 +71,7 @@ class Functions:
     def get_time(self, city: Annotated[str, Field(description="Name of the city.")]) -> str:
         """Get the time in a city."""
         began_at = time.perf_counter()
-        fact = _local_time(city)
+        fact = _local_time(city, self._at)
         return self._ran("get_time", city, fact, f"It is {fact} in {city}.", began_at)
 
     def tools(self) -> Sequence[Callable[..., object]]:
@@ -78,6 +91,7 @@ class Functions:
         return faults
 
     def _ran(self, name: str, argument: str, fact: str, result: str, began_at: float) -> str:
+        time.sleep(self._takes_s)
         took_s = time.perf_counter() - began_at
         run = Run(name=name, argument=argument, fact=fact, result=result, took_s=took_s)
         self.runs.append(run)
@@ -85,13 +99,13 @@ class Functions:
         return result
 
 
-def _local_time(city: str) -> str:
+def _local_time(city: str, at: datetime.datetime) -> str:
     zone = _ZONES.get(city.strip().lower())
     if zone is None:
         raise ValueError(
             f"the time in {city} is unknown; known cities: {', '.join(sorted(_ZONES))}"
         )
-    return f"{datetime.datetime.now(zoneinfo.ZoneInfo(zone)):%H:%M}"
+    return f"{at.astimezone(zoneinfo.ZoneInfo(zone)):%H:%M}"
 
 
 def _has(answer: str, fact: str) -> bool:

@@ -1,4 +1,4 @@
-"""Writes a turn as a timeline: one line for each event, with the time since the turn was sent.
+"""Records a turn as a timeline: one line for each event, with the time since the turn was sent.
 
 Owns: the clock of the timeline, and which events get a line.
 Concurrency: one event loop, except `ran`, which any thread may call.
@@ -7,8 +7,10 @@ Concurrency: one event loop, except `ran`, which any thread may call.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 import precall
@@ -22,11 +24,30 @@ from precall_service.cli.render import (
 )
 
 
-class Timeline:
-    """Writes one turn as its events arrive."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a timeline. `at_s` is the time since the turn was sent."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    at_s: float
+    what: str
+    text: str
+    note: str = ""
+    style: str = ""
+
+    def drawn(self) -> Text:
+        """Returns the line as text, without its time."""
+        line = Text(f"{self.what:<9} ", style="bold")
+        line.append(self.text, style=f"not bold {self.style}".strip())
+        if self.note:
+            line.append(f"  ({self.note})", style="not bold dim")
+        return line
+
+
+class Timeline:
+    """Records the lines of one turn as its events arrive."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
         self._sent_at = time.monotonic()
         self._step_at = self._sent_at
         self._prompt_tokens = 0
@@ -44,7 +65,7 @@ class Timeline:
         self._line("sent", question)
 
     def show(self, event: precall.Event) -> None:
-        """Writes the line of an event, if it has one."""
+        """Adds the line of an event, if it has one."""
         match event:
             case precall.TurnQueued(position):
                 self._line("queued", queued(position))
@@ -74,7 +95,7 @@ class Timeline:
                 self._prediction(event)
 
     def ran(self, name: str, argument: str, took_s: float) -> None:
-        """Writes that a function ran in this process. May be called from any thread."""
+        """Notes that a function ran in this process. May be called from any thread."""
         self._line("runs", f"{name}({argument}) in this process", _ms(took_s), "green")
 
     def _first_token(self) -> None:
@@ -132,12 +153,24 @@ class Timeline:
         )
 
     def _line(self, what: str, text: str, note: str = "", style: str = "") -> None:
-        line = Text(f"  {time.monotonic() - self._sent_at:7.3f} s  ", style="dim")
-        line.append(f"{what:<9} ", style="not dim bold")
-        line.append(text, style=f"not dim {style}".strip())
-        if note:
-            line.append(f"  ({note})")
-        self._console.print(line)
+        at_s = time.monotonic() - self._sent_at
+        self.lines.append(Line(at_s, what, text, note, style))
+
+
+def side_by_side(columns: Mapping[str, Sequence[Line]]) -> Table:
+    """Returns timelines as the columns of one table, with a row for each line, in order of time."""
+    table = Table(box=None, padding=(0, 1), show_edge=False, header_style="bold", expand=True)
+    table.add_column("seconds", justify="right", style="dim", min_width=7)
+    for name in columns:
+        table.add_column(name, ratio=1, no_wrap=True, overflow="ellipsis")
+    rows = [
+        (line.at_s, index, line) for index, lines in enumerate(columns.values()) for line in lines
+    ]
+    for at_s, index, line in sorted(rows, key=lambda row: row[:2]):
+        cells = [Text()] * len(columns)
+        cells[index] = line.drawn()
+        table.add_row(f"{at_s:.3f}", *cells)
+    return table
 
 
 def _ms(seconds: float) -> str:

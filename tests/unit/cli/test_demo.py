@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from precall.testing import Call, FakeServer, Parallel, Say
+from precall import Capability
+from precall.testing import Call, FakeServer, Parallel, Predict, Say
 from precall_service.cli import app, scenario
-from precall_service.cli.demo import _turn  # pyright: ignore[reportPrivateUsage]
+from precall_service.cli.demo import _turns  # pyright: ignore[reportPrivateUsage]
 from precall_service.cli.errors import CommandError
 from precall_service.cli.scenario import Functions, Run
 
@@ -19,23 +20,42 @@ BOTH = "It has 8 letters, and it is 08:15 in Tokyo."
 
 @pytest.fixture(autouse=True)
 def clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    def then(_city: str) -> str:
+    def then(_city: str, _at: object) -> str:
         return "08:15"
 
     monkeypatch.setattr(scenario, "_local_time", then)
 
 
-async def show(*script: Call | Parallel | Say, model: str = "fake") -> None:
-    async with FakeServer(list(script), model=model) as server:
-        await _turn(server.address, Console(highlight=False, soft_wrap=True))
+async def show(
+    *script: Call | Parallel | Say | Predict, model: str = "fake", speculates: bool = False
+) -> None:
+    capabilities = {Capability.TOOL_CALLS, Capability.REASONING}
+    if speculates:
+        capabilities.add(Capability.SPECULATION)
+    turns = [script] * (3 if speculates else 1)
+    async with FakeServer(*turns, model=model, capabilities=capabilities) as server:
+        await _turns(server.address, Console(highlight=False, width=200), 0.0)
 
 
 async def test_turn_that_used_both_results(capsys: pytest.CaptureFixture[str]) -> None:
     await show(Parallel([LETTERS, TIME]), Say(BOTH))
     told = capsys.readouterr().out
-    assert "count_letters(elephant) ran in this process" in told
-    assert "get_time(Tokyo) ran in this process" in told
-    assert "the answer has both results in it" in told
+    ran = "count_letters(elephant), get_time(Tokyo) ran in this process"
+    assert f"without speculation: {ran}" in told
+    assert "without speculation: the answer has both results in it" in told
+    assert "(this server does not speculate)" in told
+
+
+async def test_both_turns_are_shown_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    predicted = Predict("get_time", {"city": "Tokyo"})
+    await show(predicted, Parallel([LETTERS, TIME]), Say(BOTH), speculates=True)
+    told = capsys.readouterr().out
+    head = next(line for line in told.splitlines() if line.lstrip().startswith("seconds"))
+    assert head.split("  ")[-1].strip() or "with speculation" in head
+    assert told.count("the answer has both results in it") == 2
+    confirmed = next(line for line in told.splitlines() if "confirmed" in line)
+    assert confirmed.index("confirmed") >= head.rindex("with speculation")
+    assert "s without speculation, " in told
 
 
 async def test_names_of_the_server_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:

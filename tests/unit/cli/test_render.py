@@ -10,7 +10,7 @@ from rich.console import Console
 
 import precall
 from precall_service.cli.render import TurnView, report_table, shortened
-from precall_service.cli.timeline import Timeline
+from precall_service.cli.timeline import Line, Timeline, side_by_side
 
 TIME = re.compile(r"\d+(\.\d+)? (s|ms|µs)(?=\W|$)")
 
@@ -27,6 +27,10 @@ def drawn(*events: precall.Event) -> list[str]:
 def lines(console: Console) -> list[str]:
     assert isinstance(console.file, io.StringIO)
     return [TIME.sub("_", line.rstrip()) for line in console.file.getvalue().splitlines()]
+
+
+def recorded(timeline: Timeline) -> list[str]:
+    return [TIME.sub("_", line.drawn().plain) for line in timeline.lines]
 
 
 def result(call_id: str, value: str) -> precall.ToolCallCompleted:
@@ -80,10 +84,10 @@ def test_a_result_says_where_it_came_from(
         "c1", precall.ToolCallOutcome.RESULT, "4", source=source, cache_age_s=age_s
     )
     assert drawn(precall.ToolCallReady("c1", "a", "{}"), done)[-1] == f"  ← a _  4{told}"
-    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
-    Timeline(console).show(done)
+    timeline = Timeline()
+    timeline.show(done)
     note = told.replace("  (", "; ") if told else ")"
-    (line,) = lines(console)
+    [line] = recorded(timeline)
     assert line.endswith(f"c1 returned 4  (_ after the call was written{note}")
 
 
@@ -250,8 +254,7 @@ def test_report_of_a_turn_that_did_nothing() -> None:
 
 
 def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
-    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
-    timeline = Timeline(console)
+    timeline = Timeline()
     usage = precall.TokenUsage(input_tokens=10, cached_tokens=5, output_tokens=3)
     timeline.sent("Well?")
     for event in (
@@ -273,28 +276,27 @@ def test_timeline_has_a_line_for_each_thing_that_happened() -> None:
     ):
         timeline.show(event)
     timeline.ran("a", "x", 0.5)
-    assert [line.strip() for line in lines(console)] == [
-        "_  sent      Well?",
-        "_  queued    1 turn before this one",
-        "_  admitted  after _",
-        "_  step 1    a prompt of 10 tokens",
-        "_  token     the first one, _ after the step began",
-        "_  call      a {}  (written in _)",
-        "_  progress  a: half",
-        "_  step 1    3 tokens in _; 5 of 10 prompt tokens were cached (50%)",
-        '_  result    a returned "r"  (_ after the call was written)',
-        "_  step 2    a prompt of 20 tokens",
-        "_  token     the first one, _ after the last result",
-        "_  result    c2 failed: error  (_ after the call was written)",
-        "_  step 2    0 tokens in _; 0 of 0 prompt tokens were cached (none)",
-        "_  done      answered",
-        "_  runs      a(x) in this process  (_)",
+    assert recorded(timeline) == [
+        "sent      Well?",
+        "queued    1 turn before this one",
+        "admitted  after _",
+        "step 1    a prompt of 10 tokens",
+        "token     the first one, _ after the step began",
+        "call      a {}  (written in _)",
+        "progress  a: half",
+        "step 1    3 tokens in _; 5 of 10 prompt tokens were cached (50%)",
+        'result    a returned "r"  (_ after the call was written)',
+        "step 2    a prompt of 20 tokens",
+        "token     the first one, _ after the last result",
+        "result    c2 failed: error  (_ after the call was written)",
+        "step 2    0 tokens in _; 0 of 0 prompt tokens were cached (none)",
+        "done      answered",
+        "runs      a(x) in this process  (_)",
     ]
 
 
 def test_timeline_has_a_line_for_every_event_of_a_prediction() -> None:
-    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
-    timeline = Timeline(console)
+    timeline = Timeline()
     for event in (
         proposed("p1"),
         precall.PredictionLaunched("p1", "r1"),
@@ -304,11 +306,31 @@ def test_timeline_has_a_line_for_every_event_of_a_prediction() -> None:
         mismatch("p2", 1.5),
     ):
         timeline.show(event)
-    assert [line.strip() for line in lines(console)] == [
-        "_  predicted a {}  (early dispatch, 50%)",
-        "_  launched  a {}, early",
-        "_  ready     a {}  (ran for _)",
-        "_  confirmed a {}  (_ after it was predicted)",
-        "_  predicted b {}  (early dispatch, 50%)",
-        "_  discarded b {}  (mismatch, _ wasted)",
+    assert recorded(timeline) == [
+        "predicted a {}  (early dispatch, 50%)",
+        "launched  a {}, early",
+        "ready     a {}  (ran for _)",
+        "confirmed a {}  (_ after it was predicted)",
+        "predicted b {}  (early dispatch, 50%)",
+        "discarded b {}  (mismatch, _ wasted)",
     ]
+
+
+def test_timelines_stand_side_by_side_in_order_of_time() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    one = [Line(0.0, "sent", "Well?"), Line(2.5, "done", "answered")]
+    other = [Line(0.0, "sent", "Well?"), Line(1.25, "done", "a text that does not fit " * 3)]
+    console.print(side_by_side({"without": one, "with": other}))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().splitlines()
+    assert [line.split()[:3] for line in shown] == [
+        ["seconds", "without", "with"],
+        ["0.000", "sent", "Well?"],
+        ["0.000", "sent", "Well?"],
+        ["1.250", "done", "a"],
+        ["2.500", "done", "answered"],
+    ]
+    column = shown[0].index("with", shown[0].index("without") + 7)
+    assert [line.find("done") >= column for line in shown[3:]] == [True, False]
+    assert "…" in shown[3]
+    assert all(len(line) <= 60 for line in shown)
