@@ -30,6 +30,7 @@ from precall_service.settings import CacheSection, Settings
 from precall_service.speculation.predictors.cached import CachePredictor
 from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
 from precall_service.speculation.predictors.fork import Fork
+from precall_service.speculation.predictors.history.predictor import HistoryPredictor
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.transport.server import GrpcServer
 from precall_service.transport.server_info import ServerInfo
@@ -77,6 +78,7 @@ async def serve(
         exported_traces(settings.tracing.otlp_endpoint, __version__),
         _opened_store(settings.cache) as store,
         ToolCache(store, settings.cache.limits()) as cache,
+        HistoryPredictor(cache) as history,
         Dispatcher(LoopClock(), tool_limits) as dispatcher,
         _serve(
             settings,
@@ -85,6 +87,7 @@ async def serve(
             on_progress=on_progress,
             dispatcher=dispatcher,
             cache=cache,
+            history=history,
         ) as service,
     ):
         yield service
@@ -120,6 +123,7 @@ async def _serve(
     on_progress: Progress,
     dispatcher: Dispatcher,
     cache: ToolCache,
+    history: HistoryPredictor,
 ) -> AsyncGenerator[Service]:
     clock = LoopClock()
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
@@ -127,8 +131,8 @@ async def _serve(
     follow_engine(admission, engines)
     agent_limits = settings.conversations.limits()
     speculation = Speculation(
-        predictors=(CachePredictor(KnownCalls(cache)), EarlyDispatch(), Fork()),
-        learners=(),
+        predictors=(CachePredictor(KnownCalls(cache)), EarlyDispatch(), history, Fork()),
+        learners=(history,),
         engines=engines,
         admission=admission,
         clock=clock,
