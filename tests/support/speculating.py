@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 
+from precall_service.cache.base import CacheKey, Lookup, StoreUnavailableError
 from precall_service.domain.events import (
     DiscardReason,
     PredictionConfirmed,
@@ -18,7 +20,7 @@ from precall_service.domain.events import (
 from precall_service.domain.tools import ToolEffects
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.tools.declarations import ToolProposal
-from tests.support.agent import Client
+from tests.support.agent import Agent, Client
 from tests.support.tools import CITY_SCHEMA
 
 SAFE = ToolEffects(read_only=True, speculation_safe=True)
@@ -99,3 +101,26 @@ def story(client: Client) -> list[str]:
 
 def reasons(client: Client) -> list[DiscardReason]:
     return [event.reason for event in client.of(PredictionDiscarded)]
+
+
+class StoreSwitch:
+    """Takes the store of the cache away, or holds its look-ups up, as remote stores do.
+
+    Attributes:
+        lost: Every look-up fails.
+        held: If there is one, look-ups wait until it is set.
+    """
+
+    def __init__(self, there: Agent) -> None:
+        self.lost = False
+        self.held: asyncio.Event | None = None
+        self._look_up = there.store.look_up
+        there.store.look_up = self._looked_up
+
+    async def _looked_up(self, key: CacheKey, nodes: Sequence[str]) -> Lookup:
+        await asyncio.sleep(0)
+        if self.held is not None:
+            await self.held.wait()
+        if self.lost:
+            raise StoreUnavailableError("the store is lost")
+        return await self._look_up(key, nodes)
