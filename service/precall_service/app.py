@@ -163,29 +163,41 @@ async def _serve(
         started_at=clock.now(),
     )
     server = GrpcServer(settings.server.options(), conversations, cache, info)
-    async with speculation:
-        address = await server.start()
+    async with (
+        speculation,
+        _running(server, engines, on_progress, drain_s=settings.server.drain_s) as running,
+    ):
+        address, engine, background = running
+        yield Service(
+            address=address,
+            model=model,
+            engine=engine,
+            engines=engines,
+            conversations=conversations,
+            admission=admission,
+            background=background,
+        )
+
+
+@asynccontextmanager
+async def _running(
+    server: GrpcServer, engines: EngineSupervisor, on_progress: Progress, *, drain_s: float
+) -> AsyncGenerator[tuple[str, EngineInfo, asyncio.Task[None]]]:
+    """Starts the server, then the engine. Yields the address, the engine and its watch; drains."""
+    address = await server.start()
+    try:
+        engine = await engines.start(on_progress)
+        background = asyncio.create_task(_keep_going(engines, server))
         try:
-            engine = await engines.start(on_progress)
-            background = asyncio.create_task(_keep_going(engines, server))
-            try:
-                server.set_ready(ready=True)
-                yield Service(
-                    address=address,
-                    model=model,
-                    engine=engine,
-                    engines=engines,
-                    conversations=conversations,
-                    admission=admission,
-                    background=background,
-                )
-                await server.stop(settings.server.drain_s)
-            finally:
-                background.cancel()
-                await asyncio.wait([background])
+            server.set_ready(ready=True)
+            yield address, engine, background
+            await server.stop(drain_s)
         finally:
-            await server.stop(0.0)
-            await engines.close()
+            background.cancel()
+            await asyncio.wait([background])
+    finally:
+        await server.stop(0.0)
+        await engines.close()
 
 
 async def _keep_going(engines: EngineSupervisor, server: GrpcServer) -> None:
