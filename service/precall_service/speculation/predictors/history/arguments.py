@@ -40,12 +40,14 @@ Form: TypeAlias = tuple[Path, ...]
 FORMS_MAX: Final = 16
 LEAVES_MAX: Final = 64
 """The most leaves of a tool, over all forms."""
-CONSTANTS_MAX: Final = 24
+CONSTANTS_MAX: Final = 16
 """The most values of a leaf that may be proposed again."""
 CONSTANT_CHARS_MAX: Final = 256
 """Longer values are not proposed again, unless a source has them."""
-POINTERS_MAX: Final = 128
-CHOICES_MAX: Final = 512
+POINTERS_MAX: Final = 96
+CHOICES_MAX: Final = 192
+FORM_WEIGHTS_MAX: Final = CHOICES_MAX
+LEAF_WEIGHTS_MAX: Final = POINTERS_MAX + CHOICES_MAX
 VALUES_MAX: Final = 3
 """The most values of a leaf that are combined into proposals."""
 FORMS_TRIED_MAX: Final = 2
@@ -74,6 +76,11 @@ class Leaf:
         self._constants: dict[int, tuple[str, JsonValue]] = {}
         """The values by their hashes, the one learned last at the end."""
         self._choice = Choice(age, CHOICES_MAX)
+
+    @property
+    def weights(self) -> int:
+        """The number of weights: at most LEAF_WEIGHTS_MAX."""
+        return len(self._pointers.table) + len(self._choice)
 
     def likely(
         self, sources: Sources, words: Features, schema: JsonValue
@@ -196,6 +203,11 @@ class ToolArguments:
     def __len__(self) -> int:
         """Returns the number of known leaves."""
         return len(self._leaves)
+
+    @property
+    def weights(self) -> int:
+        """The number of weights of the forms and all leaves."""
+        return len(self._choice) + sum(leaf.weights for leaf in self._leaves.values())
 
     def likely(
         self, sources: Sources, features: Features, words: Features, schema: JsonObject

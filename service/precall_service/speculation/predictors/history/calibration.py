@@ -66,7 +66,7 @@ class Calibration:
             return fractions[-1]
         low, high = self._centres[after - 1], self._centres[after]
         share = (place - low) / (high - low)
-        return fractions[after - 1] * (1 - share) + fractions[after] * share
+        return fractions[after - 1] + (fractions[after] - fractions[after - 1]) * share
 
     def rebase(self) -> None:
         """Applies the scale to the counts, before it is set to 1."""

@@ -19,7 +19,11 @@ from typing import Final, TypeAlias
 from precall_service.domain.json import JsonObject, dump
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.speculation.base import PastCall, Proposal, Situation
-from precall_service.speculation.predictors.history.arguments import ToolArguments
+from precall_service.speculation.predictors.history.arguments import (
+    FORM_WEIGHTS_MAX,
+    LEAF_WEIGHTS_MAX,
+    ToolArguments,
+)
 from precall_service.speculation.predictors.history.calibration import Calibration
 from precall_service.speculation.predictors.history.records import (
     PROBABILITY_UNITS,
@@ -46,9 +50,13 @@ from precall_service.speculation.predictors.history.weights import (
 PROPOSALS_MAX: Final = 3
 TOOLS_MAX: Final = 128
 """The most tools that are known; the one learned longest ago is forgotten."""
+KNOWN_LEAVES_MAX: Final = 512
+"""The most arguments that are known, over all tools."""
 TOOLS_TRIED_MAX: Final = 6
 CALLS_MAX: Final = 8
 """The most calls of a step that are learned."""
+CONTEXT_CALLS_MAX: Final = 16
+"""The last calls of the turn, which are features of what follows them."""
 CONTEXT_MAX: Final = 3
 """The longest sequence of tools that is a feature of what follows it."""
 LEAVES_MAX: Final = 32
@@ -57,6 +65,9 @@ RIVALS_MAX: Final = 24
 DESCRIPTION_CHARS_MAX: Final = 1000
 CHOICES_MAX: Final = 32_768
 WORD_COUNTS_MAX: Final = 4096
+WEIGHTS_MAX: Final = (
+    CHOICES_MAX + TOOLS_MAX * FORM_WEIGHTS_MAX + KNOWN_LEAVES_MAX * LEAF_WEIGHTS_MAX
+)
 PROBABILITY_MIN: Final = 0.002
 """Calls that are less probable are not proposed."""
 
@@ -95,6 +106,16 @@ class TenantModel:
         self._calibration = Calibration(self._age)
         self._reader = CallReader()
         self._described: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    @property
+    def arguments(self) -> Mapping[str, int]:
+        """The number of known arguments of each known tool."""
+        return {name: len(arguments) for name, arguments in self._tools.items()}
+
+    @property
+    def weights(self) -> int:
+        """The number of weights, of which a model has at most WEIGHTS_MAX."""
+        return len(self._choice) + sum(each.weights for each in self._tools.values())
 
     def propose(self, situation: Situation) -> list[Proposal]:
         """Returns at most PROPOSALS_MAX calls, the most probable one first."""
@@ -191,9 +212,11 @@ class TenantModel:
     def _learn_arguments(self, call: CallSeen, features: Features, words: Features) -> None:
         arguments = self._tools.pop(call.tool_name, None) or ToolArguments(self._age)
         self._tools[call.tool_name] = arguments
-        if len(self._tools) > TOOLS_MAX:
-            del self._tools[next(iter(self._tools))]
         arguments.learn(call, features, words)
+        while (
+            len(self._tools) > TOOLS_MAX or sum(map(len, self._tools.values())) > KNOWN_LEAVES_MAX
+        ):
+            del self._tools[next(iter(self._tools))]
 
     def _ranked(
         self, situation: Situation, looked: _Looked
@@ -238,7 +261,7 @@ class TenantModel:
 
     def _rival(self, name: str, situation: Situation, words: AbstractSet[int]) -> Rival:
         declared = situation.tools.get(name)
-        called = any(call.tool_name == name for call in situation.calls)
+        called = any(call.tool_name == name for call in situation.calls[-CONTEXT_CALLS_MAX:])
         if declared is None:
             return Rival(keyed(name), called=called)
         of_name, of_description = self._words_of(declared)
@@ -333,8 +356,8 @@ def _resemblances(rival: Rival | None) -> Features:
 
 def _contexts(situation: Situation) -> tuple[int, ...]:
     """Returns the features of the calls before: sequences of tools, and the set of them."""
-    names = [call.tool_name for call in situation.calls[-16:]]
-    sequence = ["^", *names] if len(situation.calls) <= 16 else names
+    names = [call.tool_name for call in situation.calls[-CONTEXT_CALLS_MAX:]]
+    sequence = ["^", *names] if len(situation.calls) == len(names) else names
     found = [keyed("n", *sequence[-length:]) for length in range(1, CONTEXT_MAX + 1)]
     if not names:
         found.append(keyed("e", *(call.tool_name for call in situation.earlier[-1:])))

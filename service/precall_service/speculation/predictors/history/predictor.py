@@ -16,8 +16,8 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -62,7 +62,7 @@ class HistoryLimits:
     """Limits of the history predictor.
 
     Attributes:
-        tenants_max: The tenants with a model in memory; a model takes up to 8 MB. The tenant that
+        tenants_max: The tenants with a model in memory; a model takes a few MB. The tenant that
             was used longest ago is dropped, and loaded again when it comes back.
         half_life_calls: After this many calls of the tenant, what was learned counts half.
     """
@@ -94,6 +94,7 @@ class HistoryPredictor:
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._loads: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def __aenter__(self) -> Self:
         """Starts to write records. Only from here on, records are read."""
@@ -113,13 +114,13 @@ class HistoryPredictor:
             load.cancel()
         if self._loads:
             await asyncio.wait(self._loads)
-        if writer is None or self._kept is None:
+        if writer is None:
             return
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait([writer], timeout=CLOSE_S)
         writer.cancel()
         await asyncio.wait([writer])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await self._write_all(self._kept)
 
     @property
     def name(self) -> PredictorName:
@@ -175,8 +176,8 @@ class HistoryPredictor:
                 tenant.retry_in -= 1
             else:
                 tenant.loading = asyncio.create_task(self._load(name, tenant))
+                tenant.loading.add_done_callback(partial(self._loaded, name, tenant))
                 self._loads.add(tenant.loading)
-                tenant.loading.add_done_callback(self._loads.discard)
         return tenant
 
     async def _load(self, name: str, tenant: _Tenant) -> None:
@@ -184,38 +185,39 @@ class HistoryPredictor:
         assert self._kept is not None
         model = TenantModel(self._limits.half_life_calls)
         tenant.retry_in = RETRY_USES
-        new = tenant.learned
         try:
-            if await _learned_again(model, self._kept, name):
-                kept: list[StepSeen] = []
-                while new:
-                    kept.append(new.popleft())
-                    model.learn(kept[-1])
-                    if len(kept) % STEPS_AT_ONCE == 0:
-                        await asyncio.sleep(0)
-                tenant.model = model
-                tenant.retry_in = -1
-                new.extend(kept)
+            if not await _learned_again(model, self._kept, name):
+                return
+            learned = 0
+            while learned < len(tenant.learned):
+                model.learn(tenant.learned[learned])
+                learned += 1
+                if learned % STEPS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            tenant.model = model
+            tenant.retry_in = -1
         except Exception as defect:  # noqa: BLE001 - what is kept may be damaged
             report_defect(log, "the loading of learned history", defect)
-        finally:
-            tenant.loading = None
-            while new:
-                if (record := encode(new.popleft())) is not None:
-                    self._keep(name, record)
+
+    def _loaded(self, name: str, tenant: _Tenant, load: asyncio.Task[None]) -> None:
+        """Keeps what was learned while a tenant was loaded. The load may not even have started."""
+        self._loads.discard(load)
+        tenant.loading = None
+        for step in tenant.learned:
+            if (record := encode(step)) is not None:
+                self._keep(name, record)
+        tenant.learned.clear()
 
     async def _write(self, kept: KeptRecords) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
+        while self._unwritten or not self._closing:
+            if not self._unwritten:
+                await self._wake.wait()
+                self._wake.clear()
+                continue
             try:
-                await self._write_all(kept)
+                await kept.remember(*self._unwritten.popleft())
             except Exception as defect:  # noqa: BLE001 - later records must be written
                 report_defect(log, "the keeping of learned history", defect)
-
-    async def _write_all(self, kept: KeptRecords) -> None:
-        while self._unwritten:
-            await kept.remember(*self._unwritten.popleft())
 
 
 async def _learned_again(model: TenantModel, kept: KeptRecords, name: str) -> bool:

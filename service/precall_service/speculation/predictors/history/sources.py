@@ -8,8 +8,10 @@ transformation.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import Final, TypeAlias
+
+from cachetools import LRUCache
 
 from precall_service.domain.json import JsonValue
 from precall_service.speculation.base import PastCall, Situation
@@ -28,8 +30,10 @@ from precall_service.speculation.predictors.history.weights import keyed, mixed
 
 CALLS_MAX: Final = 16
 """The number of calls before the next one that are looked at."""
-READ_MAX: Final = 512
-"""The number of calls whose parts are kept, so that a call is read once in a turn."""
+READ_BYTES_MAX: Final = 1 << 20
+"""The size of the parts of calls that are kept, so that a call is read once in a turn."""
+PART_BYTES: Final = 300
+"""What a part takes besides its text and value."""
 POINTERS_MAX: Final = 32
 """The most pointers to one value."""
 SAME_TOOL_MAX: Final = 2
@@ -115,7 +119,9 @@ class CallReader:
     """Finds the sources of situations. Keeps what it read of calls."""
 
     def __init__(self) -> None:
-        self._read: OrderedDict[tuple[str, int, int], tuple[_Parts, _Parts]] = OrderedDict()
+        self._read: LRUCache[tuple[str, int, int], tuple[_Parts, _Parts]] = LRUCache(
+            READ_BYTES_MAX, getsizeof=_size
+        )
 
     def sources(self, situation: Situation, text: Reading) -> Sources:
         """Returns the sources of a situation."""
@@ -155,10 +161,13 @@ class CallReader:
                 _keyed_parts("a", call.tool_name, call.arguments),
                 _keyed_parts("r", call.tool_name, read(call.result_json)),
             )
-            self._read[key] = found
-            if len(self._read) > READ_MAX:
-                self._read.popitem(last=False)
+            if _size(found) <= READ_BYTES_MAX:
+                self._read[key] = found
         return found
+
+
+def _size(parts: tuple[_Parts, _Parts]) -> int:
+    return sum(PART_BYTES + 2 * len(text) for each in parts for _, text, _, _ in each)
 
 
 def _keyed_parts(kind: str, tool_name: str, value: JsonValue) -> _Parts:

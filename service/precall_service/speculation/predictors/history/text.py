@@ -60,7 +60,7 @@ _SPAN: Final = re.compile(
 )
 _WORD: Final = re.compile(r"[^\W\d_]{3,30}")
 _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_ENDINGS: Final = ("ing", "ed", "es", "s")
+_ENDINGS: Final = ("ing", "ed", "es", "s", "e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,14 @@ def _stem(word: str) -> str:
 def _spans(text: str) -> tuple[Span, ...]:
     found: list[tuple[str, str]] = []
     for match in _SPAN.finditer(text):
-        found.append((match.lastgroup or "", match[0]))
-        if len(found) == SPANS_MAX:
+        kind, span = match.lastgroup or "", match[0]
+        _, _, rest = span.partition(" ")
+        if kind == "name" and rest and _begins_sentence(text, match.start()):
+            # The first word of a sentence has a capital whether it belongs to a name or not.
+            found += [("opening", span), ("name", rest)]
+        else:
+            found.append((kind, span))
+        if len(found) >= SPANS_MAX:
             break
     totals = Counter(kind for kind, _ in found)
     seen: Counter[str] = Counter()
@@ -129,6 +135,11 @@ def _spans(text: str) -> tuple[Span, ...]:
             spans.append(Span(kind, value, canonical, tuple(keyed("t", key) for key in keys)))
         seen[kind] += 1
     return tuple(spans)
+
+
+def _begins_sentence(text: str, place: int) -> bool:
+    before = text[:place].rstrip(" ")
+    return not before or before[-1] in ".!?:\n"
 
 
 def _value(kind: str, span: str) -> JsonValue:

@@ -68,7 +68,7 @@ def arguments_of(value: JsonObject) -> list[tuple[Path, JsonValue]] | None:
     waiting: list[tuple[Path, JsonValue]] = [((), value)]
     while waiting:
         path, part = waiting.pop()
-        inner = _inside(part, ITEMS_MAX) if len(path) < DEPTH_MAX else []
+        inner = _inside(part, ITEMS_MAX + 1) if len(path) < DEPTH_MAX else []
         if inner and (len(inner) <= ITEMS_MAX or isinstance(part, Mapping)):
             waiting.extend(((*path, step), each) for step, each in reversed(inner))
         elif path:
@@ -120,18 +120,17 @@ def parts_of(value: JsonValue) -> Iterator[Part]:
         if (text := written(part)) is not None:
             yield Part(path, part, text)
         if len(path) < DEPTH_MAX and len(waiting) < PARTS_MAX:
-            inner = _inside(part, ITEMS_MAX)
-            waiting.extend(((*path, step), each) for step, each in inner[:PARTS_MAX])
-            if inner and isinstance(part, Sequence):
+            waiting.extend(((*path, step), each) for step, each in _inside(part, ITEMS_MAX))
+            if isinstance(part, Sequence) and not isinstance(part, str) and part:
                 waiting.append(((*path, -1), part[-1]))
 
 
 def _inside(value: JsonValue, items_max: int) -> list[tuple[str | int, JsonValue]]:
-    """Returns what an object or array contains; one item more than `items_max` of an array."""
+    """Returns what an object contains, or the first items of an array."""
     if isinstance(value, Mapping):
         return list(islice(value.items(), PARTS_MAX))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return list(enumerate(value[: items_max + 1]))
+        return list(enumerate(value[:items_max]))
     return []
 
 
