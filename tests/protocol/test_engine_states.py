@@ -181,7 +181,6 @@ async def test_while_the_engine_starts_the_server_answers() -> None:
         assert list(info.capabilities) == [  # they need no model
             agent_pb2.CAPABILITY_TOOL_CACHE,
             agent_pb2.CAPABILITY_SPECULATION,
-            agent_pb2.CAPABILITY_SPECULATION,
         ]
         assert info.limits.frame_bytes_max
         assert info.limits.context_tokens_max == 0, "not known yet"
