@@ -1,0 +1,114 @@
+"""Starts the service for the benches of speculation, and runs a turn with speculation off and on.
+
+Owns: the flags that these benches share, and the pairs of turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import precall
+from bench import served
+from bench.bfcl_prompts import ToolPrompt
+from bench.process import Child, started
+from bench.theory import Timing
+from bench.tool_turns import FORK, OFF, TurnTimes, run_turn
+from precall_service.domain.json import JsonObject
+
+ENGINE = {"max_num_seqs": 16, "max_model_len": 4096, "block_size": 32}
+"""The sizes of the engine on a CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The same turn with speculation off and on."""
+
+    off: TurnTimes
+    on: TurnTimes
+
+    @property
+    def acceptance(self) -> float:
+        """Which fraction of the calls was answered by early runs."""
+        return self.on.hits / len(self.on.calls)
+
+    @property
+    def timing(self) -> Timing:
+        """The times that the formulas need. Without a hit, there is no lead."""
+        prediction_s = self.on.prediction_s
+        return Timing(
+            generation_s=self.on.generation_s,
+            prediction_s=self.on.generation_s if prediction_s is None else prediction_s,
+            tool_s=self.off.waited_s,
+        )
+
+    @property
+    def allowed_s(self) -> float:
+        """What the formula allows to save: nothing if a call of the step was not predicted."""
+        return self.timing.saved_s(1.0) if self.on.hits == len(self.on.calls) else 0.0
+
+    @property
+    def hidden_s(self) -> float:
+        """How much less the turn waited for its tools."""
+        return self.off.waited_s - self.on.waited_s
+
+    @property
+    def slowed_s(self) -> float:
+        """How much longer the model took to write the calls."""
+        return self.on.generation_s - self.off.generation_s
+
+    @property
+    def saved_s(self) -> float:
+        """How much earlier the second step began."""
+        return self.hidden_s - self.slowed_s
+
+    @property
+    def off_s(self) -> float:
+        """The time from the first step to the second, without speculation."""
+        return self.off.next_at - self.off.began_at
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of every bench of speculation that needs an engine."""
+    served.add_arguments(parser)
+    served.add_block_size(parser)
+
+
+@asynccontextmanager
+async def speculating(
+    options: argparse.Namespace, predictor: str, speculation: JsonObject | None = None
+) -> AsyncGenerator[Child]:
+    """Runs the service with the fork, or with "oracle" or "wrong" in its place."""
+    how = served.served(options, block_size=options.block_size)
+    config: JsonObject = {
+        "model": None if how.model.embedded else how.model.path_or_name,
+        "device": how.device,
+        "vllm": how.vllm,
+        "speculation": speculation or {},
+        "predictor": predictor,
+    }
+    print(f"starting precall with {predictor}", flush=True)
+    async with started("bench.arms.speculating", config) as child:
+        yield child
+
+
+async def run_pair(
+    client: precall.Client,
+    prompt: ToolPrompt,
+    *,
+    tool_s: float,
+    on_first: bool,
+    whole: bool = False,
+) -> Pair:
+    """Runs the turn once with speculation, once without."""
+
+    async def one(speculation: precall.Speculation) -> TurnTimes:
+        return await run_turn(client, prompt, tool_s=tool_s, speculation=speculation, whole=whole)
+
+    if on_first:
+        on = await one(FORK)
+        return Pair(off=await one(OFF), on=on)
+    off = await one(OFF)
+    return Pair(off=off, on=await one(FORK))

@@ -1,0 +1,95 @@
+"""Early runs with the fork as the only predictor, with tools of 1 and 2 s.
+
+The model reasons and then calls. The same turn runs with speculation off and on, in the same
+service. A turn is measured from the start of its first step to that of its second. Each prompt has
+its own tools, so the service knows nothing of them before.
+
+What is saved is compared with what the formula allows for the lead and the acceptance that were
+measured in the same turns (bench/theory.py). The formula takes no account of the time that the
+branches take from the model. So two savings are reported: how much less the turns waited for their
+tools, and how much earlier their second steps began, which is less by what the branches cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import precall
+from bench import speculating
+from bench.bfcl_prompts import tool_prompts
+from bench.report import AtLeast, Report
+from bench.speculating import ENGINE, Pair, run_pair
+
+TARGET = 0.9
+
+SIZES = {
+    "cpu": {"prompts": 8, "tools_s": "1,2", "rounds": 4, **ENGINE},
+    "quick": {"prompts": 2, "tools_s": "1", "rounds": 1, **ENGINE},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this bench."""
+    speculating.add_arguments(parser)
+    parser.add_argument("--prompts", type=int, help="prompts in each round")
+    parser.add_argument("--tools-s", help="times of the tools, in seconds")
+    parser.add_argument("--rounds", type=int)
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Runs the bench and adds its samples to the report."""
+    tools_s = [float(text) for text in options.tools_s.split(",")]
+    done = report.count(_name(tools_s[0], "acceptance")) * options.prompts
+    prompts = tool_prompts(done + options.rounds * options.prompts)[done:]
+    pairs: dict[float, list[Pair]] = {tool_s: [] for tool_s in tools_s}
+    async with (
+        speculating.speculating(options, "fork") as server,
+        precall.Client(str(server.ready["address"])) as client,
+    ):
+        for number, prompt in enumerate(prompts, start=1):
+            for index, tool_s in enumerate(tools_s):
+                on_first = (number + index) % 2 == 1
+                pair = await run_pair(client, prompt, tool_s=tool_s, on_first=on_first)
+                pairs[tool_s].append(pair)
+                print(
+                    f"{prompt.id}, {tool_s:g} s: {pair.on.hits} of {len(pair.on.calls)} calls, "
+                    f"saved {pair.saved_s:.2f} s of {pair.allowed_s:.2f}"
+                )
+            if number % options.prompts == 0:
+                for tool_s, found in pairs.items():
+                    _add(report, tool_s, found)
+                    found.clear()
+                report.round_ended()
+
+
+def _add(report: Report, tool_s: float, pairs: list[Pair]) -> None:
+    """Adds a round: the sums over its pairs."""
+    hits = sum(pair.on.hits for pair in pairs)
+    report.add(_name(tool_s, "acceptance"), hits / sum(len(pair.on.calls) for pair in pairs))
+    report.add(
+        _name(tool_s, "time to write the calls, off"),
+        statistics.mean(pair.off.generation_s for pair in pairs),
+        unit="s",
+    )
+    report.add(
+        _name(tool_s, "time to write the calls: on / off"),
+        sum(pair.on.generation_s for pair in pairs) / sum(pair.off.generation_s for pair in pairs),
+    )
+    leads = [pair.timing.lead_s for pair in pairs if pair.on.hits]
+    report.add(_name(tool_s, "lead"), *leads, unit="s")
+    allowed_s = sum(pair.allowed_s for pair in pairs)
+    off_s = sum(pair.off_s for pair in pairs)
+    report.add(_name(tool_s, "saved of the whole, by the formula"), allowed_s / off_s)
+    report.add(_name(tool_s, "saved of the whole"), sum(pair.saved_s for pair in pairs) / off_s)
+    if not allowed_s:
+        return
+    waiting, whole = "waited less / allowed", "saved / allowed"
+    report.add(_name(tool_s, waiting), sum(pair.hidden_s for pair in pairs) / allowed_s)
+    report.add(_name(tool_s, whole), sum(pair.saved_s for pair in pairs) / allowed_s)
+    for what in (waiting, whole):
+        report.judge(_name(tool_s, what), AtLeast(TARGET))
+
+
+def _name(tool_s: float, what: str) -> str:
+    return f"tools of {tool_s:g} s: {what}"
