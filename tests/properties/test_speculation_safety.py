@@ -81,6 +81,7 @@ OSLO: Final = '{"city": "Oslo"}'
 ROME, BOOKED = ("weather", '{"city": "Rome"}'), ("book", '{"city": "Rome"}')
 STEPS: Final[dict[str, list[Item]]] = {
     "answer": [*thinks("hm"), TICK, *says("So.")],
+    "read": calls(("read", OSLO)),
     "one call": [*thinks("hm"), TICK, *calls(ROME)],
     "calls": [*calls(ROME, BOOKED), TICK, TICK, *calls(("read", OSLO), first=2)],
     "others": [
@@ -94,8 +95,8 @@ STEPS: Final[dict[str, list[Item]]] = {
 }
 ACTS = st.tuples(
     st.sampled_from(
-        ["send"] * 5
-        + ["answer"] * 5
+        ["send"] * 8
+        + ["answer"] * 8
         + ["wait"] * 3
         + ["update"] * 3
         + ["fail", "late", "hold back", "go on", "let go", "die", "cancel", "withdraw"]
@@ -117,7 +118,7 @@ class Play:
     store: StoreSwitch
 
     def __init__(self, steps: Sequence[str], moves: Sequence[Sequence[str]]) -> None:
-        self._steps = itertools.cycle(steps)
+        self._steps = itertools.cycle([*steps, "one call"])
         self._gate = asyncio.Event()
         self._gate.set()
         self._slow = asyncio.Event()
@@ -143,6 +144,7 @@ class Play:
 
     def open(self, there: Agent) -> None:
         self.store = StoreSwitch(there)
+        self.store.waits = True
         limits = there.dispatcher.limits
         there.dispatcher.limits = dataclasses.replace(
             limits, early_open_world=frozenset({"news", "book", "read"})
@@ -211,6 +213,7 @@ class Play:
                 self._left.add(client)
                 conversation.hang_up()
             case "end":
+                self._left.add(client)
                 draining = ServiceError(Reason.DRAINING, "the server is shutting down")
                 conversation.end(draining, TurnOutcome.FAILED)
             case "vanish":
@@ -297,7 +300,7 @@ def tools_of(client: Client) -> set[str]:
 
 @settings(max_examples=150)
 @given(
-    st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=8),
+    st.lists(st.sampled_from([*["one call", "calls", "others"] * 3, *STEPS]), max_size=8),
     st.lists(st.lists(st.sampled_from(MOVES), min_size=1, max_size=6), min_size=1, max_size=4),
     st.lists(ACTS, min_size=5, max_size=40),
     LIMITED,
@@ -326,6 +329,8 @@ def test_only_safe_tools_run_early_and_everything_ends_once(
             speculation=limits,
         ) as there:
             played.open(there)
+            for number in range(len(TENANTS)):
+                await played.act(there, "send", number)
             for kind, number in acts:
                 await played.act(there, kind, number)
             await played.finish(there)
