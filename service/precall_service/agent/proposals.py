@@ -57,7 +57,7 @@ class Proposals:
         self._predictors = [
             each for each in self._shared.predictors if each.name in self._granted.predictors
         ]
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Predictor] = {}
         self._closed = False
 
     @property
@@ -77,13 +77,18 @@ class Proposals:
         if self._full:
             return
         for predictor in self._predictors:
-            if moment in predictor.moments and self._shared.policy.worth_asking(
-                predictor.name, self._early, self._record
-            ):
+            if self._wants(predictor, moment):
                 situation = self._situations.now(moment, after, self._confidence(predictor.name))
                 task = self._shared.spawn(self._consult(predictor, situation, after))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._tasks[task] = predictor
+                task.add_done_callback(self._tasks.pop)
+
+    def _wants(self, predictor: Predictor, moment: Moment) -> bool:
+        if moment not in predictor.moments:
+            return False
+        if moment is Moment.REASONED and predictor in self._tasks.values():
+            return False  # its answer to an earlier moment comes sooner
+        return self._shared.policy.worth_asking(predictor.name, self._early, self._record)
 
     def stop(self) -> None:
         """Ends the work of predictors, because the step that they predict is over."""
