@@ -31,8 +31,15 @@ BENCHES = (
     "pressure",
     "block",
     "cache",
+    "history",
     "turn",
     "demo",
+    "speculation_oracle",
+    "speculation_fork",
+    "speculation_agreement",
+    "speculation_wrong",
+    "speculation_off",
+    "speculation_memory",
 )
 _NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 

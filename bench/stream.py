@@ -58,21 +58,34 @@ class Arm:
     calls: int
     """Conversations per connection."""
     messages_a_turn: int
+    opening: bytes
+    """The frame that opens a conversation."""
 
     @classmethod
     async def connect(
-        cls, child: Child, *, connections: int, calls: int, messages_a_turn: int
+        cls,
+        child: Child,
+        *,
+        connections: int,
+        calls: int,
+        messages_a_turn: int,
+        opening: bytes = OPEN,
     ) -> Self:
         """Opens the connections to a ready server."""
         address = str(child.ready["address"])
-        readers = [await Reader.connect(address) for _ in range(connections)]
-        return cls(child=child, readers=readers, calls=calls, messages_a_turn=messages_a_turn)
+        return cls(
+            child=child,
+            readers=[await Reader.connect(address) for _ in range(connections)],
+            calls=calls,
+            messages_a_turn=messages_a_turn,
+            opening=opening,
+        )
 
     async def round(self) -> Round:
         """Opens conversations, runs one turn in each, and cancels their calls."""
         address = str(self.child.ready["address"])
         streams = [(reader, reader.open(self.calls, address, PATH)) for reader in self.readers]
-        self._send(streams, OPEN)
+        self._send(streams, self.opening)
         for reader in self.readers:
             await reader.read(self.calls)
         cpu_before, began = self.child.cpu_s(), time.perf_counter()

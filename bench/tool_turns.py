@@ -48,6 +48,9 @@ class TurnTimes:
     texts: list[str] = field(default_factory=list[str])
     """What the model wrote."""
     predictions: int = 0
+    waits_s: float = 0.0
+    """How long the turn waited for the results of all steps."""
+    _written_at: float = 0.0
     _launched_at: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -58,6 +61,11 @@ class TurnTimes:
     def waited_s(self) -> float:
         """How long the turn waited for the results of the first step's calls."""
         return self.next_at - self.written_at
+
+    @property
+    def generated_s(self) -> float:
+        """The time from the start of the first step to the end of the turn, without the waits."""
+        return self.ended_at - self.began_at - self.waits_s
 
     @property
     def hits(self) -> int:
@@ -75,10 +83,12 @@ class TurnTimes:
             case precall.StepStarted(step):
                 if step == 0:
                     self.began_at = now
-                elif step == 1:
-                    self.next_at = now
+                else:
+                    self.waits_s += now - self._written_at
+                    self.next_at = self.next_at or now
             case precall.StepCompleted(step, _, usage):
                 self.tokens += usage.output_tokens
+                self._written_at = now
                 if step == 0:
                     self.written_at = now
             case precall.ReasoningDelta(text) | precall.TextDelta(text):

@@ -9,20 +9,14 @@ measurement cannot tell apart. The processes take turns, and each round starts n
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import statistics
-import subprocess
-import tempfile
-from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 from bench.arms.called import KINDS
-from bench.process import Child, ChildFailedError, started
+from bench.process import Child, started
 from bench.report import AtMost, Report
+from bench.trees import ROOT, checked_out, environ
 
-ROOT = Path(__file__).parent.parent
 MODULE = "bench.arms.called"
 BEFORE_THE_CACHE = "c8a3c22b43c5c891242b1ca8938b4f3ea8677694"
 BLOCKS = 12
@@ -44,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Runs the bench and adds its samples to the report."""
-    with _checked_out(options.before) as before:
+    with checked_out(options.before, "bench/arms/called.py") as before:
         trees = {"before": before, "now": ROOT, "before, again": before}
         for number in range(options.rounds):
             async with AsyncExitStack() as stack:
                 arms: dict[str, Child] = {}
                 for name in _rotated(number):
-                    child = started(MODULE, {}, environ=_environ(trees[name]))
+                    child = started(MODULE, {}, environ=environ(trees[name]))
                     arms[name] = await stack.enter_async_context(child)
                 for kind in KINDS:
                     await _measure(report, arms, kind, options.turns)
@@ -76,27 +70,3 @@ async def _measure(report: Report, arms: dict[str, Child], kind: str, turns: int
 def _rotated(number: int) -> list[str]:
     start = number % len(ARMS)
     return [*ARMS[start:], *ARMS[:start]]
-
-
-def _environ(tree: Path) -> dict[str, str]:
-    """Makes a child import everything from a tree, and nothing from the bench's folder."""
-    parts = (tree, tree / "service", tree / "tracing", tree / "clients/python/src")
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, parts))}
-
-
-@contextmanager
-def _checked_out(commit: str) -> Generator[Path]:
-    """Yields a folder with the files of a commit, and with this tree's arm.
-
-    Raises:
-        ChildFailedError: the repository does not have the commit.
-    """
-    with tempfile.TemporaryDirectory(prefix="precall-bench-") as folder:
-        archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", commit], check=False, capture_output=True
-        )
-        if archive.returncode:
-            raise ChildFailedError(f"no files of {commit}: {archive.stderr.decode().strip()}")
-        subprocess.run(["tar", "-x", "-C", folder], check=True, input=archive.stdout)
-        shutil.copy(ROOT / "bench/arms/called.py", Path(folder) / "bench/arms/called.py")
-        yield Path(folder)

@@ -1,10 +1,15 @@
-"""The whole service on a scripted engine, without a model."""
+"""The whole service on a scripted engine, without a model.
+
+The `speculation_off` bench also runs this file in a copy of an older commit. So it uses only what
+both have.
+"""
 
 from __future__ import annotations
 
 import cProfile
 import gc
 from dataclasses import replace
+from typing import Any
 
 from bench.process import Link, run_child
 from precall_service import app
@@ -28,9 +33,13 @@ async def main(config: JsonObject, link: Link) -> None:
     async def factory(on_progress: Progress) -> Engine:
         return ScriptedEngine(always(step), info)
 
-    settings = load_settings(
-        None, {"server": {"port": 0}, "conversations": {"turn_tokens_max": context}}
-    )
+    sections: dict[str, Any] = {
+        "server": {"port": 0},
+        "conversations": {"turn_tokens_max": context},
+    }
+    if "speculation" in config:  # older commits have no such setting
+        sections["speculation"] = {"mode": config["speculation"]}
+    settings = load_settings(None, sections)
     profile = cProfile.Profile()
 
     async def start_profile(_fields: JsonObject) -> JsonObject:
