@@ -62,10 +62,17 @@ Called = tuple[str, str]
 """A tool and a path."""
 READS: Final = [(tool, path) for path in FILES for tool in ("read", "look")]
 WRITES: Final = [("write", "/a"), ("write", "/b"), ("shell", "/")]
+BESIDE: Final = [
+    [("read", "/a"), ("write", "/b")],
+    [("look", "/b"), ("write", "/a")],
+    [("write", "/b"), ("read", "/a"), ("look", "/a")],
+]
+"""Calls of one step of which none reads what another writes."""
 STEPS = st.lists(
     st.one_of(
         st.lists(st.sampled_from(READS), min_size=1, max_size=3),
         st.sampled_from(WRITES).map(lambda write: [write]),
+        st.sampled_from(BESIDE),
     ),
     max_size=6,
 )
@@ -76,7 +83,7 @@ def item(called: Called) -> tuple[str, str]:
     return called[0], json.dumps({"path": called[1]})
 
 
-POOL: Final = [item(called) for called in (*READS, *WRITES)]
+POOL: Final = [item(called) for called in (*READS[:4], *READS, *WRITES)]
 
 
 def step(called: Sequence[Called]) -> list[Item]:
