@@ -19,9 +19,10 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.tools import ToolEffects
 from precall_service.speculation.base import Moment, Proposal, Situation
-from precall_service.tools.declarations import ToolProposal
+from precall_service.speculation.ledger import CallKey, Prediction
+from precall_service.tools.declarations import ToolProposal, declare
 from tests.support.agent import Agent, Client
-from tests.support.tools import CITY_SCHEMA
+from tests.support.tools import CITY_SCHEMA, tool_limits
 
 SAFE = ToolEffects(read_only=True, speculation_safe=True)
 WEATHER = ToolProposal(
@@ -101,6 +102,33 @@ def story(client: Client) -> list[str]:
 
 def reasons(client: Client) -> list[DiscardReason]:
     return [event.reason for event in client.of(PredictionDiscarded)]
+
+
+def predicted(
+    *,
+    tool: ToolProposal = WEATHER,
+    city: str = "Rome",
+    predictor: Predictor = Predictor.FORK,
+    confidence: float = 0.9,
+    step: int = 0,
+    parent: Prediction | None = None,
+    at: float = 1000.0,
+) -> Prediction:
+    """A prediction that no turn has made."""
+    declaration = declare(tool, tool_limits()).declaration
+    return Prediction(
+        key=CallKey(
+            declaration.name, declaration.version, json.dumps({"city": city}).replace(" ", "")
+        ),
+        declaration=declaration,
+        arguments={"city": city},
+        predictor=predictor,
+        confidence=confidence,
+        depth=1 if parent is None else parent.depth + 1,
+        step=step,
+        parent=parent,
+        proposed_at=at,
+    )
 
 
 class StoreSwitch:
