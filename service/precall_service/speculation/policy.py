@@ -20,7 +20,7 @@ from precall_service.domain.events import DiscardReason, Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.speculation.estimates import PRIOR_WEIGHT
-from precall_service.speculation.ledger import Prediction
+from precall_service.speculation.ledger import Prediction, State
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.records import PredictorRecord, TenantRecord, ToolRecord
 
@@ -112,11 +112,14 @@ class Policy:
     def probability(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the probability that the model makes the predicted call.
 
-        A call that follows a prediction also needs that prediction to come true.
+        A call that follows predictions also needs all those to come true that are still open.
         """
-        own = tool.of(prediction.predictor).acceptance.probability(prediction.confidence)
+        probability = tool.of(prediction.predictor).acceptance.probability(prediction.confidence)
         parent = prediction.parent
-        return own if parent is None else own * parent.confidence
+        while parent is not None and parent.state is not State.CONFIRMED:
+            probability *= parent.confidence
+            parent = parent.parent
+        return probability
 
     # What came of predictions.
 
