@@ -17,11 +17,14 @@ from precall_service.domain.events import (
     PredictionReady,
     Predictor,
 )
-from precall_service.domain.tools import ToolEffects
+from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.speculation.ledger import CallKey, Prediction
 from precall_service.tools.declarations import ToolProposal, declare
 from tests.support.agent import Agent, Client
+from tests.support.cached import FILE_SCHEMA
+from tests.support.clock import settle
+from tests.support.scripts import Item, Pause, calls, says, thinks
 from tests.support.tools import CITY_SCHEMA, tool_limits
 
 SAFE = ToolEffects(read_only=True, speculation_safe=True)
@@ -31,6 +34,7 @@ WEATHER = ToolProposal(
 TIME = replace(WEATHER, name="time")
 BOOK = ToolProposal(name="book", input_schema_json=CITY_SCHEMA, timeout_s=20.0)
 
+ALWAYS = tuple(Moment)
 EVENTS = (
     PredictionProposed,
     PredictionLaunched,
@@ -84,8 +88,8 @@ def story(client: Client) -> list[str]:
     for event in client.events:
         match event:
             case PredictionProposed():
-                city = json.loads(event.arguments_json)["city"]
-                names[event.prediction_id] = f"{event.tool_name} {city}"
+                [argument] = json.loads(event.arguments_json).values()
+                names[event.prediction_id] = f"{event.tool_name} {argument}"
                 told.append(f"proposed {names[event.prediction_id]}")
             case PredictionLaunched(prediction_id):
                 told.append(f"launched {names[prediction_id]}")
@@ -155,3 +159,51 @@ class StoreSwitch:
         if self.lost:
             raise StoreUnavailableError("the store is lost")
         return await self._look_up(key, nodes)
+
+
+READ = replace(
+    WEATHER,
+    name="read",
+    input_schema_json=FILE_SCHEMA,
+    effects=ToolEffects(read_only=True, speculation_safe=True, reads=("file:{path}",)),
+)
+CACHED_READ = replace(READ, cache_ttl_s=60.0, cache_scope=CacheScope.TENANT)
+
+
+def reading(path: str = "/a", confidence: float = 0.9) -> Proposal:
+    """The prediction that a file is read."""
+    return Proposal(
+        tool_name="read", arguments_json=json.dumps({"path": path}), confidence=confidence
+    )
+
+
+def following(after: Proposal, *then: Proposal) -> Callable[[Situation], Sequence[Proposal]]:
+    """Proposes a call in the first step, and what follows once its result is ready."""
+    return lambda situation: (
+        then
+        if situation.moment is Moment.RESULT_READY and situation.depth == 2
+        else (after,)
+        if situation.moment is Moment.STEP_BEGAN and situation.step == 0
+        else ()
+    )
+
+
+class Thinking:
+    """Steps in which the model thinks until the test says `on`, and then makes calls."""
+
+    def __init__(self) -> None:
+        self._gates: list[asyncio.Event] = []
+
+    def then(self, *called: tuple[str, str]) -> list[Item]:
+        """Such a step; without calls, it answers."""
+        self._gates.append(asyncio.Event())
+        return [
+            *thinks("hm"),
+            Pause(self._gates[-1]),
+            *(calls(*called) if called else says("done")),
+        ]
+
+    async def on(self, step: int = 0) -> None:
+        """Lets this step go on, and everything run as far as it can."""
+        self._gates[step].set()
+        await settle()

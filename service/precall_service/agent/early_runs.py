@@ -16,6 +16,7 @@ from precall_service.cache.query import CacheQuery, dependencies
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import DiscardReason, InvocationCancelReason, TraceContext
 from precall_service.speculation.ledger import Ledger, Prediction, State
+from precall_service.speculation.records import ToolRecord
 from precall_service.tools.run import InvocationContext
 from precall_service.tools.toolset import RegisteredTool
 
@@ -49,12 +50,20 @@ class EarlyRuns:
         self._ledger = ledger
         self._trace_context = trace_context
         self._runs: dict[Prediction, EarlyRun] = {}
-        self._reserved: set[Prediction] = set()
+        self._reserved: dict[Prediction, ToolRecord] = {}
+        """The predictions whose handlers run or are about to, with the records that count them."""
 
     @property
     def running(self) -> int:
         """The number of predictions whose handlers run, or are about to."""
         return len(self._reserved)
+
+    def serves(self, prediction: Prediction) -> bool:
+        """Returns whether a prediction has a result, or will have one.
+
+        It does from before its handler is started, so that equal predictions have one run.
+        """
+        return prediction in self._reserved or prediction.usable
 
     def running_predictions(self) -> list[Prediction]:
         """Returns the predictions whose handlers run."""
@@ -62,9 +71,10 @@ class EarlyRuns:
 
     def reserve(self, prediction: Prediction) -> None:
         """Counts a prediction as running; `execute` must follow."""
-        self._reserved.add(prediction)
+        record = self._tenant.tool(prediction.key.tool_name)
+        self._reserved[prediction] = record
+        record.running += 1
         self._tenant.running += 1
-        self._tenant.tool(prediction.key.tool_name).running += 1
 
     async def execute(self, prediction: Prediction, tool: RegisteredTool) -> None:
         """Runs the handler for a prediction to its end, if the cache does not have the result.
@@ -74,9 +84,8 @@ class EarlyRuns:
         try:
             await self._execute(prediction, tool)
         finally:
-            self._reserved.discard(prediction)
+            self._reserved.pop(prediction).running -= 1
             self._tenant.running -= 1
-            self._tenant.tool(tool.name).running -= 1
 
     async def _execute(self, prediction: Prediction, tool: RegisteredTool) -> None:
         query = dependencies(
@@ -178,8 +187,8 @@ class EarlyRuns:
         self, early: EarlyRun, tool: RegisteredTool, lookup: Lookup | None
     ) -> DiscardReason | None:
         over_at, ended = early.prediction.over_at, early.run.ended
-        if tool is not early.tool:
-            return DiscardReason.EXPIRED
+        if tool is not early.tool or tool.current() is not tool:
+            return DiscardReason.EXPIRED  # it was updated, maybe only while the cache was asked
         if ended is not None and ended.error is not None:
             return _why_failed(ended.error)
         if lookup is None or lookup.changed_at > early.snapshot:

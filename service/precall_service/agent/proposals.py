@@ -154,7 +154,7 @@ class Proposals:
         self._record.tool(tool.name).of(name).proposed += 1
         reason = (
             DiscardReason.DUPLICATE
-            if any(each.usable for each in others)
+            if any(self._runs.serves(each) for each in others)
             else self._refusal(prediction, tool)
         )
         if reason is None:
@@ -184,7 +184,8 @@ class Proposals:
             return self._shared.policy.probability(each, tool)
 
         running = self._runs.running_predictions()
-        if self._runs.running < self._shared.limits.running_per_turn_max or not running:
+        turn_is_full = self._runs.running >= self._shared.limits.running_per_turn_max
+        if not running or not turn_is_full or self._record.waste_left_s <= 0:
             return False  # it is the tenant that has used up a budget
         worst = min(running, key=probability)
         if probability(worst) >= probability(prediction):

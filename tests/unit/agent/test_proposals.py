@@ -1,0 +1,458 @@
+"""What becomes of proposals: which are taken, which take the place of others, how far ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from precall_service.domain.events import (
+    CancelInvocation,
+    DiscardReason,
+    Invoke,
+    PredictionDiscarded,
+    PredictionProposed,
+    Predictor,
+    TurnOutcome,
+)
+from precall_service.domain.speculation import SpeculationMode, SpeculationRequest
+from precall_service.speculation.base import Moment, Proposal, Situation
+from precall_service.speculation.limits import SpeculationLimits
+from precall_service.tools.link import HandlerResult
+from tests.support.agent import Client, agent_on, scripted
+from tests.support.clock import settle
+from tests.support.scripts import TICK, Item, says, thinks
+from tests.support.speculating import (
+    ALWAYS,
+    BOOK,
+    WEATHER,
+    Thinking,
+    Told,
+    first_step,
+    proposal,
+    reasons,
+    story,
+    weather,
+)
+
+ROME = ("weather", '{"city": "Rome"}')
+CITIES = ("Rome", "Oslo", "Bonn", "Kyiv", "Lima")
+MANY = replace(WEATHER, max_concurrency=100)
+SHADOW = SpeculationRequest(mode=SpeculationMode.SHADOW, send_events=True)
+
+
+def launched(client: Client) -> list[str]:
+    return [line.removeprefix("launched ") for line in story(client) if line.startswith("launched")]
+
+
+class InTurn:
+    """A predictor that proposes one call after the other, each once everything else has run."""
+
+    name = Predictor.HISTORY
+    moments = frozenset({Moment.STEP_BEGAN})
+
+    def __init__(self, proposals: Sequence[Proposal]) -> None:
+        self._proposals = proposals
+
+    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
+        for each in self._proposals if situation.step == 0 else ():
+            yield each
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+
+class Slow:
+    """A predictor that proposes once the test says so."""
+
+    name = Predictor.FORK
+    moments = frozenset(ALWAYS)
+
+    def __init__(self, proposal: Proposal) -> None:
+        self._proposal = proposal
+        self.asked: list[Moment] = []
+        self.gate = asyncio.Event()
+        self.ended = 0
+
+    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
+        self.asked.append(situation.moment)
+        try:
+            await self.gate.wait()
+            yield self._proposal
+        finally:
+            self.ended += 1
+
+
+async def test_a_turn_runs_only_so_many_at_once() -> None:
+    thinking = Thinking()
+    told = Told(first_step(*map(weather, CITIES)))
+    limits = SpeculationLimits(running_per_turn_max=2)
+    steps = [thinking.then(ROME), says("done")]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(MANY)
+        await client.send()
+        assert launched(client) == ["weather Rome", "weather Oslo"]
+        await client.answer(0)
+        await thinking.on()
+        assert reasons(client) == [DiscardReason.MISMATCH, *[DiscardReason.BUDGET] * 3]
+
+
+async def test_a_better_prediction_takes_the_place_of_the_worst() -> None:
+    thinking = Thinking()
+    limits = SpeculationLimits(running_per_turn_max=2)
+    steps = [thinking.then(("weather", '{"city": "Bonn"}')), says("done")]
+    predictors = [InTurn([weather("Rome", 0.6), weather("Oslo", 0.5), weather("Bonn", 0.7)])]
+    async with agent_on(scripted(*steps), predictors=predictors, speculation=limits) as there:
+        client = there.open(MANY)
+        turn = await client.send()
+        assert launched(client) == ["weather Rome", "weather Oslo", "weather Bonn"]
+        assert story(client)[-2:] == ["discarded weather Oslo: SUPERSEDED", "launched weather Bonn"]
+        [cancel] = client.of(CancelInvocation)
+        assert cancel.invocation_id == client.of(Invoke)[1].invocation_id
+        await client.answer(2)
+        await thinking.on()
+        assert client.ending(turn).report.predictions_confirmed == 1
+
+
+async def test_an_equally_probable_prediction_takes_no_place() -> None:
+    thinking = Thinking()
+    limits = SpeculationLimits(running_per_turn_max=1)
+    steps = [thinking.then()]
+    predictors = [InTurn([weather("Rome"), weather("Oslo")])]
+    async with agent_on(scripted(*steps), predictors=predictors, speculation=limits) as there:
+        client = there.open(MANY)
+        await client.send()
+        assert launched(client) == ["weather Rome"]
+        await thinking.on()
+        assert reasons(client) == [DiscardReason.TURN_ENDED, DiscardReason.BUDGET]
+
+
+@pytest.mark.parametrize("wasted_s", [59.0, 60.0])
+async def test_nothing_takes_a_place_once_the_tenant_has_wasted_enough(wasted_s: float) -> None:
+    slow, thinking = Slow(weather("Oslo", 0.9)), Thinking()
+    limits = SpeculationLimits(running_per_turn_max=1, waste_per_minute_s=60.0)
+    predictors = [InTurn([weather("Rome", 0.5)]), slow]
+    steps = [thinking.then()]
+    async with agent_on(scripted(*steps), predictors=predictors, speculation=limits) as there:
+        client = there.open(MANY)
+        await client.send()
+        there.speculation.records.of("ann").waste(wasted_s)
+        slow.gate.set()
+        await settle()
+        oslo = ["weather Oslo"] if wasted_s < 60.0 else []
+        assert launched(client) == ["weather Rome", *oslo]
+        await thinking.on()
+
+
+async def test_a_tenant_runs_only_so_many_at_once_in_all_its_turns() -> None:
+    thinking = Thinking()
+    limits = SpeculationLimits(running_per_tenant_max=1)
+    told = Told(first_step(weather()))
+    steps = [thinking.then(), thinking.then(), thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        first, second = there.open(MANY), there.open(MANY)
+        other = there.open(MANY, tenant="bob")
+        for client in (first, second, other):
+            await client.send()
+        assert [len(launched(client)) for client in (first, second, other)] == [1, 0, 1]
+        for step in range(3):
+            await thinking.on(step)
+        assert reasons(second) == [DiscardReason.BUDGET]
+        assert there.speculation.records.of("ann").running == 0
+
+
+async def test_a_turn_has_only_so_many_predictions() -> None:
+    thinking = Thinking()
+    limits = SpeculationLimits(predictions_per_turn_max=3)
+    told = Told([*map(weather, CITIES)])
+    steps = [thinking.then(ROME), thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(MANY)
+        await client.send()
+        await client.answer(0)
+        await thinking.on(0)
+        assert len(told.asked) == 1, "a turn that takes no more predictions asks for none"
+        await thinking.on(1)
+        assert len(client.of(PredictionProposed)) == 3
+
+
+async def test_a_predictor_has_only_so_many_proposals_at_a_moment() -> None:
+    thinking = Thinking()
+    told = Told(first_step(*(weather(f"city {number}") for number in range(20))))
+    async with agent_on(scripted(thinking.then()), predictors=[told]) as there:
+        client = there.open(MANY)
+        await client.send()
+        await thinking.on()
+        assert len(client.of(PredictionProposed)) == 8
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        proposal("no_such_tool"),
+        Proposal(tool_name="weather", arguments_json="{", confidence=0.9),
+        Proposal(tool_name="weather", arguments_json="{}", confidence=0.9),
+        Proposal(tool_name="weather", arguments_json="[]", confidence=0.9),
+    ],
+)
+async def test_what_is_no_call_of_a_tool_is_no_prediction(bad: Proposal) -> None:
+    thinking = Thinking()
+    told = Told(first_step(bad, weather()))
+    async with agent_on(scripted(thinking.then()), predictors=[told]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await thinking.on()
+        assert story(client)[0] == "proposed weather Rome"
+        assert len(client.of(PredictionProposed)) == 1
+
+
+async def test_arguments_are_compared_in_canonical_form() -> None:
+    thinking = Thinking()
+    other = Proposal(
+        tool_name="weather", arguments_json='{ "days":2.0, "city":"\\u0052ome" }', confidence=0.9
+    )
+    steps = [thinking.then(("weather", '{"city": "Rome", "days": 2}')), says("done")]
+    async with agent_on(scripted(*steps), predictors=[Told(first_step(other))]) as there:
+        client = there.open(WEATHER)
+        turn = await client.send()
+        [proposed] = client.of(PredictionProposed)
+        assert proposed.arguments_json == '{"city":"Rome","days":2}'
+        await client.answer(0)
+        await thinking.on()
+        assert client.ending(turn).report.predictions_confirmed == 1
+
+
+@pytest.mark.parametrize(("said", "taken"), [(7.0, 1.0), (-1.0, 0.0), (float("inf"), 1.0)])
+async def test_confidences_are_from_0_to_1(said: float, taken: float) -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather(confidence=said)))
+    async with agent_on(scripted(thinking.then()), predictors=[told]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await thinking.on()
+        assert [each.confidence for each in client.of(PredictionProposed)] == [taken]
+
+
+async def test_a_predictor_that_repeats_itself_is_heard_once() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather(), weather(), weather(confidence=0.5)))
+    async with agent_on(scripted(thinking.then()), predictors=[told]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await thinking.on()
+        assert len(client.of(PredictionProposed)) == 1
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_call_that_is_predicted_already_does_not_run_twice(answered: bool) -> None:
+    thinking = Thinking()
+    first = Told(first_step(weather()), name=Predictor.HISTORY)
+    second = Told(
+        lambda situation: (weather(),) if situation.step == 0 else (), moments=(Moment.REASONED,)
+    )
+    steps = [[*thinks("x" * 24), *thinking.then(ROME)], says("done")]
+    predictors = [first, second]
+    async with agent_on(scripted(*steps), predictors=predictors) as there:
+        client = there.open(WEATHER, handler=lambda _: HandlerResult("1") if answered else None)
+        await client.send()
+        assert len(launched(client)) == 1
+        await thinking.on()
+        if not answered:
+            await client.answer(0)
+        assert len(client.of(Invoke)) == 1
+        assert reasons(client) == [DiscardReason.DUPLICATE]
+
+
+async def test_in_shadow_nothing_runs_and_all_is_told() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather(), weather("Oslo")))
+    async with agent_on(scripted(thinking.then(ROME), says("done")), predictors=[told]) as there:
+        client = there.open(WEATHER, speculation=SHADOW)
+        turn = await client.send()
+        assert not client.of(Invoke)
+        await there.advance(3.0)
+        await thinking.on()
+        await there.advance(2.0)
+        await client.answer(0)
+        assert client.ending(turn).outcome is TurnOutcome.ANSWERED
+        assert set(reasons(client)) == {DiscardReason.SHADOW}
+        call_id = client.of(Invoke)[0].call_id
+        assert [each.call_id for each in client.of(PredictionDiscarded)] == ["", call_id]
+        record = there.speculation.records.of("ann").tool("weather").of(Predictor.FORK)
+        assert (record.would_save_s, record.would_waste_s) == (2.0, 1.0)
+        assert (record.resolved, record.matched, record.launched) == (2, 1, 0)
+
+
+async def test_without_the_conversations_consent_nothing_is_predicted() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    steps = [thinking.then(), thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told]) as there:
+        others = frozenset({Predictor.HISTORY})
+        for step, asked in enumerate(
+            [SpeculationRequest(mode=SpeculationMode.OFF), SpeculationRequest(predictors=others)]
+        ):
+            client = there.open(WEATHER, speculation=asked)
+            await client.send()
+            await thinking.on(step)
+        assert not told.asked
+
+
+async def test_events_come_only_if_they_were_asked_for() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    async with agent_on(scripted(thinking.then(ROME), says("done")), predictors=[told]) as there:
+        client = there.open(WEATHER, speculation=SpeculationRequest())
+        turn = await client.send()
+        await client.answer(0)
+        await thinking.on()
+        assert story(client) == []
+        assert client.ending(turn).report.predictions_confirmed == 1
+
+
+async def test_without_a_tool_that_may_run_early_no_predictor_is_asked() -> None:
+    thinking = Thinking()
+    told = Told(first_step(proposal("book")))
+    async with agent_on(scripted(thinking.then()), predictors=[told]) as there:
+        client = there.open(BOOK)
+        await client.send()
+        await thinking.on()
+        assert not told.asked
+
+
+@pytest.mark.parametrize("key", [("weather", None), ("*", Predictor.FORK)])
+async def test_a_predictor_that_is_off_proposes_nothing(key: tuple[str, Predictor | None]) -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    limits = SpeculationLimits(stages={key: SpeculationMode.OFF})
+    steps = [thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await thinking.on()
+        assert not client.of(PredictionProposed)
+
+
+class Crashing:
+    """A predictor with a defect."""
+
+    name = Predictor.HISTORY
+    moments = frozenset({Moment.STEP_BEGAN})
+    asked = 0
+
+    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
+        self.asked += 1
+        yield weather("Oslo" if situation.step else "Rome")
+        raise RuntimeError("a defect")
+
+
+async def test_a_predictor_that_crashes_is_not_asked_again_in_this_turn() -> None:
+    crashing, thinking = Crashing(), Thinking()
+    steps = [thinking.then(ROME), says("done"), thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[crashing]) as there:
+        client = there.open(WEATHER)
+        turn = await client.send()
+        await client.answer(0)
+        await thinking.on(0)
+        assert client.ending(turn).report.predictions_confirmed == 1
+        assert crashing.asked == 1
+        await client.send()
+        assert crashing.asked == 2
+        await thinking.on(1)
+
+
+async def test_more_reasoning_does_not_ask_a_predictor_that_is_still_at_work() -> None:
+    slow, thinking = Slow(weather()), Thinking()
+    steps = [[*thinks("x" * 24), *thinking.then()]]
+    async with agent_on(scripted(*steps), predictors=[slow]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        assert slow.asked == [Moment.STEP_BEGAN]
+        await thinking.on()
+        assert slow.ended == 1, "the end of the step ends its work"
+        assert not client.of(PredictionProposed)
+
+
+async def test_a_step_asks_again_only_after_much_more_reasoning() -> None:
+    told = Told(())
+    told.moments = frozenset({Moment.REASONED})
+    long: list[Item] = [item for _ in range(200) for item in (*thinks("x" * 8), TICK)]
+    async with agent_on(scripted([*long, *says("done")]), predictors=[told]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        for _ in range(20):
+            await settle()
+        tokens = [each.reasoning_tokens for each in told.asked]
+        assert len(tokens) == 4
+        assert all(
+            after <= seen < after + 9
+            for seen, after in zip(tokens, (24, 64, 160, 400), strict=True)
+        )
+
+
+# Looking ahead.
+
+
+def chained(situation: Situation) -> Sequence[Proposal]:
+    """Proposes Rome, after it Oslo, after that Bonn, and so on."""
+    if situation.moment is Moment.STEP_BEGAN and situation.step:
+        return ()
+    return (weather(CITIES[situation.depth - 1], 1.0),)
+
+
+AHEAD = (Moment.STEP_BEGAN, Moment.RESULT_READY)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+async def test_a_chain_runs_ahead_to_the_depth_that_is_granted(depth: int) -> None:
+    thinking = Thinking()
+    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
+    most = replace(SpeculationLimits().most, max_depth=3)
+    limits = SpeculationLimits(most=most, margin_s=-1000.0)
+    steps = [thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        asked = SpeculationRequest(send_events=True, max_depth=depth)
+        client = there.open(MANY, speculation=asked, handler=lambda _: HandlerResult('"sun"'))
+        await client.send()
+        await settle()
+        assert launched(client) == [f"weather {city}" for city in CITIES[:depth]]
+        assert [each.depth for each in client.of(PredictionProposed)] == [*range(1, depth + 1)]
+        last = told.asked[-1]
+        assert [each.arguments["city"] for each in last.calls] == list(CITIES[: depth - 1])
+        assert [each.result_json for each in last.calls] == ['"sun"'] * (depth - 1)
+        assert last.step == depth - 1
+        await thinking.on()
+
+
+async def test_a_chain_comes_true_step_by_step() -> None:
+    thinking = Thinking()
+    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
+    oslo = ("weather", '{"city": "Oslo"}')
+    steps = [thinking.then(ROME), thinking.then(oslo), thinking.then()]
+    limits = SpeculationLimits(margin_s=-1000.0)
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(MANY, handler=lambda _: HandlerResult('"sun"'))
+        turn = await client.send()
+        for step in range(3):
+            await thinking.on(step)
+        assert len(client.of(Invoke)) == 2
+        assert client.ending(turn).report.predictions_confirmed == 2
+        assert not client.of(PredictionDiscarded)
+
+
+async def test_what_follows_a_wrong_prediction_ends_with_it() -> None:
+    thinking = Thinking()
+    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
+    steps = [thinking.then(("weather", '{"city": "Lima"}')), thinking.then()]
+    limits = SpeculationLimits(margin_s=-1000.0)
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(MANY)
+        await client.send()
+        await client.answer(0)
+        assert launched(client) == ["weather Rome", "weather Oslo"]
+        await thinking.on(0)
+        assert reasons(client) == [DiscardReason.MISMATCH, DiscardReason.MISMATCH]
+        assert len(client.of(CancelInvocation)) == 1
+        await client.answer(-1)
+        await thinking.on(1)
