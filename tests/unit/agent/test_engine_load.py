@@ -1,0 +1,171 @@
+"""Speculation gives way to committed work: what is allowed is nothing before the engine queues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from precall_service.agent.engine_load import SAMPLE_TIMEOUT_S, STEP_TOKENS_MIN, STEPS
+from precall_service.domain.events import DiscardReason
+from precall_service.engine.base import EngineDiedError, EngineLoad
+from tests.support.agent import Agent, agent_on, scripted
+from tests.support.clock import settle
+from tests.support.speculating import WEATHER, Thinking, Told, first_step, reasons, weather
+
+SLOTS = 10
+
+
+@pytest.fixture
+async def there() -> AsyncGenerator[Agent]:
+    async with agent_on(scripted(sequences_max=SLOTS)) as there:
+        yield there
+
+
+class Load:
+    """What the engine says of its load."""
+
+    def __init__(self, there: Agent) -> None:
+        self.says = EngineLoad(running=0, waiting=0, kv_usage=0.0)
+        self.error: Exception | None = None
+        self.held: asyncio.Event | None = None
+        self.asked = 0
+        self._allowance = there.speculation.load.allowance
+
+    async def load(self) -> EngineLoad:
+        self.asked += 1
+        if self.held is not None:
+            await self.held.wait()
+        if self.error is not None:
+            raise self.error
+        return self.says
+
+    async def allowance(self) -> float:
+        """What is allowed by a new sample."""
+        self._allowance()
+        await settle()
+        return self._allowance()
+
+
+@pytest.fixture
+def load(there: Agent, monkeypatch: pytest.MonkeyPatch) -> Load:
+    load = Load(there)
+    monkeypatch.setattr(there.engine, "load", load.load)
+    return load
+
+
+@pytest.mark.parametrize(
+    ("admitted", "allowance"),
+    [(0, 1.0), (5, 1.0), (6, 0.75), (7, 0.5), (8, 0.25), (9, 0.0), (10, 0.0)],
+)
+async def test_less_is_allowed_the_more_turns_are_admitted(
+    there: Agent, admitted: int, allowance: float
+) -> None:
+    shares = [there.admission.enter("ann", 1) for _ in range(admitted)]
+    assert there.admission.admitted == admitted
+    assert there.speculation.load.allowance() == pytest.approx(allowance)
+    for share in shares:
+        there.admission.release(share)
+
+
+async def test_nothing_is_allowed_while_a_turn_waits(there: Agent) -> None:
+    with there.admission.enter("ann", 1 << 20), there.admission.enter("bob", 1 << 20):
+        assert (there.admission.admitted, there.admission.waiting) == (1, 1)
+        assert there.speculation.load.allowance() == 0
+    assert there.speculation.load.allowance() == 1
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "kv_usage", "allowance"),
+    [
+        (0, 0, 0.0, 1.0),
+        (5, 0, 0.5, 1.0),
+        (7, 0, 0.0, 0.5),
+        (0, 0, 0.7, 0.5),
+        (7, 0, 0.8, 0.25),
+        (9, 0, 0.0, 0.0),
+        (0, 0, 0.9, 0.0),
+        (1, 1, 0.0, 0.0),
+        (20, 5, 2.0, 0.0),
+    ],
+)
+async def test_the_engines_own_load_counts(
+    load: Load, running: int, waiting: int, kv_usage: float, allowance: float
+) -> None:
+    load.says = EngineLoad(running=running, waiting=waiting, kv_usage=kv_usage)
+    assert await load.allowance() == pytest.approx(allowance)
+
+
+async def test_the_engine_is_asked_at_most_once_a_second_and_only_if_needed(
+    there: Agent, load: Load
+) -> None:
+    await there.advance(100.0)
+    assert load.asked == 0
+    for _ in range(10):
+        await load.allowance()
+    assert load.asked == 1
+    await there.advance(0.9)
+    await load.allowance()
+    assert load.asked == 1
+    await there.advance(0.1)
+    await load.allowance()
+    assert load.asked == 2
+
+
+async def test_a_load_that_is_not_told_changes_nothing(there: Agent, load: Load) -> None:
+    load.says = EngineLoad(running=7, waiting=0, kv_usage=0.0)
+    assert await load.allowance() == pytest.approx(0.5)
+    load.held = asyncio.Event()
+    await there.advance(1.0)
+    assert await load.allowance() == pytest.approx(0.5)
+    await there.advance(SAMPLE_TIMEOUT_S)
+    assert there.speculation.in_flight == 0
+    load.held, load.error = None, EngineDiedError("it died")
+    await there.advance(1.0)
+    assert await load.allowance() == pytest.approx(0.5)
+    assert there.speculation.in_flight == 0
+
+
+@pytest.mark.parametrize(("slower", "allowance"), [(1.0, 1.0), (1.5, 0.5), (2.0, 0.0), (9.0, 0.0)])
+async def test_slow_tokens_allow_less(there: Agent, slower: float, allowance: float) -> None:
+    load = there.speculation.load
+    for _ in range(20):
+        load.observe_step(1.0, 100)
+    for _ in range(3):
+        load.observe_step(slower, 100)
+    assert load.allowance() == pytest.approx(allowance)
+    for _ in range(STEPS):
+        load.observe_step(slower, 100)
+    assert load.allowance() == 1, "after some time, that is usual"
+
+
+async def test_one_slow_step_says_nothing(there: Agent) -> None:
+    load = there.speculation.load
+    for seconds in (1.0, 1.0, 1.0, 1.0, 60.0, 1.0):
+        load.observe_step(seconds, 100)
+        assert load.allowance() == 1
+
+
+async def test_short_steps_and_the_first_ones_say_nothing(there: Agent) -> None:
+    load = there.speculation.load
+    for _ in range(STEPS):
+        load.observe_step(0.001, STEP_TOKENS_MIN - 1)
+    for seconds in (1.0, 50.0, 50.0):
+        load.observe_step(seconds, STEP_TOKENS_MIN)
+    assert load.allowance() == 1
+
+
+async def test_at_a_full_engine_turns_predict_nothing_that_costs() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    engine = scripted(thinking.then(), sequences_max=SLOTS)
+    async with agent_on(engine, predictors=[told]) as there:
+        shares = [there.admission.enter("bob", 1) for _ in range(8)]
+        client = there.open(WEATHER)
+        await client.send()
+        assert there.admission.admitted == 9
+        await thinking.on()
+        assert reasons(client) == [DiscardReason.LOAD]
+        for share in shares:
+            there.admission.release(share)
