@@ -63,8 +63,8 @@ class Branches:
 
     def make_room(self, slots: int) -> None:
         """Ends the youngest branches that hold slots which admitted turns need."""
-        excess = self._admission.admitted + len(self._running) - slots
-        for task in tuple(self._running)[len(self._running) - excess :] if excess > 0 else ():
+        kept = max(0, slots - self._admission.admitted)
+        for task in tuple(self._running)[kept:]:
             task.cancel()
 
     def off(
