@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from precall_service.domain.json import JsonObject, dump, parse_object
 from precall_service.domain.tools import ToolDeclaration, ToolEffects
-from precall_service.speculation.base import Lesson, Moment, PastCall, Predictor, Situation
+from precall_service.speculation.base import (
+    Candidate,
+    Lesson,
+    Moment,
+    PastCall,
+    Predictor,
+    Situation,
+)
+from precall_service.speculation.predictors.cached import CachedCall, CachePredictor
+from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
+from precall_service.speculation.predictors.fork import Fork
 from precall_service.speculation.predictors.history.predictor import HistoryPredictor
 
 TENANT = "ann"
@@ -119,4 +130,60 @@ async def history() -> AsyncGenerator[Subject]:
         )
 
 
-SUBJECTS: Mapping[str, Callable[[], AbstractAsyncContextManager[Subject]]] = {"history": history}
+@asynccontextmanager
+async def cached() -> AsyncGenerator[Subject]:
+    """A predictor of cached calls; the cache holds three of one tenant."""
+
+    async def of(where: Situation) -> Sequence[CachedCall]:
+        found = [CachedCall(tool_name="open", arguments_json='{"id":"7"}', uses=2)] + [
+            CachedCall(tool_name="search", arguments_json=dump({"query": word}), uses=uses)
+            for uses, word in enumerate(("rain", "snow"), start=3)
+        ]
+        return found if where.tenant == TENANT else ()
+
+    yield Subject(
+        predictor=CachePredictor(of),
+        situations={Moment.STEP_BEGAN: situation("Find it.")},
+        remembers=True,
+    )
+
+
+@asynccontextmanager
+async def early_dispatch() -> AsyncGenerator[Subject]:
+    """Early dispatch, and a step that has written two calls."""
+    written = (call("search", query="rain"), call("open", id="7"))
+    where = replace(situation("Find it.", moment=Moment.CALL_WRITTEN), written=written)
+    yield Subject(
+        predictor=EarlyDispatch(), situations={Moment.CALL_WRITTEN: where}, remembers=False
+    )
+
+
+async def _branch(temperature: float, _calls_max: int) -> AsyncGenerator[Candidate, None]:
+    """A branch of a model that is not sure."""
+    await asyncio.sleep(0)
+    for word in ("rain", "snow") if temperature == 0.0 else ("hail",):
+        yield Candidate(
+            tool_name="search",
+            arguments_json=dump({"query": word}),
+            probability=0.4 if word == "rain" else 0.3,
+        )
+
+
+@asynccontextmanager
+async def fork() -> AsyncGenerator[Subject]:
+    """A fork, whose first branch is not sure of its call."""
+    begin = replace(situation("Find it."), branch=_branch)
+    reasoned = replace(begin, moment=Moment.REASONED, reasoning_tokens=30, confidence=0.4)
+    yield Subject(
+        predictor=Fork(),
+        situations={Moment.STEP_BEGAN: begin, Moment.REASONED: reasoned},
+        remembers=False,
+    )
+
+
+SUBJECTS: Mapping[str, Callable[[], AbstractAsyncContextManager[Subject]]] = {
+    "cached": cached,
+    "early_dispatch": early_dispatch,
+    "fork": fork,
+    "history": history,
+}

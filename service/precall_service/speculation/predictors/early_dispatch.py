@@ -20,8 +20,8 @@ class EarlyDispatch:
 
     async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
         """See `Predictor`."""
-        if situation.written:
-            call = situation.written[-1]
-            yield Proposal(
-                tool_name=call.tool_name, arguments_json=dump(call.arguments), confidence=1.0
-            )
+        for call in situation.written[-1:]:
+            if call.tool_name in situation.tools:
+                yield Proposal(
+                    tool_name=call.tool_name, arguments_json=dump(call.arguments), confidence=1.0
+                )

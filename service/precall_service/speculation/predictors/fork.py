@@ -8,12 +8,12 @@ start, and again later if the model was not sure.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Container
 from contextlib import aclosing
 from typing import Final
 
 from precall_service.domain.events import Predictor
-from precall_service.speculation.base import Branch, Candidate, Moment, Proposal, Situation
+from precall_service.speculation.base import Candidate, Moment, Proposal, Situation
 
 CALLS_MAX: Final = 4
 """The calls of one branch: a message may make several."""
@@ -40,34 +40,41 @@ class Fork:
         branch = situation.branch
         if branch is None or situation.confidence >= self._sure:
             return
-        seen: set[tuple[str, str]] = set()
+        new = _New(situation.tools)
         close = False
-        async with aclosing(_written(branch, 0.0, CALLS_MAX, seen)) as first:
+        async with aclosing(new.of(branch(0.0, CALLS_MAX))) as first:
             async for proposal in first:
-                close = close or (len(seen) == 1 and proposal.confidence < self._close)
+                close = close or (new.count == 1 and proposal.confidence < self._close)
                 yield proposal
         if not close:
             return
         for _ in range(SAMPLES):
-            async with aclosing(_written(branch, 1.0, 1, seen)) as others:
+            async with aclosing(new.of(branch(1.0, 1))) as others:
                 async for proposal in others:
                     yield proposal
 
 
-async def _written(
-    branch: Branch, temperature: float, calls_max: int, seen: set[tuple[str, str]]
-) -> AsyncGenerator[Proposal, None]:
-    """Yields the calls of one branch that were not seen before."""
-    async with aclosing(branch(temperature, calls_max)) as candidates:
-        async for candidate in candidates:
-            if _key(candidate) not in seen:
-                seen.add(_key(candidate))
-                yield Proposal(
-                    tool_name=candidate.tool_name,
-                    arguments_json=candidate.arguments_json,
-                    confidence=candidate.probability,
-                )
+class _New:
+    """Finds the calls of the turn's tools that no earlier branch of this fork has written."""
 
+    def __init__(self, tools: Container[str]) -> None:
+        self._tools = tools
+        self._seen: set[tuple[str, str]] = set()
 
-def _key(candidate: Candidate) -> tuple[str, str]:
-    return candidate.tool_name, candidate.arguments_json
+    @property
+    def count(self) -> int:
+        """The number of calls found so far."""
+        return len(self._seen)
+
+    async def of(self, branch: AsyncGenerator[Candidate, None]) -> AsyncGenerator[Proposal, None]:
+        """Yields the new calls of a branch, and closes it."""
+        async with aclosing(branch) as candidates:
+            async for candidate in candidates:
+                key = candidate.tool_name, candidate.arguments_json
+                if candidate.tool_name in self._tools and key not in self._seen:
+                    self._seen.add(key)
+                    yield Proposal(
+                        tool_name=candidate.tool_name,
+                        arguments_json=candidate.arguments_json,
+                        confidence=candidate.probability,
+                    )
