@@ -178,11 +178,13 @@ class TurnSpeculation:
             self._learn(confirmed, matched=True, saved_s=completed.time_saved_s or 0.0)
         for prediction in () if key is None else self._ledger.same(key, self._situations.step):
             self._learn(prediction, matched=True, run_time_s=run_time_s)
-            if completed.source is ResultSource.CACHE and self._runs.from_cache(prediction):
+            cached = self._runs.from_cache(prediction)
+            if cached and completed.source is ResultSource.CACHE:
                 self._ledger.confirm(prediction, completed.call_id)
                 confirmed = prediction
             else:
-                self._discard(prediction, DiscardReason.DUPLICATE, call_id=completed.call_id)
+                reason = DiscardReason.STALE_RESOURCE if cached else DiscardReason.DUPLICATE
+                self._discard(prediction, reason, call_id=completed.call_id)
         if confirmed is not None:
             tool.of(confirmed.predictor).confirmed += 1
         tool.count_call(confirmed=confirmed is not None)

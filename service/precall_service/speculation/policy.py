@@ -147,6 +147,8 @@ class Policy:
         if prediction.launched_at is not None:
             wasted_s = 0.0 if matched else prediction.handler_s(self._clock.now())
             record.saved_s += saved_s
+        elif prediction.result_json is not None:
+            return  # the cache had its result: a run would have saved and wasted nothing
         else:
             overlap_s = (
                 tool.run_times.within(lead_s) if run_time_s is None else min(run_time_s, lead_s)

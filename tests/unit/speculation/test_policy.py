@@ -254,6 +254,17 @@ def test_a_prediction_in_shadow_would_have_saved_or_wasted_the_overlap() -> None
     assert (record.resolved, record.matched, record.saved_s) == (3, 2, 0.0)
 
 
+@pytest.mark.parametrize("matched", [True, False])
+def test_a_result_from_the_cache_would_have_saved_and_wasted_nothing(matched: bool) -> None:
+    desk = Desk()
+    prediction = predicted()
+    prediction.result_json = "1"
+    desk.learn(prediction, matched=matched)
+    record = desk.tool.of(FORK)
+    assert (record.resolved, record.matched) == (1, matched)
+    assert (record.saved_s, record.would_save_s, record.would_waste_s) == (0.0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize("reason", [DiscardReason.LOAD, DiscardReason.DUPLICATE])
 def test_what_was_skipped_for_other_reasons_moves_no_stage(reason: DiscardReason) -> None:
     desk = Desk()
