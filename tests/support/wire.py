@@ -100,6 +100,11 @@ _OF_TURN = {
     "step_completed",
     "turn_completed",
     "invoke",
+    "prediction_proposed",
+    "prediction_launched",
+    "prediction_ready",
+    "prediction_confirmed",
+    "prediction_discarded",
 }
 
 
@@ -118,6 +123,8 @@ class Rules:
         """The calls that have not ended, with their arguments so far."""
         self._calls: set[str] = set()
         self._invocations: set[str] = set()
+        self._predictions: set[str] = set()
+        self._open_predictions: set[str] = set()
 
     def sent(self, sequence: int) -> None:
         """Notes that the client sent the frame with this number."""
@@ -138,6 +145,7 @@ class Rules:
             assert frame.turn_id not in self._completed, f"{kind} after the end of the turn"
         self._check_step(frame)
         self._check_call(frame)
+        self._check_prediction(frame)
         if kind == "turn_completed":
             self._check_end(frame)
 
@@ -175,11 +183,31 @@ class Rules:
             case "tool_call_progress":
                 assert frame.tool_call_progress.call_id in self._open_calls
             case "invoke":
-                assert frame.invoke.call_id in self._open_calls
+                of_prediction = bool(frame.invoke.prediction_id) and not frame.invoke.call_id
+                assert of_prediction or frame.invoke.call_id in self._open_calls
                 assert frame.invoke.invocation_id not in self._invocations
                 self._invocations.add(frame.invoke.invocation_id)
             case "tool_call_completed":
                 self._check_call_end(frame.tool_call_completed)
+            case _:
+                pass
+
+    def _check_prediction(self, frame: agent_pb2.ConverseResponse) -> None:
+        match frame.WhichOneof("event"):
+            case "prediction_proposed":
+                name = frame.prediction_proposed.prediction_id
+                assert name not in self._predictions
+                self._predictions.add(name)
+                self._open_predictions.add(name)
+            case "prediction_launched":
+                assert frame.prediction_launched.prediction_id in self._open_predictions
+            case "prediction_ready":
+                assert frame.prediction_ready.prediction_id in self._open_predictions
+            case "prediction_confirmed":
+                self._open_predictions.remove(frame.prediction_confirmed.prediction_id)
+            case "prediction_discarded":
+                assert frame.prediction_discarded.reason != 0
+                self._open_predictions.remove(frame.prediction_discarded.prediction_id)
             case _:
                 pass
 
@@ -188,14 +216,16 @@ class Rules:
         has_result = ended.outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT
         assert bool(ended.result_json) == has_result
         assert ended.HasField("error") != has_result
-        source = turn_pb2.RESULT_SOURCE_COMMITTED if has_result else 0
-        assert ended.source == source
+        early = turn_pb2.RESULT_SOURCE_SPECULATIVE
+        ran = early if ended.prediction_id else turn_pb2.RESULT_SOURCE_COMMITTED
+        assert ended.source == (ran if has_result else 0)
         if not has_result:
             failure(ended.error)
 
     def _check_end(self, frame: agent_pb2.ConverseResponse) -> None:
         ended = frame.turn_completed
         assert not self._open_calls
+        assert not self._open_predictions
         assert not self._step_open
         assert ended.outcome != 0
         if ended.outcome in {turn_pb2.TURN_OUTCOME_FAILED, turn_pb2.TURN_OUTCOME_LIMIT}:
