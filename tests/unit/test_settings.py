@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue, ValidationError
 
+from precall_service.domain.events import Predictor
+from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.settings import Settings, load_settings
+from precall_service.speculation.limits import SpeculationLimits
 
 
 def flags(section: str, knob: str, value: JsonValue) -> dict[str, JsonValue]:
@@ -76,6 +79,20 @@ UNUSABLE: list[tuple[str, str, JsonValue]] = [
     ("tools", "timeout_max_s", -5),
     ("tools", "no_such_knob", 1),
     ("server", "prot", 1),
+    ("speculation", "mode", "on"),
+    ("speculation", "predictors", "fork"),
+    ("speculation", "depth_max", 0),
+    ("speculation", "depth_max", 9),
+    ("speculation", "waste_weight", -0.1),
+    ("speculation", "margin_s", -1),
+    ("speculation", "predictions_per_turn_max", 0),
+    ("speculation", "running_per_turn_max", -1),
+    ("speculation", "running_per_tenant_max", 0),
+    ("speculation", "waste_per_minute_s", -1),
+    ("speculation", "result_age_max_s", 0),
+    ("speculation", "breaker_failures", 0),
+    ("speculation", "forks_max", -1),
+    ("speculation", "fork_tokens_max", 0),
 ]
 
 
@@ -144,3 +161,48 @@ def test_a_lower_limit_on_timeouts_lowers_the_default_too() -> None:
     tools = load_settings(None, {"tools": {"timeout_max_s": 9.0}}).tools
     limits = tools.limits(cache_ttl_max_s=60.0, early_open_world=frozenset())
     assert limits.timeout_default_s == limits.timeout_max_s == 9.0
+
+
+@pytest.mark.parametrize(
+    "key", ["", "weather/", "weather/oracle", "*/*", "a b", "weather/fork/1", "/fork"]
+)
+def test_a_stage_of_no_tool_or_predictor_is_refused(key: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        load_settings(None, flags("speculation", "stages", {key: "off"}))
+    [error] = raised.value.errors()
+    assert error["loc"][:3] == ("speculation", "stages", key)
+
+
+def test_settings_of_speculation_become_its_limits() -> None:
+    section = load_settings(
+        None,
+        {
+            "speculation": {
+                "mode": "shadow",
+                "predictors": ["history", "early_dispatch"],
+                "depth_max": 3,
+                "stages": {"weather": "off", "read-file/fork": "issue", "*/history": "shadow"},
+                "waste_per_minute_s": 0,
+                "forks_max": 0,
+            }
+        },
+    ).speculation
+    off, shadow, issue = SpeculationMode.OFF, SpeculationMode.SHADOW, SpeculationMode.ISSUE
+    assert section.limits() == SpeculationLimits(
+        most=SpeculationSettings(
+            mode=shadow,
+            predictors=frozenset({Predictor.HISTORY, Predictor.EARLY_DISPATCH}),
+            max_depth=3,
+        ),
+        stages={
+            ("weather", None): off,
+            ("read-file", Predictor.FORK): issue,
+            ("*", Predictor.HISTORY): shadow,
+        },
+        waste_per_minute_s=0,
+        forks_max=0,
+    )
+
+
+def test_defaults_of_speculation_are_those_of_its_limits() -> None:
+    assert load_settings(None, {}).speculation.limits() == SpeculationLimits()

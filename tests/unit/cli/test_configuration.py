@@ -102,6 +102,47 @@ def test_value_of_the_file_that_is_not_allowed(settings_file: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('mode = "on"', "mode is 'on' (from FILE), and must be 'off', 'shadow' or 'issue'"),
+        (
+            'predictors = ["history", "oracle"]',
+            (
+                "predictors.1 is 'oracle' (from FILE), and must be 'cache', 'early_dispatch', "
+                "'history' or 'fork'"
+            ),
+        ),
+        (
+            "waste_per_minute_s = -1",
+            "waste_per_minute_s is -1 (from FILE), and must be greater than or equal to 0",
+        ),
+        (
+            "running_per_turn_max = 0",
+            "running_per_turn_max is 0 (from FILE), and must be greater than or equal to 1",
+        ),
+        ("depth_max = 9", "depth_max is 9 (from FILE), and must be less than or equal to 8"),
+        (
+            'stages = {weather = "on"}',
+            "stages.weather is 'on' (from FILE), and must be 'off', 'shadow' or 'issue'",
+        ),
+    ],
+)
+def test_faults_of_speculation_say_what_is_allowed(
+    settings_file: Path, line: str, told: str
+) -> None:
+    settings_file.write_text(f"[speculation]\n{line}\n")
+    expected = told.replace("FILE", str(settings_file))
+    assert fault(settings_file) == f"the settings are invalid: speculation.{expected}"
+
+
+def test_a_stage_of_an_unknown_predictor_names_the_known_ones(settings_file: Path) -> None:
+    settings_file.write_text('[speculation.stages]\n"weather/oracle" = "off"\n')
+    told = fault(settings_file)
+    assert "speculation.stages.weather/oracle" in told
+    assert "cache|early_dispatch|history|fork" in told
+
+
 def test_every_fault_is_reported_at_once_with_the_nearest_name(settings_file: Path) -> None:
     settings_file.write_text("[server]\nprot = 1\n[enigne]\nmodel = 'x'\n[tools]\nzzz = 1\n")
     told = fault(settings_file)
