@@ -227,8 +227,9 @@ class ToolArguments:
                         leaf.likely(sources, words, part_schema(schema, path)) if leaf else []
                     )
             for combined, values in _best([known[path] for path in form]):
-                leaves = list(zip(form, values, strict=True))
-                yield chance * combined, assembled(leaves)
+                arguments = assembled(list(zip(form, values, strict=True)))
+                if fits(arguments, schema):  # it may have changed since the form was learned
+                    yield chance * combined, arguments
 
     def observe(
         self,
