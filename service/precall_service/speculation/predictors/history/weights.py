@@ -1,9 +1,12 @@
 """The weights of log-linear models, learned one example at a time.
 
 A candidate's score is the sum of the weights of its features, and its probability is the softmax of
-the scores. After each example, the weights take one step along the gradient of the log-likelihood
-(Bottou, "Online Learning and Stochastic Approximations", 1998). The step has a constant size, so
-recent examples count more than old ones. Besides, all weights of a tenant decay exponentially.
+the scores. After each example, the weights take one step along the gradient of the log-likelihood.
+The size of the step is that of AdaGrad (Duchi, Hazan and Singer, JMLR 2011), by feature: a feature
+that was rarely wrong takes large steps, and one that was often wrong takes small ones. Weights and
+squares decay exponentially, so that recent examples count more, and a habit can be unlearned.
+
+Nothing of this is kept in a store: the tables are made again from the kept records (`records`).
 
 Features and outcomes are hashes (`keyed`), so a table holds nothing that a user wrote.
 """
@@ -18,8 +21,10 @@ from zlib import crc32
 Features: TypeAlias = Sequence[tuple[int, float]]
 """Features of a situation, with their values."""
 
-STEP: Final = 0.6
-"""The step along the gradient; on BFCL, 0.3 to 1.0 are about as good."""
+STEP: Final = 1.0
+"""The step along the gradient. On BFCL, 0.8 to 1.6 know as many calls; 1.0 is best calibrated."""
+SQUARES: Final = 0.1
+"""What is added to the squares of a feature's gradients: it bounds the first steps."""
 GRADIENT_MIN: Final = 0.005
 """Smaller gradients are not worth an update."""
 
@@ -67,14 +72,15 @@ class Age:
 
 
 class Pointers:
-    """The weights of features that have no outcomes. At most `weights_max` of them."""
+    """The weights of features that have no outcomes. At most `weights_max`, each with a square."""
 
-    __slots__ = ("_age", "_max", "table")
+    __slots__ = ("_age", "_max", "squares", "table")
 
     def __init__(self, age: Age, weights_max: int) -> None:
         self._age = age
         self._max = weights_max
         self.table: dict[int, float] = {}
+        self.squares: dict[int, float] = {}
 
     def total(self, keys: Iterable[int]) -> float:
         """Returns the sum of the weights of these features."""
@@ -87,21 +93,23 @@ class Pointers:
 
     def learn(self, keys: Iterable[int], gradient: float) -> None:
         """Takes one step; `gradient` is that of each of these features."""
-        step = STEP * gradient / self._age.scale
-        table = self.table
+        scale, table, squares = self._age.scale, self.table, self.squares
         for key in keys:
-            table[key] = table.get(key, 0.0) + step
+            seen = squares[key] = squares.get(key, 0.0) + gradient * gradient / scale
+            step = STEP * gradient / math.sqrt(SQUARES + seen * scale)
+            table[key] = table.get(key, 0.0) + step / scale
         while len(table) > self._max:
-            _drop_one(table, _SMALL / self._age.scale)
+            del squares[_drop_one(table, _SMALL / scale)]
 
     def rebase(self) -> None:
         """Applies the scale to the stored weights, before it is set to 1."""
         scale = self._age.scale
-        self.table = {key: weight * scale for key, weight in self.table.items()}
+        _multiply(self.table, scale)
+        _multiply(self.squares, scale)
 
 
-def _drop_one(table: dict[int, float], small: float) -> None:
-    """Drops the oldest weight that is small, or else the oldest.
+def _drop_one(table: dict[int, float], small: float) -> int:
+    """Drops the oldest weight that is small, or else the oldest, and returns its key.
 
     This is the CLOCK algorithm: a weight that is kept is put at the end.
     """
@@ -109,29 +117,39 @@ def _drop_one(table: dict[int, float], small: float) -> None:
         key = next(iter(table))
         weight = table.pop(key)
         if abs(weight) < small:
-            return
+            return key
         table[key] = weight
-    del table[next(iter(table))]
+    key = next(iter(table))
+    del table[key]
+    return key
+
+
+def _multiply(table: dict[int, float], factor: float) -> None:
+    for key in table:
+        table[key] *= factor
 
 
 class Choice:
     """A choice among outcomes by features of the situation. At most `weights_max` weights.
 
-    It is kept by feature, so that scoring takes only as long as there is something learned.
+    It is kept by feature, so that scoring takes only as long as there is something learned. The
+    outcomes of a feature share one sum of squares, of the largest gradients. On BFCL, one for each
+    weight knows no more calls and takes two thirds more memory.
     """
 
-    __slots__ = ("_age", "_count", "_max", "_table")
+    __slots__ = ("_age", "_count", "_max", "squares", "table")
 
     def __init__(self, age: Age, weights_max: int) -> None:
         self._age = age
         self._max = weights_max
-        self._table: dict[int, dict[int, float]] = {}
+        self.table: dict[int, dict[int, float]] = {}
+        self.squares: dict[int, float] = {}
         self._count = 0
 
     def scores(self, features: Features, outcomes: Iterable[int]) -> dict[int, float]:
         """Returns the score of each of these outcomes, in their order."""
         scores = dict.fromkeys(outcomes, 0.0)
-        table, scale = self._table, self._age.scale
+        table, scale = self.table, self._age.scale
         for feature, value in features:
             row = table.get(feature)
             if row is not None:
@@ -145,9 +163,13 @@ class Choice:
         """Takes one step; the gradients are those of the outcomes' scores."""
         if not gradients:
             return
+        scale, squares = self._age.scale, self.squares
+        steepest = max(map(abs, gradients.values()))
         for feature, value in features:
-            row = self._table.setdefault(feature, {})
-            step = STEP * value / self._age.scale
+            slope = steepest * value
+            seen = squares[feature] = squares.get(feature, 0.0) + slope * slope / scale
+            step = STEP * value / math.sqrt(SQUARES + seen * scale) / scale
+            row = self.table.setdefault(feature, {})
             before = len(row)
             for outcome, gradient in gradients.items():
                 row[outcome] = row.get(outcome, 0.0) + step * gradient
@@ -158,9 +180,8 @@ class Choice:
     def rebase(self) -> None:
         """Applies the scale to the stored weights, before it is set to 1."""
         scale = self._age.scale
-        for row in self._table.values():
-            for outcome in row:
-                row[outcome] *= scale
+        for row in (*self.table.values(), self.squares):
+            _multiply(row, scale)
 
     def __len__(self) -> int:
         return self._count
@@ -169,13 +190,16 @@ class Choice:
         """Drops the oldest feature whose weights are small, or else the oldest."""
         small = _SMALL / self._age.scale
         for _ in range(_SECOND_CHANCES):
-            feature = next(iter(self._table))
-            row = self._table.pop(feature)
+            feature = next(iter(self.table))
+            row = self.table.pop(feature)
             if max(map(abs, row.values()), default=0.0) < small:
-                self._count -= len(row)
-                return
-            self._table[feature] = row
-        self._count -= len(self._table.pop(next(iter(self._table))))
+                break
+            self.table[feature] = row
+        else:
+            feature = next(iter(self.table))
+            row = self.table.pop(feature)
+        self._count -= len(row)
+        del self.squares[feature]
 
 
 def gradients(scores: Mapping[int, float], right: Mapping[int, float]) -> dict[int, float]:
