@@ -162,21 +162,29 @@ class TestArguments:
             pytest.param('{"a": {"b": [0, {"c": "NEW"}]}}', "NEW", id="nested"),
             pytest.param('[{"id": "NEW"}, {"id": "z"}]', "NEW", id="first item"),
             pytest.param('["z", "y", "NEW"]', "NEW", id="last item"),
-            pytest.param('{"file": "/home/NEW.txt"}', "/home/NEW.txt", id="as it is"),
-            pytest.param('{"file": "/home/NEW"}', "NEW", id="last part"),
+            pytest.param('{"file": "/docs/NEW.txt"}', "/docs/NEW.txt", id="as it is"),
+            pytest.param('{"file": "/docs/NEW"}', "NEW", id="last part"),
             pytest.param('{"file": "/NEW/a.txt"}', "/NEW", id="folder"),
+            pytest.param('{"file": "/NEW/a/b.txt"}', "NEW", id="first part"),
             pytest.param('{"file": "NEW.txt"}', "NEW", id="without extension"),
+            pytest.param('{"file": "a.NEW"}', "NEW", id="extension"),
             pytest.param('{"tag": "NEW"}', "#NEW", id="tagged"),
+            pytest.param('{"user": "NEW"}', "@NEW", id="mentioned"),
             pytest.param('{"tag": " NEW. "}', "NEW", id="stripped"),
+            pytest.param('{"title": "Big NEW"}', "big_new", id="underscores"),
+            pytest.param('{"end": "it is NEW"}', "it is NEW.", id="final dot"),
         ],
     )
     def test_a_value_comes_from_a_result(self, taught: Taught, result: str, value: str) -> None:
         def got(name: str) -> PastCall:
             return replace(call("get", path="/x"), result_json=result.replace("NEW", name))
 
+        def said(name: str) -> str:
+            return value.replace("NEW", name).replace("new", name)
+
         for name in ("one", "two", "three", "four", "five"):
-            taught.teach(at("go", got(name)), call("note", text=value.replace("NEW", name)))
-        expected = value.replace("NEW", "six")
+            taught.teach(at("go", got(name)), call("note", text=said(name)))
+        expected = said("six")
         assert taught.best(at("go", got("six"))) == ("note", {"text": expected})
 
     @pytest.mark.parametrize(
@@ -199,6 +207,18 @@ class TestArguments:
             taught.teach(at("go", got), call("note", text=str(number)))
         got = call("get", {"id": 99}, path="/x")
         assert taught.best(at("go", got)) == ("note", {"text": "99"})
+
+    def test_a_text_becomes_a_number(self, taught: Taught) -> None:
+        for number in (3, 14, 17, 5):
+            got = call("get", {"left": str(number)}, path="/x")
+            taught.teach(at("go", got), call("count", n=number, unit="m"))
+        got = call("get", {"left": "99"}, path="/x")
+        assert taught.best(at("go", got)) == ("count", {"n": 99, "unit": "m"})
+
+    def test_a_constant_needs_no_source(self, taught: Taught) -> None:
+        for text in ("go", "please go", "go on"):
+            taught.teach(at(text), call("note", text="always the same"))
+        assert taught.best(at("go there")) == ("note", {"text": "always the same"})
 
     def test_a_value_comes_from_an_earlier_argument(self, taught: Taught) -> None:
         for name in ("/a", "/b", "/c", "/d"):
