@@ -7,15 +7,20 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 
+import pytest
+
 from precall_service.cache.base import CacheKey, Lookup, StoreUnavailableError
 from precall_service.domain.events import (
     DiscardReason,
+    Invoke,
     PredictionConfirmed,
     PredictionDiscarded,
     PredictionLaunched,
     PredictionProposed,
     PredictionReady,
     Predictor,
+    ResultSource,
+    ToolCallCompleted,
 )
 from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.speculation.base import Moment, Proposal, Situation
@@ -106,6 +111,11 @@ def story(client: Client) -> list[str]:
 
 def reasons(client: Client) -> list[DiscardReason]:
     return [event.reason for event in client.of(PredictionDiscarded)]
+
+
+def launched(client: Client) -> list[str]:
+    """The predictions whose handlers were started."""
+    return [line.removeprefix("launched ") for line in story(client) if line.startswith("launched")]
 
 
 def predicted(
@@ -207,3 +217,20 @@ class Thinking:
         """Lets this step go on, and everything run as far as it can."""
         self._gates[step].set()
         await settle()
+
+
+both_ways = pytest.mark.parametrize("tool", [READ, CACHED_READ], ids=["uncached", "cached"])
+"""With a tool whose results are cached, calls claim early runs in another place."""
+
+
+def answers(client: Client) -> list[tuple[ResultSource, str]]:
+    """The sources and results of the calls that were answered."""
+    return [(each.source, each.result_json) for each in client.of(ToolCallCompleted)]
+
+
+async def answer_again(client: Client, result_json: str = '"new"') -> None:
+    """Checks that the call runs its handler, and answers that."""
+    invoke = client.of(Invoke)[-1]
+    assert invoke.call_id
+    assert not invoke.prediction_id
+    await client.answer(-1, result_json)

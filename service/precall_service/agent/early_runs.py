@@ -134,17 +134,15 @@ class EarlyRuns:
             record.run_times.observe(run.ended_at - run.launched_at)
         if not prediction.open:
             return
-        evicted = ending.error is not None and ending.error.reason in {
-            Reason.CANCELLED,
-            Reason.OVERLOADED,
-        }
-        if not evicted:
-            self._policy.count_run(record, failed=ending.error is not None)
         if ending.error is None:
+            self._policy.count_run(record, failed=False)
             self._ledger.ready(prediction, ending.result_json)
-        else:
-            self._ledger.fail(prediction)
-            self.discard(prediction, _why_failed(ending.error))
+            return
+        reason = _why_failed(tool, ending.error)
+        if reason not in {DiscardReason.LOAD, DiscardReason.EXPIRED}:
+            self._policy.count_run(record, failed=True)
+        self._ledger.fail(prediction)
+        self.discard(prediction, reason)
 
     def discard(self, prediction: Prediction, reason: DiscardReason, *, call_id: str = "") -> None:
         """Ends a prediction. Its handler is told to stop if it still runs."""
@@ -190,7 +188,7 @@ class EarlyRuns:
         if tool is not early.tool or tool.current() is not tool:
             return DiscardReason.EXPIRED  # it was updated, maybe only while the cache was asked
         if ended is not None and ended.error is not None:
-            return _why_failed(ended.error)
+            return _why_failed(tool, ended.error)
         if lookup is None or lookup.changed_at > early.snapshot:
             return DiscardReason.STALE_RESOURCE
         age_s = 0.0 if over_at is None else self._clock.now() - over_at
@@ -207,5 +205,7 @@ class EarlyRuns:
         return None if early is None else await self._cache.find(early.query)
 
 
-def _why_failed(error: ServiceError) -> DiscardReason:
+def _why_failed(tool: RegisteredTool, error: ServiceError) -> DiscardReason:
+    if error.reason is Reason.TOOL_UNAVAILABLE and tool.current() is not tool:
+        return DiscardReason.EXPIRED  # its process is there, but has updated or withdrawn the tool
     return _FAILURES.get(error.reason, DiscardReason.HANDLER_ERROR)

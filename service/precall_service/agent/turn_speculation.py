@@ -160,7 +160,7 @@ class TurnSpeculation:
                 self._learn(prediction, matched=False)
                 self._discard(prediction, reason)
         for prediction in self._ledger.open():
-            if not _follows(prediction, made):
+            if not _follows(prediction, self._situations.step, made):
                 self._discard(prediction, reason)
 
     def _complete_call(self, completed: ToolCallCompleted) -> None:
@@ -294,11 +294,14 @@ class TurnSpeculation:
             self._tell(event)
 
 
-def _follows(prediction: Prediction, made: set[CallKey | None]) -> bool:
-    """Returns whether all predictions that led to this one have come true or may still do."""
+def _follows(prediction: Prediction, step: int, made: set[CallKey | None]) -> bool:
+    """Returns whether a prediction follows calls of this step that were made.
+
+    Whether the result of an earlier prediction was used does not matter: the call was made.
+    """
     parent = prediction.parent
     while parent is not None:
-        if parent.state is State.DISCARDED and parent.key not in made:
-            return False
+        if parent.step == step:
+            return parent.key in made
         parent = parent.parent
     return True

@@ -12,6 +12,7 @@ from precall_service.domain.events import DiscardReason
 from precall_service.engine.base import EngineDiedError, EngineLoad
 from tests.support.agent import Agent, agent_on, scripted
 from tests.support.clock import settle
+from tests.support.scripts import thinks
 from tests.support.speculating import WEATHER, Thinking, Told, first_step, reasons, weather
 
 SLOTS = 10
@@ -169,3 +170,16 @@ async def test_at_a_full_engine_turns_predict_nothing_that_costs() -> None:
         assert reasons(client) == [DiscardReason.LOAD]
         for share in shares:
             there.admission.release(share)
+
+
+async def test_steps_of_turns_tell_how_slow_the_engine_is() -> None:
+    thinking = Thinking()
+    slow = [1.0] * 4 + [3.0] * 3
+    steps = [[*thinks("x" * 20), *thinking.then()] for _ in slow]
+    async with agent_on(scripted(*steps)) as there:
+        client = there.open(WEATHER)
+        for step, seconds in enumerate(slow):
+            await client.send()
+            await there.advance(seconds)
+            await thinking.on(step)
+        assert there.speculation.load.allowance() == 0

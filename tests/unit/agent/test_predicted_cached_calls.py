@@ -22,6 +22,7 @@ from precall_service.domain.events import (
     ResultSource,
     ToolCallCompleted,
 )
+from precall_service.domain.events import Predictor as PredictorName
 from precall_service.domain.tools import CacheScope
 from precall_service.speculation.base import Predictor, Situation
 from precall_service.speculation.predictors.cached import CachePredictor
@@ -174,6 +175,8 @@ async def test_a_prediction_that_the_cache_answers_is_ready_at_once() -> None:
         report = client.ending(turn).report
         assert (report.cache_hits, report.predictions_confirmed) == (1, 1)
         assert (report.tool_time_hidden_s, report.saved_by_overlap_s) == (0, 0)
+        record = there.speculation.records.of("ann").tool("read").of(PredictorName.FORK)
+        assert (record.resolved, record.matched, record.confirmed) == (1, 1, 1)
 
 
 async def test_a_cached_result_that_becomes_stale_is_not_used() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -91,6 +91,14 @@ async def hang_up(_there: Agent, client: Client) -> None:
     client.conversation.hang_up()
     await settle()
     client.conversation.cancel_turn("")
+
+
+@pytest.fixture(autouse=True)
+def no_defect_is_logged(caplog: pytest.LogCaptureFixture) -> Generator[None]:
+    """Checks that no task of speculation failed: it would hurt nothing, and be seen by no one."""
+    yield
+    records = caplog.get_records("call")
+    assert not [each for each in records if "incident" in each.getMessage()]
 
 
 class AtWork:

@@ -20,10 +20,9 @@ from precall_service.domain.events import (
 from precall_service.domain.speculation import SpeculationMode, SpeculationRequest
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.speculation.limits import SpeculationLimits
-from precall_service.tools.link import HandlerResult
-from tests.support.agent import Client, agent_on, scripted
+from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
-from tests.support.scripts import TICK, Item, says, thinks
+from tests.support.scripts import TICK, Item, Pause, says, thinks
 from tests.support.speculating import (
     ALWAYS,
     BOOK,
@@ -31,6 +30,7 @@ from tests.support.speculating import (
     Thinking,
     Told,
     first_step,
+    launched,
     proposal,
     reasons,
     story,
@@ -41,10 +41,6 @@ ROME = ("weather", '{"city": "Rome"}')
 CITIES = ("Rome", "Oslo", "Bonn", "Kyiv", "Lima")
 MANY = replace(WEATHER, max_concurrency=100)
 SHADOW = SpeculationRequest(mode=SpeculationMode.SHADOW, send_events=True)
-
-
-def launched(client: Client) -> list[str]:
-    return [line.removeprefix("launched ") for line in story(client) if line.startswith("launched")]
 
 
 class InTurn:
@@ -246,17 +242,18 @@ async def test_a_predictor_that_repeats_itself_is_heard_once() -> None:
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_call_that_is_predicted_already_does_not_run_twice(answered: bool) -> None:
-    thinking = Thinking()
-    first = Told(first_step(weather()), name=Predictor.HISTORY)
-    second = Told(
-        lambda situation: (weather(),) if situation.step == 0 else (), moments=(Moment.REASONED,)
-    )
-    steps = [[*thinks("x" * 24), *thinking.then(ROME)], says("done")]
-    predictors = [first, second]
-    async with agent_on(scripted(*steps), predictors=predictors) as there:
-        client = there.open(WEATHER, handler=lambda _: HandlerResult("1") if answered else None)
+    thinking, reasoning = Thinking(), Pause(asyncio.Event())
+    first = Told(first_step(weather()))
+    second = Told(first_step(weather()), name=Predictor.HISTORY, moments=(Moment.REASONED,))
+    steps = [[*thinks("hm"), reasoning, *thinks("x" * 24), *thinking.then(ROME)], says("done")]
+    async with agent_on(scripted(*steps), predictors=[first, second]) as there:
+        client = there.open(WEATHER)
         await client.send()
-        assert len(launched(client)) == 1
+        if answered:
+            await client.answer(0)
+        reasoning.event.set()
+        await settle()
+        assert len(second.asked) == 1
         await thinking.on()
         if not answered:
             await client.answer(0)
@@ -389,70 +386,3 @@ async def test_a_step_asks_again_only_after_much_more_reasoning() -> None:
             after <= seen < after + 9
             for seen, after in zip(tokens, (24, 64, 160, 400), strict=True)
         )
-
-
-# Looking ahead.
-
-
-def chained(situation: Situation) -> Sequence[Proposal]:
-    """Proposes Rome, after it Oslo, after that Bonn, and so on."""
-    if situation.moment is Moment.STEP_BEGAN and situation.step:
-        return ()
-    return (weather(CITIES[situation.depth - 1], 1.0),)
-
-
-AHEAD = (Moment.STEP_BEGAN, Moment.RESULT_READY)
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-async def test_a_chain_runs_ahead_to_the_depth_that_is_granted(depth: int) -> None:
-    thinking = Thinking()
-    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
-    most = replace(SpeculationLimits().most, max_depth=3)
-    limits = SpeculationLimits(most=most, margin_s=-1000.0)
-    steps = [thinking.then()]
-    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
-        asked = SpeculationRequest(send_events=True, max_depth=depth)
-        client = there.open(MANY, speculation=asked, handler=lambda _: HandlerResult('"sun"'))
-        await client.send()
-        await settle()
-        assert launched(client) == [f"weather {city}" for city in CITIES[:depth]]
-        assert [each.depth for each in client.of(PredictionProposed)] == [*range(1, depth + 1)]
-        last = told.asked[-1]
-        assert [each.arguments["city"] for each in last.calls] == list(CITIES[: depth - 1])
-        assert [each.result_json for each in last.calls] == ['"sun"'] * (depth - 1)
-        assert last.step == depth - 1
-        await thinking.on()
-
-
-async def test_a_chain_comes_true_step_by_step() -> None:
-    thinking = Thinking()
-    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
-    oslo = ("weather", '{"city": "Oslo"}')
-    steps = [thinking.then(ROME), thinking.then(oslo), thinking.then()]
-    limits = SpeculationLimits(margin_s=-1000.0)
-    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
-        client = there.open(MANY, handler=lambda _: HandlerResult('"sun"'))
-        turn = await client.send()
-        for step in range(3):
-            await thinking.on(step)
-        assert len(client.of(Invoke)) == 2
-        assert client.ending(turn).report.predictions_confirmed == 2
-        assert not client.of(PredictionDiscarded)
-
-
-async def test_what_follows_a_wrong_prediction_ends_with_it() -> None:
-    thinking = Thinking()
-    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
-    steps = [thinking.then(("weather", '{"city": "Lima"}')), thinking.then()]
-    limits = SpeculationLimits(margin_s=-1000.0)
-    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
-        client = there.open(MANY)
-        await client.send()
-        await client.answer(0)
-        assert launched(client) == ["weather Rome", "weather Oslo"]
-        await thinking.on(0)
-        assert reasons(client) == [DiscardReason.MISMATCH, DiscardReason.MISMATCH]
-        assert len(client.of(CancelInvocation)) == 1
-        await client.answer(-1)
-        await thinking.on(1)

@@ -18,23 +18,25 @@ from precall_service.domain.events import (
     Predictor,
     ResultSource,
     ToolCallCompleted,
-    ToolCallOutcome,
     TurnOutcome,
 )
 from precall_service.tools.declarations import ToolProposal
-from tests.support.agent import LIMITS, Client, agent_on, scripted
+from precall_service.tools.link import HandlerError
+from tests.support.agent import LIMITS, agent_on, scripted
 from tests.support.cached import SHELL, SHELL_CALL, WRITE, write
 from tests.support.clock import settle
 from tests.support.scripts import calls, says
 from tests.support.speculating import (
     ALWAYS,
-    CACHED_READ,
     READ,
     SAFE,
     WEATHER,
     StoreSwitch,
     Thinking,
     Told,
+    answer_again,
+    answers,
+    both_ways,
     first_step,
     following,
     reading,
@@ -48,20 +50,6 @@ OSLO = ("weather", '{"city": "Oslo"}')
 READ_A = ("read", '{"path": "/a"}')
 RAN, EARLY = ResultSource.COMMITTED, ResultSource.SPECULATIVE
 STALE, EXPIRED = DiscardReason.STALE_RESOURCE, DiscardReason.EXPIRED
-
-both_ways = pytest.mark.parametrize("tool", [READ, CACHED_READ], ids=["uncached", "cached"])
-
-
-def answers(client: Client) -> list[tuple[ResultSource, str]]:
-    return [(each.source, each.result_json) for each in client.of(ToolCallCompleted)]
-
-
-async def answer_again(client: Client, result_json: str = '"new"') -> None:
-    """Checks that the call runs its handler, and answers that."""
-    invoke = client.of(Invoke)[-1]
-    assert invoke.call_id
-    assert not invoke.prediction_id
-    await client.answer(-1, result_json)
 
 
 @both_ways
@@ -185,64 +173,6 @@ async def test_without_the_store_no_early_result_is_used(tool: ToolProposal) -> 
 
 
 @both_ways
-@pytest.mark.parametrize("version", ["1", "2"], ids=["same version", "new version"])
-@pytest.mark.parametrize("answered", [True, False])
-async def test_a_tool_that_was_updated_runs_again(
-    tool: ToolProposal, version: str, answered: bool
-) -> None:
-    thinking = Thinking()
-    told = Told(first_step(reading()))
-    async with agent_on(scripted(thinking.then(READ_A), says("done")), predictors=[told]) as there:
-        client = there.open(tool)
-        await client.send()
-        if answered:
-            await client.answer(0, '"old"')
-        await client.conversation.register_tools(0, [replace(tool, version=version)])
-        await thinking.on()
-        assert reasons(client) == [EXPIRED if version == "1" else DiscardReason.MISMATCH]
-        assert len(client.of(CancelInvocation)) == (not answered)
-        assert client.of(Invoke)[-1].tool_version == version
-        await answer_again(client)
-        assert answers(client) == [(RAN, '"new"')]
-
-
-@both_ways
-async def test_a_tool_that_is_updated_while_the_call_asks_the_store_runs_again(
-    tool: ToolProposal,
-) -> None:
-    thinking = Thinking()
-    told = Told(first_step(reading()))
-    async with agent_on(scripted(thinking.then(READ_A), says("done")), predictors=[told]) as there:
-        switch = StoreSwitch(there)
-        client = there.open(tool)
-        await client.send()
-        await client.answer(0, '"old"')
-        switch.held = asyncio.Event()
-        await thinking.on()
-        await client.conversation.register_tools(0, [replace(tool, version="2")])
-        switch.held.set()
-        await settle()
-        assert client.of(Invoke)[-1].tool_version == "2"
-        await answer_again(client)
-        assert answers(client) == [(RAN, '"new"')]
-
-
-async def test_a_tool_that_was_withdrawn_answers_no_call() -> None:
-    thinking = Thinking()
-    told = Told(first_step(weather()))
-    async with agent_on(scripted(thinking.then(ROME), says("done")), predictors=[told]) as there:
-        client = there.open(WEATHER)
-        await client.send()
-        await client.answer(0, '"old"')
-        await client.conversation.withdraw_tools(0, ["weather"])
-        await thinking.on()
-        assert len(reasons(client)) == 1
-        [completed] = client.of(ToolCallCompleted)
-        assert completed.outcome is not ToolCallOutcome.RESULT
-        assert len(client.of(Invoke)) == 1
-
-
-@both_ways
 @pytest.mark.parametrize(("waited_s", "source"), [(60.0, EARLY), (60.1, RAN)])
 async def test_a_result_that_waits_too_long_is_not_used(
     tool: ToolProposal, waited_s: float, source: ResultSource
@@ -324,3 +254,38 @@ async def test_a_tool_without_reads_depends_on_its_conversation() -> None:
         await thinking.on(1)
         assert story(client)[-1] == "discarded weather Rome: STALE_RESOURCE"
         await answer_again(client)
+
+
+async def test_of_two_equal_calls_that_ask_a_remote_store_one_claims_the_run() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    steps = [thinking.then(ROME, ROME), says("done")]
+    async with agent_on(scripted(*steps), predictors=[told]) as there:
+        StoreSwitch(there).waits = True
+        client = there.open(WEATHER)
+        turn = await client.send()
+        await client.answer(0, "1")
+        await thinking.on()
+        await client.answer(1, "2")
+        assert client.ending(turn).outcome is TurnOutcome.ANSWERED
+        assert sorted(answers(client), key=str) == [(RAN, "2"), (EARLY, "1")]
+        record = there.speculation.records.of("ann").tool("weather").of(Predictor.FORK)
+        assert (record.resolved, record.matched, record.confirmed) == (1, 1, 1)
+
+
+async def test_an_early_run_that_fails_as_its_call_comes_is_run_again() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    async with agent_on(scripted(thinking.then(ROME), says("done")), predictors=[told]) as there:
+        switch = StoreSwitch(there)
+        client = there.open(WEATHER)
+        await client.send()
+        switch.held = asyncio.Event()
+        await thinking.on()
+        switch.held.set()
+        failed = client.of(Invoke)[0].invocation_id
+        client.conversation.deliver(failed, HandlerError("Busy", "later"))
+        await settle()
+        assert reasons(client) == [DiscardReason.HANDLER_ERROR]
+        await answer_again(client)
+        assert answers(client) == [(RAN, '"new"')]

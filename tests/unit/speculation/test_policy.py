@@ -242,6 +242,15 @@ def test_a_run_that_answered_its_call_has_saved() -> None:
     assert (record.saved_s, record.would_save_s, record.would_waste_s) == (2.0, 0.0, 0.0)
 
 
+def test_leads_are_learned_by_how_far_ahead_a_prediction_is() -> None:
+    desk = Desk()
+    for _ in range(64):
+        desk.learn(predicted(), matched=True, lead_s=9.0)
+        desk.learn(predicted(city="Oslo", parent=predicted()), matched=True, lead_s=8.0)
+    record = desk.tool.of(FORK)
+    assert (record.leads.typical_s, record.far_leads.typical_s) == (9.0, 8.0)
+
+
 def test_a_prediction_in_shadow_would_have_saved_or_wasted_the_overlap() -> None:
     desk = Desk()
     record = desk.tool.of(FORK)
