@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -17,7 +18,9 @@ from precall_service.engine.base import (
     EngineDiedError,
     Finish,
     GenerationRefusedError,
+    Priority,
     Prompt,
+    StepSpec,
     StepStream,
     TextPiece,
 )
@@ -39,11 +42,23 @@ from tests.support.steps import (
 WEATHER = declared("get_weather")
 TIME = declared("get_time")
 QUESTION = asked("What is the weather in Paris?", WEATHER, TIME, system_prompt="Call tools.")
+THOUGHTFUL = replace(QUESTION, template_variables={"enable_thinking": True})
 LONG = 64
 """A number of tokens so large that a generation does not end during a test's checks."""
 
 SHORT = 8
 """A number of tokens so small that a generation of LONG, started before, outlasts this one."""
+
+
+def thinking(priority: Priority = Priority.STARTS_TURN) -> StepSpec:
+    """A step of THOUGHTFUL that must make a call."""
+    return step_spec(
+        max_tokens=200,
+        tools=THOUGHTFUL.tools,
+        tool_choice=REQUIRED,
+        priority=priority,
+        template_variables=THOUGHTFUL.template_variables,
+    )
 
 
 async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
@@ -190,6 +205,40 @@ class EngineContract:
         longer = await engine.append(prompt, said.end, transcript, [UserMessage(text="Go on")])
         kept = prompt.token_ids + said.end.token_ids
         assert longer.token_ids[: len(kept)] == kept
+
+    async def test_a_branch_skips_the_rest_of_a_thought(self, engine: Engine) -> None:
+        prompt = await engine.render(THOUGHTFUL)
+        async with aclosing(engine.generate(prompt, thinking())) as step:
+            sampled = (await first_chunk(step)).token_ids
+            branch = await engine.branch(prompt, sampled, thinking())
+            assert branch is not None
+            begun = prompt.token_ids + sampled
+            assert branch.token_ids[: len(begun)] == begun
+            said = await heard(engine.generate(branch, thinking(Priority.SPECULATES)))
+        assert said.calls
+        assert not said.reasoning
+        assert said.end.reasoning_tokens == 0
+
+    async def test_a_branch_before_the_first_token_skips_the_whole_thought(
+        self, engine: Engine
+    ) -> None:
+        prompt = await engine.render(THOUGHTFUL)
+        branch = await engine.branch(prompt, (), thinking())
+        assert branch is not None
+        said = await heard(engine.generate(branch, thinking()))
+        assert said.calls
+        assert not said.reasoning
+
+    async def test_there_is_no_branch_without_a_thought_to_skip(self, engine: Engine) -> None:
+        prompt = await engine.render(THOUGHTFUL)
+        said = await heard(engine.generate(prompt, thinking()))
+        assert said.reasoning
+        assert said.calls
+        assert await engine.branch(prompt, said.end.token_ids, thinking()) is None
+        unthinking = {"enable_thinking": False}
+        prompt = await engine.render(replace(THOUGHTFUL, template_variables=unthinking))
+        spec = step_spec(tools=THOUGHTFUL.tools, template_variables=unthinking)
+        assert await engine.branch(prompt, (), spec) is None
 
     async def test_a_repeated_prompt_is_served_from_the_cache(self, engine: Engine) -> None:
         prompt = await engine.render(asked("Once more, and once more again. " * 12))

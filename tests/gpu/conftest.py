@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.support.engine_fixtures import (
-    engine_keeper,
     kill_engine,
     share_engine,
     vllm_engine,
     vllm_factory,
 )
+from tests.support.engine_keeper import EngineKeeper
 
-__all__ = ["engine_keeper", "kill_engine", "vllm_engine", "vllm_factory"]
+__all__ = ["kill_engine", "vllm_engine", "vllm_factory"]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine_keeper() -> AsyncGenerator[EngineKeeper]:
+    """The keeper, which starts and ends the engine. vLLM's defaults are what is tested here."""
+    keeper = EngineKeeper()
+    yield keeper
+    await keeper.close()
 
 
 @pytest.hookimpl(tryfirst=True)  # the root conftest looks for the marker

@@ -28,8 +28,12 @@ def share_engine(items: list[pytest.Item], folder: Path) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine_keeper() -> AsyncGenerator[EngineKeeper]:
-    """The keeper, which starts and ends the engine."""
-    keeper = EngineKeeper()
+    """The keeper, which starts and ends the engine.
+
+    The engine computes in float32: in bfloat16, near ties depend on what else it computes, and the
+    same prompt can have two answers.
+    """
+    keeper = EngineKeeper(dtype="float32")
     yield keeper
     await keeper.close()
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
     Engine,
@@ -28,18 +29,24 @@ if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables 
     from precall_service.engine.vllm.engine import VllmEngine
 
 
-def embedded_config() -> VllmConfig:
-    """The configuration of the default engine."""
+def embedded_config(**settings: JsonValue) -> VllmConfig:
+    """The configuration of the default engine, with these settings of vLLM's."""
     model = resolve_model(None)
     return VllmConfig(
-        model=model.path_or_name, model_name=model.display_name, chat_template=model.chat_template
+        model=model.path_or_name,
+        model_name=model.display_name,
+        chat_template=model.chat_template,
+        reasoning_tokens_max=model.reasoning_tokens_max,
+        settings=settings,
     )
 
 
 class EngineKeeper:
     """Owns the engine. A borrower may call `close`, but only the keeper really ends the engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: JsonValue) -> None:
+        """`settings` are vLLM's."""
+        self._config = embedded_config(**settings)
         self._engine: Engine | None = None
         self.stages: list[str] = []
         """The progress that the last start reported."""
@@ -82,7 +89,7 @@ class EngineKeeper:
                 self.stages.append(stage)
                 on_progress(stage, fraction)
 
-            self._engine = await VllmEngineFactory(embedded_config())(note)
+            self._engine = await VllmEngineFactory(self._config)(note)
         return self._engine
 
 

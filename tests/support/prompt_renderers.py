@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables 
 STOP_TOKENS = {
     "embedded": ("<|im_end|>", "<|endoftext|>"),
     "thinking_chatml": ("<|im_end|>", "<|endoftext|>"),
+    "opens_thought": ("<|im_end|>", "<|endoftext|>"),
     "headers": ("<|eot_id|>", "<|eom_id|>", "<|endoftext|>"),
     "brackets": ("</s>", "<|endoftext|>"),
     "turns": ("<end_of_turn>", "<|endoftext|>"),
@@ -46,7 +47,6 @@ _SPECIAL_TOKENS = (
     *("<bos>", "<start_of_turn>", "<end_of_turn>"),
     *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
 )
-_ORDINARY_TOKENS = ("<think>", "</think>")
 _TEMPLATES = Path(__file__).parent / "templates"
 MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
 
@@ -148,9 +148,9 @@ def _write_tokenizer(model: Path, folder: Path) -> None:
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": content in _SPECIAL_TOKENS,
+            "special": True,
         }
-        for token_id, content in enumerate(_SPECIAL_TOKENS + _ORDINARY_TOKENS, start=first)
+        for token_id, content in enumerate(_SPECIAL_TOKENS, start=first)
     ]
     begin_id = first + _SPECIAL_TOKENS.index(BEGIN)
     sequence, begin = {"Sequence": {"id": "A", "type_id": 0}}, {"id": BEGIN, "type_id": 0}

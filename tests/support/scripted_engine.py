@@ -97,7 +97,6 @@ class ScriptedEngine:
         self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
     ) -> Prompt | None:
         """As `Engine.branch`. The variable `enable_thinking` turns reasoning off."""
-        self._check_template()
         if Feature.BRANCHES not in self._info.features:
             return None
         text = "".join(map(chr, token_ids))

@@ -194,8 +194,19 @@ def always(step: Step) -> Script:
     return lambda _prompt, _spec: step
 
 
-def obedient(_prompt: Prompt, spec: StepSpec) -> Step:
-    """A script that makes a call if the tool choice demands one, else text up to the limit."""
+def obedient(prompt: Prompt, spec: StepSpec) -> Step:
+    """A script that makes a call if the tool choice demands one, else text up to the limit.
+
+    With `enable_thinking` it thinks before that, unless the prompt has ended the thought.
+    """
+    if spec.template_variables.get("enable_thinking") and not template.prompt_text(prompt).endswith(
+        template.THINK_END
+    ):
+        return [*thinks("Well, ", "let me see."), *_obeys(spec)]
+    return _obeys(spec)
+
+
+def _obeys(spec: StepSpec) -> Sequence[Item]:
     choice = spec.tool_choice
     match choice.mode:
         case ToolChoiceMode.NAMED:

@@ -269,7 +269,7 @@ class Engine(Protocol):
         of the template (`Feature.BRANCHES`).
 
         Raises:
-            TemplateRefusedError: the template refuses the template variables.
+            GenerationRefusedError: the engine refuses the tools or the template variables.
         """
         ...
 

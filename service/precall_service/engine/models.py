@@ -22,6 +22,8 @@ from precall_service.engine.families import choose_parsers
 from precall_service.engine.model_files import ModelError, check_model_folder, read_json_object
 
 _EMBEDDED_NAMES: Final = frozenset({None, "", "embedded"})
+_EMBEDDED_REASONING_TOKENS_MAX: Final = 80
+"""The embedded model was not trained to reason, and does not always find an end by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class ResolvedModel:
 
     `tool_parser` and `reasoning_parser` are vLLM's names, or None for no parser. For a name on a
     hub, both and `chat_template` are None: nothing is known until the engine has fetched it.
+    `reasoning_tokens_max` is the most tokens that a step should reason if the operator sets no
+    limit, or None for no limit.
     """
 
     path_or_name: str
@@ -40,6 +44,7 @@ class ResolvedModel:
     reasoning_parser: str | None
     chat_template: str | None
     parser_reason: str
+    reasoning_tokens_max: int | None = None
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -127,6 +132,7 @@ def _described(
         reasoning_parser=parsers.reasoning,
         chat_template=chat_template,
         parser_reason=parsers.reason,
+        reasoning_tokens_max=_EMBEDDED_REASONING_TOKENS_MAX if embedded else None,
     )
 
 

@@ -235,3 +235,6 @@ def test_the_real_model_is_converted_bit_for_bit(tmp_path: Path) -> None:
     assert tokenizer.decode(encoded.ids, skip_special_tokens=False) == text
     assert [token for token in encoded.tokens if any(c.isdigit() for c in token)] == list("1234515")
     assert (encoded.ids[0], encoded.ids[-2]) == (1, 2)
+    thought = tokenizer.encode("<think>\nHm.\n</think>", add_special_tokens=False)
+    assert (thought.tokens[0], thought.tokens[-1]) == ("<think>", "</think>")
+    assert tokenizer.decode(thought.ids) == "<think>\nHm.\n</think>"

@@ -42,6 +42,7 @@ def render(
     *,
     tools: list[dict[str, Any]] | None = None,
     generate: bool = False,
+    **variables: bool,
 ) -> str:
     """Renders as transformers does: its own settings and its own tojson."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -49,7 +50,9 @@ def render(
     )
     environment.filters["tojson"] = tojson
     template = environment.from_string(embedded_chat_template())
-    return template.render(messages=messages, tools=tools, add_generation_prompt=generate)
+    return template.render(
+        messages=messages, tools=tools, add_generation_prompt=generate, **variables
+    )
 
 
 def test_without_tools_it_is_plain_chatml() -> None:
@@ -109,3 +112,50 @@ def test_more_messages_only_add_text() -> None:
     texts = [render(messages[:count], tools=TOOLS) for count in range(1, len(messages) + 1)]
 
     assert all(longer.startswith(text) for text, longer in itertools.pairwise(texts))
+
+
+THOUGHTS = [
+    QUESTION,
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "I ping.\n",
+        "tool_calls": [call("ping", {})],
+    },
+    {"role": "tool", "content": "pong"},
+    {"role": "assistant", "content": "\n\nIt rains.", "reasoning_content": "I know."},
+]
+
+
+def test_with_thinking_the_model_begins_with_a_thought() -> None:
+    rendered = render([QUESTION], tools=TOOLS, generate=True, enable_thinking=True)
+
+    assert rendered.endswith("<|im_start|>assistant\n<think>\n")
+    # Each assistant message of the two examples has a thought too.
+    assert rendered.count("<|im_start|>assistant\n<think>\n") == 5
+    assert rendered.count("\n</think>\n\n") == 4
+
+
+def test_thoughts_are_written_as_the_model_writes_them() -> None:
+    assert render(THOUGHTS, tools=TOOLS, enable_thinking=True).endswith(
+        "<|im_start|>assistant\n<think>\nI ping.\n</think>\n\n"
+        '<tool_call>\n{"name": "ping", "arguments": {}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\npong\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n<think>\nI know.\n</think>\n\nIt rains.<|im_end|>\n"
+    )
+
+
+def test_more_messages_with_thoughts_only_add_text() -> None:
+    texts = [
+        render(THOUGHTS[:count], tools=TOOLS, enable_thinking=True)
+        for count in range(1, len(THOUGHTS) + 1)
+    ]
+
+    assert all(longer.startswith(text) for text, longer in itertools.pairwise(texts))
+
+
+def test_without_thinking_there_are_no_thoughts() -> None:
+    off = render(THOUGHTS, tools=TOOLS, generate=True, enable_thinking=False)
+
+    assert off == render(THOUGHTS, tools=TOOLS, generate=True)
+    assert "think" not in off

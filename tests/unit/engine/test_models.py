@@ -138,7 +138,7 @@ def test_no_name_means_the_embedded_model(
 
     assert model.path_or_name == str(folder)
     assert model.display_name == "SmolLM2-135M-Instruct"
-    assert (model.embedded, model.tool_parser, model.reasoning_parser) == (True, "hermes", None)
+    assert (model.embedded, model.tool_parser, model.reasoning_parser) == (True, "hermes", "qwen3")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ async def generated(
         llm,
         info=unused,
         renderer=unused,
+        branches=None,
         plans=StepPlans(
             parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
         ),
@@ -88,6 +89,7 @@ async def generated(
         processes=processes,
         stop_timeout_s=1.0,
         share_prefix_cache=share_prefix_cache,
+        reasoning_limit=None,
     )
     await heard(engine.generate(Prompt((1, 2, 3)), spec))
     return llm

@@ -28,7 +28,8 @@ from tests.support.prompt_renderers import (
 )
 from tests.support.steps import after, asked, declared
 
-WITH_END = [name for name in STOP_TOKENS if name != "plain"]
+WRITES_WHAT_IS_SAMPLED = [name for name in STOP_TOKENS if name != "opens_thought"]
+WITH_END = [name for name in WRITES_WHAT_IS_SAMPLED if name != "plain"]
 PARALLEL = [name for name in WITH_END if name != "headers"]
 TEXT_BESIDE_CALLS = [name for name in PARALLEL if name != "brackets"]
 KEEPS_HISTORY = ["embedded", "headers", "turns", "roles"]
@@ -184,7 +185,7 @@ async def test_a_template_without_an_end_token_is_rendered_whole(
     assert len([record for record in caplog.records if "afresh" in record.message]) == 1
 
 
-@pytest.mark.parametrize("name", STOP_TOKENS)
+@pytest.mark.parametrize("name", WRITES_WHAT_IS_SAMPLED)
 async def test_nothing_is_added_to_what_a_template_writes(name: str) -> None:
     said = AssistantMessage(text="It rains.")
     end = ended(Finish.STOP, token_ids("It rains.<|endoftext|>"), "It rains.")

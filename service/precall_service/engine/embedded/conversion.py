@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 _T = TypeVar("_T")
 _OnFraction: TypeAlias = Callable[[float], None]
 
-CONVERTER_VERSION: Final = 1
+CONVERTER_VERSION: Final = 2
 """Part of the cache key: incremented whenever the files written here change."""
 
 _LAYER_NAMES: Final = {
@@ -36,6 +36,10 @@ _LAYER_NAMES: Final = {
     "ffn_down": "mlp.down_proj",
 }
 _CONTROL_TOKEN_TYPE: Final = 3
+_RENAMED_TOKENS: Final = {"<repo_name>": "<think>", "<filename>": "</think>"}
+"""Two tokens become the marks of a thought, which have to be single tokens. No chat contains them,
+but SmolLM2 knows them from code. It never learnt the other tokens that no chat contains, and would
+not write one even after an example. Like these marks in other models, they are not special."""
 
 
 def convert(source: Path, folder: Path, *, chat_template: str, on_progress: _OnFraction) -> None:
@@ -151,7 +155,8 @@ def _tokenizer_config(fields: _Fields) -> dict[str, object]:
 
 def _tokenizer(fields: _Fields) -> dict[str, object]:
     """Returns a tokenizer.json: byte-level BPE that splits every digit off."""
-    tokens = fields.texts("tokenizer.ggml.tokens")
+    own_tokens = fields.texts("tokenizer.ggml.tokens")
+    tokens = [_RENAMED_TOKENS.get(token, token) for token in own_tokens]
     kinds = fields.integers("tokenizer.ggml.token_type")
     byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
     return {
@@ -166,7 +171,7 @@ def _tokenizer(fields: _Fields) -> dict[str, object]:
                 "lstrip": False,
                 "rstrip": False,
                 "normalized": False,
-                "special": True,
+                "special": token not in _RENAMED_TOKENS.values(),
             }
             for token_id, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
             if kind == _CONTROL_TOKEN_TYPE

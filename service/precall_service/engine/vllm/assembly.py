@@ -20,8 +20,7 @@ from vllm.tokenizers import registry as tokenizers
 from vllm.tool_parsers import ToolParserManager
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from precall_service.domain.tools import ToolDeclaration, ToolEffects
-from precall_service.domain.turn import ToolChoice
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
     EngineInfo,
     EngineStartError,
@@ -29,26 +28,24 @@ from precall_service.engine.base import (
     TemplateRefusedError,
 )
 from precall_service.engine.families import Parsers, choose_parsers
+from precall_service.engine.vllm import probes
+from precall_service.engine.vllm.branching import THINKING, Branches
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.parsing import SpecialTokens
 from precall_service.engine.vllm.processes import EngineProcesses
+from precall_service.engine.vllm.reasoning import (
+    ReasoningLimit,
+    ReasoningMarks,
+    reasoning_marks,
+)
 from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampling import StepPlans
 
 log = logging.getLogger(__name__)
 
-PROBE_TOOL: Final = ToolDeclaration(
-    name="probe",
-    version="1",
-    digest="probe",
-    description="Does nothing.",
-    input_schema={"type": "object", "properties": {}, "additionalProperties": False},
-    output_schema=None,
-    effects=ToolEffects(),
-    timeout_s=1.0,
-    max_concurrency=1,
-)
+THINKING_SWITCH: Final = "enable_thinking"
+"""The template variable that turns reasoning on and off in most families."""
 
 
 def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
@@ -89,14 +86,24 @@ async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig
     renderer = PromptRenderer(
         llm.renderer, chat_template=config.chat_template, stop_token_ids=_stop_token_ids(llm)
     )
+    if await renderer.switched_off(THINKING_SWITCH):  # vLLM's parsers take it to be on
+        plans.take_unset_as({THINKING_SWITCH: False})
     features = _features(parser_class, plans, config)
     if Feature.STRUCTURED_CALLS in features:
         with contextlib.suppress(TemplateRefusedError):  # a template without calls
-            plans.write_calls_as(await renderer.rendered_call(PROBE_TOOL), PROBE_TOOL)
+            plans.write_calls_as(await renderer.rendered_call(probes.TOOL), probes.TOOL)
+    marks = _marks(plans, tokenizer)
+    branches = await _branches(marks, plans, renderer)
+    limit = _reasoning_limit(marks, config, tokenizer)
+    if limit is not None:
+        plans.limit_reasoning(limit)
+    if branches is not None:
+        features |= {Feature.BRANCHES}
     return VllmEngine(
         llm,
         info=_info(llm, config, features),
         renderer=renderer,
+        branches=branches,
         plans=plans,
         special_tokens=SpecialTokens(
             {
@@ -107,6 +114,7 @@ async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig
         processes=processes,
         stop_timeout_s=config.stop_timeout_s,
         share_prefix_cache=config.share_prefix_cache,
+        reasoning_limit=limit,
     )
 
 
@@ -158,7 +166,7 @@ def _features(
         features.add(Feature.REASONING)
     if parser_class is not None and parser_class.tool_parser_cls is not None:
         features.add(Feature.TOOL_CALLS)
-        held = plans.plan((PROBE_TOOL,), ToolChoice()).structured_outputs is not None
+        held = plans.plan((probes.TOOL,), ToolChoice()).structured_outputs is not None
         if held:
             features.add(Feature.STRUCTURED_CALLS)
         elif config.structured_calls:
@@ -167,6 +175,39 @@ def _features(
                 "not held to their schemas"
             )
     return frozenset(features)
+
+
+def _marks(plans: StepPlans, tokenizer: TokenizerLike) -> ReasoningMarks | None:
+    """The marks of the model's reasoning; None if it does not reason, or if they are unknown."""
+    plan = plans.plan((), ToolChoice(), THINKING)
+    parser = None if plan.make_parser is None else plan.make_parser().reasoning_parser
+    return None if parser is None else reasoning_marks(parser, tokenizer)
+
+
+def _reasoning_limit(
+    marks: ReasoningMarks | None, config: VllmConfig, tokenizer: TokenizerLike
+) -> ReasoningLimit | None:
+    if config.reasoning_tokens_max is None:
+        return None
+    if marks is None:
+        log.warning("the reasoning of this model has no limit, since its end is no single token")
+        return None
+    return ReasoningLimit(
+        marks=marks,
+        tokens_max=config.reasoning_tokens_max,
+        special_ids=frozenset(tokenizer.all_special_ids),
+    )
+
+
+async def _branches(
+    marks: ReasoningMarks | None, plans: StepPlans, renderer: PromptRenderer
+) -> Branches | None:
+    """What makes the prompts of branches; None if calls cannot follow directly on reasoning."""
+    required = plans.plan((probes.TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED), THINKING)
+    if marks is None or required.structured_outputs is None:
+        return None  # without a grammar nothing would hold a branch to a call
+    branches = Branches(renderer, marks)
+    return branches if await branches.known(THINKING) else None
 
 
 def _info(llm: AsyncLLM, config: VllmConfig, features: frozenset[Feature]) -> EngineInfo:

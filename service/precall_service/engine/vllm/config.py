@@ -49,6 +49,9 @@ class VllmConfig:
     reasoning_parser: str | None = None
     """One of vLLM's reasoning parsers, or NO_PARSER; None: chosen from the model."""
 
+    reasoning_tokens_max: int | None = None
+    """The most tokens that a step may reason; then its reasoning is ended. None: no limit."""
+
     structured_calls: bool = True
     """Whether every call is held to its schema while it is generated."""
 

@@ -18,7 +18,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -38,8 +38,10 @@ from precall_service.engine.base import (
     StepStream,
     TextPiece,
 )
+from precall_service.engine.vllm.branching import Branches
 from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
 from precall_service.engine.vllm.processes import EngineProcesses
+from precall_service.engine.vllm.reasoning import ReasoningLimit
 from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampling import StepPlan, StepPlans
 from precall_service.engine.vllm.scheduling import LOAD_UTILITY
@@ -97,20 +99,24 @@ class VllmEngine:
         *,
         info: EngineInfo,
         renderer: PromptRenderer,
+        branches: Branches | None,
         plans: StepPlans,
         special_tokens: SpecialTokens,
         processes: EngineProcesses,
         stop_timeout_s: float,
         share_prefix_cache: bool,
+        reasoning_limit: ReasoningLimit | None,
     ) -> None:
         self._llm = llm
         self._info = info
         self._renderer = renderer
+        self._branches = branches
         self._plans = plans
         self._special_tokens = special_tokens
         self._processes = processes
         self._stop_timeout_s = stop_timeout_s
         self._share_prefix_cache = share_prefix_cache
+        self._reasoning_limit = reasoning_limit
 
     @property
     def info(self) -> EngineInfo:
@@ -132,13 +138,16 @@ class VllmEngine:
         return await self._renderer.append(prompt, end, transcript, following)
 
     async def branch(
-        self,
-        prompt: Prompt,
-        token_ids: Sequence[int],
-        spec: StepSpec,
+        self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
     ) -> Prompt | None:
         """As `Engine.branch`."""
-        return None
+        if self._branches is None:
+            return None
+        written = Prompt((*prompt.token_ids, *token_ids))
+        _, parser = self._planned(written, spec)
+        if parser is None or parser.reasoning_ended is not False:
+            return None
+        return await self._branches.prompt(prompt, token_ids, spec.template_variables)
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`.
@@ -148,7 +157,8 @@ class VllmEngine:
         """
         sampled = _Sampled(token_ids=[], texts=[])
         plan, parser = self._planned(prompt, spec)
-        params = self._params(plan, spec, parsed=parser is not None)
+        grammar, reasoning_ended = self._grammar(prompt, plan, parser)
+        params = self._params(spec, grammar, parsed=parser is not None)
         try:
             async with contextlib.aclosing(
                 self._llm.generate(
@@ -159,7 +169,7 @@ class VllmEngine:
                     params,
                     spec.step_id,
                     priority=int(spec.priority),
-                    reasoning_ended=parser.reasoning_ended if parser else None,
+                    reasoning_ended=reasoning_ended,
                     reasoning_parser_kwargs=plan.reasoning_parser_kwargs,
                 )
             ) as outputs:
@@ -191,9 +201,24 @@ class VllmEngine:
                 "the engine failed on this generation: send the turn again, with a new turn id"
             ) from error
 
-    def _params(self, plan: StepPlan, spec: StepSpec, *, parsed: bool) -> SamplingParams:
+    def _grammar(
+        self, prompt: Prompt, plan: StepPlan, parser: StepParser | None
+    ) -> tuple[StructuredOutputsParams | None, bool | None]:
+        """The grammar of a step, and whether it holds from the first token on.
+
+        If not, vLLM applies it from the end of the reasoning on; None: vLLM finds out itself.
+        """
+        ended = None if parser is None else parser.reasoning_ended
+        if ended is not False or self._reasoning_limit is None:
+            return plan.structured_outputs, ended
+        opened = self._reasoning_limit.marks.opened_in(prompt.token_ids)
+        return plan.limited[opened], True
+
+    def _params(
+        self, spec: StepSpec, grammar: StructuredOutputsParams | None, *, parsed: bool
+    ) -> SamplingParams:
         try:
-            return self._plans.sampling_params(spec, plan, parsed=parsed)
+            return self._plans.sampling_params(spec, grammar, parsed=parsed)
         except (VLLMClientError, ValueError) as error:
             raise _refused(error) from error
 

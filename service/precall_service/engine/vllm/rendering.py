@@ -18,7 +18,6 @@ They turn messages into tokens, always those of a whole transcript.
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -42,12 +41,9 @@ from precall_service.domain.messages import (
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
+from precall_service.engine.vllm.probes import CALL_ID, MARKER, SHAPES_MAX, common_start
 
 log = logging.getLogger(__name__)
-
-_MARKER = f"precall{secrets.token_hex(4)}"
-_PROBE_CALL_ID = "precall00"  # nine letters and digits: some templates take nothing else
-_SHAPES_MAX: Final = 256
 
 _TOKENIZE_PARAMS: Final = TokenizeParams(
     max_total_tokens=None,  # the turn checks the length of a prompt
@@ -89,8 +85,8 @@ class PromptRenderer:
             text for text, token_id in added.items() if token_id in self._stop_token_ids
         )
         # Bounded, since clients choose the variables in a shape.
-        self._ends: LRUCache[_Shape, str | None] = LRUCache(_SHAPES_MAX)
-        self._rewrites: LRUCache[_Shape, bool] = LRUCache(_SHAPES_MAX)
+        self._ends: LRUCache[_Shape, str | None] = LRUCache(SHAPES_MAX)
+        self._rewrites: LRUCache[_Shape, bool] = LRUCache(SHAPES_MAX)
         self._warned = False
         self.rendered_afresh = 0
         """How often `append` rendered the whole, because no token ends the message."""
@@ -101,8 +97,8 @@ class PromptRenderer:
         Raises:
             TemplateRefusedError: the template refuses the transcript.
         """
-        rendered = await self._rendered(transcript, ready=True)
-        return Prompt(tuple(await self._token_ids(rendered)))
+        rendered = await self.rendered(transcript, ready=True)
+        return Prompt(await self.token_ids(rendered))
 
     async def rendered_call(self, tool: ToolDeclaration) -> str:
         """The template's rendering of a conversation with one call of this tool.
@@ -110,7 +106,7 @@ class PromptRenderer:
         Raises:
             TemplateRefusedError: the template refuses calls.
         """
-        call = ToolCall(call_id=_PROBE_CALL_ID, tool_name=tool.name, arguments_json="{}")
+        call = ToolCall(call_id=CALL_ID, tool_name=tool.name, arguments_json="{}")
         transcript = Transcript(
             messages=(
                 UserMessage(text="x"),
@@ -119,8 +115,20 @@ class PromptRenderer:
             ),
             tools=(tool,),
         )
-        rendered = await self._rendered(transcript, ready=True)
+        rendered = await self.rendered(transcript, ready=True)
         return rendered if isinstance(rendered, str) else ""
+
+    async def switched_off(self, variable: str) -> bool:
+        """Whether the template takes a switch that is not set to be off."""
+        unset = Transcript(messages=(UserMessage(text="x"),))
+        try:
+            rendered, on, off = [
+                await self.rendered(replace(unset, template_variables=variables), ready=True)
+                for variables in ({}, {variable: True}, {variable: False})
+            ]
+        except TemplateRefusedError:
+            return False
+        return rendered == off != on
 
     async def append(
         self,
@@ -177,12 +185,12 @@ class PromptRenderer:
         end = await self._end_of_message(_shape(skeleton), skeleton)
         if end is None:
             return None
-        rendered = await self._rendered(_with(skeleton, following), ready=True)
+        rendered = await self.rendered(_with(skeleton, following), ready=True)
         if not isinstance(rendered, str):
             return None
-        start = rendered.find(end, rendered.find(_MARKER))
-        token_ids = await self._token_ids(rendered[start:])
-        return tuple(token_ids) if token_ids[0] in self._added_token_ids else None
+        start = rendered.find(end, rendered.find(MARKER))
+        token_ids = await self.token_ids(rendered[start:])
+        return token_ids if token_ids[0] in self._added_token_ids else None
 
     async def _end_of_message(self, shape: _Shape, skeleton: Transcript) -> str | None:
         """The text of the token that ends assistant messages of this shape; None if there is none.
@@ -204,15 +212,15 @@ class PromptRenderer:
 
     async def _probed_end(self, skeleton: Transcript) -> str | None:
         one, other = [
-            await self._rendered(_with(skeleton, _probe_answers(skeleton, letter)), ready=True)
+            await self.rendered(_with(skeleton, _probe_answers(skeleton, letter)), ready=True)
             for letter in "01"
         ]
         if not isinstance(one, str) or not isinstance(other, str):
             return None
-        common = _common_start(one, other)
-        if _MARKER not in common:
+        common = common_start(one, other)
+        if MARKER not in common:
             return None
-        tail = common[common.find(_MARKER) + len(_MARKER) :]
+        tail = common[common.find(MARKER) + len(MARKER) :]
         stops = [(tail.find(text), text) for text in self._stop_texts if text in tail]
         if stops:
             return min(stops)[1]
@@ -224,12 +232,12 @@ class PromptRenderer:
         shape = replace(_shape(skeleton), calls=False, text=True, reasoning=_reasoned(transcript))
         if shape not in self._rewrites:
             history = _probe_history(skeleton, reasoning=shape.reasoning)
-            before = await self._rendered(history, ready=False)
-            after = await self._rendered(_with(history, [UserMessage(text="x")]), ready=True)
+            before = await self.rendered(history, ready=False)
+            after = await self.rendered(_with(history, [UserMessage(text="x")]), ready=True)
             self._rewrites[shape] = not _continues(before, after, reasoning=shape.reasoning)
         return self._rewrites[shape]
 
-    async def _rendered(self, transcript: Transcript, *, ready: bool) -> str | list[int]:
+    async def rendered(self, transcript: Transcript, *, ready: bool) -> str | list[int]:
         """The template's rendering; tokens if the model has no template but its own tokenizer.
 
         `ready` adds the head of the model's next message.
@@ -260,20 +268,14 @@ class PromptRenderer:
         prompt = cast(dict[str, Any], rendered)
         return prompt["prompt"] if "prompt_token_ids" not in prompt else prompt["prompt_token_ids"]
 
-    async def _token_ids(self, rendered: str | list[int]) -> list[int]:
+    async def token_ids(self, rendered: str | list[int]) -> tuple[int, ...]:
+        """The tokens of a rendering, or of a part of one that begins with a token of its own."""
         if not isinstance(rendered, str):
-            return rendered
+            return tuple(rendered)
         (tokenised,) = await self._renderer.tokenize_prompts_async(
             [cast(Any, {"prompt": rendered})], _TOKENIZE_PARAMS
         )
-        return cast(dict[str, Any], tokenised)["prompt_token_ids"]
-
-
-def _common_start(one: str, other: str) -> str:
-    for length, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return one[:length]
-    return min(one, other, key=len)
+        return tuple(cast(dict[str, Any], tokenised)["prompt_token_ids"])
 
 
 def _with(transcript: Transcript, following: Sequence[Message]) -> Transcript:
@@ -301,9 +303,9 @@ def _skeleton(transcript: Transcript) -> Transcript:
     tools = [tool for tool in transcript.tools if tool.name in called] or transcript.tools[:1]
     calls = [replace(call, arguments_json="{}") for call in last.tool_calls]
     if calls:
-        calls[-1] = replace(calls[-1], arguments_json=dump({"value": _MARKER}))
+        calls[-1] = replace(calls[-1], arguments_json=dump({"value": MARKER}))
     said = AssistantMessage(
-        text=("x" if last.text else "") if calls else _MARKER,
+        text=("x" if last.text else "") if calls else MARKER,
         reasoning="x" if last.reasoning else "",
         tool_calls=tuple(calls),
     )
@@ -332,12 +334,12 @@ def _probe_history(skeleton: Transcript, *, reasoning: bool) -> Transcript:
     messages: list[Message] = [UserMessage(text="x")]
     if skeleton.tools:
         name = skeleton.tools[0].name
-        call = ToolCall(call_id=_PROBE_CALL_ID, tool_name=name, arguments_json="{}")
+        call = ToolCall(call_id=CALL_ID, tool_name=name, arguments_json="{}")
         messages += [
             AssistantMessage(text="", reasoning=thought, tool_calls=(call,)),
-            ToolMessage(call_id=_PROBE_CALL_ID, tool_name=name, text="x"),
+            ToolMessage(call_id=CALL_ID, tool_name=name, text="x"),
         ]
-    messages.append(AssistantMessage(text=_MARKER, reasoning=thought))
+    messages.append(AssistantMessage(text=MARKER, reasoning=thought))
     return replace(skeleton, messages=tuple(messages))
 
 
@@ -356,7 +358,7 @@ def _reasoned(transcript: Transcript) -> bool:
 
 def _continues(before: str | list[int], after: str | list[int], *, reasoning: bool) -> bool:
     """Whether `after` begins with `before` up to the end of its last message's text."""
-    if not isinstance(before, str) or not isinstance(after, str) or _MARKER not in before:
+    if not isinstance(before, str) or not isinstance(after, str) or MARKER not in before:
         return False
-    said = before[: before.find(_MARKER) + len(_MARKER)]
+    said = before[: before.find(MARKER) + len(MARKER)]
     return after.startswith(said) and (not reasoning or "thought" in said)

@@ -25,6 +25,7 @@ from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import StepSpec
 from precall_service.engine.vllm.chat import chat_tools
 from precall_service.engine.vllm.grammars import CallForm, as_templates_write, form_of_calls
+from precall_service.engine.vllm.reasoning import ReasoningLimit
 
 _PLANS_MAX: Final = 64
 _NO_VARIABLES: Final[Mapping[str, JsonValue]] = MappingProxyType({})
@@ -43,12 +44,15 @@ class StepPlan:
         make_parser: Makes the parser of one step; None if a step can bring text only.
         reasoning_parser_kwargs: For the parser in the engine's process, which finds where the
             grammar begins and must therefore know the same variables.
+        limited: If reasoning has a limit, the grammar of a step that reasons and then follows
+            `structured_outputs`: by whether the prompt has begun the reasoning.
     """
 
     request: ChatCompletionRequest
     make_parser: Callable[[], Parser] | None
     reasoning_parser_kwargs: dict[str, Any] | None
     structured_outputs: StructuredOutputsParams | None
+    limited: Mapping[bool, StructuredOutputsParams]
 
 
 class StepPlans:
@@ -63,12 +67,15 @@ class StepPlans:
         structured_calls: bool,
         defaults: dict[str, Any],
     ) -> None:
+        """`defaults` are sampling parameters for what a step leaves out."""
         self._parser_class = parser_class
         self._tokenizer = tokenizer
         self._model_config = model_config
         self._structured_calls = structured_calls
         self._defaults = defaults
         self._call_form: CallForm | None = None
+        self._unset: Mapping[str, JsonValue] = _NO_VARIABLES
+        self._limit: ReasoningLimit | None = None
         self._plans: LRUCache[_PlanKey, StepPlan] = LRUCache(_PLANS_MAX)
 
     def plan(
@@ -81,10 +88,21 @@ class StepPlans:
 
         Parsers need the variables to know whether the template left reasoning out.
         """
-        key = tuple(tool.digest for tool in tools), choice, dump(dict(variables))
+        variables = {**self._unset, **variables}
+        key = tuple(tool.digest for tool in tools), choice, dump(variables)
         if key not in self._plans:
-            self._plans[key] = self._make(tools, choice, dict(variables))
+            self._plans[key] = self._make(tools, choice, variables)
         return self._plans[key]
+
+    def take_unset_as(self, variables: Mapping[str, JsonValue]) -> None:
+        """From now on tells parsers these values of template variables that a step does not set."""
+        self._unset = variables
+        self._plans.clear()
+
+    def limit_reasoning(self, limit: ReasoningLimit) -> None:
+        """From now on holds steps that reason to this limit."""
+        self._limit = limit
+        self._plans.clear()
 
     def write_calls_as(self, rendered: str, tool: ToolDeclaration) -> None:
         """From now on holds calls to the form of the rendering, which has a call of this tool."""
@@ -95,7 +113,9 @@ class StepPlans:
             self._call_form = form_of_calls(outputs.structural_tag, tool.name, rendered)
         self._plans.clear()
 
-    def sampling_params(self, spec: StepSpec, plan: StepPlan, *, parsed: bool) -> SamplingParams:
+    def sampling_params(
+        self, spec: StepSpec, grammar: StructuredOutputsParams | None, *, parsed: bool
+    ) -> SamplingParams:
         """The sampling parameters of a step. `parsed` output keeps the special tokens.
 
         Raises:
@@ -119,7 +139,7 @@ class StepPlans:
             "max_tokens": spec.max_tokens,
             "logprobs": 0 if spec.log_probabilities else None,  # of the sampled token alone
             "skip_special_tokens": not parsed,
-            "structured_outputs": plan.structured_outputs,
+            "structured_outputs": grammar,
             "output_kind": RequestOutputKind.DELTA,
             "skip_clone": True,
         }
@@ -148,11 +168,16 @@ class StepPlans:
             )
             if tools and choice.mode is not ToolChoiceMode.NONE:
                 request = cast("ChatCompletionRequest", make_parser().adjust_request(request))
+        outputs = self._grammar(request.structured_outputs, tools)
+        limit = self._limit if reasons else None
         return StepPlan(
             request=request,
             make_parser=make_parser,
             reasoning_parser_kwargs={"chat_template_kwargs": variables} if reasons else None,
-            structured_outputs=self._grammar(request.structured_outputs, tools),
+            structured_outputs=outputs,
+            limited={opened: limit.applied_to(outputs, opened=opened) for opened in (True, False)}
+            if limit
+            else {},
         )
 
     def _grammar(

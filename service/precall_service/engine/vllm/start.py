@@ -35,9 +35,9 @@ from precall_service.engine.base import (
     TemplateRefusedError,
 )
 from precall_service.engine.install import install_command
-from precall_service.engine.vllm import scheduling
+from precall_service.engine.vllm import probes, scheduling
 from precall_service.engine.vllm.arguments import engine_arguments
-from precall_service.engine.vllm.assembly import PROBE_TOOL, assemble, chosen_parsers
+from precall_service.engine.vllm.assembly import assemble, chosen_parsers
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.logs import StartError, StartLog
@@ -226,7 +226,7 @@ async def _warm_up(engine: VllmEngine) -> None:
         raise EngineStartError(f"{error}. Name one that fits with --chat-template") from error
     choices: list[tuple[tuple[ToolDeclaration, ...], ToolChoice]] = [((), ToolChoice())]
     if Feature.STRUCTURED_CALLS in engine.info.features:
-        choices.append(((PROBE_TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED)))
+        choices.append(((probes.TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED)))
     for number, (tools, choice) in enumerate(choices):
         spec = StepSpec(
             step_id=f"warm-up-{number}",

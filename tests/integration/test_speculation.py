@@ -1,0 +1,157 @@
+"""Speculation on the real engine: the same tokens with it and without it, and what it saves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from typing import Final, Literal
+
+import pytest
+
+import precall
+from precall_service.app import Service, serve
+from precall_service.engine.base import (
+    Engine,
+    EngineFactory,
+    Priority,
+    Progress,
+    Prompt,
+    StepEnd,
+    StepSpec,
+    StepStream,
+)
+from precall_service.settings import load_settings
+from tests.support.engine_keeper import LentEngine
+
+City = Literal["Oslo", "Rome", "Lima"]
+CONVERSATIONS: Final = 52
+AT_ONCE: Final = 8
+
+
+class RecordingEngine(LentEngine):
+    """The real engine. It records the tokens of each step, by conversation, and counts branches."""
+
+    def __init__(self, lent: Engine) -> None:
+        super().__init__(lent)
+        self.tokens: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+        self.branches = 0
+
+    async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
+        speculates = spec.priority is Priority.SPECULATES
+        self.branches += speculates
+        async with aclosing(super().generate(prompt, spec)) as chunks:
+            async for chunk in chunks:
+                if isinstance(chunk, StepEnd) and not speculates:
+                    conversation, _, _ = spec.step_id.rpartition("-")
+                    self.tokens[conversation] += [prompt.token_ids, chunk.token_ids]
+                yield chunk
+
+
+@asynccontextmanager
+async def served(
+    factory: EngineFactory, **speculation: object
+) -> AsyncGenerator[tuple[Service, precall.Client, RecordingEngine]]:
+    recording: list[RecordingEngine] = []
+
+    async def record(on_progress: Progress) -> Engine:
+        recording.append(RecordingEngine(await factory(on_progress)))
+        return recording[-1]
+
+    settings = load_settings(
+        None,
+        {"server": {"port": 0, "drain_s": 0}, "speculation": speculation},  # pyright: ignore[reportArgumentType]
+    )
+    async with (
+        serve(settings, record, model="embedded", on_progress=lambda *_: None) as service,
+        precall.Client(service.address) as client,
+    ):
+        yield service, client, recording[0]
+
+
+async def get_weather(city: City) -> str:
+    """The weather in a city."""
+    await asyncio.sleep(0.05)
+    return f"It is {len(city) * 4} degrees in {city}."
+
+
+async def get_time(city: City) -> str:
+    """The time in a city."""
+    return f"It is {len(city)} o'clock in {city}."
+
+
+async def count_letters(word: str) -> str:
+    """Count the letters of a word."""
+    await asyncio.sleep(0.02)
+    return f"The word {word} has {sum(map(str.isalpha, word))} letters."
+
+
+SUBJECTS: Final = ("Oslo", "Rome", "Lima", "elephant", "tea", "a river", "the number 7")
+ASKED: Final = (
+    "What is the weather in {}?",
+    "How many letters are in {}, and what time is it in Rome?",
+    "Tell me about {} in one sentence.",
+    "What time is it in {}?",
+)
+
+
+async def converse(client: precall.Client, number: int, mode: precall.Speculation) -> str:
+    """Takes turns that differ from those of the other conversations. Returns its id."""
+    subject = SUBJECTS[number % len(SUBJECTS)]
+    asked = [ASKED[number % len(ASKED)].format(subject)]
+    if number % 3 == 0:
+        asked.append("And once more, please.")
+    async with client.conversation(
+        system_prompt=f"You are helper number {number}.",
+        template_variables={"enable_thinking": number % 2 == 0},
+        speculation=mode,
+    ) as conversation:
+        for text in asked:
+            await conversation.send(
+                text,
+                tool_choice="required" if number % 3 else "auto",
+                temperature=0.0,
+                max_step_tokens=80,
+                max_steps=2,
+            ).answer()
+        return conversation.id
+
+
+async def all_tokens(
+    client: precall.Client, engine: RecordingEngine, mode: precall.Speculation
+) -> list[list[tuple[int, ...]]]:
+    """Returns the tokens of every step of every conversation, a few of which run at once."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> list[tuple[int, ...]]:
+        async with room:
+            return engine.tokens.pop(await converse(client, number, mode))
+
+    async with asyncio.TaskGroup() as group:
+        runs = [group.create_task(one(number)) for number in range(CONVERSATIONS)]
+    return [run.result() for run in runs]
+
+
+@pytest.mark.timeout(900)
+async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFactory) -> None:
+    async with served(vllm_factory) as (_, client, engine):
+        client.add_tool(get_weather, read_only=True, speculation_safe=True)
+        client.add_tool(get_time, read_only=True, speculation_safe=True, cache_ttl_s=60)
+        client.add_tool(count_letters, read_only=True, speculation_safe=True)
+        without = await all_tokens(client, engine, precall.Speculation("off"))
+        assert engine.branches == 0
+        with_it = await all_tokens(client, engine, precall.Speculation("on"))
+        stats = await client.speculation_stats()
+    assert with_it == without
+    assert engine.branches > 0
+    used = {
+        record.predictor: record.confirmed for tool in stats.tools for record in tool.predictors
+    }
+    assert set(used) == {
+        precall.Predictor.CACHE,
+        precall.Predictor.EARLY_DISPATCH,
+        precall.Predictor.HISTORY,
+        precall.Predictor.FORK,
+    }
+    assert sum(used.values()) > 0
