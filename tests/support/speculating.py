@@ -81,6 +81,27 @@ class Told:
             yield each
 
 
+class Slow:
+    """A predictor that proposes once the test says so."""
+
+    name = Predictor.FORK
+    moments = frozenset(ALWAYS)
+
+    def __init__(self, proposal: Proposal) -> None:
+        self._proposal = proposal
+        self.asked: list[Moment] = []
+        self.gate = asyncio.Event()
+        self.ended = 0
+
+    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
+        self.asked.append(situation.moment)
+        try:
+            await self.gate.wait()
+            yield self._proposal
+        finally:
+            self.ended += 1
+
+
 def first_step(*proposals: Proposal) -> Callable[[Situation], Sequence[Proposal]]:
     """Proposes these in the first step only."""
     return lambda situation: proposals if situation.step == 0 else ()

@@ -20,7 +20,7 @@ from precall_service.domain.events import (
 from precall_service.domain.speculation import SpeculationRequest
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.speculation.limits import SpeculationLimits
-from precall_service.tools.link import HandlerResult
+from precall_service.tools.link import HandlerError, HandlerResult
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripts import says
@@ -91,6 +91,19 @@ async def test_a_chain_comes_true_step_by_step() -> None:
         assert len(client.of(Invoke)) == 2
         assert client.ending(turn).report.predictions_confirmed == 2
         assert not client.of(PredictionDiscarded)
+
+
+async def test_nothing_follows_a_run_that_failed() -> None:
+    thinking = Thinking()
+    told = Told(chained, name=Predictor.HISTORY, moments=AHEAD)
+    limits = SpeculationLimits(margin_s=-1000.0)
+    steps = [thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(MANY)
+        await client.send()
+        await client.deliver(HandlerError("Busy", "later"))
+        await thinking.on()
+        assert [each.moment for each in told.asked] == [Moment.STEP_BEGAN]
 
 
 async def test_what_follows_a_wrong_prediction_ends_with_it() -> None:

@@ -117,6 +117,7 @@ async def test_a_stale_result_does_not_enter_the_cache() -> None:
         await other.answer()
         await thinking.on()
         assert reasons(client) == [DiscardReason.STALE_RESOURCE]
+        assert there.speculation.records.of("ann").tool("read").of(PredictorName.FORK).resolved == 1
         await client.answer(1, '"new"')
         kept = await entry(there)
         assert kept is not None
@@ -195,6 +196,7 @@ async def test_a_cached_result_that_becomes_stale_is_not_used() -> None:
         assert [each.result_json for each in client.of(ToolCallCompleted)] == ['"old"', '"new"']
         assert client.ending(turn).report.predictions_confirmed == 0
         assert reasons(client) == [DiscardReason.STALE_RESOURCE]
+        assert there.speculation.records.of("ann").tool("read").of(PredictorName.FORK).resolved == 1
 
 
 async def test_a_prediction_of_a_call_that_is_in_flight_does_not_run() -> None:

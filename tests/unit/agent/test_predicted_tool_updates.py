@@ -16,11 +16,12 @@ from precall_service.domain.events import (
     ToolCallCompleted,
     ToolCallOutcome,
 )
+from precall_service.speculation.base import Moment
 from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
 from precall_service.tools.declarations import ToolProposal
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
-from tests.support.scripts import Pause, calls, says
+from tests.support.scripts import Pause, calls, says, thinks
 from tests.support.speculating import (
     READ,
     WEATHER,
@@ -119,3 +120,49 @@ async def test_an_early_run_that_waits_for_a_slot_does_not_start_with_an_updated
         for result in ("1", "2"):
             await answer_again(client, result)
         assert answers(client) == [(RAN, "1"), (RAN, "2")]
+
+
+async def test_a_prediction_is_of_the_tool_as_it_is_then() -> None:
+    thinking, reasoning = Thinking(), Pause(asyncio.Event())
+    told = Told(first_step(reading()), moments=(Moment.REASONED,))
+    steps = [[*thinks("hm"), reasoning, *thinks("x" * 24), *thinking.then(READ_A)], says("done")]
+    async with agent_on(scripted(*steps), predictors=[told]) as there:
+        client = there.open(READ)
+        turn = await client.send()
+        await client.conversation.register_tools(0, [replace(READ, version="2")])
+        reasoning.event.set()
+        await settle()
+        [invoke] = client.of(Invoke)
+        assert (invoke.call_id, invoke.tool_version) == ("", "2")
+        await client.answer(0)
+        await thinking.on()
+        assert client.ending(turn).report.predictions_confirmed == 1
+
+
+async def test_a_tool_that_was_updated_to_be_unsafe_does_not_run_early() -> None:
+    thinking, reasoning = Thinking(), Pause(asyncio.Event())
+    told = Told(first_step(reading()), moments=(Moment.REASONED,))
+    steps = [[*thinks("hm"), reasoning, *thinks("x" * 24), *thinking.then()]]
+    async with agent_on(scripted(*steps), predictors=[told]) as there:
+        client = there.open(READ, WEATHER)
+        await client.send()
+        unsafe = replace(READ, effects=replace(READ.effects, speculation_safe=False))
+        await client.conversation.register_tools(0, [unsafe])
+        reasoning.event.set()
+        await thinking.on()
+        assert reasons(client) == [DiscardReason.NOT_ELIGIBLE]
+        assert not client.of(Invoke)
+
+
+async def test_a_tool_that_was_withdrawn_is_not_predicted() -> None:
+    thinking, reasoning = Thinking(), Pause(asyncio.Event())
+    told = Told(first_step(reading()), moments=(Moment.REASONED,))
+    steps = [[*thinks("hm"), reasoning, *thinks("x" * 24), *thinking.then()]]
+    async with agent_on(scripted(*steps), predictors=[told]) as there:
+        client = there.open(READ, WEATHER)
+        await client.send()
+        await client.conversation.withdraw_tools(0, ["read"])
+        reasoning.event.set()
+        await thinking.on()
+        assert len(told.asked) == 1
+        assert story(client) == []

@@ -1,15 +1,14 @@
-"""What becomes of proposals: which are taken, which take the place of others, how far ahead."""
+"""What becomes of proposals: which are taken, and when predictors are asked."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
 
 from precall_service.domain.events import (
-    CancelInvocation,
     DiscardReason,
     Invoke,
     PredictionDiscarded,
@@ -24,13 +23,12 @@ from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripts import TICK, Item, Pause, says, thinks
 from tests.support.speculating import (
-    ALWAYS,
     BOOK,
     WEATHER,
+    Slow,
     Thinking,
     Told,
     first_step,
-    launched,
     proposal,
     reasons,
     story,
@@ -41,121 +39,6 @@ ROME = ("weather", '{"city": "Rome"}')
 CITIES = ("Rome", "Oslo", "Bonn", "Kyiv", "Lima")
 MANY = replace(WEATHER, max_concurrency=100)
 SHADOW = SpeculationRequest(mode=SpeculationMode.SHADOW, send_events=True)
-
-
-class InTurn:
-    """A predictor that proposes one call after the other, each once everything else has run."""
-
-    name = Predictor.HISTORY
-    moments = frozenset({Moment.STEP_BEGAN})
-
-    def __init__(self, proposals: Sequence[Proposal]) -> None:
-        self._proposals = proposals
-
-    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
-        for each in self._proposals if situation.step == 0 else ():
-            yield each
-            for _ in range(10):
-                await asyncio.sleep(0)
-
-
-class Slow:
-    """A predictor that proposes once the test says so."""
-
-    name = Predictor.FORK
-    moments = frozenset(ALWAYS)
-
-    def __init__(self, proposal: Proposal) -> None:
-        self._proposal = proposal
-        self.asked: list[Moment] = []
-        self.gate = asyncio.Event()
-        self.ended = 0
-
-    async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
-        self.asked.append(situation.moment)
-        try:
-            await self.gate.wait()
-            yield self._proposal
-        finally:
-            self.ended += 1
-
-
-async def test_a_turn_runs_only_so_many_at_once() -> None:
-    thinking = Thinking()
-    told = Told(first_step(*map(weather, CITIES)))
-    limits = SpeculationLimits(running_per_turn_max=2)
-    steps = [thinking.then(ROME), says("done")]
-    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
-        client = there.open(MANY)
-        await client.send()
-        assert launched(client) == ["weather Rome", "weather Oslo"]
-        await client.answer(0)
-        await thinking.on()
-        assert reasons(client) == [DiscardReason.MISMATCH, *[DiscardReason.BUDGET] * 3]
-
-
-async def test_a_better_prediction_takes_the_place_of_the_worst() -> None:
-    thinking = Thinking()
-    limits = SpeculationLimits(running_per_turn_max=2)
-    steps = [thinking.then(("weather", '{"city": "Bonn"}')), says("done")]
-    predictors = [InTurn([weather("Rome", 0.6), weather("Oslo", 0.5), weather("Bonn", 0.7)])]
-    async with agent_on(scripted(*steps), predictors=predictors, speculation=limits) as there:
-        client = there.open(MANY)
-        turn = await client.send()
-        assert launched(client) == ["weather Rome", "weather Oslo", "weather Bonn"]
-        assert story(client)[-2:] == ["discarded weather Oslo: SUPERSEDED", "launched weather Bonn"]
-        [cancel] = client.of(CancelInvocation)
-        assert cancel.invocation_id == client.of(Invoke)[1].invocation_id
-        await client.answer(2)
-        await thinking.on()
-        assert client.ending(turn).report.predictions_confirmed == 1
-
-
-async def test_an_equally_probable_prediction_takes_no_place() -> None:
-    thinking = Thinking()
-    limits = SpeculationLimits(running_per_turn_max=1)
-    steps = [thinking.then()]
-    predictors = [InTurn([weather("Rome"), weather("Oslo")])]
-    async with agent_on(scripted(*steps), predictors=predictors, speculation=limits) as there:
-        client = there.open(MANY)
-        await client.send()
-        assert launched(client) == ["weather Rome"]
-        await thinking.on()
-        assert reasons(client) == [DiscardReason.TURN_ENDED, DiscardReason.BUDGET]
-
-
-@pytest.mark.parametrize("wasted_s", [59.0, 60.0])
-async def test_nothing_takes_a_place_once_the_tenant_has_wasted_enough(wasted_s: float) -> None:
-    slow, thinking = Slow(weather("Oslo", 0.9)), Thinking()
-    limits = SpeculationLimits(running_per_turn_max=1, waste_per_minute_s=60.0)
-    predictors = [InTurn([weather("Rome", 0.5)]), slow]
-    steps = [thinking.then()]
-    async with agent_on(scripted(*steps), predictors=predictors, speculation=limits) as there:
-        client = there.open(MANY)
-        await client.send()
-        there.speculation.records.of("ann").waste(wasted_s)
-        slow.gate.set()
-        await settle()
-        oslo = ["weather Oslo"] if wasted_s < 60.0 else []
-        assert launched(client) == ["weather Rome", *oslo]
-        await thinking.on()
-
-
-async def test_a_tenant_runs_only_so_many_at_once_in_all_its_turns() -> None:
-    thinking = Thinking()
-    limits = SpeculationLimits(running_per_tenant_max=1)
-    told = Told(first_step(weather()))
-    steps = [thinking.then(), thinking.then(), thinking.then()]
-    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
-        first, second = there.open(MANY), there.open(MANY)
-        other = there.open(MANY, tenant="bob")
-        for client in (first, second, other):
-            await client.send()
-        assert [len(launched(client)) for client in (first, second, other)] == [1, 0, 1]
-        for step in range(3):
-            await thinking.on(step)
-        assert reasons(second) == [DiscardReason.BUDGET]
-        assert there.speculation.records.of("ann").running == 0
 
 
 async def test_a_turn_has_only_so_many_predictions() -> None:
@@ -316,6 +199,7 @@ async def test_without_a_tool_that_may_run_early_no_predictor_is_asked() -> None
         await client.send()
         await thinking.on()
         assert not told.asked
+        assert list(there.speculation.records.peek("ann").tools()) == [], "the turn is not followed"
 
 
 @pytest.mark.parametrize("key", [("weather", None), ("*", Predictor.FORK)])
@@ -329,6 +213,18 @@ async def test_a_predictor_that_is_off_proposes_nothing(key: tuple[str, Predicto
         await client.send()
         await thinking.on()
         assert not client.of(PredictionProposed)
+
+
+async def test_a_predictor_may_be_off_for_one_of_the_tools() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather(), proposal("time")))
+    limits = SpeculationLimits(stages={("weather", Predictor.FORK): SpeculationMode.OFF})
+    steps = [thinking.then()]
+    async with agent_on(scripted(*steps), predictors=[told], speculation=limits) as there:
+        client = there.open(WEATHER, replace(WEATHER, name="time"))
+        await client.send()
+        await thinking.on()
+        assert [each.tool_name for each in client.of(PredictionProposed)] == ["time"]
 
 
 class Crashing:
