@@ -21,6 +21,8 @@ from precall_service.domain.json import JsonObject
 ENGINE = {"max_num_seqs": 16, "max_model_len": 4096, "block_size": 32}
 """The sizes of the engine on a CPU."""
 
+ENGINE_ON_GPU = {"max_num_seqs": 16, "max_model_len": 4096, "block_size": 16}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:

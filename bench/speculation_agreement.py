@@ -24,7 +24,7 @@ from typing import Any, cast
 from bench import served, speculating
 from bench.process import started
 from bench.report import AtLeast, Report
-from bench.speculating import ENGINE
+from bench.speculating import ENGINE, ENGINE_ON_GPU
 from bench.tool_calls import Call
 from precall_service.agent.situations import REASONED_AFTER
 from precall_service.domain.json import JsonObject
@@ -43,6 +43,13 @@ SIZES = {
         "tool_choice": "required",
         "rounds": 4,
         **ENGINE,
+    },
+    "gpu": {
+        "prompts": 60,
+        "at_once": 16,
+        "tool_choice": "required",
+        "rounds": 4,
+        **ENGINE_ON_GPU,
     },
     "quick": {"prompts": 4, "at_once": 4, "tool_choice": "required", "rounds": 1, **ENGINE},
 }

@@ -19,12 +19,13 @@ import precall
 from bench import speculating
 from bench.bfcl_prompts import tool_prompts
 from bench.report import AtLeast, Report
-from bench.speculating import ENGINE, Pair, run_pair
+from bench.speculating import ENGINE, ENGINE_ON_GPU, Pair, run_pair
 
 TARGET = 0.9
 
 SIZES = {
     "cpu": {"prompts": 8, "tools_s": "1,2", "rounds": 4, **ENGINE},
+    "gpu": {"prompts": 8, "tools_s": "0.3,1", "rounds": 2, **ENGINE_ON_GPU},
     "quick": {"prompts": 2, "tools_s": "1", "rounds": 1, **ENGINE},
 }
 

@@ -17,13 +17,14 @@ from bench import speculating
 from bench.bfcl_prompts import ToolPrompt, tool_prompts
 from bench.process import Child
 from bench.report import AtLeast, Report
-from bench.speculating import ENGINE, Pair, run_pair
+from bench.speculating import ENGINE, ENGINE_ON_GPU, Pair, run_pair
 from bench.tool_turns import OFF, TurnTimes, run_turn
 
 TARGET = 0.95
 
 SIZES = {
     "cpu": {"prompts": 6, "factors": "0.1,0.3,0.6,1,1.7,3,10", "rounds": 1, **ENGINE},
+    "gpu": {"prompts": 6, "factors": "0.3,0.6,1,1.7,3", "rounds": 1, **ENGINE_ON_GPU},
     "quick": {"prompts": 1, "factors": "0.3,1", "rounds": 1, **ENGINE},
 }
 

@@ -26,7 +26,7 @@ from bench import speculating
 from bench.bfcl_prompts import ToolPrompt, tool_prompts
 from bench.process import Child
 from bench.report import AtLeast, AtMost, Report
-from bench.speculating import ENGINE, Pair, run_pair
+from bench.speculating import ENGINE, ENGINE_ON_GPU, Pair, run_pair
 from bench.tool_turns import FORK, OFF, TurnTimes, run_turn
 
 SIZES = {
@@ -38,6 +38,15 @@ SIZES = {
         "window_s": 25.0,
         "rounds": 3,
         **ENGINE,
+    },
+    "gpu": {
+        "prompts": 6,
+        "repeats": 24,
+        "pairs": 6,
+        "tool_s": 0.05,
+        "window_s": 5.0,
+        "rounds": 1,
+        **ENGINE_ON_GPU,
     },
     "quick": {
         "prompts": 1,
