@@ -15,6 +15,7 @@ from precall_service.domain.events import (
     ResultSource,
     ToolCallCompleted,
     ToolCallOutcome,
+    TurnOutcome,
 )
 from precall_service.speculation.base import Moment
 from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
@@ -120,6 +121,29 @@ async def test_an_early_run_that_waits_for_a_slot_does_not_start_with_an_updated
         for result in ("1", "2"):
             await answer_again(client, result)
         assert answers(client) == [(RAN, "1"), (RAN, "2")]
+
+
+@both_ways
+async def test_a_claimed_run_that_waits_for_a_slot_runs_again_if_its_tool_is_updated(
+    tool: ToolProposal,
+) -> None:
+    gate = Pause(asyncio.Event())
+    single = replace(tool, max_concurrency=1)
+    steps = [[*calls(READ_A), *calls(("read", '{"path": "/b"}'), first=1), gate], says("done")]
+    async with agent_on(scripted(*steps), predictors=[EarlyDispatch()]) as there:
+        client = there.open(single)
+        turn = await client.send()
+        gate.event.set()
+        await settle()
+        assert story(client)[-2:] == ["confirmed read /a", "confirmed read /b"]
+        await client.conversation.register_tools(0, [replace(single, version="2")])
+        await client.answer(0, "1")
+        again = client.of(Invoke)[-1]
+        assert again.call_id
+        assert again.tool_version == "2"
+        await client.answer(-1, "2")
+        assert client.ending(turn).outcome is TurnOutcome.ANSWERED
+        assert answers(client) == [(ResultSource.SPECULATIVE, "1"), (RAN, "2")]
 
 
 async def test_a_prediction_is_of_the_tool_as_it_is_then() -> None:

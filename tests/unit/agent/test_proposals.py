@@ -191,15 +191,17 @@ async def test_events_come_only_if_they_were_asked_for() -> None:
         assert client.ending(turn).report.predictions_confirmed == 1
 
 
-async def test_without_a_tool_that_may_run_early_no_predictor_is_asked() -> None:
+async def test_without_a_tool_that_may_run_early_a_turn_is_not_followed() -> None:
     thinking = Thinking()
     told = Told(first_step(proposal("book")))
-    async with agent_on(scripted(thinking.then()), predictors=[told]) as there:
+    steps = [thinking.then(("book", '{"city": "Rome"}')), says("done")]
+    async with agent_on(scripted(*steps), predictors=[told]) as there:
         client = there.open(BOOK)
         await client.send()
         await thinking.on()
+        await client.answer(0)
         assert not told.asked
-        assert list(there.speculation.records.peek("ann").tools()) == [], "the turn is not followed"
+        assert list(there.speculation.records.peek("ann").tools()) == []
 
 
 @pytest.mark.parametrize("key", [("weather", None), ("*", Predictor.FORK)])
