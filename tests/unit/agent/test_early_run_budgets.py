@@ -16,6 +16,7 @@ from precall_service.domain.events import (
 )
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.records import TOOLS_MAX
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripts import says
@@ -128,3 +129,18 @@ async def test_a_tenant_runs_only_so_many_at_once_in_all_its_turns() -> None:
             await thinking.on(step)
         assert reasons(second) == [DiscardReason.BUDGET]
         assert there.speculation.records.of("ann").running == 0
+
+
+async def test_a_tool_that_was_forgotten_meanwhile_runs_nothing() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather()))
+    async with agent_on(scripted(thinking.then(ROME), says("done")), predictors=[told]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        tenant = there.speculation.records.of("ann")
+        for number in range(TOOLS_MAX):
+            tenant.tool(f"tool {number}")
+        await client.answer(0)
+        await thinking.on()
+        assert tenant.tool("weather").running == 0
+        assert tenant.running == 0
