@@ -32,6 +32,11 @@ class Pair:
     on: TurnTimes
 
     @property
+    def complete(self) -> bool:
+        """Whether both turns made calls and came to a second step."""
+        return all(turn.calls and turn.next_at for turn in (self.off, self.on))
+
+    @property
     def acceptance(self) -> float:
         """Which fraction of the calls was answered by early runs."""
         return self.on.hits / len(self.on.calls)

@@ -24,7 +24,7 @@ from bench.speculating import ENGINE, ENGINE_ON_GPU, Pair, run_pair
 TARGET = 0.9
 
 SIZES = {
-    "cpu": {"prompts": 8, "tools_s": "1,2", "rounds": 4, **ENGINE},
+    "cpu": {"prompts": 8, "tools_s": "1,2", "rounds": 3, **ENGINE},
     "gpu": {"prompts": 8, "tools_s": "0.3,1", "rounds": 2, **ENGINE_ON_GPU},
     "quick": {"prompts": 2, "tools_s": "1", "rounds": 1, **ENGINE},
 }
@@ -52,6 +52,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             for index, tool_s in enumerate(tools_s):
                 on_first = (number + index) % 2 == 1
                 pair = await run_pair(client, prompt, tool_s=tool_s, on_first=on_first)
+                if not pair.complete:
+                    print(f"{prompt.id}: the model came to no call within its limit")
+                    continue
                 pairs[tool_s].append(pair)
                 print(
                     f"{prompt.id}, {tool_s:g} s: {pair.on.hits} of {len(pair.on.calls)} calls, "
@@ -66,6 +69,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 def _add(report: Report, tool_s: float, pairs: list[Pair]) -> None:
     """Adds a round: the sums over its pairs."""
+    if not pairs:
+        return
     hits = sum(pair.on.hits for pair in pairs)
     report.add(_name(tool_s, "acceptance"), hits / sum(len(pair.on.calls) for pair in pairs))
     report.add(
@@ -77,8 +82,8 @@ def _add(report: Report, tool_s: float, pairs: list[Pair]) -> None:
         _name(tool_s, "time to write the calls: on / off"),
         sum(pair.on.generation_s for pair in pairs) / sum(pair.off.generation_s for pair in pairs),
     )
-    leads = [pair.timing.lead_s for pair in pairs if pair.on.hits]
-    report.add(_name(tool_s, "lead"), *leads, unit="s")
+    if leads := [pair.timing.lead_s for pair in pairs if pair.on.hits]:
+        report.add(_name(tool_s, "lead"), *leads, unit="s")
     allowed_s = sum(pair.allowed_s for pair in pairs)
     off_s = sum(pair.off_s for pair in pairs)
     report.add(_name(tool_s, "saved of the whole, by the formula"), allowed_s / off_s)

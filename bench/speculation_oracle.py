@@ -23,31 +23,32 @@ from bench.tool_turns import OFF, TurnTimes, run_turn
 TARGET = 0.95
 
 SIZES = {
-    "cpu": {"prompts": 6, "factors": "0.1,0.3,0.6,1,1.7,3,10", "rounds": 1, **ENGINE},
-    "gpu": {"prompts": 6, "factors": "0.3,0.6,1,1.7,3", "rounds": 1, **ENGINE_ON_GPU},
-    "quick": {"prompts": 1, "factors": "0.3,1", "rounds": 1, **ENGINE},
+    "cpu": {"prompts": 6, "factors": "0.1,0.3,0.6,1,1.7,3,10", **ENGINE},
+    "gpu": {"prompts": 6, "factors": "0.3,0.6,1,1.7,3", **ENGINE_ON_GPU},
+    "quick": {"prompts": 1, "factors": "0.3,1", **ENGINE},
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this bench."""
     speculating.add_arguments(parser)
-    parser.add_argument("--prompts", type=int, help="prompts in each round")
+    parser.add_argument("--prompts", type=int, help="prompts, each with every tool time")
     parser.add_argument("--factors", help="times of the tools, in units of the generation time")
-    parser.add_argument("--rounds", type=int)
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Runs the bench and adds its samples to the report."""
     factors = [float(text) for text in options.factors.split(",")]
-    done = report.count(_name(factors[0], "saved / allowed"))
-    prompts = tool_prompts(done + options.rounds * options.prompts)[done:]
+    prompts = tool_prompts(options.prompts)
     async with (
         speculating.speculating(options, "oracle") as server,
         precall.Client(str(server.ready["address"])) as client,
     ):
         for number, prompt in enumerate(prompts):
             recorded = await _recorded(client, server, prompt)
+            if not recorded.calls or not recorded.next_at:
+                print(f"{prompt.id}: the model came to no call within its limit")
+                continue
             for index, factor in enumerate(factors):
                 pair = await run_pair(
                     client,
@@ -55,11 +56,11 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                     tool_s=factor * recorded.generation_s,
                     on_first=(number + index) % 2 == 1,
                 )
-                _add(report, factor, pair)
+                if pair.complete:
+                    _add(report, factor, pair)
             print(f"{prompt.id}: G = {recorded.generation_s:.2f} s, {len(recorded.calls)} calls")
-            if (number + 1) % options.prompts == 0:
-                _judge(report, factors)
-                report.round_ended()
+        _judge(report, factors)
+        report.round_ended()
 
 
 async def _recorded(client: precall.Client, server: Child, prompt: ToolPrompt) -> TurnTimes:

@@ -22,7 +22,7 @@ EARLIER_CALLS_MAX: Final = 32
 """The calls of earlier turns that predictors see."""
 EARLIER_RESULT_CHARS_MAX: Final = 64 << 10
 """Longer results of earlier turns are not shown to predictors."""
-REASONED_AFTER: Final = (24, 64, 160, 400)
+REASONED_AFTER: Final = (24, 48, 96, 200, 400)
 """The numbers of reasoning tokens after which predictors are asked again. A later answer is better
 and comes later, so the distances grow."""
 

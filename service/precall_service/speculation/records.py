@@ -6,6 +6,7 @@ Never: shares anything between tenants.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,8 +27,9 @@ TOOLS_MAX: Final = 256
 class PredictorRecord:
     """How well one predictor predicts the calls of one tool, and what that was worth."""
 
-    def __init__(self) -> None:
-        self.acceptance = Acceptance()
+    def __init__(self, prior: Acceptance | None = None) -> None:
+        """`prior` is the acceptance of the predictor for all tools."""
+        self.acceptance = Acceptance(prior)
         self.leads = Durations()
         self.far_leads = Durations()
         """The leads of predictions of more than one call ahead."""
@@ -48,9 +50,13 @@ class PredictorRecord:
 
 
 class ToolRecord:
-    """What is known of the tools of one name."""
+    """What is known of the tools of one name.
 
-    def __init__(self) -> None:
+    `acceptances` are those of the predictors for all tools of the tenant.
+    """
+
+    def __init__(self, acceptances: defaultdict[Predictor, Acceptance]) -> None:
+        self._acceptances = acceptances
         self.run_times = Durations()
         self.calls = 0
         self.calls_confirmed = 0
@@ -64,7 +70,11 @@ class ToolRecord:
 
     def of(self, predictor: Predictor) -> PredictorRecord:
         """Returns the record of a predictor for this tool."""
-        return self.predictors.setdefault(predictor, PredictorRecord())
+        record = self.predictors.get(predictor)
+        if record is None:
+            prior = self._acceptances[predictor]
+            record = self.predictors[predictor] = PredictorRecord(prior)
+        return record
 
     def count_call(self, *, confirmed: bool) -> None:
         """Notes a call that the model made, and whether a prediction answered it."""
@@ -81,6 +91,7 @@ class TenantRecord:
         self._clock = clock
         self._limits = limits
         self._tools: LRUCache[str, ToolRecord] = LRUCache(TOOLS_MAX)
+        self._acceptances: defaultdict[Predictor, Acceptance] = defaultdict(Acceptance)
         self._waste_left_s = limits.waste_per_minute_s
         self._refilled_at = clock.now()
         self.running = 0
@@ -90,7 +101,7 @@ class TenantRecord:
         """Returns the record of the tools of this name."""
         record = self._tools.get(name)
         if record is None:
-            record = self._tools[name] = ToolRecord()
+            record = self._tools[name] = ToolRecord(self._acceptances)
         return record
 
     def tools(self) -> Iterator[tuple[str, ToolRecord]]:

@@ -40,6 +40,28 @@ def test_a_first_observation_by_hand() -> None:
     assert acceptance.probability(0.95) == pytest.approx(0.95 * 3 / 3.5)
 
 
+def test_small_confidences_are_told_apart() -> None:
+    """The probability of a whole call is a product, and rarely large."""
+    acceptance = Acceptance()
+    for _ in range(20):
+        acceptance.observe(0.05, matched=True)
+        acceptance.observe(0.001, matched=False)
+    assert acceptance.probability(0.05) > 0.8
+    assert acceptance.probability(0.001) < 0.01
+
+
+def test_what_is_not_known_yet_is_taken_from_the_prior() -> None:
+    everywhere = Acceptance()
+    one = Acceptance(everywhere)
+    for _ in range(20):
+        one.observe(0.05, matched=True)
+    other = Acceptance(everywhere)
+    assert other.probability(0.05) == everywhere.probability(0.05) > 0.8
+    for _ in range(20):
+        other.observe(0.05, matched=False)
+    assert other.probability(0.05) < 0.2 < everywhere.probability(0.05) < one.probability(0.05)
+
+
 def test_one_bin_says_little_of_another() -> None:
     acceptance = Acceptance()
     for _ in range(100):

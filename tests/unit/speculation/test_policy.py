@@ -161,7 +161,7 @@ def test_a_short_lead_bounds_the_value() -> None:
 
 def test_the_value_of_something_unknown() -> None:
     desk = Desk()
-    tool = ToolRecord()  # both the time and the lead are taken for 1 s
+    tool = desk.tenant.tool("unknown")  # both the time and the lead are taken for 1 s
     assert desk.policy.value_s(predicted(confidence=0.5), tool) == pytest.approx(0.5 - 0.1)
 
 

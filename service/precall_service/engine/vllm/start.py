@@ -218,7 +218,7 @@ async def _first_generated(engine: VllmEngine, timeout_s: float) -> None:
 
 
 async def _warm_up(engine: VllmEngine) -> None:
-    """Generates freely and held to a schema, so that nothing is left to build on first use."""
+    """Generates freely, and as a branch does, so that nothing is left to build on first use."""
     transcript = Transcript(messages=(UserMessage(text="Hello"),))
     try:
         prompt = await engine.render(transcript)
@@ -236,6 +236,7 @@ async def _warm_up(engine: VllmEngine) -> None:
             tool_choice=choice,
             priority=Priority.STARTS_TURN,
             tenant="",
+            log_probabilities=bool(tools),
         )
         async for _ in engine.generate(prompt, spec):
             pass
