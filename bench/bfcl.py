@@ -37,7 +37,7 @@ _MODULES: Final = {
     "VehicleControlAPI": "vehicle_control",
 }
 
-_Json = dict[str, Any]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,10 @@ class BfclConversation:
 
 def conversations(last_digits: frozenset[str]) -> list[BfclConversation]:
     """Returns the conversations whose ids end in these digits, in the order of the data."""
-    answers = {row["id"]: row["ground_truth"] for row in _rows(f"possible_answer/{_FILE}")}
+    answers = {row["id"]: row["ground_truth"] for row in rows(f"possible_answer/{_FILE}")}
     return [
         _conversation(row, answers[row["id"]])
-        for row in _rows(_FILE)
+        for row in rows(_FILE)
         if row["id"][-1] in last_digits
     ]
 
@@ -70,7 +70,7 @@ def conversations(last_digits: frozenset[str]) -> list[BfclConversation]:
 _FILE: Final = f"BFCL_v4_{CATEGORY}.json"
 
 
-def _conversation(row: _Json, answers: list[list[str]]) -> BfclConversation:
+def _conversation(row: Row, answers: list[list[str]]) -> BfclConversation:
     places = _instances(row)
     texts = ["\n".join(message["content"] for message in turn) for turn in row["question"]]
     turns = [
@@ -87,7 +87,7 @@ def _conversation(row: _Json, answers: list[list[str]]) -> BfclConversation:
     return BfclConversation(id=row["id"], tools=tools, turns=tuple(turns))
 
 
-def _instances(row: _Json) -> list[object]:
+def _instances(row: Row) -> list[object]:
     """Returns the tool classes of a conversation, in the state in which it starts."""
     made: list[object] = []
     for name in row["involved_classes"]:
@@ -121,13 +121,13 @@ def _made(call: str, places: list[object]) -> PastCall:
 
 
 def _declarations(module: str) -> Iterator[ToolDeclaration]:
-    for row in _rows(f"multi_turn_func_doc/{module}.json"):
+    for row in rows(f"multi_turn_func_doc/{module}.json"):
         yield ToolDeclaration(
             name=row["name"],
             version="1",
             digest=row["name"],
             description=row["description"].partition("Tool description: ")[2],
-            input_schema=_json_schema(row["parameters"]),
+            input_schema=json_schema(row["parameters"]),
             output_schema=None,
             effects=ToolEffects(read_only=True, speculation_safe=True),
             timeout_s=10.0,
@@ -135,19 +135,20 @@ def _declarations(module: str) -> Iterator[ToolDeclaration]:
         )
 
 
-def _rows(path: str) -> Iterator[_Json]:
+def rows(path: str) -> Iterator[Row]:
+    """Yields the rows of a file of the leaderboard's data."""
     text = (resources.files("bfcl_eval") / "data" / path).read_text(encoding="utf-8")
-    return (cast("_Json", json.loads(line)) for line in text.splitlines())
+    return (cast("Row", json.loads(line)) for line in text.splitlines())
 
 
-def _json_schema(schema: _Json) -> _Json:
+def json_schema(schema: Row) -> Row:
     """Returns a schema with the types of JSON Schema instead of those of Python."""
     types = {"dict": "object", "float": "number", "tuple": "array"}
     found = {name: value for name, value in schema.items() if name in ("required", "enum")}
     if (kind := schema.get("type", "any")) != "any":
         found["type"] = types.get(kind, kind)
     if "properties" in schema:
-        found["properties"] = {k: _json_schema(v) for k, v in schema["properties"].items()}
+        found["properties"] = {k: json_schema(v) for k, v in schema["properties"].items()}
     if "items" in schema:
-        found["items"] = _json_schema(schema["items"])
+        found["items"] = json_schema(schema["items"])
     return found

@@ -57,7 +57,7 @@ def tool_prompts(count: int, seed: int = 0) -> list[ToolPrompt]:
 
 
 def _asked(category: str) -> Iterator[ToolPrompt]:
-    for row in bfcl._rows(f"BFCL_v4_{category}.json"):
+    for row in bfcl.rows(f"BFCL_v4_{category}.json"):
         if row["id"][-1] in USED:
             yield ToolPrompt(
                 id=row["id"],
@@ -99,7 +99,7 @@ def _declaration(function: dict[str, Any]) -> ToolDeclaration:
 
 def _described(schema: dict[str, Any]) -> JsonObject:
     """Returns a schema of JSON Schema with the descriptions, which the model reads."""
-    found = bfcl._json_schema(schema)
+    found = bfcl.json_schema(schema)
     if "description" in schema:
         found["description"] = schema["description"]
     if "properties" in schema:

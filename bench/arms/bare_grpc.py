@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable
 import grpc.aio
 
 from bench.process import Link, run_child
-from precall.v1 import agent_pb2, agent_pb2_grpc, turn_pb2
+from precall.v1 import agent_pb2, agent_pb2_grpc, prediction_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
 
 
@@ -58,6 +58,16 @@ class BareServicer(agent_pb2_grpc.AgentServiceServicer):
         ],
     ) -> agent_pb2.GetTranscriptResponse:
         return agent_pb2.GetTranscriptResponse()
+
+    async def GetSpeculationStats(  # noqa: N802
+        self,
+        request: prediction_pb2.GetSpeculationStatsRequest,
+        context: grpc.aio.ServicerContext[
+            prediction_pb2.GetSpeculationStatsRequest,
+            Awaitable[prediction_pb2.GetSpeculationStatsResponse],
+        ],
+    ) -> prediction_pb2.GetSpeculationStatsResponse:
+        return prediction_pb2.GetSpeculationStatsResponse()
 
 
 async def main(config: JsonObject, link: Link) -> None:

@@ -12,7 +12,7 @@ from bench import cached
 from bench.process import Link, run_child
 from bench.timing import Work, medians_s
 from precall_service.agent.cached_calls import CachedCalls
-from precall_service.cache.base import Change, ChangeKind
+from precall_service.cache.base import Change, ChangeKind, Lookup
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.query import CacheQuery
 from precall_service.domain.json import JsonObject
@@ -21,7 +21,7 @@ from precall_service.domain.tools import ToolDeclaration
 from precall_service.loop_clock import LoopClock
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
-from precall_service.tools.run import InvocationContext
+from precall_service.tools.run import InvocationContext, Run
 from precall_service.tools.toolset import Toolset
 from tests.support.clock import settle
 from tests.support.links import RecordingLink
@@ -122,13 +122,15 @@ async def joined(fields: JsonObject) -> JsonObject:
 
         async def call(of: JsonObject) -> None:
             asked = cached.query(tool.declaration, of)
-            launch = partial(
-                dispatcher.launch,
-                tool=tool,
-                arguments_json=asked.key.arguments_json,
-                context=context,
-                call_id="call",
-            )
+
+            def launch(_found: Lookup | None) -> Run:
+                return dispatcher.launch(
+                    tool=tool,
+                    arguments_json=asked.key.arguments_json,
+                    context=context,
+                    call_id="call",
+                )
+
             answer = await calls.answer(tool, asked, launch, lambda _message, _fraction: None)
             assert answer.ending.result_json
 

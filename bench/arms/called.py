@@ -10,6 +10,7 @@ import gc
 import statistics
 import time
 from dataclasses import replace
+from typing import Any
 
 from bench.process import Link, run_child
 from precall_service.agent.conversation import Conversation
@@ -21,6 +22,7 @@ from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.base import Prompt, StepSpec
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerResult
+from tests.support import agent
 from tests.support.agent import Agent, agent_on
 from tests.support.scripted_engine import INFO, ScriptedEngine
 from tests.support.scripts import Step, calls, says
@@ -32,6 +34,8 @@ KINDS = {
     "read-only": ToolEffects(read_only=True),
     "any effect": ToolEffects(),
 }
+# What a conversation asks of speculation. The commit before there was any takes no such thing.
+SPECULATION: list[Any] = [getattr(agent, name) for name in ("WITH_EVENTS",) if hasattr(agent, name)]
 CALL = ("weather", '{"city":"Rome","days":3}')
 
 
@@ -65,7 +69,7 @@ async def main(_config: JsonObject, link: Link) -> None:
 async def _turn(there: Agent, tool: ToolProposal) -> float:
     """Runs the one turn of a new conversation, and returns its seconds of processor time."""
     transcript = Transcript(messages=(), system_prompt="", template_variables={})
-    with there.conversations.opened("ann", "helper", transcript) as conversation:
+    with there.conversations.opened("ann", "helper", transcript, *SPECULATION) as conversation:
         conversation.register([tool], path="open.tools")
         running = asyncio.create_task(conversation.run())
         began = time.process_time()

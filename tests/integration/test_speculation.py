@@ -49,6 +49,10 @@ class RecordingEngine(LentEngine):
                 yield chunk
 
 
+def silent(_stage: str, _fraction: float | None) -> None:
+    pass
+
+
 @asynccontextmanager
 async def served(
     factory: EngineFactory, **speculation: object
@@ -64,7 +68,7 @@ async def served(
         {"server": {"port": 0, "drain_s": 0}, "speculation": speculation},  # pyright: ignore[reportArgumentType]
     )
     async with (
-        serve(settings, record, model="embedded", on_progress=lambda *_: None) as service,
+        serve(settings, record, model="embedded", on_progress=silent) as service,
         precall.Client(service.address) as client,
     ):
         yield service, client, recording[0]

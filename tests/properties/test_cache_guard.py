@@ -127,6 +127,12 @@ class Line:
     async def size(self, tenant: str) -> Size:
         return await self._carry(lambda: self._store.size(tenant))
 
+    async def remember(self, tenant: str, record: bytes) -> None:
+        await self._carry(lambda: self._store.remember(tenant, record))
+
+    async def recall(self, tenant: str, after: int) -> list[tuple[int, bytes]]:
+        return await self._carry(lambda: self._store.recall(tenant, after))
+
     async def connect(self) -> None:
         if self.mode != "well":
             raise StoreLostError("it does not answer")
