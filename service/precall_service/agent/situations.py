@@ -11,7 +11,7 @@ from typing import Final
 
 from precall_service.agent.account import StepBegan
 from precall_service.agent.context import TurnContext, TurnServices
-from precall_service.domain.events import ToolCallReady
+from precall_service.domain.events import StepFinishReason, ToolCallReady
 from precall_service.domain.json import JsonError, JsonObject, dump, parse, parse_object
 from precall_service.domain.messages import AssistantMessage, Message, ToolMessage
 from precall_service.domain.turn import TurnSpec
@@ -57,11 +57,13 @@ class Situations:
         self._asked = 0
         self._before = self.now(Moment.STEP_BEGAN)
 
-    def end_step(self, *, made: bool) -> None:
-        """Notes that the step has ended, and whether the calls that it wrote are made."""
+    def end_step(self, finish: StepFinishReason) -> None:
+        """Notes that the step has ended. Its calls are made only if it ended with them."""
         self._began = None  # nothing can branch off it any more
-        if not made:
+        if finish is not StepFinishReason.TOOL_CALLS:
             self._written = {}
+        if finish not in (StepFinishReason.TOOL_CALLS, StepFinishReason.STOP):
+            self._before = None  # the step was cut, so it shows nothing
 
     def reasoned(self) -> bool:
         """Notes that the model reasons. Returns whether predictors are asked now."""
@@ -127,8 +129,8 @@ class Situations:
         )
 
     def lesson(self) -> Lesson | None:
-        """Returns the calls of the last step, once; None if there were none."""
-        if self._before is None or not self._written:
+        """Returns what the last step shows, once it has ended; None if there is nothing new."""
+        if self._before is None or self._began is not None:
             return None
         before, self._before = self._before, None
         return Lesson(before=before, calls=tuple(self._written.values()))

@@ -150,7 +150,7 @@ class TurnSpeculation:
         """Resolves the predictions of the step, now that the model has shown what it does."""
         self._proposals.stop()
         calls = finish is StepFinishReason.TOOL_CALLS
-        self._situations.end_step(made=calls)
+        self._situations.end_step(finish)
         made = {key for key, _ in self._calls.values()} if calls else set[CallKey | None]()
         reason = DiscardReason.MISMATCH if calls else DiscardReason.TURN_ENDED
         if not calls and finish is not StepFinishReason.STOP:
@@ -278,7 +278,7 @@ class TurnSpeculation:
         )
 
     def _teach(self) -> None:
-        """Lets predictors learn from the calls of the last step."""
+        """Lets predictors learn from the last step: from its calls, or from the end of the turn."""
         lesson = self._situations.lesson()
         if lesson is None:
             return

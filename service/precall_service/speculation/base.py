@@ -126,10 +126,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """Calls that the model has made, and what came before them.
+    """What the model has done in a step, and what came before it.
 
-    `calls` are the calls of one step, in order, each with its result if it has one. `before` is the
-    situation in which the step began.
+    `calls` are the calls of the step, in order, each with its result if it has one. Without calls,
+    the model has answered. `before` is the situation in which the step began.
     """
 
     before: Situation

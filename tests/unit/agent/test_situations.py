@@ -199,7 +199,7 @@ class Learner:
         return [each.calls for each in self.lessons]
 
 
-async def test_each_step_with_calls_is_a_lesson() -> None:
+async def test_each_step_is_a_lesson() -> None:
     learner = Learner()
     steps = [calls(ROME, OSLO), calls(ROME), says("done")]
     async with agent_on(scripted(*steps)) as there:
@@ -210,11 +210,11 @@ async def test_each_step_with_calls_is_a_lesson() -> None:
         await client.deliver(HandlerError("Busy", "later"), 1)
         await client.answer(2, "2")
         first = (past("Rome", "1"), past("Oslo"))
-        assert learner.learned == [first, (past("Rome", "2"),)]
+        assert learner.learned == [first, (past("Rome", "2"),), ()], "an answer is one too"
         before = [each.before for each in learner.lessons]
-        assert [each.moment for each in before] == [Moment.STEP_BEGAN] * 2
-        assert [each.calls for each in before] == [(), first]
-        assert [each.text for each in before] == ["Hello?"] * 2
+        assert [each.moment for each in before] == [Moment.STEP_BEGAN] * 3
+        assert [each.calls for each in before] == [(), first, (*first, past("Rome", "2"))]
+        assert [each.text for each in before] == ["Hello?"] * 3
 
 
 async def test_calls_of_a_turn_that_ends_before_their_results_are_a_lesson_without_them() -> None:
@@ -239,6 +239,18 @@ async def test_calls_that_a_limit_cut_are_no_lesson() -> None:
         assert learner.lessons == []
 
 
+async def test_a_step_that_is_cancelled_is_no_lesson() -> None:
+    learner = Learner()
+    gate = asyncio.Event()
+    async with agent_on(scripted([*calls(ROME), Pause(gate)])) as there:
+        there.speculation.learners = (learner,)
+        client = there.open(WEATHER)
+        await client.send()
+        client.conversation.cancel_turn("")
+        await settle()
+        assert learner.lessons == []
+
+
 async def test_a_learner_with_a_defect_hurts_no_turn() -> None:
     learner, other = Learner(), Learner()
     learner.fails = True
@@ -246,4 +258,4 @@ async def test_a_learner_with_a_defect_hurts_no_turn() -> None:
         there.speculation.learners = (learner, other)
         client = there.open(WEATHER, handler=lambda _: HandlerResult("1"))
         assert (await client.ask()).text == "done"
-        assert learner.learned == other.learned == [(past("Rome", "1"),)]
+        assert learner.learned == other.learned == [(past("Rome", "1"),), ()]
