@@ -7,7 +7,6 @@ to 4. A round learns the conversations in another order. Each call is a step, as
 that makes one call at a time. Shares are those of the calls that are made, unless all steps are
 named: these include the ends of turns, where nothing that is proposed can be right.
 
-The agent does not teach the ends of turns today. "Ends learned" is a predictor that is taught them.
 "Online" also learns from the earlier steps of the conversation that it is asked in; "frozen" does
 not. The baselines remember what followed the last tool of the conversation, or the last two
 (trigram, with back-off); to look beyond the turn makes them much better. They rank whole calls and
@@ -129,22 +128,19 @@ class _Score:
 def _accuracy(
     report: Report, learned: Sequence[BfclConversation], reported: Sequence[BfclConversation]
 ) -> None:
-    for ends in (False, True):
-        model = TenantModel(HistoryLimits().half_life_calls)
-        for step in _steps(learned, ends=ends):
-            _teach(model, step)
-        suffix = ", ends learned" if ends else ""
-        frozen, online = _Score(), _Score()
-        for conversation in reported:
-            copied = copy.deepcopy(model)
-            for step in _steps([conversation], ends=True):
-                frozen.add(_proposed(model, step[0]), step[1])
-                online.add(_proposed(copied, step[0]), step[1])
-                if ends or step[1] is not None:
-                    _teach(copied, step)
-        frozen.report(report, f"frozen{suffix}")
-        online.report(report, f"online{suffix}")
-        _calibration(report, frozen.confidences, suffix)
+    model = TenantModel(HistoryLimits().half_life_calls)
+    for step in _steps(learned, ends=True):
+        _teach(model, step)
+    frozen, online = _Score(), _Score()
+    for conversation in reported:
+        copied = copy.deepcopy(model)
+        for step in _steps([conversation], ends=True):
+            frozen.add(_proposed(model, step[0]), step[1])
+            online.add(_proposed(copied, step[0]), step[1])
+            _teach(copied, step)
+    frozen.report(report, "frozen")
+    online.report(report, "online")
+    _calibration(report, frozen.confidences)
     for context, how in ((1, "most frequent next"), (2, "trigram")):
         memory = _Memory(_steps(learned, ends=False), context)
         _score(memory.frequent, reported).report(report, how)
@@ -159,16 +155,16 @@ def _score(ranked: Callable[[Situation], _Both], reported: Sequence[BfclConversa
     return score
 
 
-def _calibration(report: Report, found: Sequence[tuple[float, bool]], suffix: str) -> None:
+def _calibration(report: Report, found: Sequence[tuple[float, bool]]) -> None:
     """Adds the Brier score of all proposals in all steps, and how many came true by confidence."""
     rate = statistics.mean(made for _, made in found)
     brier = statistics.mean((confidence - made) ** 2 for confidence, made in found)
-    report.add(f"Brier score of proposals in all steps{suffix}", brier)
-    report.add(f"Brier score of always the mean{suffix}", rate * (1 - rate))
+    report.add("Brier score of proposals in all steps", brier)
+    report.add("Brier score of always the mean", rate * (1 - rate))
     for low, high in pairwise(BINS):
         inside = [each for each in found if low <= each[0] < high]
         if inside:
-            name = f"all steps{suffix}, confidence {low:.1f} to {min(high, 1.0):.1f}"
+            name = f"all steps, confidence {low:.1f} to {min(high, 1.0):.1f}"
             report.add(f"{name}: proposals", len(inside))
             report.add(f"{name}: made", 100 * statistics.mean(x for _, x in inside), unit="%")
             report.add(f"{name}: mean", 100 * statistics.mean(x for x, _ in inside), unit="%")
