@@ -129,12 +129,12 @@ def _accuracy(
     report: Report, learned: Sequence[BfclConversation], reported: Sequence[BfclConversation]
 ) -> None:
     model = TenantModel(HistoryLimits().half_life_calls)
-    for step in _steps(learned, ends=True):
+    for step in _steps(learned):
         _teach(model, step)
     frozen, online = _Score(), _Score()
     for conversation in reported:
         copied = copy.deepcopy(model)
-        for step in _steps([conversation], ends=True):
+        for step in _steps([conversation]):
             frozen.add(_proposed(model, step[0]), step[1])
             online.add(_proposed(copied, step[0]), step[1])
             _teach(copied, step)
@@ -142,14 +142,14 @@ def _accuracy(
     online.report(report, "online")
     _calibration(report, frozen.confidences)
     for context, how in ((1, "most frequent next"), (2, "trigram")):
-        memory = _Memory(_steps(learned, ends=False), context)
+        memory = _Memory(_steps(learned), context)
         _score(memory.frequent, reported).report(report, how)
     _score(partial(memory.random, random.Random(0)), reported).report(report, "random")
 
 
 def _score(ranked: Callable[[Situation], _Both], reported: Sequence[BfclConversation]) -> _Score:
     score = _Score()
-    for situation, made in _steps(reported, ends=False):
+    for situation, made in _steps(reported):
         if made is not None:
             score.count(*ranked(situation), _call(made))
     return score
@@ -233,14 +233,12 @@ def _quantity(what: str, top: int, how: str) -> str:
     return f"{what}, top {top}: {how}"
 
 
-def _steps(of: Iterable[BfclConversation], *, ends: bool) -> Iterator[Step]:
+def _steps(of: Iterable[BfclConversation]) -> Iterator[Step]:
     """Yields the steps of conversations: where they begin, and their calls; None at an end."""
     for conversation in of:
         earlier: tuple[PastCall, ...] = ()
         for number, turn in enumerate(conversation.turns):
             for step, made in enumerate((*turn.calls, None)):
-                if made is None and not ends:
-                    continue
                 situation = Situation(
                     tenant="bench",
                     conversation_id=conversation.id,
@@ -261,7 +259,7 @@ def _steps(of: Iterable[BfclConversation], *, ends: bool) -> Iterator[Step]:
 
 def _costs(report: Report, learned: Sequence[BfclConversation], calls: int) -> None:
     """Adds what a proposal, a lesson and the memory cost once so many calls are learned."""
-    steps = list(_steps(learned, ends=False))
+    steps = [step for step in _steps(learned) if step[1] is not None]
     model = TenantModel(HistoryLimits().half_life_calls)
     seen: list[StepSeen] = []
     learning: list[float] = []

@@ -159,3 +159,34 @@ async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFact
         precall.Predictor.FORK,
     }
     assert sum(used.values()) > 0
+
+
+async def test_a_branch_of_the_model_predicts_its_call(vllm_factory: EngineFactory) -> None:
+    """The handler runs while the model still thinks, and its result is used."""
+    ran: list[bool] = []
+
+    async def get_weather(city: City, context: precall.ToolContext) -> str:
+        """The weather in a city."""
+        ran.append(context.speculative)
+        return f"It is sunny in {city}, 21 degrees."
+
+    async with served(vllm_factory) as (_, client, _):
+        client.add_tool(get_weather, read_only=True, speculation_safe=True)
+        mode = precall.Speculation("on", predictors=["fork"], events=True)
+        async with client.conversation(
+            template_variables={"enable_thinking": True}, speculation=mode
+        ) as conversation:
+            turn = conversation.send(
+                "What is the weather in Rome?",
+                tool_choice="required",
+                temperature=0.0,
+                max_steps=2,
+            )
+            events = [event async for event in turn]
+        [confirmed] = [each for each in events if isinstance(each, precall.PredictionConfirmed)]
+        [first, *_] = [each for each in events if isinstance(each, precall.ToolCallReady)]
+        assert ran[0]
+        assert confirmed.call_id == first.call_id
+        [completed] = [each for each in events if isinstance(each, precall.TurnCompleted)]
+        assert completed.report.predictions_confirmed == 1
+        assert completed.report.tool_time_hidden_s > 0
