@@ -21,6 +21,7 @@ HELP = options.help_text(
         "precall chat": f"the service at {options.DEFAULT_ADDRESS}",
         'precall chat --address gpu-box:50151 --system "Answer in French."': "another service",
         'precall chat --once "Roll two dice." --tool-choice roll_dice': "one turn",
+        "precall chat --think": "a model that reasons first, so that calls can be predicted",
         'echo "What time is it in Tokyo?" | precall chat': "a turn for each line",
     },
 )
@@ -40,6 +41,14 @@ def chat(
             help="Whether a turn may, must or must not begin with a tool call, or with which.",
         ),
     ] = "auto",
+    think: Annotated[
+        bool | None,
+        typer.Option(
+            "--think/--no-think",
+            help="Let the model reason before it answers, if its template has a switch for it.",
+            show_default="as the template decides",
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -80,6 +89,7 @@ def chat(
             address=address,
             system=system,
             tools=not no_tools,
+            thinks=think,
             turn=turn_options,
         )
         run = chat_on(chat_options) if once is None else chat_once(chat_options, once)

@@ -34,11 +34,16 @@ COMMANDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatOptions:
-    """What a chat is started with. `tools`: whether the model may call those of the chat."""
+    """What a chat is started with.
+
+    `tools`: whether the model may call those of the chat. `thinks`: whether it reasons first; None
+    leaves that to its template.
+    """
 
     address: str
     system: str
     tools: bool
+    thinks: bool | None
     turn: precall.TurnOptions
 
 
@@ -112,9 +117,11 @@ class Chat:
         self._console.print(f"[dim]tools: {names}. /help for help, Ctrl-D to quit[/]\n")
 
     def _new(self) -> precall.Conversation:
+        thinks = self._options.thinks
         return self._client.conversation(
             system_prompt=self._options.system,
             agent_name="precall chat",
+            template_variables=None if thinks is None else {"enable_thinking": thinks},
             speculation=precall.Speculation(events=True),
         )
 

@@ -28,11 +28,13 @@ def options(
     *,
     tools: bool = True,
     choice: Literal["auto", "required"] = "auto",
+    thinks: bool | None = None,
 ) -> ChatOptions:
     return ChatOptions(
         address=server.address,
         system="Be brief.",
         tools=tools,
+        thinks=thinks,
         turn={"tool_choice": choice, "temperature": 0.0},
     )
 
@@ -76,6 +78,16 @@ async def test_a_call_that_runs_early_is_shown(
         "A six.",
     ]
     assert server.frames[0].open.speculation.send_events
+
+
+@pytest.mark.parametrize(
+    ("thinks", "variables"),
+    [(None, ""), (True, '{"enable_thinking":true}'), (False, '{"enable_thinking":false}')],
+)
+async def test_the_model_thinks_if_it_is_told_to(thinks: bool | None, variables: str) -> None:
+    async with FakeServer([Say("hi")]) as server:
+        assert await chat_once(options(server, thinks=thinks), "hello")
+    assert server.frames[0].open.template_variables_json == variables
 
 
 async def test_a_server_without_speculation_gets_no_declaration_of_it(
