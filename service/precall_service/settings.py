@@ -6,11 +6,12 @@ Owns: every setting, with its default and unit. Each package gets its settings a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PositiveInt, SecretStr
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -36,7 +37,7 @@ Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=1e6)]
 
-STAGE_KEY: Final = r"^(\*|[A-Za-z0-9_-]{1,64})(/(cache|early_dispatch|history|fork))?$"
+_STAGE_KEY: Final = r"(\*|[A-Za-z0-9_-]{1,64})(/(cache|early_dispatch|history|fork))?"
 
 VARIABLE_PREFIX: Final = "PRECALL_"
 OTHER_VARIABLES: Final = frozenset({"PRECALL_ADDRESS", "PRECALL_CACHE_DIR", "PRECALL_LOG_LEVEL"})
@@ -208,6 +209,15 @@ Mode = Literal["off", "shadow", "issue"]
 PredictorChoice = Literal["cache", "early_dispatch", "history", "fork"]
 
 
+def _checked_stage_key(key: str) -> str:
+    if not re.fullmatch(_STAGE_KEY, key):
+        raise ValueError(
+            f'name "TOOL", "TOOL/PREDICTOR" or "*/PREDICTOR", where PREDICTOR is one of '
+            f"{', '.join(get_args(PredictorChoice))}"
+        )
+    return key
+
+
 class SpeculationSection(_Section):
     """`[speculation]`: which predicted calls may run early. Tools must allow it, too."""
 
@@ -217,7 +227,7 @@ class SpeculationSection(_Section):
     depth_max: Annotated[int, Field(ge=1, le=8)] = 2
     open_world_tools: frozenset[str] = frozenset()
     """Tools that may run early although they are declared as open-world."""
-    stages: dict[Annotated[str, Field(pattern=STAGE_KEY)], Mode] = {}
+    stages: dict[Annotated[str, AfterValidator(_checked_stage_key)], Mode] = {}
     """Fixed stages, by "tool", "tool/predictor" or "*/predictor"."""
     waste_weight: Annotated[float, Field(ge=0, le=1000)] = 0.2
     margin_s: SecondsOrZero = 0.01

@@ -81,6 +81,8 @@ def _fault(detail: ErrorDetails, file: Path | None, given: Given) -> str:
     source = _source(path, file, given)
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {'.'.join(path)} ({source}){_nearest(path)}"
+    if path[-1] == "[key]":  # as pydantic names the key of a mapping
+        return f"there is nothing of the name {'.'.join(path[:-1])} ({source}): {cause}"
     allowed = detail["msg"].replace("Input should be", "must be")
     return f"{'.'.join(path)} is {detail['input']!r} ({source}), and {allowed}"
 

@@ -140,7 +140,7 @@ class DiscardReason(enum.Enum):
     STALE_RESOURCE = 9
     """A resource that it read has changed since."""
     EXPIRED = 10
-    """Its result was too old when the model made the call."""
+    """Its result was too old when the model made the call, or its tool has been updated since."""
     HANDLER_ERROR = 11
     """The handler failed."""
     HANDLER_TIMEOUT = 12

@@ -157,7 +157,7 @@ class DiscardReason(enum.Enum):
     STALE_RESOURCE = "stale_resource"
     """A resource that it read has changed since."""
     EXPIRED = "expired"
-    """Its result was too old when the model made the call."""
+    """Its result was too old when the model made the call, or its tool has been updated since."""
     HANDLER_ERROR = "handler_error"
     """The handler failed."""
     HANDLER_TIMEOUT = "handler_timeout"

@@ -114,7 +114,7 @@ class _DiscardReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Discard
     DISCARD_REASON_STALE_RESOURCE: _DiscardReason.ValueType  # 9
     """A resource that it read has changed since."""
     DISCARD_REASON_EXPIRED: _DiscardReason.ValueType  # 10
-    """Its result was too old when the model made the call."""
+    """Its result was too old when the model made the call, or its tool has been updated since."""
     DISCARD_REASON_HANDLER_ERROR: _DiscardReason.ValueType  # 11
     """The handler failed."""
     DISCARD_REASON_HANDLER_TIMEOUT: _DiscardReason.ValueType  # 12
@@ -152,7 +152,7 @@ DISCARD_REASON_SUPERSEDED: DiscardReason.ValueType  # 8
 DISCARD_REASON_STALE_RESOURCE: DiscardReason.ValueType  # 9
 """A resource that it read has changed since."""
 DISCARD_REASON_EXPIRED: DiscardReason.ValueType  # 10
-"""Its result was too old when the model made the call."""
+"""Its result was too old when the model made the call, or its tool has been updated since."""
 DISCARD_REASON_HANDLER_ERROR: DiscardReason.ValueType  # 11
 """The handler failed."""
 DISCARD_REASON_HANDLER_TIMEOUT: DiscardReason.ValueType  # 12
