@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 
 SAMPLE_EVERY_S: Final = 1.0
 SAMPLE_TIMEOUT_S: Final = 5.0
+STALE_AFTER_S: Final = 3.0
+"""After such a time in which nobody asked, the latest sample says nothing."""
+QUEUES_AFTER: Final = 2
+"""So many samples in succession with requests that wait show a queue. One does not: a new request
+waits until the engine's next iteration, and a sample is often taken just when a step begins."""
 FULL: Final = 0.9
 """The fraction of slots or KV cache in use from which nothing is allowed."""
 CALM: Final = 0.5
@@ -29,6 +34,8 @@ SLOW: Final = 2.0
 """How much longer than usual a token may take before nothing is allowed."""
 STEPS: Final = 64
 STEP_TOKENS_MIN: Final = 16
+
+_IDLE: Final = EngineLoad(running=0, waiting=0, kv_usage=0.0)
 
 
 class LoadWatch:
@@ -45,8 +52,11 @@ class LoadWatch:
         self._admission = admission
         self._clock = clock
         self._spawn = spawn
-        self._load = EngineLoad(running=0, waiting=0, kv_usage=0.0)
+        self._load = _IDLE
+        self._waited = 0
+        """The samples in succession in which requests waited."""
         self._sampled_at: float | None = None
+        self._asking = False
         self._token_times: deque[float] = deque(maxlen=STEPS)
         """Seconds per token of the latest steps."""
 
@@ -54,7 +64,7 @@ class LoadWatch:
         """Returns how much speculation the load allows, from 0 to 1, by the latest sample."""
         self._sample_if_due()
         info = self._engines.info
-        if info is None or self._admission.waiting or self._load.waiting:
+        if info is None or self._admission.waiting or self._waited >= QUEUES_AFTER:
             return 0.0
         used = max(
             self._load.kv_usage,
@@ -64,7 +74,7 @@ class LoadWatch:
         return min(_between(used, CALM, FULL), _between(self._slowness(), 1.0, SLOW))
 
     def observe_step(self, seconds: float, tokens: int) -> None:
-        """Notes how long a step took that generated so many tokens."""
+        """Notes how long a step took to generate so many tokens after the first one."""
         if tokens >= STEP_TOKENS_MIN:
             self._token_times.append(seconds / tokens)
 
@@ -78,21 +88,28 @@ class LoadWatch:
 
     def _sample_if_due(self) -> None:
         now = self._clock.now()
+        if self._sampled_at is not None and now - self._sampled_at > STALE_AFTER_S:
+            self._load, self._waited = _IDLE, 0
         if self._sampled_at is None or now - self._sampled_at >= SAMPLE_EVERY_S:
             self._sampled_at = now
-            self._spawn(self._sample())
+            if not self._asking:
+                self._spawn(self._sample())
 
     async def _sample(self) -> None:
         engine = self._engines.running
         if engine is None:
             return
+        self._asking = True
         try:
             async with within(self._clock, SAMPLE_TIMEOUT_S):
                 self._load = await engine.load()
+                self._waited = self._waited + 1 if self._load.waiting else 0
         except EngineDiedError:
             pass  # the engine's state says so
         except TimeoutError:
             log.debug("the engine did not report its load within %g s", SAMPLE_TIMEOUT_S)
+        finally:
+            self._asking = False
 
 
 def _between(value: float, calm: float, full: float) -> float:

@@ -83,7 +83,7 @@ class TurnSpeculation:
         self._tools = {tool.name: tool for tool in context.tools}
         self._situations = Situations(context, spec, services)
         self._proposals = Proposals(services, context, self._ledger, self._runs, self._situations)
-        self._step_began_at = self._step_ended_at = 0.0
+        self._first_token_at = self._step_ended_at = 0.0
         self._calls: dict[str, tuple[CallKey | None, str]] = {}
         """The calls of the current step by id: their keys, and the names of their tools."""
         self._claimed: dict[str, Prediction] = {}
@@ -101,13 +101,16 @@ class TurnSpeculation:
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
         if type(happening) is Sampled:  # the hot path: tested first, without `match`
+            if not self._situations.token_ids:
+                self._first_token_at = at
             self._sampled(happening)
             return
         match happening:
             case StepBegan():
                 self._begin_step(at, happening)
             case StepCompleted(_, finish, usage):
-                self._shared.load.observe_step(at - self._step_began_at, usage.output_tokens)
+                tokens = usage.output_tokens - 1
+                self._shared.load.observe_step(at - self._first_token_at, tokens)
                 self._step_ended_at = at
                 self._end_step(finish)
             case ToolCallCompleted():
@@ -127,7 +130,6 @@ class TurnSpeculation:
 
     def _begin_step(self, at: float, began: StepBegan) -> None:
         self._teach()
-        self._step_began_at = at
         self._calls.clear()
         self._claimed.clear()
         self._run_times.clear()

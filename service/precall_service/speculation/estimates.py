@@ -16,7 +16,7 @@ DECAY: Final = 0.98
 """What each observation leaves of the weight of the earlier ones: half of it after 34."""
 PRIOR_WEIGHT: Final = 3.0
 """How many observations a predictor's own confidence is worth."""
-WINDOW: Final = 64
+WINDOW: Final = 16
 """The durations that are remembered of a tool or a predictor."""
 UNKNOWN_S: Final = 1.0
 """What a duration is taken for that was never observed."""

@@ -19,7 +19,7 @@ from precall_service.speculation.estimates import Acceptance, Durations
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.stages import Stage
 
-TENANTS_MAX: Final = 1024
+TENANTS_MAX: Final = 256
 TOOLS_MAX: Final = 256
 """The tools of one tenant."""
 

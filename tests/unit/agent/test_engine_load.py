@@ -7,7 +7,12 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from precall_service.agent.engine_load import SAMPLE_TIMEOUT_S, STEP_TOKENS_MIN, STEPS
+from precall_service.agent.engine_load import (
+    SAMPLE_TIMEOUT_S,
+    STALE_AFTER_S,
+    STEP_TOKENS_MIN,
+    STEPS,
+)
 from precall_service.domain.events import DiscardReason
 from precall_service.engine.base import EngineDiedError, EngineLoad
 from tests.support.agent import Agent, agent_on, scripted
@@ -87,7 +92,7 @@ async def test_nothing_is_allowed_while_a_turn_waits(there: Agent) -> None:
         (7, 0, 0.8, 0.25),
         (9, 0, 0.0, 0.0),
         (0, 0, 0.9, 0.0),
-        (1, 1, 0.0, 0.0),
+        (1, 1, 0.0, 1.0),
         (20, 5, 2.0, 0.0),
     ],
 )
@@ -96,6 +101,26 @@ async def test_the_engines_own_load_counts(
 ) -> None:
     load.says = EngineLoad(running=running, waiting=waiting, kv_usage=kv_usage)
     assert await load.allowance() == pytest.approx(allowance)
+
+
+async def test_nothing_is_allowed_while_the_engine_queues(there: Agent, load: Load) -> None:
+    """A request that has just come waits, too, so that one sample does not show a queue."""
+    load.says = EngineLoad(running=1, waiting=1, kv_usage=0.0)
+    assert await load.allowance() == 1
+    await there.advance(1.0)
+    assert await load.allowance() == 0
+    load.says = EngineLoad(running=1, waiting=0, kv_usage=0.0)
+    await there.advance(1.0)
+    assert await load.allowance() == 1
+
+
+async def test_a_sample_from_long_ago_says_nothing(there: Agent, load: Load) -> None:
+    load.says = EngineLoad(running=9, waiting=1, kv_usage=0.0)
+    assert await load.allowance() == 0
+    await there.advance(STALE_AFTER_S)
+    assert there.speculation.load.allowance() == 0
+    await there.advance(STALE_AFTER_S + 0.1)
+    assert there.speculation.load.allowance() == 1
 
 
 async def test_the_engine_is_asked_at_most_once_a_second_and_only_if_needed(
@@ -120,11 +145,14 @@ async def test_a_load_that_is_not_told_changes_nothing(there: Agent, load: Load)
     load.held = asyncio.Event()
     await there.advance(1.0)
     assert await load.allowance() == pytest.approx(0.5)
-    await there.advance(SAMPLE_TIMEOUT_S)
-    assert there.speculation.in_flight == 0
+    for _ in range(int(SAMPLE_TIMEOUT_S)):
+        await there.advance(1.0)
+        assert await load.allowance() == pytest.approx(0.5)
+        assert there.speculation.in_flight <= 1, "it is not asked again before it has answered"
     load.held, load.error = None, EngineDiedError("it died")
-    await there.advance(1.0)
-    assert await load.allowance() == pytest.approx(0.5)
+    for _ in range(int(SAMPLE_TIMEOUT_S)):
+        await there.advance(1.0)
+        assert await load.allowance() == pytest.approx(0.5)
     assert there.speculation.in_flight == 0
 
 
