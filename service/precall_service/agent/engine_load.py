@@ -23,9 +23,10 @@ SAMPLE_EVERY_S: Final = 1.0
 SAMPLE_TIMEOUT_S: Final = 5.0
 STALE_AFTER_S: Final = 3.0
 """After such a time in which nobody asked, the latest sample says nothing."""
-QUEUES_AFTER: Final = 2
-"""So many samples in succession with requests that wait show a queue. One does not: a new request
-waits until the engine's next iteration, and a sample is often taken just when a step begins."""
+ANSWERS_MAX: Final = 3
+"""How often the engine is asked for one sample while requests wait. A new request waits until the
+engine's next iteration, which is no queue, and a sample is often taken just when a step begins. The
+engine answers between its iterations, so that each further answer is one iteration later."""
 FULL: Final = 0.9
 """The fraction of slots or KV cache in use from which nothing is allowed."""
 CALM: Final = 0.5
@@ -53,8 +54,6 @@ class LoadWatch:
         self._clock = clock
         self._spawn = spawn
         self._load = _IDLE
-        self._waited = 0
-        """The samples in succession in which requests waited."""
         self._sampled_at: float | None = None
         self._asking = False
         self._token_times: deque[float] = deque(maxlen=STEPS)
@@ -64,7 +63,7 @@ class LoadWatch:
         """Returns how much speculation the load allows, from 0 to 1, by the latest sample."""
         self._sample_if_due()
         info = self._engines.info
-        if info is None or self._admission.waiting or self._waited >= QUEUES_AFTER:
+        if info is None or self._admission.waiting or self._load.waiting:
             return 0.0
         used = max(
             self._load.kv_usage,
@@ -89,7 +88,7 @@ class LoadWatch:
     def _sample_if_due(self) -> None:
         now = self._clock.now()
         if self._sampled_at is not None and now - self._sampled_at > STALE_AFTER_S:
-            self._load, self._waited = _IDLE, 0
+            self._load = _IDLE
         if self._sampled_at is None or now - self._sampled_at >= SAMPLE_EVERY_S:
             self._sampled_at = now
             if not self._asking:
@@ -102,8 +101,11 @@ class LoadWatch:
         self._asking = True
         try:
             async with within(self._clock, SAMPLE_TIMEOUT_S):
-                self._load = await engine.load()
-                self._waited = self._waited + 1 if self._load.waiting else 0
+                load = await engine.load()
+                for _ in range(ANSWERS_MAX - 1):
+                    if load.waiting:
+                        load = await engine.load()
+                self._load = load
         except EngineDiedError:
             pass  # the engine's state says so
         except TimeoutError:
