@@ -23,7 +23,7 @@ from bench.tool_turns import OFF, TurnTimes, run_turn
 TARGET = 0.95
 
 SIZES = {
-    "cpu": {"prompts": 6, "factors": "0.1,0.3,0.6,1,1.7,3,10", **ENGINE},
+    "cpu": {"prompts": 3, "factors": "0.1,0.3,0.6,1,1.7,3,10", **ENGINE},
     "gpu": {"prompts": 6, "factors": "0.3,0.6,1,1.7,3", **ENGINE_ON_GPU},
     "quick": {"prompts": 1, "factors": "0.3,1", **ENGINE},
 }

@@ -36,7 +36,7 @@ SIZES = {
         "pairs": 10,
         "tool_s": 0.2,
         "window_s": 25.0,
-        "rounds": 3,
+        "rounds": 2,
         **ENGINE,
     },
     "gpu": {

@@ -23,7 +23,7 @@ SAMPLE_EVERY_S: Final = 1.0
 SAMPLE_TIMEOUT_S: Final = 5.0
 STALE_AFTER_S: Final = 3.0
 """After such a time in which nobody asked, the latest sample says nothing."""
-ANSWERS_MAX: Final = 3
+ANSWERS_MAX: Final = 5
 """How often the engine is asked for one sample while requests wait. A new request waits until the
 engine's next iteration, which is no queue, and a sample is often taken just when a step begins. The
 engine answers between its iterations, so that each further answer is one iteration later."""

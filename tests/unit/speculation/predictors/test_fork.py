@@ -40,7 +40,7 @@ def at(branch: Branch | None, confidence: float = 0.0) -> Situation:
 
 
 async def proposed(fork: Fork, where: Situation) -> list[tuple[str, float]]:
-    return [(each.arguments_json, each.confidence) async for each in fork.propose(where)]
+    return [(each.arguments_json, round(each.confidence, 9)) async for each in fork.propose(where)]
 
 
 def query(text: str) -> str:
@@ -58,30 +58,30 @@ async def test_a_branch_that_writes_no_call_is_the_only_one() -> None:
 
 
 async def test_all_calls_of_a_sure_branch_are_proposed() -> None:
-    branches = Branches([candidate("a", 0.9), candidate("b", 0.3)])
+    branches = Branches([candidate("a", 0.9**5), candidate("b", 0.3**5)])
     found = await proposed(Fork(), at(branches.off))
     assert found == [(query("a"), 0.9), (query("b"), 0.3)]
     assert branches.asked == [(0.0, CALLS_MAX)], "only the first call says whether it was close"
 
 
 async def test_where_the_first_choice_was_close_others_are_sampled() -> None:
-    branches = Branches([candidate("a", 0.4)], [candidate("b", 0.3)], [candidate("c", 0.2)])
+    branches = Branches([candidate("a", 0.4**5)], [candidate("b", 0.3)], [candidate("c", 0.2)])
     found = await proposed(Fork(), at(branches.off))
     assert found == [(query("a"), 0.4), (query("b"), 0.3), (query("c"), 0.2)]
     assert branches.asked == [(0.0, CALLS_MAX), *[(1.0, 1)] * SAMPLES]
     assert branches.closed == 1 + SAMPLES
 
 
-@pytest.mark.parametrize(("probability", "branches_made"), [(0.5, 1), (0.49, 1 + SAMPLES)])
-async def test_what_is_close_can_be_set(probability: float, branches_made: int) -> None:
-    branches = Branches([candidate("a", probability)])
+@pytest.mark.parametrize(("confidence", "branches_made"), [(0.51, 1), (0.49, 1 + SAMPLES)])
+async def test_what_is_close_can_be_set(confidence: float, branches_made: int) -> None:
+    branches = Branches([candidate("a", confidence**5)])
     await proposed(Fork(close=0.5), at(branches.off))
     assert len(branches.asked) == branches_made
 
 
 async def test_a_call_is_proposed_once() -> None:
     branches = Branches(
-        [candidate("a", 0.4), candidate("a", 0.3)],
+        [candidate("a", 0.4**5), candidate("a", 0.3**5)],
         [candidate("a", 0.2)],
         [candidate("a", 0.2, "open")],
     )
@@ -90,7 +90,7 @@ async def test_a_call_is_proposed_once() -> None:
 
 
 async def test_calls_of_no_tool_of_the_turn_are_not_proposed() -> None:
-    branches = Branches([candidate("a", 0.9, "delete"), candidate("b", 0.8)])
+    branches = Branches([candidate("a", 0.9, "delete"), candidate("b", 0.8**5)])
     assert await proposed(Fork(), at(branches.off)) == [(query("b"), 0.8)]
 
 
