@@ -31,7 +31,7 @@ from precall_service.domain.json import JsonObject
 
 START = "start"
 FRACTIONS = {0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
-CLOSE = 0.5**5
+CLOSE = 0.25**5
 """See `Fork`: a first choice that is less probable is close."""
 GATE = 1 / 3
 BINS = 5

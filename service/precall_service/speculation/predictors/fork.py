@@ -30,14 +30,14 @@ other models is learned by the policy."""
 class Fork:
     """Proposes the calls that branches write.
 
-    `close` is the probability below which the first choice counts as close, so that others are
+    `close` is the confidence below which the first choice counts as close, so that others are
     sampled. `sure` is the confidence from which a step is not forked again.
     """
 
     name = Predictor.FORK
     moments = frozenset({Moment.STEP_BEGAN, Moment.REASONED})
 
-    def __init__(self, *, close: float = 0.5, sure: float = 0.9) -> None:
+    def __init__(self, *, close: float = 0.25, sure: float = 0.9) -> None:
         self._close = close
         self._sure = sure
 
