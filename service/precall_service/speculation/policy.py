@@ -19,10 +19,10 @@ from precall_service.domain.clock import Clock
 from precall_service.domain.events import DiscardReason, Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.speculation.estimates import PRIOR_WEIGHT
+from precall_service.speculation.estimates import PRIOR_WEIGHT, UNKNOWN_S
 from precall_service.speculation.ledger import Prediction, State
 from precall_service.speculation.limits import SpeculationLimits
-from precall_service.speculation.records import PredictorRecord, TenantRecord, ToolRecord
+from precall_service.speculation.records import TenantRecord, ToolRecord
 
 BRANCH_COST: Final = 0.02
 """The part of its time by which a step is slowed down by a branch beside it. An H100 lost 1 % with
@@ -94,13 +94,25 @@ class Policy:
         names = [name for name in tools if tenant.stage(name, predictor) is not SpeculationMode.OFF]
         if predictor is not Predictor.FORK:
             return bool(names)
-        return any(self._worth_a_branch(tenant.tool(name)) for name in names)
+        if not names:
+            return False
+        return self._worth_a_branch([tenant.tool(name) for name in names]) or tenant.explores()
 
-    def _worth_a_branch(self, tool: ToolRecord) -> bool:
-        record = tool.predictors.get(Predictor.FORK) or PredictorRecord()
-        acceptance = (record.matched + PRIOR_WEIGHT) / (record.resolved + 2 * PRIOR_WEIGHT)
-        overlap_s = tool.run_times.within(record.leads.typical_s)
-        return acceptance * overlap_s - BRANCH_COST * record.leads.typical_s > self.limits.margin_s
+    def _worth_a_branch(self, tools: Sequence[ToolRecord]) -> bool:
+        """Returns whether a branch is worth its cost, by what branches were worth for these tools.
+
+        They are taken together: most calls are of a few of a turn's tools, and nothing is ever
+        learned of the others.
+        """
+        records = [
+            tool.predictors[Predictor.FORK] for tool in tools if Predictor.FORK in tool.predictors
+        ]
+        resolved = sum(record.resolved for record in records)
+        matched = sum(record.matched for record in records)
+        acceptance = (matched + PRIOR_WEIGHT) / (resolved + 2 * PRIOR_WEIGHT)
+        lead_s = max((record.leads.typical_s for record in records), default=UNKNOWN_S)
+        overlap_s = max(tool.run_times.within(lead_s) for tool in tools)
+        return acceptance * overlap_s - BRANCH_COST * lead_s > self.limits.margin_s
 
     def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the expected value of running a prediction early, in seconds."""

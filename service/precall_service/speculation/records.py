@@ -22,6 +22,8 @@ from precall_service.speculation.stages import Stage
 TENANTS_MAX: Final = 256
 TOOLS_MAX: Final = 256
 """The tools of one tenant."""
+EXPLORED_EVERY: Final = 64
+"""So many questions that do not seem worth it are needed for one that is asked."""
 
 
 class PredictorRecord:
@@ -94,6 +96,7 @@ class TenantRecord:
         self._acceptances: defaultdict[Predictor, Acceptance] = defaultdict(Acceptance)
         self._waste_left_s = limits.waste_per_minute_s
         self._refilled_at = clock.now()
+        self._unasked = 0
         self.running = 0
         """The handlers that run early."""
 
@@ -120,6 +123,14 @@ class TenantRecord:
     def waste(self, seconds: float) -> None:
         """Takes seconds that were wasted from the budget."""
         self._waste_left_s = self.waste_left_s - seconds
+
+    def explores(self) -> bool:
+        """Counts a question that does not seem worth it. Returns whether it is asked all the same.
+
+        Otherwise nobody would see it if it became worth it again.
+        """
+        self._unasked += 1
+        return self._unasked % EXPLORED_EVERY == 0
 
     def pinned(self, tool_name: str, predictor: Predictor) -> bool:
         """Returns whether the operator has fixed what is done with these predictions."""

@@ -11,7 +11,7 @@ from precall_service.domain.speculation import SpeculationMode
 from precall_service.speculation.ledger import Prediction, State
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.policy import Policy, TurnLoad
-from precall_service.speculation.records import TenantRecord, ToolRecord
+from precall_service.speculation.records import EXPLORED_EVERY, TenantRecord, ToolRecord
 from tests.support.clock import ManualClock
 from tests.support.speculating import WEATHER, predicted
 
@@ -329,3 +329,15 @@ def test_a_branch_must_be_worth_what_it_takes_from_the_step() -> None:
         desk.tool.run_times.observe(0.01)  # the handlers answer at once
     assert not desk.policy.worth_asking(FORK, ["weather"], desk.tenant)
     assert not desk.policy.worth_asking(FORK, [], desk.tenant)
+
+
+def test_branches_that_are_always_wrong_are_asked_for_less_and_less_but_not_never() -> None:
+    """Also if the turn has tools of which nothing is ever predicted."""
+    desk = Desk()
+    for _ in range(200):
+        desk.learn(predicted(), matched=False)
+    asked = [
+        desk.policy.worth_asking(FORK, ["weather", "never_called"], desk.tenant)
+        for _ in range(2 * EXPLORED_EVERY)
+    ]
+    assert sum(asked) == 2
