@@ -52,8 +52,11 @@ def test_demo_shows_a_turn_that_runs_real_functions() -> None:
         "call      count_letters",
         "call      get_time",
         "step 2",
-        "✓ count_letters(elephant) ran in this process",
-        "✓ the answer has both results in it",
+        "✓ without speculation: count_letters(elephant), get_time(Tokyo) ran in",
+        "✓ without speculation: the answer has both results in it",
+        "✓ with speculation: count_letters(elephant), get_time(Tokyo) ran in",
+        "✓ with speculation: the answer has both results in it",
+        "confirmed count_letters",
         "s in all:",
     ):
         assert told in demo.stdout

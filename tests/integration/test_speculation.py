@@ -141,8 +141,16 @@ async def all_tokens(
 async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFactory) -> None:
     async with served(vllm_factory) as (_, client, engine):
         client.add_tool(get_weather, read_only=True, speculation_safe=True)
-        client.add_tool(get_time, read_only=True, speculation_safe=True, cache_ttl_s=60)
-        client.add_tool(count_letters, read_only=True, speculation_safe=True)
+        client.add_tool(
+            get_time, read_only=True, speculation_safe=True, cache_ttl_s=60, cache_scope="tenant"
+        )
+        client.add_tool(
+            count_letters,
+            read_only=True,
+            speculation_safe=True,
+            cache_ttl_s=60,
+            cache_scope="tenant",
+        )
         without = await all_tokens(client, engine, precall.Speculation("off"))
         assert engine.branches == 0
         with_it = await all_tokens(client, engine, precall.Speculation("on"))
