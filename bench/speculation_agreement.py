@@ -6,8 +6,8 @@ with sampling. They are what the service's fork would propose. "Acceptance" is t
 model's first calls that were among the proposals, with equal tool and equal canonical arguments.
 
 - One fork: the greedy branch at the start.
-- Up to three candidates: where the first one is less probable than `Fork` calls sure, two more
-  branches are sampled, as in the service.
+- Up to three candidates: where the first one is close, two more branches are sampled, as in the
+  service's fork.
 - Forks again: the greedy branches at the start and after as many tokens as in the service.
 - Above a gate: only the third of the first candidates to which the model gave the highest
   probability. The rest is not proposed.
@@ -28,11 +28,10 @@ from bench.speculating import ENGINE, ENGINE_ON_GPU
 from bench.tool_calls import Call
 from precall_service.agent.situations import REASONED_AFTER
 from precall_service.domain.json import JsonObject
+from precall_service.speculation.predictors.fork import CLOSE, STABILITY
 
 START = "start"
 FRACTIONS = {0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
-CLOSE = 0.25**5
-"""See `Fork`: a first choice that is less probable is close."""
 GATE = 1 / 3
 BINS = 5
 
@@ -97,7 +96,7 @@ class Answered:
     def found_by_three(self) -> bool:
         """Whether the call is the first choice, or was sampled where that one is close."""
         first = self.first
-        close = first is None or first.probability < CLOSE
+        close = first is None or first.probability**STABILITY < CLOSE
         return self.found_by(START) or (
             close and any(guess.call == self.call for guess in self.samples)
         )

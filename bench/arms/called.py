@@ -35,7 +35,7 @@ KINDS = {
     "any effect": ToolEffects(),
 }
 # What a conversation asks of speculation. The commit before there was any takes no such thing.
-SPECULATION: list[Any] = [getattr(agent, name) for name in ("WITH_EVENTS",) if hasattr(agent, name)]
+SPECULATION: list[Any] = [agent.WITH_EVENTS] if hasattr(agent, "WITH_EVENTS") else []
 CALL = ("weather", '{"city":"Rome","days":3}')
 
 

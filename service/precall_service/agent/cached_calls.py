@@ -58,9 +58,7 @@ class CallAnswer:
             return CallAnswer(ending=ending)
         if joined:
             return CallAnswer(ending=ending, source=ResultSource.JOINED)
-        assert run.ended_at is not None
-        run_time_s = run.ended_at - run.launched_at
-        return CallAnswer(ending=ending, source=ResultSource.COMMITTED, run_time_s=run_time_s)
+        return CallAnswer(ending=ending, source=ResultSource.COMMITTED, run_time_s=run.took_s)
 
     @staticmethod
     def of_early_run(ending: InvocationEnding, early: EarlyRun) -> CallAnswer:
@@ -224,7 +222,6 @@ class CachedCalls:
         try:
             ending = await run.ending()
             if ending.error is None:
-                assert run.ended_at is not None
                 await self._cache.keep(
                     query,
                     flight.snapshot,
@@ -232,7 +229,7 @@ class CachedCalls:
                     content=ending.content,
                     execution_id=run.execution_id,
                     origin=Origin.SPECULATIVE if flight.early else Origin.COMMITTED,
-                    cost_s=run.ended_at - run.launched_at,
+                    cost_s=run.took_s,
                 )
         finally:
             flight.landed.set()

@@ -24,8 +24,7 @@ class EarlyRun:
     @property
     def saved_s(self) -> float:
         """How much longer the turn would have waited if the run had started with the claim."""
-        ended_at = self.run.ended_at
-        if ended_at is None:
+        if self.run.ended_at is None:
             return 0.0
         lead_s = self.committed_at - self.run.launched_at
-        return max(0.0, min(lead_s, ended_at - self.run.launched_at))
+        return max(0.0, min(lead_s, self.run.took_s))

@@ -129,9 +129,8 @@ class EarlyRuns:
         record = self._tenant.tool(tool.name)
         record.of(prediction.predictor).launched += 1
         ending = await run.ending()
-        assert run.ended_at is not None
         if ending.error is None:
-            record.run_times.observe(run.ended_at - run.launched_at)
+            record.run_times.observe(run.took_s)
         if not prediction.open:
             return
         if ending.error is None:

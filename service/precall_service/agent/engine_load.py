@@ -7,6 +7,7 @@ Concurrency: one event loop. A sample is taken at most once a second, and only i
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Final
@@ -54,7 +55,7 @@ class LoadWatch:
         self._clock = clock
         self._spawn = spawn
         self._load = _IDLE
-        self._sampled_at: float | None = None
+        self._sampled_at = -math.inf
         self._asking = False
         self._token_times: deque[float] = deque(maxlen=STEPS)
         """Seconds per token of the latest steps."""
@@ -78,7 +79,7 @@ class LoadWatch:
             self._token_times.append(seconds / tokens)
 
     def _slowness(self) -> float:
-        """Returns how much longer a token takes now than in the fastest of the latest steps."""
+        """Returns how much longer a token takes now than in the faster ones of the latest steps."""
         if len(self._token_times) < 4:
             return 1.0
         latest = sorted(list(self._token_times)[-3:])[1]
@@ -87,9 +88,9 @@ class LoadWatch:
 
     def _sample_if_due(self) -> None:
         now = self._clock.now()
-        if self._sampled_at is not None and now - self._sampled_at > STALE_AFTER_S:
+        if now - self._sampled_at > STALE_AFTER_S:
             self._load = _IDLE
-        if self._sampled_at is None or now - self._sampled_at >= SAMPLE_EVERY_S:
+        if now - self._sampled_at >= SAMPLE_EVERY_S:
             self._sampled_at = now
             if not self._asking:
                 self._spawn(self._sample())
@@ -103,8 +104,9 @@ class LoadWatch:
             async with within(self._clock, SAMPLE_TIMEOUT_S):
                 load = await engine.load()
                 for _ in range(ANSWERS_MAX - 1):
-                    if load.waiting:
-                        load = await engine.load()
+                    if not load.waiting:
+                        break
+                    load = await engine.load()
                 self._load = load
         except EngineDiedError:
             pass  # the engine's state says so

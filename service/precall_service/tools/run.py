@@ -159,6 +159,12 @@ class Run:
     # For the owner of the run.
 
     @property
+    def took_s(self) -> float:
+        """How long the run took. It must have ended."""
+        assert self.ended_at is not None, "the run has not ended"
+        return self.ended_at - self.launched_at
+
+    @property
     def speculative(self) -> bool:
         """Whether the run answers no call yet."""
         return not self.call_id

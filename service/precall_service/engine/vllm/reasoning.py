@@ -32,10 +32,9 @@ class ReasoningMarks:
 
     def opened_in(self, token_ids: Sequence[int]) -> bool:
         """Whether the last mark among the tokens is the first mark of a pair."""
-        for token_id in reversed(token_ids):
-            if token_id in {self.start_id, self.end_id}:
-                return token_id == self.start_id
-        return False
+        marks = self.start_id, self.end_id
+        last = next((each for each in reversed(token_ids) if each in marks), None)
+        return last == self.start_id
 
 
 def reasoning_marks(parser: ReasoningParser, tokenizer: TokenizerLike) -> ReasoningMarks | None:

@@ -25,6 +25,8 @@ STABILITY: Final = 0.2
 over all tokens, but the first choice takes the likeliest token each time, and reasoning seldom
 changes which one that is. The power was fitted on BFCL with the embedded model. What is right for
 other models is learned by the policy."""
+CLOSE: Final = 0.25
+"""The confidence below which others than the first choice are sampled."""
 
 
 class Fork:
@@ -37,7 +39,7 @@ class Fork:
     name = Predictor.FORK
     moments = frozenset({Moment.STEP_BEGAN, Moment.REASONED})
 
-    def __init__(self, *, close: float = 0.25, sure: float = 0.9) -> None:
+    def __init__(self, *, close: float = CLOSE, sure: float = 0.9) -> None:
         self._close = close
         self._sure = sure
 
