@@ -24,10 +24,11 @@ from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
 from precall_service.tools.link import HandlerError
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
-from tests.support.scripts import TICK, Pause, calls, says, thinks
+from tests.support.scripts import TICK, Pause, calls, says
 from tests.support.speculating import (
     BOOK,
     WEATHER,
+    Thinking,
     Told,
     first_step,
     proposal,
@@ -40,8 +41,8 @@ OSLO = ("weather", '{"city": "Oslo"}')
 
 
 async def test_a_result_that_is_ready_answers_the_call_at_once() -> None:
-    thinking = Pause(asyncio.Event())
-    steps = [[*thinks("hm"), thinking, *calls(ROME)], says("done")]
+    thinking = Thinking()
+    steps = [thinking.then(ROME), says("done")]
     async with agent_on(scripted(*steps), predictors=[Told(first_step(weather()))]) as there:
         client = there.open(WEATHER)
         turn = await client.send()
@@ -50,8 +51,7 @@ async def test_a_result_that_is_ready_answers_the_call_at_once() -> None:
         await there.advance(3)
         assert len(client.of(PredictionReady)) == 1
         assert client.of(PredictionReady)[0].run_time_s == 2
-        thinking.event.set()
-        await settle()
+        await thinking.on()
         ending = client.ending(turn)
         assert ending.outcome is TurnOutcome.ANSWERED
         [completed] = client.of(ToolCallCompleted)
@@ -76,14 +76,13 @@ async def test_a_result_that_is_ready_answers_the_call_at_once() -> None:
 
 
 async def test_a_call_waits_for_the_run_that_was_started_for_its_prediction() -> None:
-    thinking = Pause(asyncio.Event())
-    steps = [[*thinks("hm"), thinking, *calls(ROME)], says("done")]
+    thinking = Thinking()
+    steps = [thinking.then(ROME), says("done")]
     async with agent_on(scripted(*steps), predictors=[Told(first_step(weather()))]) as there:
         client = there.open(WEATHER)
         turn = await client.send()
         await there.advance(2)
-        thinking.event.set()
-        await settle()
+        await thinking.on()
         [committed] = client.of(InvocationCommitted)
         assert committed.invocation_id == client.of(Invoke)[0].invocation_id
         await there.advance(1)
@@ -97,14 +96,13 @@ async def test_a_call_waits_for_the_run_that_was_started_for_its_prediction() ->
 
 
 async def test_a_wrong_prediction_is_stopped_and_costs_only_its_run() -> None:
-    thinking = Pause(asyncio.Event())
-    steps = [[*thinks("hm"), thinking, *calls(OSLO)], says("done")]
+    thinking = Thinking()
+    steps = [thinking.then(OSLO), says("done")]
     async with agent_on(scripted(*steps), predictors=[Told(first_step(weather()))]) as there:
         client = there.open(WEATHER)
         turn = await client.send()
         await there.advance(2)
-        thinking.event.set()
-        await settle()
+        await thinking.on()
         [cancel] = client.of(CancelInvocation)
         assert cancel.reason is InvocationCancelReason.PREDICTION_DISCARDED
         assert cancel.invocation_id == client.of(Invoke)[0].invocation_id
@@ -119,15 +117,14 @@ async def test_a_wrong_prediction_is_stopped_and_costs_only_its_run() -> None:
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_prediction_of_a_turn_that_makes_no_call_ends_with_it(answered: bool) -> None:
-    thinking = Pause(asyncio.Event())
-    steps = [[*thinks("hm"), thinking, *says("hello")]]
+    thinking = Thinking()
+    steps = [thinking.then()]
     async with agent_on(scripted(*steps), predictors=[Told(first_step(weather()))]) as there:
         client = there.open(WEATHER)
         turn = await client.send()
         if answered:
             await client.answer(0)
-        thinking.event.set()
-        await settle()
+        await thinking.on()
         assert client.ending(turn).outcome is TurnOutcome.ANSWERED
         assert story(client)[-1] == "discarded weather Rome: TURN_ENDED"
         ended = client.events.index(client.of(PredictionDiscarded)[0])
@@ -150,15 +147,14 @@ async def test_only_tools_that_allow_it_run_early() -> None:
 
 
 async def test_a_failed_early_run_is_run_again() -> None:
-    thinking = Pause(asyncio.Event())
-    steps = [[*thinks("hm"), thinking, *calls(ROME)], says("done")]
+    thinking = Thinking()
+    steps = [thinking.then(ROME), says("done")]
     async with agent_on(scripted(*steps), predictors=[Told(first_step(weather()))]) as there:
         client = there.open(WEATHER)
         turn = await client.send()
         await client.deliver(HandlerError("Busy", "try later"))
         assert story(client)[-1] == "discarded weather Rome: HANDLER_ERROR"
-        thinking.event.set()
-        await settle()
+        await thinking.on()
         await client.answer(1, '"sunny"')
         assert client.ending(turn).outcome is TurnOutcome.ANSWERED
         [completed] = client.of(ToolCallCompleted)
