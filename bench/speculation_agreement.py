@@ -8,7 +8,8 @@ model's first calls that were among the proposals, with equal tool and equal can
 - One fork: the greedy branch at the start.
 - Up to three candidates: where the first one is close, two more branches are sampled, as in the
   service's fork.
-- Forks again: the greedy branches at the start and after as many tokens as in the service.
+- Forks again: the greedy branches at the start and at each place where the service may fork. The
+  service forks only where its policy has found it worth it.
 - Above a gate: only the third of the first candidates to which the model gave the highest
   probability. The rest is not proposed.
 """
@@ -26,8 +27,8 @@ from bench.process import started
 from bench.report import AtLeast, Report
 from bench.speculating import ENGINE, ENGINE_ON_GPU
 from bench.tool_calls import Call
-from precall_service.agent.situations import REASONED_AFTER
 from precall_service.domain.json import JsonObject
+from precall_service.speculation.places import PLACES
 from precall_service.speculation.predictors.fork import CLOSE, STABILITY
 
 START = "start"
@@ -130,7 +131,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 first=done,
                 last=done + options.prompts,
                 at_once=options.at_once,
-                after=list(REASONED_AFTER),
+                after=list(PLACES[1:]),
                 fractions=list(FRACTIONS),
             )
             done += options.prompts
@@ -139,6 +140,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 report.add("thought", each["reasoning_tokens"], unit="tokens")
                 report.add("message", each["output_tokens"], unit="tokens")
                 report.add("calls in a message", len(each["calls"]))
+                report.add("forks", sum(place < each["reasoning_tokens"] for place in PLACES))
             new = [Answered.read(each) for each in found if each["calls"]]
             answered += new
             for name, value in acceptances(new).items():
@@ -154,7 +156,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 def acceptances(answered: Sequence[Answered]) -> dict[str, float]:
     """Returns the acceptance of each way to fork."""
-    again = [START, *(f"{count} tokens" for count in REASONED_AFTER)]
+    again = [START, *(f"{count} tokens" for count in PLACES[1:])]
     found = {
         "acceptance: one fork at the start": _fraction(answered, lambda each: each.found_by(START)),
         "acceptance of tools: one fork at the start": _fraction(

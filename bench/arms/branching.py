@@ -141,7 +141,7 @@ class Forker:
         )
 
     def _off(self, prompt: Prompt, token_ids: tuple[int, ...], spec: StepSpec) -> Branch:
-        branch = self._branches.off(self._engine, prompt, token_ids, spec)
+        branch = self._branches.off(self._engine, prompt, token_ids, spec, lambda: None)
         assert branch is not None
         return branch
 

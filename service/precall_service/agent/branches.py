@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +47,7 @@ class _Origin:
     prompt: Prompt
     sampled: tuple[int, ...]
     spec: StepSpec
+    on_begin: Callable[[], None]
 
 
 class Branches:
@@ -61,6 +62,11 @@ class Branches:
         self._tokens_max = tokens_max
         self._running: dict[asyncio.Task[object], None] = {}
 
+    @property
+    def running(self) -> int:
+        """The number of branches that run."""
+        return len(self._running)
+
     def make_room(self, slots: int) -> None:
         """Ends the youngest branches that hold slots which admitted turns need."""
         kept = max(0, slots - self._admission.admitted)
@@ -68,15 +74,20 @@ class Branches:
             task.cancel()
 
     def off(
-        self, engine: Engine, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        token_ids: Sequence[int],
+        spec: StepSpec,
+        on_begin: Callable[[], None],
     ) -> Branch | None:
         """Returns the way to branch off a step that has sampled these tokens.
 
-        None if a branch could make no call.
+        None if a branch could make no call. `on_begin` is called whenever a branch begins.
         """
         if not spec.tools or spec.tool_choice.mode is ToolChoiceMode.NONE:
             return None
-        return partial(self._branch, _Origin(engine, prompt, tuple(token_ids), spec))
+        return partial(self._branch, _Origin(engine, prompt, tuple(token_ids), spec, on_begin))
 
     async def _branch(
         self, origin: _Origin, temperature: float, calls_max: int
@@ -90,6 +101,7 @@ class Branches:
                 room = 0 if start is None else engine.info.context_tokens_max - len(start)
                 if start is None or room <= 0:
                     return
+                origin.on_begin()
                 branch_spec = replace(
                     spec,
                     step_id=f"{spec.step_id}-{secrets.token_hex(4)}",

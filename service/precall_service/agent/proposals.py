@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 PROPOSALS_MAX: Final = 8
 """The proposals of one predictor at one moment."""
+TASKS_MAX: Final = 4
+"""The moments for which one predictor works at the same time."""
+
+_BRANCHED: Final = (Moment.STEP_BEGAN, Moment.REASONED)
 
 
 class Proposals:
@@ -51,9 +55,9 @@ class Proposals:
         self._runs = runs
         self._situations = situations
         self._tools = {tool.name: tool for tool in context.tools}
-        may_run_early = services.dispatcher.limits.may_run_early
-        self._early = [tool.name for tool in context.tools if may_run_early(tool.declaration)]
-        """The tools that may run early."""
+        self._early = situations.early
+        self._won: set[int] = set()
+        """The places in the current step whose branches have won."""
         self._predictors = [
             each for each in self._shared.predictors if each.name in self._granted.predictors
         ]
@@ -76,9 +80,13 @@ class Proposals:
         """Asks the predictors that want to be asked at this moment. They work in tasks."""
         if self._full:
             return
+        if moment is Moment.STEP_BEGAN:
+            self._won.clear()
+        may_branch = moment in _BRANCHED and self._may_branch()
         for predictor in self._predictors:
             if self._wants(predictor, moment):
-                situation = self._situations.now(moment, after, self._confidence(predictor.name))
+                confidence = self._confidence(predictor.name)
+                situation = self._situations.now(moment, after, confidence, may_branch=may_branch)
                 task = self._shared.spawn(self._consult(predictor, situation, after))
                 self._tasks[task] = predictor
                 task.add_done_callback(self._tasks.pop)
@@ -86,9 +94,26 @@ class Proposals:
     def _wants(self, predictor: Predictor, moment: Moment) -> bool:
         if moment not in predictor.moments:
             return False
-        if moment is Moment.REASONED and predictor in self._tasks.values():
-            return False  # its answer to an earlier moment comes sooner
+        at_work = sum(each is predictor for each in self._tasks.values())
+        if moment is Moment.REASONED and at_work >= TASKS_MAX:
+            return False
         return self._shared.policy.worth_asking(predictor.name, self._early, self._record)
+
+    def _may_branch(self) -> bool:
+        """Whether a branch that began now would be worth it."""
+        place = self._situations.places.at(len(self._situations.token_ids))
+        cost = self._shared.load.branch_cost
+        return self._shared.policy.worth_a_branch(place, self._early, self._record, cost=cost)
+
+    def learn(self, prediction: Prediction, *, matched: bool, lead_s: float) -> None:
+        """Learns what the branch was worth that proposed a prediction."""
+        if prediction.predictor is not PredictorName.FORK:
+            return
+        place = self._situations.places.at(prediction.reasoned)
+        place.propose(prediction.proposed_at - prediction.asked_at, lead_s)
+        if matched and prediction.reasoned not in self._won:
+            self._won.add(prediction.reasoned)
+            place.win()
 
     def stop(self) -> None:
         """Ends the work of predictors, because the step that they predict is over."""
@@ -103,14 +128,14 @@ class Proposals:
     async def _consult(
         self, predictor: Predictor, situation: Situation, after: Prediction | None
     ) -> None:
-        count = 0
+        count, asked_at = 0, self._services.clock.now()
         try:
             async with aclosing(predictor.propose(situation)) as proposals:
                 async for proposal in proposals:
                     count += 1
                     if self._full or count > PROPOSALS_MAX:
                         return
-                    self._take(predictor.name, proposal, situation, after)
+                    self._take(predictor.name, proposal, situation, after, asked_at)
         except Exception as defect:  # noqa: BLE001 - a predictor must not hurt the turn
             report_defect(log, f"the predictor {predictor.name.name.lower()}", defect)
             if predictor in self._predictors:
@@ -122,6 +147,7 @@ class Proposals:
         proposal: Proposal,
         situation: Situation,
         after: Prediction | None,
+        asked_at: float,
     ) -> None:
         """Makes a proposal a prediction, and runs its handler if the policy allows.
 
@@ -145,6 +171,8 @@ class Proposals:
             depth=situation.depth,
             step=situation.step,
             parent=after,
+            reasoned=situation.reasoning_tokens,
+            asked_at=asked_at,
             proposed_at=self._services.clock.now(),
         )
         others = list(self._ledger.same(prediction.key, prediction.step))

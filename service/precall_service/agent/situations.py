@@ -17,14 +17,12 @@ from precall_service.domain.messages import AssistantMessage, Message, ToolMessa
 from precall_service.domain.turn import TurnSpec
 from precall_service.speculation.base import Branch, Lesson, Moment, PastCall, Situation
 from precall_service.speculation.ledger import Prediction
+from precall_service.speculation.places import place_of
 
 EARLIER_CALLS_MAX: Final = 32
 """The calls of earlier turns that predictors see."""
 EARLIER_RESULT_CHARS_MAX: Final = 64 << 10
 """Longer results of earlier turns are not shown to predictors."""
-REASONED_AFTER: Final = (24, 48, 96, 200, 400)
-"""The numbers of reasoning tokens after which predictors are asked again. A later answer is better
-and comes later, so the distances grow."""
 
 
 class Situations:
@@ -35,14 +33,21 @@ class Situations:
         self._spec = spec
         self._engines = services.engines
         self._branches = services.speculation.branches
+        may_run_early = services.dispatcher.limits.may_run_early
+        self.early = frozenset(
+            tool.name for tool in context.tools if may_run_early(tool.declaration)
+        )
+        """The tools that may run early."""
+        self.places = services.speculation.records.of(context.tenant).branches(self.early)
+        """What is known of the branches of turns with these tools."""
         self._tools = {tool.name: tool.declaration for tool in context.tools}
         self._earlier: tuple[PastCall, ...] | None = None
         self._calls: tuple[PastCall, ...] = ()
         self._written: dict[str, PastCall] = {}
         self._began: StepBegan | None = None
         self._before: Situation | None = None
-        self._asked = 0
-        """How often predictors were asked because the model has reasoned."""
+        self._place = 0
+        """The latest place that the step's reasoning has reached."""
         self.step = 0
         self.token_ids: list[int] = []
         """The tokens that the step has sampled so far."""
@@ -54,7 +59,7 @@ class Situations:
         self._began = began
         self.step = began.step
         self.token_ids = []
-        self._asked = 0
+        self._place = 0
         self._before = self.now(Moment.STEP_BEGAN)
 
     def end_step(self, finish: StepFinishReason) -> None:
@@ -66,11 +71,11 @@ class Situations:
             self._before = None  # the step was cut, so it shows nothing
 
     def reasoned(self) -> bool:
-        """Notes that the model reasons. Returns whether predictors are asked now."""
-        if self._asked == len(REASONED_AFTER) or len(self.token_ids) < REASONED_AFTER[self._asked]:
-            return False
-        self._asked += 1
-        return True
+        """Notes that the model reasons. Returns whether it has reached a place to fork."""
+        place = place_of(len(self.token_ids))
+        reached = place > self._place
+        self._place = place
+        return reached
 
     def wrote(self, call: ToolCallReady) -> bool:
         """Notes a call that is written. Returns whether it is a call that can be made."""
@@ -98,7 +103,12 @@ class Situations:
             )
 
     def now(
-        self, moment: Moment, after: Prediction | None = None, confidence: float = 0.0
+        self,
+        moment: Moment,
+        after: Prediction | None = None,
+        confidence: float = 0.0,
+        *,
+        may_branch: bool = False,
     ) -> Situation:
         """Returns the situation. After a prediction, it is the one in which it has come true."""
         calls, ahead = self._calls, _chain(after)
@@ -125,7 +135,7 @@ class Situations:
             depth=1 if after is None else after.depth + 1,
             reasoning_tokens=len(self.token_ids),
             confidence=confidence,
-            branch=None if ahead else self._branch(),
+            branch=self._branch() if may_branch else None,
         )
 
     def lesson(self) -> Lesson | None:
@@ -139,7 +149,8 @@ class Situations:
         engine, began = self._engines.running, self._began
         if engine is None or began is None or self._written:
             return None
-        return self._branches.off(engine, began.prompt, self.token_ids, began.spec)
+        begin = self.places.at(len(self.token_ids)).begin
+        return self._branches.off(engine, began.prompt, self.token_ids, began.spec, begin)
 
     def _earlier_calls(self) -> tuple[PastCall, ...]:
         if self._earlier is None:

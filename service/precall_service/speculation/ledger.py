@@ -73,6 +73,8 @@ class Prediction:
 
     Attributes:
         step: The step in which the model is expected to make the call.
+        reasoned: The number of tokens that the model had reasoned when the predictor was asked.
+        asked_at: When the predictor was asked.
         skipped: Why it does not run early; UNSPECIFIED if it does.
         launched_at: When its handler was started; None if none was.
         over_at: When its handler ended.
@@ -87,6 +89,8 @@ class Prediction:
     depth: int
     step: int
     parent: Prediction | None = None
+    reasoned: int = 0
+    asked_at: float = 0.0
     proposed_at: float
     state: State = State.PROPOSED
     skipped: DiscardReason = DiscardReason.UNSPECIFIED

@@ -11,22 +11,17 @@ the model has done something else, so it wastes no more than the lead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import DiscardReason, Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.speculation.estimates import PRIOR_WEIGHT, UNKNOWN_S
 from precall_service.speculation.ledger import Prediction, State
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.places import Place
 from precall_service.speculation.records import TenantRecord, ToolRecord
-
-BRANCH_COST: Final = 0.02
-"""The part of its time by which a step is slowed down by a branch beside it. An H100 lost 1 % with
-one branch, a CPU 6 % (with blocks of 32 tokens)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,34 +80,23 @@ class Policy:
         return None
 
     def worth_asking(
-        self, predictor: Predictor, tools: Sequence[str], tenant: TenantRecord
+        self, predictor: Predictor, tools: Collection[str], tenant: TenantRecord
     ) -> bool:
-        """Returns whether a predictor may propose something of value for one of these tools.
+        """Returns whether a predictor may propose something of use for one of these tools."""
+        return any(tenant.stage(name, predictor) is not SpeculationMode.OFF for name in tools)
 
-        A branch of the model takes time from others, so it must be worth that.
+    def worth_a_branch(
+        self, place: Place, tools: Collection[str], tenant: TenantRecord, *, cost: float
+    ) -> bool:
+        """Returns whether a branch of the model should begin at a place, for one of these tools.
+
+        It is worth what it wins, less what it takes from the step. `cost` is the part of its time
+        by which a step is slower while a branch runs beside it. The tools are taken together: most
+        calls are of a few of a turn's tools, and nothing is ever learned of the others.
         """
-        names = [name for name in tools if tenant.stage(name, predictor) is not SpeculationMode.OFF]
-        if predictor is not Predictor.FORK:
-            return bool(names)
-        if not names:
-            return False
-        return self._worth_a_branch([tenant.tool(name) for name in names]) or tenant.explores()
-
-    def _worth_a_branch(self, tools: Sequence[ToolRecord]) -> bool:
-        """Returns whether a branch is worth its cost, by what branches were worth for these tools.
-
-        They are taken together: most calls are of a few of a turn's tools, and nothing is ever
-        learned of the others.
-        """
-        records = [
-            tool.predictors[Predictor.FORK] for tool in tools if Predictor.FORK in tool.predictors
-        ]
-        resolved = sum(record.resolved for record in records)
-        matched = sum(record.matched for record in records)
-        acceptance = (matched + PRIOR_WEIGHT) / (resolved + 2 * PRIOR_WEIGHT)
-        lead_s = max((record.leads.typical_s for record in records), default=UNKNOWN_S)
-        overlap_s = max(tool.run_times.within(lead_s) for tool in tools)
-        return acceptance * overlap_s - BRANCH_COST * lead_s > self.limits.margin_s
+        overlap_s = max(tenant.tool(name).run_times.within(place.lead_s) for name in tools)
+        value_s = place.win_rate * overlap_s - cost * place.takes_s
+        return value_s > self.limits.margin_s or tenant.explores()
 
     def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the expected value of running a prediction early, in seconds."""

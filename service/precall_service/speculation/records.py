@@ -17,13 +17,16 @@ from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.speculation.estimates import Acceptance, Durations
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.places import Places
 from precall_service.speculation.stages import Stage
 
 TENANTS_MAX: Final = 256
 TOOLS_MAX: Final = 256
 """The tools of one tenant."""
-EXPLORED_EVERY: Final = 64
-"""So many questions that do not seem worth it are needed for one that is asked."""
+TOOLSETS_MAX: Final = 32
+"""The sets of tools of one tenant for which branches are judged apart."""
+EXPLORED_EVERY: Final = 128
+"""So many branches that do not seem worth it are needed for one that begins all the same."""
 
 
 class PredictorRecord:
@@ -96,7 +99,9 @@ class TenantRecord:
         self._acceptances: defaultdict[Predictor, Acceptance] = defaultdict(Acceptance)
         self._waste_left_s = limits.waste_per_minute_s
         self._refilled_at = clock.now()
-        self._unasked = 0
+        self._branches = Places()
+        self._toolsets: LRUCache[frozenset[str], Places] = LRUCache(TOOLSETS_MAX)
+        self._unbranched = 0
         self.running = 0
         """The handlers that run early."""
 
@@ -110,6 +115,13 @@ class TenantRecord:
     def tools(self) -> Iterator[tuple[str, ToolRecord]]:
         """Yields all records, by name."""
         yield from sorted(self._tools.items())
+
+    def branches(self, tools: frozenset[str]) -> Places:
+        """Returns the record of the branches of turns with these tools."""
+        record = self._toolsets.get(tools)
+        if record is None:
+            record = self._toolsets[tools] = Places(self._branches)
+        return record
 
     @property
     def waste_left_s(self) -> float:
@@ -125,12 +137,12 @@ class TenantRecord:
         self._waste_left_s = self.waste_left_s - seconds
 
     def explores(self) -> bool:
-        """Counts a question that does not seem worth it. Returns whether it is asked all the same.
+        """Counts a branch that does not seem worth it. Returns whether it begins all the same.
 
-        Otherwise nobody would see it if it became worth it again.
+        Otherwise nobody would see it if branches became worth it again.
         """
-        self._unasked += 1
-        return self._unasked % EXPLORED_EVERY == 0
+        self._unbranched += 1
+        return self._unbranched % EXPLORED_EVERY == 0
 
     def pinned(self, tool_name: str, predictor: Predictor) -> bool:
         """Returns whether the operator has fixed what is done with these predictions."""

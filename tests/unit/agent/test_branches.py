@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
@@ -49,8 +49,15 @@ def writes(*items: Item, **info: int) -> ScriptedEngine:
     return scripted(script=always(items), **info)
 
 
-def off(there: Agent, sampled: str = "<think>hm", spec: StepSpec = SPEC) -> Branch | None:
-    return there.speculation.branches.off(there.engine, PROMPT, template.tokens(sampled), spec)
+def off(
+    there: Agent,
+    sampled: str = "<think>hm",
+    spec: StepSpec = SPEC,
+    on_begin: Callable[[], None] = lambda: None,
+) -> Branch | None:
+    return there.speculation.branches.off(
+        there.engine, PROMPT, template.tokens(sampled), spec, on_begin
+    )
 
 
 async def candidates(
@@ -72,6 +79,17 @@ async def test_a_branch_skips_the_rest_of_the_reasoning_and_writes_a_call() -> N
             Candidate(tool_name="weather", arguments_json='{"city": "Rome"}', probability=1.0)
         ]
         assert template.prompt_text(there.engine.prompts[0]) == "the prompt<think>hm</think>"
+
+
+async def test_a_branch_is_counted_when_it_begins() -> None:
+    begun: list[str] = []
+    async with agent_on(writes(*calls(ROME))) as there:
+        for name, sampled in (("after", "<think>hm</think>"), ("in", "<think>hm")):
+            branch = off(there, sampled, on_begin=lambda name=name: begun.append(name))
+            assert branch is not None
+            async with aclosing(branch(0.0, 1)) as candidates:
+                assert len([each async for each in candidates]) == (name == "in")
+    assert begun == ["in"]
 
 
 async def test_a_branch_is_a_step_of_its_own_below_all_others() -> None:

@@ -8,10 +8,14 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from precall_service.agent.engine_load import (
+    BRANCH_COST,
+    BRANCHED_MIN,
+    PACE_TOKENS_MIN,
     SAMPLE_TIMEOUT_S,
     STALE_AFTER_S,
     STEP_TOKENS_MIN,
     STEPS,
+    Pace,
 )
 from precall_service.domain.events import DiscardReason
 from precall_service.engine.base import EngineDiedError, EngineLoad
@@ -212,3 +216,28 @@ async def test_steps_of_turns_tell_how_slow_the_engine_is() -> None:
             await there.advance(seconds)
             await thinking.on(step)
         assert there.speculation.load.allowance() == 0
+
+
+# What branches cost.
+
+
+async def test_the_cost_of_branches_is_measured_in_steps_that_had_both(there: Agent) -> None:
+    watch = there.speculation.load
+    assert watch.branch_cost == BRANCH_COST
+    for number in range(BRANCHED_MIN):
+        assert watch.branch_cost == BRANCH_COST, f"after {number} steps"
+        watch.observe_branches(Pace(1.0, 10), Pace(2.5, 20))
+    assert watch.branch_cost == pytest.approx(0.2)
+    for _ in range(STEPS):
+        watch.observe_branches(Pace(2.0, 10), Pace(1.0, 10))
+    assert watch.branch_cost == 0.0, "noise may make it look like a gain"
+
+
+async def test_short_stretches_say_nothing_of_what_branches_cost(there: Agent) -> None:
+    watch = there.speculation.load
+    few = PACE_TOKENS_MIN - 1
+    for _ in range(STEPS):
+        watch.observe_branches(Pace(1.0, 10), Pace(2.0, few))
+        watch.observe_branches(Pace(1.0, few), Pace(2.0, 10))
+        watch.observe_branches(Pace(), Pace())
+    assert watch.branch_cost == BRANCH_COST

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from precall_service.agent.situations import REASONED_AFTER
+from precall_service.agent.proposals import TASKS_MAX
 from precall_service.domain.events import (
     DiscardReason,
     Invoke,
@@ -18,11 +18,15 @@ from precall_service.domain.events import (
     TurnOutcome,
 )
 from precall_service.domain.speculation import SpeculationMode, SpeculationRequest
+from precall_service.engine.base import Prompt, StepSpec
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.speculation.limits import SpeculationLimits
-from tests.support.agent import agent_on, scripted
+from precall_service.speculation.places import PLACES
+from precall_service.speculation.predictors.fork import Fork
+from tests.support.agent import agent_limits, agent_on, scripted
 from tests.support.clock import settle
-from tests.support.scripts import TICK, Item, Pause, says, thinks
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import TICK, Item, Pause, calls, in_turn, says, thinks
 from tests.support.speculating import (
     BOOK,
     WEATHER,
@@ -258,28 +262,59 @@ async def test_a_predictor_that_crashes_is_not_asked_again_in_this_turn() -> Non
         await thinking.on(1)
 
 
-async def test_more_reasoning_does_not_ask_a_predictor_that_is_still_at_work() -> None:
+async def test_a_predictor_works_for_few_moments_at_the_same_time() -> None:
     slow, thinking = Slow(weather()), Thinking()
-    steps = [[*thinks("x" * 24), *thinking.then()]]
+    reasoning = [item for _ in range(10) for item in (*thinks("x" * 8), TICK)]
+    steps = [[*reasoning, *thinking.then()]]
     async with agent_on(scripted(*steps), predictors=[slow]) as there:
         client = there.open(WEATHER)
         await client.send()
-        assert slow.asked == [Moment.STEP_BEGAN]
+        for _ in range(10):
+            await settle()
+        assert slow.asked == [Moment.STEP_BEGAN, *[Moment.REASONED] * (TASKS_MAX - 1)]
         await thinking.on()
-        assert slow.ended == 1, "the end of the step ends its work"
+        assert slow.ended == TASKS_MAX, "the end of the step ends its work"
         assert not client.of(PredictionProposed)
 
 
-async def test_a_step_asks_again_only_after_much_more_reasoning() -> None:
-    told = Told(())
-    told.moments = frozenset({Moment.REASONED})
-    long: list[Item] = [item for _ in range(200) for item in (*thinks("x" * 8), TICK)]
+async def test_a_step_asks_again_at_each_place() -> None:
+    told = Told((), name=Predictor.HISTORY, moments=[Moment.REASONED])
+    long: list[Item] = [item for _ in range(130) for item in (*thinks("x" * 4), TICK)]
     async with agent_on(scripted([*long, *says("done")]), predictors=[told]) as there:
         client = there.open(WEATHER)
         await client.send()
         for _ in range(20):
             await settle()
         tokens = [each.reasoning_tokens for each in told.asked]
-        assert all(
-            after <= seen < after + 9 for seen, after in zip(tokens, REASONED_AFTER, strict=True)
-        )
+        places = PLACES[1 : len(tokens) + 1]
+        assert places[-1] >= 512
+        assert all(place <= seen < place + 8 for seen, place in zip(tokens, places, strict=True))
+
+
+async def test_the_policy_learns_where_to_fork() -> None:
+    """Here a branch is only right once the model has reasoned for 32 tokens."""
+    forked: list[int] = []
+
+    def branch(prompt: Prompt, _spec: StepSpec) -> list[Item]:
+        reasoned = prompt_text(prompt).rpartition("<think>")[2].count("x")
+        forked.append(reasoned)
+        return calls(ROME if reasoned >= 32 else ("weather", '{"city": "Oslo"}'))
+
+    thinking = Thinking()
+    thought = [item for _ in range(4) for item in (*thinks("x" * 8), TICK)]
+    steps = [step for _ in range(40) for step in ([*thought, *thinking.then(ROME)], says("done"))]
+    engine = scripted(script=in_turn(*steps, branches=branch))
+    turns: list[list[int]] = []
+    limits = agent_limits(messages_max=1000)
+    async with agent_on(engine, limits=limits, predictors=[Fork(sure=1.1)]) as there:
+        client = there.open(WEATHER)
+        for number in range(40):
+            forked.clear()
+            await client.send()
+            await settle()
+            await there.advance(2.0)
+            await thinking.on(number)
+            await client.answer()
+            turns.append(list(forked))
+    assert turns[0][:3] == [0, 16, 24], "nothing is known yet"
+    assert turns[-1] == [32]

@@ -59,6 +59,12 @@ class Desk:
         )
 
 
+def worth_a_branch(desk: Desk, *tools: str, cost: float = 0.05) -> bool:
+    names = frozenset(tools or ["weather"])
+    place = desk.tenant.branches(names).at(0)
+    return desk.policy.worth_a_branch(place, names, desk.tenant, cost=cost)
+
+
 def hindered() -> tuple[Desk, Prediction, TurnLoad]:
     """Everything that can speak against a prediction, at once."""
     desk = Desk(breaker_failures=1)
@@ -324,20 +330,29 @@ def test_a_predictor_that_is_off_for_all_tools_is_not_asked() -> None:
 
 def test_a_branch_must_be_worth_what_it_takes_from_the_step() -> None:
     desk = Desk()
-    assert desk.policy.worth_asking(FORK, ["weather"], desk.tenant)
+    place = desk.tenant.branches(frozenset({"weather"})).at(0)
+    place.propose(takes_s=10.0, lead_s=4.0)
+    assert place.win_rate == 0.5
+    assert worth_a_branch(desk, cost=0.09), "it wins half of the handler's 2 s"
+    assert not worth_a_branch(desk, cost=0.11)
     for _ in range(64):
         desk.tool.run_times.observe(0.01)  # the handlers answer at once
-    assert not desk.policy.worth_asking(FORK, ["weather"], desk.tenant)
-    assert not desk.policy.worth_asking(FORK, [], desk.tenant)
+    assert not worth_a_branch(desk, cost=0.09)
 
 
-def test_branches_that_are_always_wrong_are_asked_for_less_and_less_but_not_never() -> None:
+def test_the_tools_of_a_turn_are_taken_together() -> None:
+    desk = Desk()
+    for _ in range(64):
+        desk.tool.run_times.observe(0.01)
+        desk.tenant.tool("search").run_times.observe(3.0)
+    assert not worth_a_branch(desk)
+    assert worth_a_branch(desk, "weather", "search")
+
+
+def test_branches_that_are_always_wrong_begin_less_and_less_but_not_never() -> None:
     """Also if the turn has tools of which nothing is ever predicted."""
     desk = Desk()
     for _ in range(200):
-        desk.learn(predicted(), matched=False)
-    asked = [
-        desk.policy.worth_asking(FORK, ["weather", "never_called"], desk.tenant)
-        for _ in range(2 * EXPLORED_EVERY)
-    ]
-    assert sum(asked) == 2
+        desk.tenant.branches(frozenset({"weather", "never_called"})).at(0).begin()
+    begun = [worth_a_branch(desk, "weather", "never_called") for _ in range(2 * EXPLORED_EVERY)]
+    assert sum(begun) == 2

@@ -10,6 +10,7 @@ from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.records import (
     TENANTS_MAX,
     TOOLS_MAX,
+    TOOLSETS_MAX,
     SpeculationRecords,
     TenantRecord,
 )
@@ -57,6 +58,19 @@ def test_the_least_recently_used_tool_is_forgotten() -> None:
     assert len(list(record.tools())) == TOOLS_MAX
     assert record.tool("first") is first
     assert record.tool("second") is not second
+
+
+def test_a_set_of_tools_has_a_record_of_its_branches() -> None:
+    record, _ = tenant()
+    first = record.branches(frozenset({"weather", "time"}))
+    assert record.branches(frozenset({"time", "weather"})) is first
+    second = record.branches(frozenset({"weather"}))
+    assert second is not first
+    for number in range(TOOLSETS_MAX - 2):
+        record.branches(frozenset({f"tool-{number}"}))
+    assert record.branches(frozenset({"time", "weather"})) is first
+    record.branches(frozenset({"one more"}))
+    assert record.branches(frozenset({"weather"})) is not second, "it was used least recently"
 
 
 def test_tools_come_by_name() -> None:
