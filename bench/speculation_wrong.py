@@ -4,7 +4,8 @@ The predictor does all that a fork does, and then changes an argument of what it
 branches run, and so do the handlers of its predictions, but no call is ever answered early. The
 same service runs turns with speculation off and on.
 
-- One agent, *wrong*: whole turns, each with tools that the service has not seen before.
+- One agent, *wrong*: whole turns, each with tools that the service has not seen before. Only turns
+  with predictions count.
 - One agent, *always wrong*: one turn again and again, after the service has seen it many times. Its
   policy should have learned by now that forks are not worth it.
 - *Saturation*: every slot has an agent that runs one turn after another, all with speculation, or
@@ -81,8 +82,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             speculating.speculating(options, "wrong") as server,
             precall.Client(str(server.ready["address"])) as client,
         ):
-            await _saturated(client, server, options, report, on_first=number % 2 == 1)
             await _one_agent(client, "wrong", prompts, options, report)
+            await _saturated(client, server, options, report, on_first=number % 2 == 1)
             for _ in range(options.repeats):
                 await _turn(client, prompts[0], FORK, options)
             repeated = [prompts[0]] * options.pairs
@@ -105,6 +106,8 @@ async def _one_agent(
         )
         if not pair.on.next_at or not pair.off.next_at:
             continue  # a limit has cut the first step
+        if name == "wrong" and not pair.on.predictions:
+            continue  # the step was not forked, or the branch came to no call
         _add(report, f"one agent, {name}", pair)
 
 
