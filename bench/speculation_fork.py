@@ -25,7 +25,7 @@ TARGET = 0.9
 
 SIZES = {
     "cpu": {"prompts": 8, "tools_s": "1,2", "rounds": 2, **ENGINE},
-    "gpu": {"prompts": 8, "tools_s": "0.3,1", "rounds": 2, **ENGINE_ON_GPU},
+    "gpu": {"prompts": 10, "tools_s": "0.3,1,2", "rounds": 2, **ENGINE_ON_GPU},
     "quick": {"prompts": 2, "tools_s": "1", "rounds": 1, **ENGINE},
 }
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 PROPOSALS_MAX: Final = 8
 """The proposals of one predictor at one moment."""
-TASKS_MAX: Final = 4
+TASKS_MAX: Final = 2
 """The moments for which one predictor works at the same time."""
 
 _BRANCHED: Final = (Moment.STEP_BEGAN, Moment.REASONED)
@@ -101,15 +101,16 @@ class Proposals:
 
     def _may_branch(self) -> bool:
         """Whether a branch that began now would be worth it."""
-        place = self._situations.places.at(len(self._situations.token_ids))
-        cost = self._shared.load.branch_cost
-        return self._shared.policy.worth_a_branch(place, self._early, self._record, cost=cost)
+        return self._shared.policy.worth_a_branch(
+            self._situations.place, self._early, self._record, cost=self._shared.load.branch_cost
+        )
 
     def learn(self, prediction: Prediction, *, matched: bool, lead_s: float) -> None:
         """Learns what the branch was worth that proposed a prediction."""
         if prediction.predictor is not PredictorName.FORK:
             return
-        place = self._situations.places.at(prediction.reasoned)
+        places = self._record.branches(self._early, first_step=prediction.step == 0)
+        place = places.at(prediction.reasoned)
         place.propose(prediction.proposed_at - prediction.asked_at, lead_s)
         if matched and prediction.reasoned not in self._won:
             self._won.add(prediction.reasoned)

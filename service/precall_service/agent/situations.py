@@ -6,7 +6,7 @@ Concurrency: synchronous.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from precall_service.agent.account import StepBegan
@@ -17,7 +17,7 @@ from precall_service.domain.messages import AssistantMessage, Message, ToolMessa
 from precall_service.domain.turn import TurnSpec
 from precall_service.speculation.base import Branch, Lesson, Moment, PastCall, Situation
 from precall_service.speculation.ledger import Prediction
-from precall_service.speculation.places import place_of
+from precall_service.speculation.places import Place, place_of
 
 EARLIER_CALLS_MAX: Final = 32
 """The calls of earlier turns that predictors see."""
@@ -38,16 +38,15 @@ class Situations:
             tool.name for tool in context.tools if may_run_early(tool.declaration)
         )
         """The tools that may run early."""
-        self.places = services.speculation.records.of(context.tenant).branches(self.early)
-        """What is known of the branches of turns with these tools."""
+        self._record = services.speculation.records.of(context.tenant)
         self._tools = {tool.name: tool.declaration for tool in context.tools}
         self._earlier: tuple[PastCall, ...] | None = None
         self._calls: tuple[PastCall, ...] = ()
         self._written: dict[str, PastCall] = {}
         self._began: StepBegan | None = None
         self._before: Situation | None = None
-        self._place = 0
-        """The latest place that the step's reasoning has reached."""
+        self._reached = 0
+        """The index of the latest place that the step's reasoning has reached."""
         self.step = 0
         self.token_ids: list[int] = []
         """The tokens that the step has sampled so far."""
@@ -59,7 +58,7 @@ class Situations:
         self._began = began
         self.step = began.step
         self.token_ids = []
-        self._place = 0
+        self._reached = 0
         self._before = self.now(Moment.STEP_BEGAN)
 
     def end_step(self, finish: StepFinishReason) -> None:
@@ -72,10 +71,14 @@ class Situations:
 
     def reasoned(self) -> bool:
         """Notes that the model reasons. Returns whether it has reached a place to fork."""
-        place = place_of(len(self.token_ids))
-        reached = place > self._place
-        self._place = place
-        return reached
+        before, self._reached = self._reached, place_of(len(self.token_ids))
+        return self._reached > before
+
+    @property
+    def place(self) -> Place:
+        """What is known of branches that begin where the step stands now."""
+        places = self._record.branches(self.early, first_step=self.step == 0)
+        return places.at(len(self.token_ids))
 
     def wrote(self, call: ToolCallReady) -> bool:
         """Notes a call that is written. Returns whether it is a call that can be made."""
@@ -149,7 +152,7 @@ class Situations:
         engine, began = self._engines.running, self._began
         if engine is None or began is None or self._written:
             return None
-        begin = self.places.at(len(self.token_ids)).begin
+        begin = _once(self.place.begin)  # further branches of one predictor are sampled
         return self._branches.off(engine, began.prompt, self.token_ids, began.spec, begin)
 
     def _earlier_calls(self) -> tuple[PastCall, ...]:
@@ -158,6 +161,17 @@ class Situations:
                 -EARLIER_CALLS_MAX:
             ]
         return self._earlier
+
+
+def _once(act: Callable[[], None]) -> Callable[[], None]:
+    """Returns a function that acts the first time that it is called."""
+    pending = [act]
+
+    def call() -> None:
+        if pending:
+            pending.pop()()
+
+    return call
 
 
 def _chain(prediction: Prediction | None) -> list[Prediction]:

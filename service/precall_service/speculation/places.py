@@ -21,7 +21,7 @@ PLACES: Final = (
 )
 """The numbers of reasoning tokens after which a step may be forked."""
 WINS_FIRST: Final = 0.5
-WINS_LATER: Final = 0.1
+WINS_LATER: Final = 0.2
 """The fractions of branches that are taken to win at the start and later, before anything is known.
 With the embedded model, half of them did at the start, and 2 to 7 of 100 at each later place."""
 DECAY: Final = 0.98

@@ -95,8 +95,7 @@ class Policy:
         calls are of a few of a turn's tools, and nothing is ever learned of the others.
         """
         overlap_s = max(tenant.tool(name).run_times.within(place.lead_s) for name in tools)
-        value_s = place.win_rate * overlap_s - cost * place.takes_s
-        return value_s > self.limits.margin_s or tenant.explores()
+        return place.win_rate * overlap_s > cost * place.takes_s or tenant.explores()
 
     def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the expected value of running a prediction early, in seconds."""

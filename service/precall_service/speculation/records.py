@@ -99,8 +99,8 @@ class TenantRecord:
         self._acceptances: defaultdict[Predictor, Acceptance] = defaultdict(Acceptance)
         self._waste_left_s = limits.waste_per_minute_s
         self._refilled_at = clock.now()
-        self._branches = Places()
-        self._toolsets: LRUCache[frozenset[str], Places] = LRUCache(TOOLSETS_MAX)
+        self._branches = {True: Places(), False: Places()}
+        self._toolsets: LRUCache[tuple[frozenset[str], bool], Places] = LRUCache(TOOLSETS_MAX)
         self._unbranched = 0
         self.running = 0
         """The handlers that run early."""
@@ -116,11 +116,14 @@ class TenantRecord:
         """Yields all records, by name."""
         yield from sorted(self._tools.items())
 
-    def branches(self, tools: frozenset[str]) -> Places:
-        """Returns the record of the branches of turns with these tools."""
-        record = self._toolsets.get(tools)
+    def branches(self, tools: frozenset[str], *, first_step: bool) -> Places:
+        """Returns the record of the branches of turns with these tools.
+
+        A turn's first step is more likely to call than later ones, so they are judged apart.
+        """
+        record = self._toolsets.get((tools, first_step))
         if record is None:
-            record = self._toolsets[tools] = Places(self._branches)
+            record = self._toolsets[tools, first_step] = Places(self._branches[first_step])
         return record
 
     @property

@@ -317,4 +317,5 @@ async def test_the_policy_learns_where_to_fork() -> None:
             await client.answer()
             turns.append(list(forked))
     assert turns[0][:3] == [0, 16, 24], "nothing is known yet"
-    assert turns[-1] == [32]
+    assert all(set(places) <= {0, 32} for places in turns[-10:])
+    assert all(32 in places for places in turns[-10:])

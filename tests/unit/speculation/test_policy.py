@@ -61,7 +61,7 @@ class Desk:
 
 def worth_a_branch(desk: Desk, *tools: str, cost: float = 0.05) -> bool:
     names = frozenset(tools or ["weather"])
-    place = desk.tenant.branches(names).at(0)
+    place = desk.tenant.branches(names, first_step=True).at(0)
     return desk.policy.worth_a_branch(place, names, desk.tenant, cost=cost)
 
 
@@ -330,7 +330,7 @@ def test_a_predictor_that_is_off_for_all_tools_is_not_asked() -> None:
 
 def test_a_branch_must_be_worth_what_it_takes_from_the_step() -> None:
     desk = Desk()
-    place = desk.tenant.branches(frozenset({"weather"})).at(0)
+    place = desk.tenant.branches(frozenset({"weather"}), first_step=True).at(0)
     place.propose(takes_s=10.0, lead_s=4.0)
     assert place.win_rate == 0.5
     assert worth_a_branch(desk, cost=0.09), "it wins half of the handler's 2 s"
@@ -353,6 +353,6 @@ def test_branches_that_are_always_wrong_begin_less_and_less_but_not_never() -> N
     """Also if the turn has tools of which nothing is ever predicted."""
     desk = Desk()
     for _ in range(200):
-        desk.tenant.branches(frozenset({"weather", "never_called"})).at(0).begin()
+        desk.tenant.branches(frozenset({"weather", "never_called"}), first_step=True).at(0).begin()
     begun = [worth_a_branch(desk, "weather", "never_called") for _ in range(2 * EXPLORED_EVERY)]
     assert sum(begun) == 2

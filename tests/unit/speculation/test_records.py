@@ -7,6 +7,7 @@ import pytest
 from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.places import WINS_FIRST
 from precall_service.speculation.records import (
     TENANTS_MAX,
     TOOLS_MAX,
@@ -62,15 +63,25 @@ def test_the_least_recently_used_tool_is_forgotten() -> None:
 
 def test_a_set_of_tools_has_a_record_of_its_branches() -> None:
     record, _ = tenant()
-    first = record.branches(frozenset({"weather", "time"}))
-    assert record.branches(frozenset({"time", "weather"})) is first
-    second = record.branches(frozenset({"weather"}))
+    both, one = frozenset({"weather", "time"}), frozenset({"weather"})
+    first = record.branches(both, first_step=True)
+    assert record.branches(frozenset({"time", "weather"}), first_step=True) is first
+    second = record.branches(one, first_step=True)
     assert second is not first
     for number in range(TOOLSETS_MAX - 2):
-        record.branches(frozenset({f"tool-{number}"}))
-    assert record.branches(frozenset({"time", "weather"})) is first
-    record.branches(frozenset({"one more"}))
-    assert record.branches(frozenset({"weather"})) is not second, "it was used least recently"
+        record.branches(frozenset({f"tool-{number}"}), first_step=True)
+    assert record.branches(both, first_step=True) is first
+    record.branches(frozenset({"one more"}), first_step=True)
+    assert record.branches(one, first_step=True) is not second, "it was used least recently"
+
+
+def test_first_steps_and_later_ones_are_judged_apart() -> None:
+    record, _ = tenant()
+    tools = frozenset({"weather"})
+    for _ in range(100):
+        record.branches(tools, first_step=False).at(0).begin()
+    assert record.branches(tools, first_step=False).at(0).win_rate < 0.1
+    assert record.branches(tools, first_step=True).at(0).win_rate == pytest.approx(WINS_FIRST)
 
 
 def test_tools_come_by_name() -> None:

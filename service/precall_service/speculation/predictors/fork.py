@@ -25,7 +25,7 @@ STABILITY: Final = 0.2
 over all tokens, but the first choice takes the likeliest token each time, and reasoning seldom
 changes which one that is. The power was fitted on BFCL with the embedded model. What is right for
 other models is learned by the policy."""
-CLOSE: Final = 0.25
+CLOSE: Final = 0.15
 """The confidence below which others than the first choice are sampled."""
 
 
