@@ -33,7 +33,7 @@ class Pair:
 
     @property
     def complete(self) -> bool:
-        """Whether both turns made calls and came to a second step."""
+        """Whether both turns made calls and came to a second step, so that all can be compared."""
         return all(turn.calls and turn.next_at for turn in (self.off, self.on))
 
     @property
@@ -63,8 +63,12 @@ class Pair:
 
     @property
     def slowed_s(self) -> float:
-        """How much longer the model took to write the calls."""
-        return self.on.generation_s - self.off.generation_s
+        """How much longer the model took to write the calls than at its pace without speculation.
+
+        The engine's results depend a little on what else it computes, so the message may differ in
+        its length.
+        """
+        return self.on.generation_s - self.off.generation_s * self.on.tokens / self.off.tokens
 
     @property
     def saved_s(self) -> float:
