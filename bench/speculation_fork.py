@@ -1,8 +1,9 @@
 """Early runs with the fork as the only predictor, with tools of 1 and 2 s.
 
 The model reasons and then calls. The same turn runs with speculation off and on, in the same
-service. A turn is measured from the start of its first step to that of its second. Each prompt has
-its own tools, so the service knows nothing of them before.
+service, after a turn that is not measured: the first turn with a prompt and its tools computes the
+prompt and compiles the grammar. A turn is measured from the start of its first step to that of its
+second. Each prompt has its own tools, so the service knows nothing of them before.
 
 What is saved is compared with what the formula allows for the lead and the acceptance that were
 measured in the same turns (bench/theory.py). The formula takes no account of the time that the
@@ -22,6 +23,7 @@ from bench import speculating
 from bench.bfcl_prompts import tool_prompts
 from bench.report import AtLeast, Report
 from bench.speculating import ENGINE, ENGINE_ON_GPU, Pair, run_pair
+from bench.tool_turns import OFF, run_turn
 
 TARGET = 0.9
 
@@ -51,6 +53,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         precall.Client(str(server.ready["address"])) as client,
     ):
         for number, prompt in enumerate(prompts, start=1):
+            await run_turn(client, prompt, tool_s=0.0, speculation=OFF)  # fills the KV cache
             for index, tool_s in enumerate(tools_s):
                 on_first = (number + index) % 2 == 1
                 pair = await run_pair(client, prompt, tool_s=tool_s, on_first=on_first)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Final
 
 from precall_service.admission import Admission
@@ -38,36 +40,27 @@ STEPS: Final = 64
 STEP_TOKENS_MIN: Final = 16
 BRANCH_COST: Final = 0.1
 """What branches are taken to cost until that was measured."""
-PACE_TOKENS: Final = 512
-"""So many tokens are remembered of the pace with branches, and of that without."""
-PACE_TOKENS_MIN: Final = 48
-"""So many are needed of each to tell what branches cost."""
+BRANCH_COST_MIN: Final = 0.01
+"""What they are taken to cost at least."""
+BRANCHED_MIN: Final = 4
+"""The steps that must have shown what branches cost."""
+PACE_TOKENS_MIN: Final = 8
+"""The tokens that a step needs with branches beside it, and without, to show what they cost."""
 
 _IDLE: Final = EngineLoad(running=0, waiting=0, kv_usage=0.0)
 
 
+@dataclass(slots=True)
 class Pace:
-    """How fast steps sample tokens, mostly the latest ones."""
+    """How fast a step samples tokens."""
 
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._tokens = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
 
     def add(self, seconds: float, tokens: int) -> None:
         """Adds tokens, and the time that they took."""
-        kept = 1.0 - tokens / PACE_TOKENS
-        self._seconds = kept * self._seconds + seconds
-        self._tokens = kept * self._tokens + tokens
-
-    @property
-    def known(self) -> bool:
-        """Whether there are enough tokens to tell."""
-        return self._tokens >= PACE_TOKENS_MIN
-
-    @property
-    def token_s(self) -> float:
-        """Seconds per token."""
-        return self._seconds / self._tokens
+        self.seconds += seconds
+        self.tokens += tokens
 
 
 class LoadWatch:
@@ -89,8 +82,7 @@ class LoadWatch:
         self._asking = False
         self._token_times: deque[float] = deque(maxlen=STEPS)
         """Seconds per token of the latest steps."""
-        self.alone, self.beside = Pace(), Pace()
-        """The pace of steps without branches of any turn beside them, and with them."""
+        self._branch_costs: deque[float] = deque(maxlen=STEPS)
 
     def allowance(self) -> float:
         """Returns how much speculation the load allows, from 0 to 1, by the latest sample."""
@@ -108,9 +100,18 @@ class LoadWatch:
     @property
     def branch_cost(self) -> float:
         """The part of its time that a step loses while branches run beside it."""
-        if not (self.alone.known and self.beside.known):
+        if len(self._branch_costs) < BRANCHED_MIN:
             return BRANCH_COST
-        return max(0.0, 1.0 - self.alone.token_s / self.beside.token_s)
+        return max(BRANCH_COST_MIN, statistics.median(self._branch_costs))
+
+    def observe_branches(self, alone: Pace, beside: Pace) -> None:
+        """Notes how fast a step was without branches of any turn beside it, and with them.
+
+        Steps are not compared with one another, because the engine's load changes between them.
+        """
+        if min(alone.tokens, beside.tokens) >= PACE_TOKENS_MIN and beside.seconds > 0:
+            alone_s = alone.seconds / alone.tokens
+            self._branch_costs.append(1.0 - alone_s * beside.tokens / beside.seconds)
 
     def observe_step(self, seconds: float, tokens: int) -> None:
         """Notes how long a step took to generate so many tokens after the first one."""

@@ -24,6 +24,7 @@ from precall_service.agent.account import (
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.early_run import EarlyRun
 from precall_service.agent.early_runs import EarlyRuns
+from precall_service.agent.engine_load import Pace
 from precall_service.agent.outbox import Push
 from precall_service.agent.proposals import Proposals
 from precall_service.agent.situations import Situations
@@ -84,6 +85,8 @@ class TurnSpeculation:
         self._situations = Situations(context, spec, services)
         self._proposals = Proposals(services, context, self._ledger, self._runs, self._situations)
         self._first_token_at = self._sampled_at = self._step_ended_at = 0.0
+        self._alone, self._beside = Pace(), Pace()
+        """The pace of the current step, without branches of any turn beside it, and with them."""
         self._calls: dict[str, tuple[CallKey | None, str]] = {}
         """The calls of the current step by id: their keys, and the names of their tools."""
         self._claimed: dict[str, Prediction] = {}
@@ -104,8 +107,7 @@ class TurnSpeculation:
             if not self._situations.token_ids:
                 self._first_token_at = at
             else:
-                load = self._shared.load
-                pace = load.beside if self._shared.branches.running else load.alone
+                pace = self._beside if self._shared.branches.running else self._alone
                 pace.add(at - self._sampled_at, len(happening.token_ids))
             self._sampled_at = at
             self._sampled(happening)
@@ -116,6 +118,7 @@ class TurnSpeculation:
             case StepCompleted(_, finish, usage):
                 tokens = usage.output_tokens - 1
                 self._shared.load.observe_step(at - self._first_token_at, tokens)
+                self._shared.load.observe_branches(self._alone, self._beside)
                 self._step_ended_at = at
                 self._end_step(finish)
             case ToolCallCompleted():
@@ -138,6 +141,7 @@ class TurnSpeculation:
         self._calls.clear()
         self._claimed.clear()
         self._run_times.clear()
+        self._alone, self._beside = Pace(), Pace()
         self._situations.begin_step(began)
         self._proposals.ask(Moment.STEP_BEGAN)
 
