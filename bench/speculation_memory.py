@@ -1,8 +1,9 @@
 """How much memory speculation takes: open predictions, a tenant's records, and learned history.
 
 It is the growth of the resident memory of a new process while it is filled. What is bounded is
-filled to its bound: records with all tools and predictors that are kept of a tenant, each with all
-the durations that are remembered; and a history of many tools with varied arguments.
+filled to its bound: records with all tools, predictors, sets of tools and places that are kept of a
+tenant, each with all the durations that are remembered; and a history of many tools with varied
+arguments.
 """
 
 from __future__ import annotations

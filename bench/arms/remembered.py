@@ -15,8 +15,9 @@ from precall_service.speculation.base import Lesson, Moment, PastCall, Situation
 from precall_service.speculation.estimates import WINDOW
 from precall_service.speculation.ledger import CallKey, Ledger, Prediction
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.places import PLACES
 from precall_service.speculation.predictors.history.predictor import HistoryPredictor
-from precall_service.speculation.records import TOOLS_MAX, SpeculationRecords
+from precall_service.speculation.records import TOOLS_MAX, TOOLSETS_MAX, SpeculationRecords
 
 PREDICTORS = (Predictor.CACHE, Predictor.EARLY_DISPATCH, Predictor.HISTORY, Predictor.FORK)
 WORDS = [f"{start}{end}" for start in ("ba", "ce", "di", "fo", "gu") for end in range(400)]
@@ -69,6 +70,12 @@ class Memory:
                         own.leads_at(1).observe(seconds)
                         own.leads_at(2).observe(seconds)
                         own.acceptance.observe(seconds, matched=seconds > 0.5)
+            for number in range(TOOLSETS_MAX):
+                places = record.branches(frozenset({f"tool_{number}"}), first_step=True)
+                for reasoned in PLACES:
+                    for _ in range(WINDOW):
+                        places.at(reasoned).begin()
+                        places.at(reasoned).propose(self._source.random(), self._source.random())
         return _collected()
 
     async def history(self, fields: JsonObject) -> JsonObject:
