@@ -12,6 +12,7 @@ from typing import cast
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonError, JsonObject, dump, parse_object
+from precall_service.domain.normal_schema import EndlessReferenceError, normal_form
 from precall_service.domain.resources import ResourceError, ResourceTemplate
 from precall_service.domain.tools import TOOL_NAME, CacheScope, ToolDeclaration, ToolEffects
 from precall_service.tools.schema import Schema, SchemaError
@@ -276,7 +277,25 @@ def _input_schema(
             "input_schema_json",
             '$.type: arguments are always an object; set "type": "object"',
         )
+    _check_satisfiable(checker, value)
     return value, schema
+
+
+def _check_satisfiable(checker: _Checker, schema: JsonObject) -> None:
+    try:
+        satisfiable = normal_form(schema) is not False
+    except EndlessReferenceError as error:
+        raise checker.error(
+            Reason.TOOL_SCHEMA_INVALID,
+            "input_schema_json",
+            f"the reference {error} leads to nothing but itself",
+        ) from None
+    if not satisfiable:
+        raise checker.error(
+            Reason.TOOL_SCHEMA_INVALID,
+            "input_schema_json",
+            "no arguments can satisfy it: some keywords contradict each other",
+        )
 
 
 def _digest(shown: JsonObject, *, sort_names: bool) -> str:

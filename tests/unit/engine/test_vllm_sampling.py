@@ -91,12 +91,22 @@ def test_json_is_spaced_as_templates_space_it(arguments: str) -> None:
     assert not accepts(REQUIRED, written("get_weather", arguments))
 
 
-def test_a_schema_that_no_grammar_can_hold_allows_any_json() -> None:
+def test_what_a_grammar_cannot_hold_is_left_out_alone_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pattern = '{"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=x)y"}}}'
     odd = (declared("odd", schema=pattern), TOOLS[0])
-    assert accepts(REQUIRED, written("odd", '{"b": [1, null]}'), tools=odd)
+    assert accepts(REQUIRED, written("odd", '{"a": "z"}'), tools=odd)
+    assert not accepts(REQUIRED, written("odd", '{"b": [1, null]}'), tools=odd), "an invented name"
     assert accepts(REQUIRED, written("get_weather", PARIS), tools=odd)
     assert not accepts(REQUIRED, written("get_weather", "{}"), tools=odd)
+    caplog.clear()
+    made = plans()
+    for choice in (REQUIRED, NONE, REQUIRED):
+        made.plan(odd, choice)
+    [message] = caplog.messages
+    assert message.startswith("calls of tool 'odd' are not held to $.properties.a.pattern: ")
+    assert message.endswith("a lookahead, a lookbehind, or flags")
 
 
 def test_without_structured_calls_a_required_call_is_still_a_call() -> None:

@@ -147,6 +147,10 @@ def test_large_schema() -> None:
         ('{"type":"object","minProperties":1,"$ref":"#/minProperties/x"}', "$.$ref: there is no"),
         ('{"type":"object","allOf":[{}],"$ref":"#/allOf/7"}', "$.$ref: there is no '#/allOf/7'"),
         ('{"type":"object","not":{"$id":"http://a"}}', "$.not: $id and $schema"),
+        ('{"type":"object","$ref":"#"}', "the reference # leads to nothing but itself"),
+        ('{"type":"object","not":{"$ref":"#/not"}}', "#/not leads to nothing but itself"),
+        ('{"type":"object","required":["a"],"additionalProperties":false}', "no arguments can"),
+        ('{"type":"object","required":["a"],"properties":{"a":{"enum":[]}}}', "no arguments can"),
         ('{"type":"object","not":' * 80 + "{}" + "}" * 80, "deeper than 64"),
     ],
 )

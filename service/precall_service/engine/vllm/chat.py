@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import (
     AssistantMessage,
     Message,
@@ -63,17 +64,12 @@ def _chat_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.call_id, "type": "function", "function": function}
 
 
-def chat_tools(tools: Sequence[ToolDeclaration], *, strict: bool) -> list[ChatTool]:
-    """Converts tool declarations; `strict` holds generated arguments to the schema."""
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.input_schema,
-            }
-            | ({"strict": True} if strict else {}),
-        }
-        for tool in tools
-    ]
+def chat_tools(tools: Sequence[ToolDeclaration]) -> list[ChatTool]:
+    """Converts tool declarations, for a template."""
+    return [chat_tool(tool.name, tool.description, tool.input_schema) for tool in tools]
+
+
+def chat_tool(name: str, description: str, parameters: JsonValue) -> ChatTool:
+    """Returns a tool whose arguments have this schema."""
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}

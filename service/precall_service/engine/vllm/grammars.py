@@ -10,14 +10,22 @@ Never: decides which tools may be called; vLLM's grammar has decided that.
 from __future__ import annotations
 
 import json
-import logging
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from xgrammar import Grammar
 
-log = logging.getLogger(__name__)
+from precall_service.domain.json import JsonObject
+from precall_service.domain.normal_schema import normal_form
+from precall_service.engine.vllm.held import Held, Loosened, held
+from precall_service.engine.vllm.patterns import json_regex
+
+_MARKER: Final = "the text of pattern {}"
+_BYTE_ESCAPE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\\\)*)\\x(?P<digits>[0-9a-fA-F]{2})")
+"""How a printed grammar spells U+0080 to U+00FF. Read again, it would take a third digit too, if
+one follows: `\\xe9a` becomes U+0E9A."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ def _rewritten(node: Any, begins: Collection[str]) -> Any:
     if fields.get("type") == "json_schema":  # a schema holds no tags, only lookalikes
         if fields["style"] != "json":
             return fields
-        return {"type": "grammar", "grammar": _json_grammar(fields["json_schema"])}
+        return {"type": "grammar", "grammar": json_grammar(fields["json_schema"])}
     if "tags" in fields:
         fields = fields | {"tags": _in_form(fields["tags"], begins)}
     return {name: _rewritten(value, begins) for name, value in fields.items()}
@@ -80,14 +88,45 @@ def _in_form(tags: list[dict[str, Any]], begins: Collection[str]) -> list[dict[s
     return [tag for tag in tags if tag.get("begin") in begins] or tags
 
 
-def _json_grammar(schema: Any) -> str:
-    """The grammar of a JSON schema; the grammar of any JSON if xgrammar cannot hold the schema.
-
-    Arguments are checked against the schema again before they are used.
-    """
+def held_by_grammar(schema: JsonObject) -> Held:
+    """What a grammar holds of a tool's schema; any object, if it can hold none of it."""
+    found = held(normal_form(schema))
     try:
-        return str(Grammar.from_json_schema(json.dumps(schema), any_whitespace=False))
+        json_grammar(found.schema)
     except RuntimeError as error:
         reason = str(error).strip().rsplit(": ", maxsplit=1)[-1]
-        log.warning("calls of a tool are not held to its schema: %s", reason)
-        return str(Grammar.from_json_schema("true", any_whitespace=False))
+        return Held({"type": "object"}, (*found.loosened, Loosened("$", reason)))
+    return found
+
+
+def json_grammar(schema: JsonObject | bool) -> str:
+    """The grammar of a JSON schema, which must be one that `held` returned."""
+    patterns: list[str] = []
+    unpatterned = json.dumps(_without_patterns(schema, patterns))
+    grammar = str(Grammar.from_json_schema(unpatterned, any_whitespace=False))
+    for index, pattern in enumerate(patterns):
+        grammar = grammar.replace(json.dumps(json.dumps(_MARKER.format(index))), f"pattern_{index}")
+        grammar += f'\npattern_{index} ::= "\\"" Regex({json.dumps(json_regex(pattern))}) "\\""'
+    return _BYTE_ESCAPE.sub(r"\g<before>\\u00\g<digits>", grammar)
+
+
+def _without_patterns(schema: Any, patterns: list[str]) -> Any:
+    """The same schema with a constant in the place of each pattern.
+
+    xgrammar takes patterns for expressions of the text as JSON spells it, but allows no escapes.
+    """
+    if isinstance(schema, list):
+        return [_without_patterns(each, patterns) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    fields = cast("dict[str, Any]", schema)
+    if isinstance(fields.get("pattern"), str):
+        patterns.append(fields["pattern"])
+        return {"const": _MARKER.format(len(patterns) - 1)}
+    written: dict[str, Any] = {
+        name: value
+        if name == "enum" and isinstance(value, list)
+        else _without_patterns(value, patterns)
+        for name, value in fields.items()
+    }
+    return written

@@ -252,7 +252,7 @@ class PromptRenderer:
             chat_template=self._chat_template,
             chat_template_kwargs=variables
             | {
-                "tools": chat_tools(transcript.tools, strict=False) or None,
+                "tools": chat_tools(transcript.tools) or None,
                 "add_generation_prompt": ready,
                 "tokenize": self._makes_tokens,
             },

@@ -6,6 +6,7 @@ Never: parses.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +24,20 @@ from precall_service.domain.json import JsonValue, dump
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import StepSpec
-from precall_service.engine.vllm.chat import chat_tools
-from precall_service.engine.vllm.grammars import CallForm, as_templates_write, form_of_calls
+from precall_service.engine.vllm.chat import ChatTool, chat_tool
+from precall_service.engine.vllm.grammars import (
+    CallForm,
+    as_templates_write,
+    form_of_calls,
+    held_by_grammar,
+)
+from precall_service.engine.vllm.held import Held
 from precall_service.engine.vllm.reasoning import ReasoningLimit
 
+log = logging.getLogger(__name__)
+
 _PLANS_MAX: Final = 64
+_SCHEMAS_MAX: Final = 1024
 _NO_VARIABLES: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
 _PlanKey: TypeAlias = tuple[tuple[str, ...], ToolChoice, str]
@@ -77,6 +87,8 @@ class StepPlans:
         self._unset: Mapping[str, JsonValue] = _NO_VARIABLES
         self._limit: ReasoningLimit | None = None
         self._plans: LRUCache[_PlanKey, StepPlan] = LRUCache(_PLANS_MAX)
+        self._held: LRUCache[str, Held] = LRUCache(_SCHEMAS_MAX)
+        """What grammars hold of the schemas of tools, by the digests of the tools."""
 
     def plan(
         self,
@@ -151,7 +163,7 @@ class StepPlans:
         request = ChatCompletionRequest.model_validate(
             {
                 "messages": [{"role": "user", "content": ""}],
-                "tools": chat_tools(tools, strict=self._structured_calls) or None,
+                "tools": [self._tool(tool) for tool in tools] or None,
                 "tool_choice": _tool_choice(choice) if tools else None,
                 "chat_template_kwargs": variables,
             }
@@ -179,6 +191,19 @@ class StepPlans:
             if limit
             else {},
         )
+
+    def _tool(self, tool: ToolDeclaration) -> ChatTool:
+        """The tool as parsers and grammars see it, with what a grammar can hold of its schema."""
+        known = self._held.get(tool.digest)
+        if known is None:
+            known = self._held[tool.digest] = held_by_grammar(tool.input_schema)
+            if self._structured_calls:
+                for loosened in known.loosened:
+                    log.warning("calls of tool %r are not held to %s", tool.name, loosened)
+        shown = chat_tool(tool.name, tool.description, known.schema)
+        if self._structured_calls:
+            shown["function"]["strict"] = True
+        return shown
 
     def _grammar(
         self, outputs: StructuredOutputsParams | None, tools: tuple[ToolDeclaration, ...]
