@@ -6,6 +6,7 @@ The frames of the server are given to the client's invocations directly, so thei
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from typing import Any
@@ -31,7 +32,7 @@ def start_early(
     )
     if "timeout_s" in options:
         invoke.timeout.FromMilliseconds(round(options["timeout_s"] * 1000))
-    invocations.start(invoke)
+    invocations.start(invoke, contextvars.copy_context())
 
 
 def commit(invocations: Invocations, invocation_id: str = "run") -> None:
@@ -238,9 +239,8 @@ async def test_an_ordinary_run_is_committed_from_its_start() -> None:
 
     async with invoking() as (invocations, sent):
         invocations.tools["work"] = Tool.from_function(work)
-        invocations.start(
-            invocation_pb2.Invoke(invocation_id="run", tool_name="work", call_id="call")
-        )
+        invoke = invocation_pb2.Invoke(invocation_id="run", tool_name="work", call_id="call")
+        invocations.start(invoke, contextvars.copy_context())
         assert await outcome(sent) == ("result_json", '[false,"call",""]')
     context = ToolContext()
     await context.committed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 
 import pytest
 
@@ -29,7 +30,7 @@ async def test_a_cancellation_overtakes_an_invocation_that_waits_for_a_slot() ->
     async with invoking(FAST) as (invocations, sent):
         invocations.tools["work"] = Tool.from_function(work, max_concurrency=1)
         for number in range(3):
-            invocations.start(invoke(number, "work"))
+            invocations.start(invoke(number, "work"), copy_context())
         await started.wait()
         invocations.cancel(invocation_pb2.CancelInvocation(invocation_id="1"))
         cancelled = (await sent.get()).invocation_result
@@ -54,13 +55,13 @@ async def test_answers_that_the_server_does_not_take_are_bounded() -> None:
 
     async with invoking(ClientOptions(invocations_max=2), send) as (invocations, _):
         for number in range(2):
-            invocations.start(invoke(number, "gone"))
+            invocations.start(invoke(number, "gone"), copy_context())
             await answering.acquire()  # it has ended, and counts until its answer has left
         for number in range(2, 4):
-            invocations.start(invoke(number, "gone"))
+            invocations.start(invoke(number, "gone"), copy_context())
             await answering.acquire()
         with pytest.raises(precall.ServerError, match="took no answer"):
-            invocations.start(invoke(4, "gone"))
+            invocations.start(invoke(4, "gone"), copy_context())
         room.set()
         for _ in range(4):
             await answering.acquire()
@@ -92,7 +93,7 @@ async def test_a_server_that_takes_no_answers_loses_the_stream(
 
 async def test_an_unknown_tool_is_answered_in_words() -> None:
     async with invoking(FAST) as (invocations, sent):
-        invocations.start(invoke(1, "gone"))
+        invocations.start(invoke(1, "gone"), copy_context())
         result = (await sent.get()).invocation_result
     assert (result.invocation_id, result.error.type) == ("1", "ToolUnknown")
     assert "no tool 'gone'" in result.error.message

@@ -8,6 +8,7 @@ invocations, cancellations and answers never wait behind events that have not be
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import uuid
 from collections.abc import Callable
@@ -192,7 +193,8 @@ class Conversation:
     def send(self, text: str, **options: Unpack[TurnOptions]) -> Turn:
         """Returns the turn that answers a user's message: iterate over it, or await its answer.
 
-        One turn runs at a time; a second one raises TurnRunningError when it starts.
+        One turn runs at a time; a second one raises TurnRunningError when it starts. The handlers of
+        the turn see the context variables as they are now, each run in a copy of its own.
 
         Raises:
             TypeError: There is no such option, or the text or an option has the wrong type.
@@ -346,7 +348,7 @@ class Conversation:
         match event.WhichOneof("event"):
             case "invoke":
                 if self._open is not None:
-                    self._open.invocations.start(event.invoke)
+                    self._open.invocations.start(event.invoke, self._context_of(event.turn_id))
             case "cancel_invocation":
                 if self._open is not None:
                     self._open.invocations.cancel(event.cancel_invocation)
@@ -366,6 +368,11 @@ class Conversation:
                 value = _events_in.event(event)
                 if value is not None and self._turn and self._turn.turn_id == event.turn_id:
                     self._turn.put(value)
+
+    def _context_of(self, turn_id: str) -> contextvars.Context:
+        """Returns a turn's context variables; none if it is not running, lest they be another's."""
+        turn = self._turn
+        return turn.context if turn and turn.turn_id == turn_id else contextvars.Context()
 
     def _on_rejected(self, frame_sequence: int, error: PrecallError) -> None:
         if self._turn is not None and frame_sequence == self._turn.frame_sequence:

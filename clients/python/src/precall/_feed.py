@@ -8,6 +8,7 @@ on one event loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 
 from precall import _events
@@ -18,10 +19,12 @@ from precall._waiting import WaitingEvents
 
 
 class TurnFeed:
-    """Carries the events of one turn to its reader."""
+    """Carries the events of one turn to its reader. Made by the caller that sends the turn."""
 
     def __init__(self, turn_id: str, waiting_events_max: int) -> None:
         self.turn_id = turn_id
+        self.context = contextvars.copy_context()
+        """The context variables of the turn's sender, which its handlers see."""
         self.frame_sequence = 0
         """Number of the StartTurn frame; 0 before it is sent."""
         self.cancel_sent = False

@@ -12,6 +12,7 @@ waits in its own task, and its cancellation does not.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -68,10 +69,14 @@ class Invocations:
         self._refusals = 0
         self._scope = TaskScope()
 
-    def start(self, invoke: invocation_pb2.Invoke) -> None:
+    def start(self, invoke: invocation_pb2.Invoke, turn: contextvars.Context) -> None:
         """Starts a run; its answer is sent when it ends.
 
         Above `invocations_max` runs, an invocation is refused with an error.
+
+        Args:
+            invoke: The invocation.
+            turn: The context variables of its turn, of which the run gets a copy.
 
         Raises:
             ServerError: As many refusals wait to be sent: the server takes no answers.
@@ -88,7 +93,12 @@ class Invocations:
         )
         run = _Run(invoke, timeout_s, link, asyncio.get_running_loop().create_future())
         self._runs[invoke.invocation_id] = run
-        self._scope.start(self._serve(run), name=f"precall invocation of {invoke.tool_name}")
+        # The whole run, since validators of arguments are code of the handler's owner, too.
+        self._scope.start(
+            self._serve(run),
+            name=f"precall invocation of {invoke.tool_name}",
+            context=_telemetry.handler_context(turn, invoke.trace_context),
+        )
 
     def commit(self, committed: invocation_pb2.InvocationCommitted) -> None:
         """Tells a handler that the model made its call. Ignored if the run has ended."""
@@ -155,9 +165,7 @@ class Invocations:
         except ValueError as error:
             return _error("ArgumentsInvalid", str(error))
         handler = self._scope.start(
-            self._pool.run(tool, arguments),
-            name=f"precall handler of {tool.name}",
-            context=_telemetry.handler_context(invoke.trace_context),
+            self._pool.run(tool, arguments), name=f"precall handler of {tool.name}"
         )
         handler.add_done_callback(look_at)
         try:

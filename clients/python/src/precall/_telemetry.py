@@ -23,13 +23,16 @@ def current() -> common_pb2.TraceContext | None:
     )
 
 
-def handler_context(parent: common_pb2.TraceContext) -> contextvars.Context:
-    """Returns a context for one run of a handler, in which `parent` is the current span.
+def handler_context(
+    turn: contextvars.Context, parent: common_pb2.TraceContext
+) -> contextvars.Context:
+    """Returns a copy of a turn's context for one run of a handler; `parent` is its current span.
 
     The context is used for that run only, so nothing has to be detached afterwards.
     """
     carrier = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
-    context = contextvars.copy_context()
-    # From an empty context: the span that was current when the stream opened is unrelated.
-    context.run(otel_context.attach, _PROPAGATOR.extract(carrier, otel_context.Context()))
+    context = turn.copy()
+    # Baggage of the turn is kept; its span is replaced if the server sent another one.
+    current = context.run(otel_context.get_current)
+    context.run(otel_context.attach, _PROPAGATOR.extract(carrier, current))
     return context
