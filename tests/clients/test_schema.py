@@ -183,7 +183,9 @@ only_a_section.__doc__ = """Args:
 def test_text_after_the_sections_of_a_docstring_is_kept() -> None:
     tool = Tool.from_function(text_after_sections)
     properties: Any = tool.input_schema["properties"]
-    assert tool.description == "Forecast of the weather.\n\nAsk for one city at a time."
+    assert tool.description == (
+        "Forecast of the weather.\n\nAsk for one city at a time.\n\nReturns:\n    Nothing."
+    )
     assert properties["city"]["description"] == "Name of the city."
 
 
@@ -197,7 +199,9 @@ def test_a_docstring_may_begin_with_a_section() -> None:
 def test_google_docstring_describes_tool_and_parameters() -> None:
     tool = Tool.from_function(google)
     properties: Any = tool.input_schema["properties"]
-    assert tool.description == "Forecast of the weather.\n\nLonger words about it."
+    assert tool.description == (
+        "Forecast of the weather.\n\nLonger words about it.\n\nReturns:\n    Nothing."
+    )
     assert properties["city"]["description"] == "Name of the city,\nas people write it."
     assert properties["days"]["description"] == "The field wins."
 

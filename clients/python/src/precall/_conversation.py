@@ -193,8 +193,8 @@ class Conversation:
     def send(self, text: str, **options: Unpack[TurnOptions]) -> Turn:
         """Returns the turn that answers a user's message: iterate over it, or await its answer.
 
-        One turn runs at a time; a second one raises TurnRunningError when it starts. The handlers of
-        the turn see the context variables as they are now, each run in a copy of its own.
+        One turn runs at a time; a second one raises TurnRunningError when it starts. Its handlers
+        see the context variables as they are now, each run in a copy of its own.
 
         Raises:
             TypeError: There is no such option, or the text or an option has the wrong type.

@@ -6,7 +6,6 @@ Never: calls the function.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import types
 import typing
@@ -15,12 +14,10 @@ from dataclasses import dataclass
 
 import pydantic
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema
 
 from precall._context import ToolContext
-from precall._docstring import read_docstring
-
-Schema = dict[str, pydantic.JsonValue]
+from precall._layers import bound_by_partials, documentation_of, layers_of, namespace_of
+from precall._schemas import Schema, first_line, input_schema
 
 _UNSUPPORTED = {
     inspect.Parameter.VAR_POSITIONAL: "*{} does not fit a JSON object; take a list instead",
@@ -29,21 +26,12 @@ _UNSUPPORTED = {
 }
 
 
-class _SchemaWithoutNoise(GenerateJsonSchema):
-    """Generates schemas for models: no titles made from names, no warnings about defaults."""
-
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
-
-    def field_title_should_be_set(self, schema: object) -> bool:
-        return False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """The description and the parameters of a function that is a tool."""
 
     description: str
-    """The docstring without its sections."""
+    """The docstring without what it says of the parameters."""
     input_schema: Schema
     """JSON Schema of the arguments."""
     arguments: type[pydantic.BaseModel]
@@ -88,15 +76,16 @@ def read_signature(function: Callable[..., object], label: str) -> Signature:
     """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{label}: a generator has no single result; return a list instead")
-    target = function
-    while isinstance(target, functools.partial):
-        target = target.func
-    documentation = read_docstring(target)
-    hints = _hints(target, label)
+    parameters = _parameters(function, label)
+    layers = layers_of(function)
+    hidden = bound_by_partials(layers)
+    shown = {name: parameters[name] for name in parameters if name not in hidden}
+    hints = _hints(shown, namespace_of(layers), label)
+    documentation = documentation_of(layers)
     fields: dict[str, tuple[object, FieldInfo]] = {}
     python_defaults: set[str] = set()
     context_parameter: str | None = None
-    for name, parameter in _parameters(function, label).items():
+    for name, parameter in shown.items():
         if parameter.kind in _UNSUPPORTED:
             raise TypeError(f"{label}: " + _UNSUPPORTED[parameter.kind].format(name))
         if name not in hints:
@@ -131,17 +120,23 @@ def _parameters(function: Callable[..., object], label: str) -> Mapping[str, ins
         raise TypeError(f"{label}: its parameters are unknown: {error}") from None
 
 
-def _hints(function: Callable[..., object], label: str) -> Mapping[str, object]:
-    """Returns the parameters' types, with strings resolved."""
-    target = inspect.unwrap(function)
-    if not inspect.isroutine(target):  # an object with __call__
-        target = type(target).__call__
-    annotations = dict(getattr(target, "__annotations__", {}))
-    annotations.pop("return", None)  # not needed, and often known to type checkers only
+def _hints(
+    parameters: Mapping[str, inspect.Parameter], names: Mapping[str, object], label: str
+) -> Mapping[str, object]:
+    """Returns the parameters' types, with strings resolved among `names`.
+
+    The type of the result is left out: it is not needed, and often known to type checkers only.
+    """
+    annotations = {
+        name: parameter.annotation
+        for name, parameter in parameters.items()
+        if parameter.annotation is not inspect.Parameter.empty
+    }
     try:
         return typing.get_type_hints(
             types.SimpleNamespace(__annotations__=annotations),
-            globalns=getattr(target, "__globals__", {}),
+            globalns={},
+            localns=names,
             include_extras=True,
         )
     except NameError as error:
@@ -191,20 +186,14 @@ def _arguments_model(
             "Arguments", __config__=pydantic.ConfigDict(extra="forbid"), **definitions
         )
     except Exception as error:  # pydantic raises many kinds of errors for types
-        raise TypeError(f"{label}: {_first_line(error)}") from error
+        raise TypeError(f"{label}: {first_line(error)}") from error
 
 
 def _input_schema(arguments: type[pydantic.BaseModel], label: str) -> Schema:
     try:
-        schema = arguments.model_json_schema(schema_generator=_SchemaWithoutNoise)
-    except Exception as error:  # pydantic raises many kinds of errors for types
-        raise TypeError(f"{label}: {_first_line(error)}") from error
-    del schema["title"]
-    return schema
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), repr(error))
+        return input_schema(arguments)
+    except TypeError as error:
+        raise TypeError(f"{label}: {error}") from error
 
 
 def _explain(error: pydantic.ValidationError) -> str:

@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from precall._layers import name_of
 from precall._signature import Signature, read_signature
 from precall._validate import (
     CountOrZero,
@@ -125,7 +126,8 @@ class Tool:
 
         Name and description come from the function and its docstring, the schema from its
         annotations. The schema includes the docstring's parameter descriptions and
-        `Annotated[..., Field(...)]`.
+        `Annotated[..., Field(...)]`. Parameters that a `functools.partial` has bound are left out
+        of it: the model neither sees nor sets them.
 
         Raises:
             TypeError: The function cannot be a tool, or an option is not allowed; the message
@@ -133,8 +135,9 @@ class Tool:
         """
         if not callable(function):
             raise TypeError(f"a tool is a function, not {type(function).__name__}")
-        name = options.get("name") or getattr(function, "__name__", "")
-        label = f"tool {name or function!r}"
+        name = options.get("name") or name_of(function)
+        # Not the printed form of the function: that of a partial shows the values that it binds.
+        label = f"tool {name!r}" if name else f"a tool of the type {type(function).__name__!r}"
         options = TOOL_OPTIONS.validate(options, label, bad_value=TypeError)
         if not _NAME.fullmatch(name):
             raise TypeError(
