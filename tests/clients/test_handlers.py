@@ -36,7 +36,7 @@ def person(name: str) -> Person:
 
 
 async def pair(left: int) -> Pair:
-    return Pair(left, float("nan"))
+    return Pair(left, 0.5)
 
 
 async def nothing() -> None: ...
@@ -55,7 +55,7 @@ def later(value: int) -> Any:
     ("function", "arguments", "value"),
     [
         (person, {"name": "Ada"}, {"name": "Ada", "born": "1815-12-10"}),
-        (pair, {"left": 1}, {"left": 1, "right": None}),
+        (pair, {"left": 1}, {"left": 1, "right": 0.5}),
         (nothing, {}, None),
         (numbers, {}, [1]),
         (later, {"value": 1}, 2),

@@ -9,8 +9,11 @@ import threading
 from precall import Client, ClientOptions, Tool, ToolCallOutcome, ToolContext
 from precall._context import RunLink
 from precall._pool import HandlerPool
+from precall._results import ResultWriter
 from precall.testing import Call, FakeServer, Parallel, Say
 from tests.clients.helpers import FAST
+
+WRITER = ResultWriter(0, lambda: False)
 
 
 async def test_hanging_handlers_do_not_use_the_threads_of_the_event_loop() -> None:
@@ -62,16 +65,18 @@ async def test_a_function_that_is_cancelled_before_it_has_a_thread_never_runs() 
         ran.append(name)
 
     tool = Tool.from_function(runs, max_concurrency=1)
-    blocking = asyncio.ensure_future(pool.run(Tool.from_function(blocks), {}))
+    blocking = asyncio.ensure_future(pool.run(Tool.from_function(blocks), {}, WRITER))
     await asyncio.to_thread(started.wait, 5)
-    queued = asyncio.ensure_future(pool.run(tool, {"name": "unwanted"}))
+    queued = asyncio.ensure_future(pool.run(tool, {"name": "unwanted"}, WRITER))
     await asyncio.sleep(0)
     queued.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await queued
     release.set()
     await blocking
-    await asyncio.wait_for(pool.run(tool, {"name": "next"}), 5)  # in the slot that was released
+    await asyncio.wait_for(
+        pool.run(tool, {"name": "next"}, WRITER), 5
+    )  # in the slot that was released
     assert ran == ["next"]
     pool.close()
 

@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
-import pydantic_core
 
 from precall import _telemetry
 from precall._context import RunLink, ToolContext
 from precall._errors import PrecallError, ServerError
 from precall._options import ClientOptions
 from precall._pool import HandlerPool, look_at
+from precall._results import ResultError, ResultWriter
 from precall._scope import TaskScope
 from precall._server import ServerLimits
 from precall._tool import Tool
@@ -33,6 +34,9 @@ from precall.v1 import agent_pb2, invocation_pb2
 logger = logging.getLogger("precall")
 
 MESSAGE_CHARACTERS_MAX = 2000
+_LEAVES_MAX = 8
+"""How many errors of a group are told."""
+_LEAF_CHARACTERS_MAX = 200
 _FRAME_OVERHEAD_BYTES = 1024  # the part of a frame that is not the result
 
 Send = Callable[[agent_pb2.ConverseRequest], Awaitable[object]]
@@ -164,8 +168,9 @@ class Invocations:
             arguments = tool.signature.bind(invoke.arguments_json, _context(run))
         except ValueError as error:
             return _error("ArgumentsInvalid", str(error))
+        writer = ResultWriter(self._result_bytes_max, lambda: run.link.cancelled)
         handler = self._scope.start(
-            self._pool.run(tool, arguments), name=f"precall handler of {tool.name}"
+            self._pool.run(tool, arguments, writer), name=f"precall handler of {tool.name}"
         )
         handler.add_done_callback(look_at)
         try:
@@ -197,7 +202,7 @@ class Invocations:
 
         return send
 
-    def _ended(self, tool: Tool, handler: asyncio.Task[object]) -> invocation_pb2.InvocationResult:
+    def _ended(self, tool: Tool, handler: asyncio.Task[str]) -> invocation_pb2.InvocationResult:
         """Returns the answer for a handler that ended by itself.
 
         The model gets a failure in words; the traceback goes to the program's log.
@@ -207,24 +212,10 @@ class Invocations:
         error = handler.exception()
         if error is not None:
             logger.warning("tool %s failed", tool.name, exc_info=error)
-            return _error(type(error).__name__, str(error) or "the handler gave no message")
-        value = handler.result()
-        try:
-            text = pydantic_core.to_json(value, inf_nan_mode="null")
-        except (ValueError, TypeError, RecursionError) as problem:
-            logger.warning("tool %s returned a value that is not JSON", tool.name, exc_info=problem)
-            return _error(
-                "ResultNotSerializable",
-                f"the handler returned {type(value).__name__}, which does not become JSON: "
-                f"{problem}; return strings, numbers, lists, dicts, dataclasses or pydantic models",
-            )
-        if self._result_bytes_max and len(text) > self._result_bytes_max:
-            return _error(
-                "ResultTooLarge",
-                f"the result has {len(text):,} bytes, the limit is {self._result_bytes_max:,}; "
-                "return less, or return where to find it",
-            )
-        return invocation_pb2.InvocationResult(result_json=text.decode())
+            if isinstance(error, ResultError):
+                return _error(error.kind, str(error))
+            return _error(type(error).__name__, _said(error) or "the handler gave no message")
+        return invocation_pb2.InvocationResult(result_json=handler.result())
 
     async def _answer(
         self, invoke: invocation_pb2.Invoke, result: invocation_pb2.InvocationResult
@@ -248,6 +239,26 @@ def _context(run: _Run) -> ToolContext:
         tracestate=invoke.trace_context.tracestate,
         _link=run.link,
     )
+
+
+def _said(error: BaseException) -> str:
+    """Returns the message of an error; that of a group has the errors in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return str(error)
+    inside = list(_inside(cast(BaseException, error)))
+    shown = [f"{type(one).__name__}: {one}"[:_LEAF_CHARACTERS_MAX] for one in inside[:_LEAVES_MAX]]
+    if len(inside) > len(shown):
+        shown.append(f"and {len(inside) - len(shown)} more")
+    return f"{error.message}: {'; '.join(shown)}"
+
+
+def _inside(error: BaseException) -> Iterator[BaseException]:
+    """Yields the errors of a group and of the groups in it, or the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    for part in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+        yield from _inside(part)
 
 
 def _error(kind: str, message: str) -> invocation_pb2.InvocationResult:

@@ -11,12 +11,16 @@ import contextvars
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from precall._options import ClientOptions
+from precall._results import LazyResultError, ResultWriter
 from precall._tool import Tool
+
+T = TypeVar("T")
 
 
 class HandlerPool:
@@ -29,10 +33,13 @@ class HandlerPool:
         # Not the event loop's own threads: functions that hang would use those up for all others.
         self._threads = ThreadPoolExecutor(options.threads_max, thread_name_prefix="precall-tool")
 
-    async def run(self, tool: Tool, arguments: Mapping[str, object]) -> object:
-        """Waits for a free slot of the tool, runs its function and returns the result.
+    async def run(self, tool: Tool, arguments: Mapping[str, object], writer: ResultWriter) -> str:
+        """Waits for a free slot of the tool, runs its function and returns its result as JSON text.
+
+        The iterators in a result are drawn in a thread: that of the function, if it has one.
 
         Raises:
+            ResultError: The result does not become JSON, or is too long.
             Exception: The function raised it.
 
         On cancel: a coroutine is cancelled, and a synchronous function that has no thread yet never
@@ -42,18 +49,43 @@ class HandlerPool:
         call = functools.partial(_guarded, tool.function, arguments)
         if tool.is_async:
             async with slots:
-                return await _resolved(call())
+                return await self._written(call(), writer)
         await slots.acquire()
+        write = functools.partial(_written_in_thread, call, writer)
+        result = await self._in_thread(write, on_end=slots.release)
+        return result if isinstance(result, str) else await self._written(result.value, writer)
+
+    async def _written(self, value: object, writer: ResultWriter) -> str:
+        """Returns a value as JSON text, or what it gives when it is awaited or iterated over."""
+        try:
+            if inspect.isawaitable(value):  # a decorated function may return one
+                value = await value
+            if isinstance(value, AsyncIterator):
+                return await writer.write_drawn(cast("AsyncIterator[object]", value))
+        except SystemExit as error:
+            raise RuntimeError(f"the handler raised {error!r}") from error
+        try:
+            return writer.write_ready(value)
+        except LazyResultError:
+            return await self._in_thread(
+                functools.partial(_guarded, writer.write, {"value": value})
+            )
+
+    async def _in_thread(
+        self, call: Callable[[], T], *, on_end: Callable[[], None] | None = None
+    ) -> T:
+        """Runs a call in a thread. `on_end` is called when it has ended, cancelled or not."""
         run = self._threads.submit(contextvars.copy_context().run, call)
         thread = asyncio.wrap_future(run)
-        thread.add_done_callback(lambda _: slots.release())
+        if on_end is not None:
+            thread.add_done_callback(lambda _: on_end())
         thread.add_done_callback(look_at)
         try:
             await asyncio.wait({thread})  # unlike `await thread`, it passes no cancellation on
         except asyncio.CancelledError:
             run.cancel()  # no effect if it runs already
             raise
-        return await _resolved(thread.result())
+        return thread.result()
 
     def close(self) -> None:
         """Starts no more functions. Threads that still run end by themselves."""
@@ -73,19 +105,23 @@ def look_at(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def _guarded(function: Callable[..., object], arguments: Mapping[str, object]) -> object:
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """What a synchronous function returned, if it has to be awaited."""
+
+    value: object
+
+
+def _written_in_thread(call: Callable[[], object], writer: ResultWriter) -> str | _Pending:
+    value = call()
+    if inspect.isawaitable(value) or isinstance(value, AsyncIterator):
+        return _Pending(cast(object, value))
+    return _guarded(writer.write, {"value": value})
+
+
+def _guarded(function: Callable[..., T], arguments: Mapping[str, object]) -> T:
     """Calls a function; exceptions that have a meaning in asyncio become ordinary errors."""
     try:
         return function(**arguments)
     except (StopIteration, SystemExit) as error:
-        raise RuntimeError(f"the handler raised {error!r}") from error
-
-
-async def _resolved(value: object) -> object:
-    """Returns a value, or awaits it: a decorated function may return an awaitable."""
-    if not inspect.isawaitable(value):
-        return value
-    try:
-        return await value
-    except SystemExit as error:
         raise RuntimeError(f"the handler raised {error!r}") from error
