@@ -39,7 +39,10 @@ async def test_the_handshake_holds_the_arguments() -> None:
         Message("assistant", tool_calls=(ToolCall("c", "add", '{"left": 1}'),), reasoning="hm"),
         Message("tool", "2", tool_call_id="c"),
     ]
-    async with FakeServer() as server, Client(server.address, tenant="acme") as client:
+    async with (
+        FakeServer(model="other") as server,
+        Client(server.address, tenant="acme") as client,
+    ):
         client.add_tool(add)
         async with client.conversation(
             system_prompt="Be brief.",

@@ -48,28 +48,6 @@ async def test_the_first_frame_is_the_handshake() -> None:
     assert (info.reason, info.domain) == ("ERROR_REASON_HANDSHAKE_REQUIRED", "precall")
 
 
-@pytest.mark.parametrize(
-    ("frame", "reason"),
-    [
-        (Request(open=agent_pb2.OpenConversation()), "HANDSHAKE_REPEATED"),
-        (Request(start_turn=turn_pb2.StartTurn(turn_id="t", content=said(" \n"))), "FIELD_INVALID"),
-        (Request(start_turn=turn_pb2.StartTurn(content=said("?"))), "FIELD_INVALID"),
-        (Request(cancel_turn=turn_pb2.CancelTurn()), "TURN_UNKNOWN"),
-        (Request(cancel_tool_call=turn_pb2.CancelToolCall()), "NOT_SERVED"),
-        (Request(), "NOT_SERVED"),
-    ],
-)
-async def test_frames_are_refused_by_reason(frame: Request, reason: str) -> None:
-    async with FakeServer() as server:
-        opened, rejected = await converse(server, Request(open=agent_pb2.OpenConversation()), frame)
-    assert opened.WhichOneof("event") == "opened"
-    info = ErrorInfo()
-    assert rejected.frame_rejected.error.details[0].Unpack(info)
-    assert info.reason == f"ERROR_REASON_{reason}"
-    assert rejected.frame_rejected.frame_sequence == 2
-    assert [opened.sequence, rejected.sequence] == [1, 2]
-
-
 async def test_a_function_of_a_script_gets_the_results_so_far() -> None:
     async def roll() -> int:
         return 4

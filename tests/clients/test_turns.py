@@ -107,7 +107,8 @@ async def test_events_come_once_and_the_answer_comes_any_number_of_times() -> No
 
 
 async def test_options_reach_the_server() -> None:
-    async with talking([Say("yes")], [Say("yes")], [Say("yes")]) as (server, conversation):
+    scripts = ([Say("yes")] for _ in range(3))
+    async with talking(*scripts, tools=(add,)) as (server, conversation):
         await conversation.ask(
             "?", temperature=0.5, top_p=0.9, top_k=3, seed=7, max_step_tokens=10, stop=["END"],
             tool_choice=ToolNamed("add"), max_steps=2, max_turn_tokens=20, timeout_s=1.5,

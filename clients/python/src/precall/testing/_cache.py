@@ -16,6 +16,7 @@ from typing import TypeAlias
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from precall import _frames
+from precall.testing._status import RefusedError
 from precall.v1 import tool_cache_pb2, tool_pb2
 
 Change: TypeAlias = tool_cache_pb2.ToolCacheServiceWatchResponse
@@ -24,15 +25,6 @@ Key: TypeAlias = tool_cache_pb2.CacheKey
 Target: TypeAlias = tool_cache_pb2.InvalidationTarget
 
 _EVERYTHING = "*"
-
-
-class RefusedError(Exception):
-    """A request is refused. `reason` is one of the contract."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
 
 
 class FakeCache:

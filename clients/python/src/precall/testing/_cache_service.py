@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc.aio
 
-from precall.testing._cache import FakeCache, RefusedError
-from precall.testing._status import abort, status
+from precall.testing._cache import FakeCache
+from precall.testing._status import RefusedError, abort, status
 from precall.v1 import tool_cache_pb2
 from precall.v1.tool_cache_pb2_grpc import ToolCacheServiceServicer
 
@@ -107,4 +107,4 @@ class CacheServicer(ToolCacheServiceServicer):
         try:
             yield self._cache
         except RefusedError as refused:
-            await abort(context, status(refused.reason, refused.message))
+            await abort(context, refused.status)

@@ -130,6 +130,13 @@ class TurnPlayer:
             return False
         return self._step > 0 or self.completed.outcome != turn_pb2.TURN_OUTCOME_FAILED
 
+    @property
+    def messages(self) -> int:
+        """The number of messages that it adds to its conversation; a failed turn adds none."""
+        if self.completed is None or self.completed.outcome == turn_pb2.TURN_OUTCOME_FAILED:
+            return 0
+        return 1 + self._step + self._call_count
+
     async def _play_entries(self) -> _Ending:
         """Plays the entries and returns how the turn ends."""
         for position, entry in enumerate(self._entries, start=1):

@@ -82,8 +82,9 @@ class FakeServer:
             turns: One script per turn, in the order in which turns start, in any conversation. A
                 script without a final Say ends with an empty answer. If one of its functions
                 raises, the turn fails, and the log has the traceback.
-            model: The name of its model.
-            limits: The limits that it reports. It does not enforce them.
+            model: The name of its model, the only one that it serves.
+            limits: The limits that it reports. What is above them is refused as a server refuses
+                it; 0 is no limit.
             capabilities: The capabilities that it reports. It serves no others by that, but without
                 TOOL_CACHE it has no tool cache, and without SPECULATION it makes no predictions.
             refuse_open: Refuses every conversation, with this reason.

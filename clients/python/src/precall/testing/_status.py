@@ -7,11 +7,30 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as PackedDetail
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from precall import _errors, _frames
 from precall.v1 import error_pb2, turn_pb2
+
+
+class RefusedError(Exception):
+    """A request is refused. `reason` is one of the contract; `field` may be empty."""
+
+    def __init__(self, reason: str, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+
+    @property
+    def status(self) -> Status:
+        """The status that the request is refused with."""
+        refused = status(self.reason, self.message)
+        if self.field:
+            violation = BadRequest.FieldViolation(field=self.field, description=self.message)
+            refused.details.add().Pack(BadRequest(field_violations=[violation]))
+        return refused
 
 
 def status(

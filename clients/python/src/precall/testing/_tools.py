@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from precall.testing._script import Refuse
-from precall.testing._status import status
-from precall.v1 import tool_pb2
+from precall.testing._status import RefusedError, status
+from precall.testing._tool_refusals import check_tool
+from precall.v1 import agent_pb2, tool_pb2
 
 
 class OfferedTools:
     """Accepts, refuses and withdraws tools like a precall server."""
 
-    def __init__(self, refused: Mapping[str, Refuse], declared: dict[str, tool_pb2.Tool]) -> None:
+    def __init__(
+        self,
+        refused: Mapping[str, Refuse],
+        declared: dict[str, tool_pb2.Tool],
+        limits: agent_pb2.ServerLimits,
+    ) -> None:
         """Starts without tools.
 
         Args:
             refused: The refusals of tools, by name.
             declared: Receives the declaration of every accepted tool, by name.
+            limits: The limits of tools; 0 is none.
         """
+        self._limits = limits
         self._refused = refused
         self._declared = declared
         self._tools: dict[str, tool_pb2.Tool] = {}
 
-    def register(self, tool: tool_pb2.Tool) -> tool_pb2.ToolRegistration:
-        """Accepts or refuses a tool. It replaces the tool of the same name."""
-        if (refused := self._refused.get(tool.name) or _refused(tool)) is not None:
-            error = status(refused.reason, refused.message, refused.retry_after_s)
-            return tool_pb2.ToolRegistration(name=tool.name, error=error)
-        self._tools[tool.name] = tool
-        self._declared[tool.name] = tool
-        return tool_pb2.ToolRegistration(name=tool.name, version=version_of(tool))
+    def register(
+        self, tools: Sequence[tool_pb2.Tool], path: str
+    ) -> list[tool_pb2.ToolRegistration]:
+        """Accepts or refuses each tool. It replaces the tool of the same name.
+
+        Args:
+            tools: The tools of one frame, in which a name may stand once.
+            path: The field with the tools, for errors.
+        """
+        names: set[str] = set()
+        registrations: list[tool_pb2.ToolRegistration] = []
+        for index, tool in enumerate(tools):
+            registration = tool_pb2.ToolRegistration(name=tool.name)
+            try:
+                self._admit(tool, names, f"{path}[{index}].")
+                registration.version = version_of(tool)
+            except RefusedError as error:
+                registration.error.CopyFrom(error.status)
+            if (refused := self._refused.get(tool.name)) is not None:
+                error = status(refused.reason, refused.message, refused.retry_after_s)
+                registration = tool_pb2.ToolRegistration(name=tool.name, error=error)
+            if not registration.HasField("error"):
+                self._tools[tool.name] = self._declared[tool.name] = tool
+            names.add(tool.name)
+            registrations.append(registration)
+        return registrations
+
+    def _admit(self, tool: tool_pb2.Tool, names: set[str], path: str) -> None:
+        if tool.name in names:
+            text = f"tool {tool.name!r} is declared twice in one frame; the first one counts"
+            raise RefusedError("TOOL_DUPLICATE", text, f"{path}name")
+        most = self._limits.tools_max
+        if most and tool.name not in self._tools and len(self._tools) >= most:
+            text = f"this stream has {len(self._tools)} tools, the limit; withdraw some first"
+            raise RefusedError("LIMIT_REACHED", text, f"{path}name")
+        check_tool(tool, self._limits, path)
 
     def withdraw(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Withdraws tools; returns the names that were withdrawn, and the unknown ones."""
         withdrawn: list[str] = []
         unknown: list[str] = []
-        for name in names:
+        for name in dict.fromkeys(names):
             known = self._tools.pop(name, None) is not None
             (withdrawn if known else unknown).append(name)
         return withdrawn, unknown
@@ -60,17 +96,3 @@ def may_run_early(tool: tool_pb2.Tool) -> bool:
     effects = tool.effects
     asks = effects.requires_approval or effects.open_world
     return effects.read_only and effects.speculation_safe and not asks
-
-
-def _refused(tool: tool_pb2.Tool) -> Refuse | None:
-    """Returns the refusal of a tool that no server takes; None if there is none."""
-    if tool.cache.ttl.ToNanoseconds() and not tool.effects.read_only:
-        text = f"cache.ttl of tool {tool.name!r}: only a tool that is read_only may be cached"
-        return Refuse("FIELD_INVALID", text)
-    if tool.effects.requires_approval:
-        text = f"effects.requires_approval of tool {tool.name!r}: approvals are not served yet"
-        return Refuse("NOT_SERVED", text)
-    if tool.rate_limit:
-        text = f"rate_limit of tool {tool.name!r}: rate limits are not served yet"
-        return Refuse("NOT_SERVED", text)
-    return None

@@ -1,0 +1,85 @@
+"""Checks single fields of frames as a precall server does; errors name the field and the limit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NoReturn
+
+import pydantic
+
+from precall.testing._status import RefusedError
+from precall.v1 import content_pb2
+
+PARTS_MAX = 256
+
+
+def invalid(field: str, problem: str) -> RefusedError:
+    """Returns the refusal of a value outside its documented range."""
+    return RefusedError("FIELD_INVALID", f"{field}: {problem}", field)
+
+
+def not_served(field: str) -> RefusedError:
+    """Returns the refusal of a field that no server serves yet."""
+    return RefusedError("NOT_SERVED", f"{field} is in the contract, but is not served")
+
+
+def check_count(field: str, count: int, limit: int, unit: str) -> None:
+    """Raises TOO_LARGE if `count` is above `limit`. A limit of 0 is none."""
+    if limit and count > limit:
+        text = f"{field}: it has {count} {unit}, the limit is {limit}: send less"
+        raise RefusedError("TOO_LARGE", text, field)
+
+
+def check_text(field: str, text: str, bytes_max: int) -> None:
+    """Raises TOO_LARGE if the text has more than `bytes_max` bytes of UTF-8."""
+    check_count(field, len(text.encode()), bytes_max, "bytes")
+
+
+def content_text(field: str, parts: Sequence[content_pb2.ContentPart]) -> str:
+    """Returns the text of all parts.
+
+    Raises:
+        RefusedError: There are too many parts, or one is unset or not text.
+    """
+    check_count(field, len(parts), PARTS_MAX, "parts")
+    for index, part in enumerate(parts):
+        match part.WhichOneof("part"):
+            case "text":
+                pass
+            case None:
+                raise invalid(f"{field}[{index}]", "the part is unset: give it a text")
+            case kind:
+                raise not_served(f"{field}[{index}].{kind}")
+    return "".join(part.text for part in parts)
+
+
+def json_object(text: str) -> dict[str, pydantic.JsonValue]:
+    """Returns the object that a JSON text holds, if it can be written as UTF-8 JSON again.
+
+    Raises:
+        ValueError: The text is not such an object; the message says why.
+    """
+    try:
+        value: object = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_unique_names
+        )
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is not a character") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("it must be an object")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no number {name}")
+
+
+def _unique_names(pairs: list[tuple[str, pydantic.JsonValue]]) -> dict[str, pydantic.JsonValue]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return value

@@ -1,0 +1,99 @@
+"""What the tests of refusals share: the two servers with their limits, and how a refusal is read.
+
+The fake server refuses what the server refuses: every case is tried on both. What the fake cannot
+know is left to the server: whether a schema is valid JSON Schema, and how many tokens a prompt has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from precall import ServerLimits, TurnLimits
+from precall.testing import FakeServer, Hang
+from precall.v1 import (
+    agent_pb2,
+    content_pb2,
+    generation_pb2,
+    tool_pb2,
+    turn_pb2,
+)
+from tests.support.scripts import in_turn, never, says
+from tests.support.stream import MODEL, Section, StreamDriver, connected, running_server
+from tests.support.wire import Failure
+
+TOOLS_MAX, SCHEMA_MAX, DESCRIPTION_MAX, TEXT_MAX, MESSAGES_MAX = 3, 1024, 1024, 2048, 6
+KINDS = ("fake", "service")
+
+Request = agent_pb2.ConverseRequest
+Message = agent_pb2.Message
+Open = agent_pb2.OpenConversation
+Turn = turn_pb2.StartTurn
+Tool = tool_pb2.Tool
+Effects = tool_pb2.ToolEffects
+Generation = generation_pb2.GenerationSettings
+Choice = generation_pb2.ToolChoice
+USER, ASSISTANT, TOOL = (
+    agent_pb2.MESSAGE_ROLE_USER,
+    agent_pb2.MESSAGE_ROLE_ASSISTANT,
+    agent_pb2.MESSAGE_ROLE_TOOL,
+)
+
+
+@asynccontextmanager
+async def stream_to(kind: str, *, tenants: tuple[str, ...] = ()) -> AsyncGenerator[StreamDriver]:
+    """Yields a stream to a server with the limits above, whose turns hang."""
+    metadata = tuple(("precall-tenant", tenant) for tenant in tenants)
+    if kind == "service":
+        tools: Section = {
+            "tools_max": TOOLS_MAX,
+            "schema_bytes_max": SCHEMA_MAX,
+            "description_bytes_max": DESCRIPTION_MAX,
+            "timeout_max_s": 60.0,
+        }
+        conversations: Section = {"messages_max": MESSAGES_MAX, "text_bytes_max": TEXT_MAX}
+        step = [*says("Er"), never()]
+        script = in_turn(step, step)
+        async with running_server(script, tools=tools, conversations=conversations) as server:
+            yield server.stream(*metadata)
+        return
+    limits = ServerLimits(
+        frame_bytes_max=4 << 20,
+        tools_max=TOOLS_MAX,
+        schema_bytes_max=SCHEMA_MAX,
+        description_bytes_max=DESCRIPTION_MAX,
+        text_bytes_max=TEXT_MAX,
+        messages_max=MESSAGES_MAX,
+        tool_timeout_max_s=60.0,
+        turn_limits_max=TurnLimits(max_steps=32, max_turn_tokens=32_768, max_duration_s=1800.0),
+    )
+    async with (
+        FakeServer([Hang("Er")], [Hang("Er")], model=MODEL, limits=limits) as fake,
+        connected(fake.address) as channel,
+    ):
+        yield StreamDriver(channel, metadata)
+
+
+def parts(count: int = 1, text: str = "x") -> list[content_pb2.ContentPart]:
+    return [content_pb2.ContentPart(text=text) for _ in range(count)]
+
+
+UNSET = content_pb2.ContentPart()
+MEDIA = content_pb2.ContentPart(image=content_pb2.MediaPart())
+FIELD, LARGE, SERVED = "FIELD_INVALID", "TOO_LARGE", "NOT_SERVED"
+
+
+def sent(**fields: Any) -> Request:
+    return Request(**fields)
+
+
+def named(cases: list[Any]) -> list[str]:
+    """Returns the names of cases of one kind."""
+    return [f"{number}-{reason}-{field}" for number, (reason, field, _) in enumerate(cases)]
+
+
+def what(error: Failure | None) -> tuple[str, str]:
+    """Returns the reason and the field of a refusal."""
+    assert error is not None
+    return error.reason, error.field

@@ -1,0 +1,121 @@
+"""Tools that the server and the fake server refuse: the same, by reason and field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from precall.v1 import (
+    tool_pb2,
+)
+from tests.clients.refusing import (
+    DESCRIPTION_MAX,
+    FIELD,
+    KINDS,
+    LARGE,
+    SCHEMA_MAX,
+    SERVED,
+    TOOLS_MAX,
+    Effects,
+    Open,
+    Tool,
+    named,
+    stream_to,
+    what,
+)
+from tests.support.wire import failure
+
+
+def tool(**fields: Any) -> Tool:
+    values: dict[str, Any] = {"name": "f", **fields}
+    return Tool(**values)
+
+
+def schema(**fields: Any) -> str:
+    return json.dumps({"type": "object", **fields})
+
+
+def cache(seconds: int) -> tool_pb2.ToolCachePolicy:
+    return tool_pb2.ToolCachePolicy(ttl=Duration(seconds=seconds))
+
+
+BAD_NAME, BAD_SCHEMA = "TOOL_NAME_INVALID", "TOOL_SCHEMA_INVALID"
+TOOLS: list[tuple[str, str, Tool]] = [
+    *((BAD_NAME, "name", Tool(name=name)) for name in ("", "a b", "x" * 65, "é", "a\n", "a" * 99)),
+    (LARGE, "description", tool(description="é" * (DESCRIPTION_MAX // 2 + 1))),
+    (LARGE, "version", tool(version="x" * 129)),
+    (LARGE, "input_schema_json", tool(input_schema_json=schema(title="x" * SCHEMA_MAX))),
+    (LARGE, "output_schema_json", tool(output_schema_json=schema(title="x" * SCHEMA_MAX))),
+    *(
+        (BAD_SCHEMA, "input_schema_json", tool(input_schema_json=text))
+        for text in (
+            "{", "[]", "true", "{}", '{"type": "array"}', '{"type": ["object"]}', " ",
+            '{"type": "object", "type": "object"}', r'{"type": "object", "title": "\ud800"}',
+            '{"type": "object", "default": NaN}', '{"type": "object", "default": 1e999}',
+        )
+    ),
+    *(
+        (BAD_SCHEMA, "output_schema_json", tool(output_schema_json=text))
+        for text in ("{", "[]", '{"a": 1, "a": 1}')
+    ),
+    (FIELD, "timeout", tool(timeout=Duration())),
+    (FIELD, "timeout", tool(timeout=Duration(seconds=-1))),
+    (FIELD, "timeout", tool(timeout=Duration(seconds=61))),
+    (SERVED, "rate_limit", tool(rate_limit=1)),
+    (FIELD, "cache.ttl", tool(cache=cache(1))),
+    (FIELD, "cache.ttl", tool(cache=cache(-1), effects=Effects(read_only=True))),
+    (SERVED, "effects.requires_approval", tool(effects=Effects(requires_approval=True))),
+    (FIELD, "effects.writes", tool(effects=Effects(read_only=True, writes=["a:b"]))),
+    (LARGE, "effects.reads", tool(effects=Effects(reads=["a:b"] * 65))),
+    (LARGE, "effects.writes[1]", tool(effects=Effects(writes=["a:b", "a:" + "b" * 256]))),
+    *(
+        (FIELD, "effects.reads[0]", tool(effects=Effects(reads=[template])))
+        for template in ("", "file", "{path}", "file:{", "file:}", "file:{}", "file:{a.}", "1:{a}")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("reason", "field", "bad"), TOOLS, ids=named(TOOLS))
+async def test_tools(kind: str, reason: str, field: str, bad: Tool) -> None:
+    async with stream_to(kind) as stream:
+        opened = await stream.open(Open(tools=[bad]))
+        assert what(failure(opened.registrations[0].error)) == (reason, f"open.tools[0].{field}")
+        frame = tool_pb2.RegisterTools(tools=[Tool(name="good"), bad])
+        await stream.send("register_tools", frame)
+        good, refused = (await stream.expect("tools_registered")).tools_registered.registrations
+        assert good.version
+        path = f"register_tools.tools[1].{field}"
+        assert (what(failure(refused.error)), refused.version) == ((reason, path), "")
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_number_of_tools(kind: str) -> None:
+    async with stream_to(kind) as stream:
+        tools = [Tool(name=name) for name in ("a", "a", "b", "c", "d")]
+        opened = await stream.open(Open(tools=tools))
+        assert [
+            what(failure(entry.error)) if entry.HasField("error") else entry.name
+            for entry in opened.registrations
+        ] == [
+            "a",
+            ("TOOL_DUPLICATE", "open.tools[1].name"),
+            "b",
+            "c",
+            ("LIMIT_REACHED", "open.tools[4].name"),
+        ]
+        names = ["x"] * (4 * TOOLS_MAX + 1)
+        for name, field, frame in (
+            ("withdraw_tools", "names", tool_pb2.WithdrawTools(names=names)),
+            ("register_tools", "tools", tool_pb2.RegisterTools(tools=[Tool(name="a")] * 13)),
+        ):
+            number = await stream.send(name, frame)
+            assert what(await stream.refused(number)) == (LARGE, f"{name}.{field}")
+        await stream.send("withdraw_tools", tool_pb2.WithdrawTools(names=["b", "b", "x", "x"]))
+        withdrawn = (await stream.expect("tools_withdrawn")).tools_withdrawn
+        assert (withdrawn.names, withdrawn.unknown_names) == (["b"], ["x"])
+        await stream.close()

@@ -1,0 +1,193 @@
+"""Turns and frames that the server and the fake server refuse: the same, by reason and field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from precall.v1 import (
+    common_pb2,
+    generation_pb2,
+    tool_pb2,
+    turn_pb2,
+)
+from tests.clients.refusing import (
+    FIELD,
+    KINDS,
+    LARGE,
+    MEDIA,
+    MESSAGES_MAX,
+    SERVED,
+    TEXT_MAX,
+    UNSET,
+    USER,
+    Choice,
+    Generation,
+    Message,
+    Open,
+    Request,
+    Tool,
+    Turn,
+    named,
+    parts,
+    sent,
+    stream_to,
+    what,
+)
+from tests.support.wire import said
+
+
+def turn(**fields: Any) -> Turn:
+    values: dict[str, Any] = {"turn_id": "t", "content": said("?"), **fields}
+    return Turn(**values)
+
+
+def generation(**fields: Any) -> Turn:
+    return turn(generation=Generation(**fields))
+
+
+def choice(mode: int = 0, **fields: Any) -> Turn:
+    return generation(tool_choice=Choice(mode=mode, **fields))  # pyright: ignore[reportArgumentType]
+
+
+def limited(**fields: Any) -> Turn:
+    return turn(limits=turn_pb2.TurnLimits(**fields))
+
+
+NAMED = generation_pb2.TOOL_CHOICE_MODE_NAMED
+AUTO = generation_pb2.TOOL_CHOICE_MODE_AUTO
+INFINITE, NAN = float("inf"), float("nan")
+CHOICE = "start_turn.generation.tool_choice"
+TURNS: list[tuple[str, str, Turn]] = [
+    (FIELD, "start_turn.turn_id", turn(turn_id="")),
+    (FIELD, "start_turn.turn_id", turn(turn_id="é" * 65)),
+    (FIELD, "start_turn.content", turn(content=[])),
+    (FIELD, "start_turn.content", turn(content=said(" ", "\n"))),
+    (FIELD, "start_turn.content[1]", turn(content=[*said("?"), UNSET])),
+    (SERVED, "", turn(content=[MEDIA])),
+    (LARGE, "start_turn.content", turn(content=said("x" * (TEXT_MAX + 1)))),
+    (LARGE, "start_turn.content", turn(content=parts(257))),
+    (SERVED, "", turn(while_running=turn_pb2.WHILE_RUNNING_INTERJECT)),
+    *(
+        (FIELD, f"start_turn.generation.{name}", generation(**{name: value}))
+        for name, values in {
+            "temperature": (-0.1, 2.1, INFINITE, NAN),
+            "top_p": (0.0, 1.1, NAN),
+            "top_k": (0, -2),
+            "seed": (-1,),
+            "presence_penalty": (-2.1, 2.1, NAN),
+            "frequency_penalty": (-2.1, 2.1),
+            "max_step_tokens": (0, 32_769),
+        }.items()
+        for value in values
+    ),
+    (LARGE, "start_turn.generation.stop", generation(stop=["x"] * 17)),
+    (FIELD, "start_turn.generation.stop[1]", generation(stop=["x", ""])),
+    (FIELD, "start_turn.generation.stop[0]", generation(stop=["é" * 129])),
+    (SERVED, "", generation(answer_format=generation_pb2.AnswerFormat())),
+    (SERVED, "", generation(log_probabilities=1)),
+    (SERVED, "", choice(allowed_tool_names=["f"])),
+    (SERVED, "", choice(max_parallel_calls=1)),
+    (FIELD, f"{CHOICE}.mode", choice(77)),
+    (FIELD, f"{CHOICE}.tool_name", choice(NAMED)),
+    (FIELD, f"{CHOICE}.tool_name", choice(AUTO, tool_name="f")),
+    (FIELD, f"{CHOICE}.tool_name", choice(NAMED, tool_name="a b")),
+    ("TOOL_CHOICE_INVALID", f"{CHOICE}.tool_name", choice(NAMED, tool_name="g")),
+    ("TOOL_CHOICE_INVALID", f"{CHOICE}.mode", choice(generation_pb2.TOOL_CHOICE_MODE_REQUIRED)),
+    (FIELD, "start_turn.limits.max_steps", limited(max_steps=0)),
+    (FIELD, "start_turn.limits.max_steps", limited(max_steps=33)),
+    (FIELD, "start_turn.limits.max_turn_tokens", limited(max_turn_tokens=0)),
+    (FIELD, "start_turn.limits.max_turn_tokens", limited(max_turn_tokens=32_769)),
+    (FIELD, "start_turn.limits.max_duration", limited(max_duration=Duration())),
+    (FIELD, "start_turn.limits.max_duration", limited(max_duration=Duration(seconds=1801))),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("reason", "field", "frame"), TURNS, ids=named(TURNS))
+async def test_turns(kind: str, reason: str, field: str, frame: Turn) -> None:
+    async with stream_to(kind) as stream:
+        await stream.open(Open())
+        number = await stream.send("start_turn", frame)
+        assert what(await stream.refused(number)) == (reason, field)
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_number_of_messages(kind: str) -> None:
+    async with stream_to(kind) as stream:
+        await stream.open(Open(history=[Message(role=USER, content=parts())] * (MESSAGES_MAX - 1)))
+        await stream.start(turn_id="t1")
+        await stream.expect("text_delta")
+        await stream.send("cancel_turn", turn_pb2.CancelTurn())
+        assert (await stream.completed("t1")).outcome == turn_pb2.TURN_OUTCOME_CANCELLED
+        number = await stream.start(turn_id="t2")
+        assert what(await stream.refused(number)) == ("LIMIT_REACHED", "start_turn")
+        await stream.close()
+
+
+FRAMES: list[tuple[str, str, Request]] = [
+    ("HANDSHAKE_REPEATED", "", sent(open=Open())),
+    ("HANDSHAKE_REPEATED", "", sent(resume={})),
+    ("FRAME_UNKNOWN", "frame", Request()),
+    (SERVED, "", sent(cancel_tool_call={})),
+    (SERVED, "", sent(approval_decision={})),
+    ("TURN_RUNNING", "start_turn", sent(start_turn=turn(turn_id="u"))),
+    ("TURN_ID_REUSED", "start_turn.turn_id", sent(start_turn=turn(content=said("!")))),
+    ("TURN_UNKNOWN", "cancel_turn.turn_id", sent(cancel_turn={"turn_id": "u"})),
+    (FIELD, "invocation_result.outcome", sent(invocation_result={"invocation_id": "i"})),
+    (
+        "INVOCATION_UNKNOWN",
+        "invocation_result.invocation_id",
+        sent(invocation_result={"invocation_id": "i", "result_json": "1"}),
+    ),
+    (
+        "INVOCATION_UNKNOWN",
+        "invocation_progress.invocation_id",
+        sent(invocation_progress={"invocation_id": "i"}),
+    ),
+    *(
+        (
+            FIELD,
+            "invocation_progress.fraction",
+            sent(invocation_progress={"invocation_id": "i", "fraction": fraction}),
+        )
+        for fraction in (-0.1, 1.1, NAN)
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("reason", "field", "frame"), FRAMES, ids=named(FRAMES))
+async def test_frames_while_a_turn_runs(kind: str, reason: str, field: str, frame: Request) -> None:
+    async with stream_to(kind) as stream:
+        await stream.open(Open())
+        await stream.send("start_turn", turn())
+        await stream.expect("text_delta")
+        third = Request()
+        third.CopyFrom(frame)
+        third.sequence = 3
+        await stream.send_raw(third)
+        assert what(await stream.refused(3)) == (reason, field)
+        await stream.send("cancel_turn", turn_pb2.CancelTurn(turn_id="t"))
+        assert (await stream.completed("t")).outcome == turn_pb2.TURN_OUTCOME_CANCELLED
+        await stream.send("cancel_turn", turn_pb2.CancelTurn(turn_id="t"))  # it has ended
+        number = await stream.send("cancel_turn", turn_pb2.CancelTurn())
+        assert what(await stream.refused(number)) == ("TURN_UNKNOWN", "cancel_turn.turn_id")
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_numbers_and_sizes_of_frames(kind: str) -> None:
+    async with stream_to(kind) as stream:
+        await stream.open(Open())
+        large = tool_pb2.RegisterTools(tools=[Tool(name="f", description="x" * (5 << 20))])
+        number = await stream.send("register_tools", large)
+        assert what(await stream.refused(number)) == (LARGE, "")
+        await stream.send("acknowledge", common_pb2.Acknowledge(), sequence=7)
+        assert what(await stream.refused(7)) == (FIELD, "sequence")
+        await stream.send("cancel_turn", turn_pb2.CancelTurn(), sequence=8)
+        assert what(await stream.refused(8)) == ("TURN_UNKNOWN", "cancel_turn.turn_id")
+        await stream.close()
