@@ -270,3 +270,14 @@ async def test_a_template_refuses_in_its_own_words() -> None:
 async def test_a_prompt_longer_than_the_context_is_rendered_for_its_length() -> None:
     prompt = await prompt_renderer("embedded").render(asked("many words " * 20_000))
     assert len(prompt) > 20_000
+
+
+async def test_half_of_a_surrogate_pair_in_a_call_is_rendered() -> None:
+    """JSON can spell it, and a model can write it; no tokenizer takes it."""
+    renderer = prompt_renderer("thinking_chatml")
+    made = replace(call("get_weather", 0), arguments_json='{"city": "\\ud83d", "\\udc00": 1}')
+    prompt = await renderer.render(after(QUESTION, calling(made), answer(made)))
+    assert prompt.token_ids
+    whole = replace(made, arguments_json='{"city": "\\ud83d\\ude00"}')
+    rendered = await renderer.rendered(after(QUESTION, calling(whole), answer(whole)), ready=True)
+    assert "\U0001f600" in rendered

@@ -38,6 +38,7 @@ from precall_service.domain.messages import (
     Transcript,
     UserMessage,
 )
+from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
@@ -266,7 +267,8 @@ class PromptRenderer:
                 f"the conversation: {str(error) or type(error).__name__}"
             ) from error
         prompt = cast(dict[str, Any], rendered)
-        return prompt["prompt"] if "prompt_token_ids" not in prompt else prompt["prompt_token_ids"]
+        # Schemas and variables may spell halves of surrogate pairs, which no tokenizer takes.
+        return prompt.get("prompt_token_ids") or encodable(prompt["prompt"])
 
     async def token_ids(self, rendered: str | list[int]) -> tuple[int, ...]:
         """The tokens of a rendering, or of a part of one that begins with a token of its own."""
