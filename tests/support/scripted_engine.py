@@ -32,7 +32,7 @@ from precall_service.engine.base import (
     TextPiece,
 )
 from tests.support import scripted_template as template
-from tests.support.scripts import Pause, Script, Step, StepWriter, Tick, in_turn
+from tests.support.scripts import Ends, Pause, Script, Step, StepWriter, Tick, in_turn
 
 INFO = EngineInfo(
     name="scripted",
@@ -115,6 +115,7 @@ class ScriptedEngine:
         async with self._slot(prompt, spec):
             writer = StepWriter(spec.max_tokens)
             scored = spec.log_probabilities
+            ends = Ends()
             for item in self._script(prompt, spec):
                 if self._dead:
                     raise EngineDiedError(_DIED)
@@ -125,6 +126,8 @@ class ScriptedEngine:
                     raise item
                 elif isinstance(item, Pause | Tick):
                     await self._wait(item)
+                elif isinstance(item, Ends):
+                    ends = item
                 else:
                     chunk = writer.write(item)
                     yield chunk if scored else replace(chunk, log_probabilities=())
@@ -132,7 +135,8 @@ class ScriptedEngine:
                         break
             if writer.finish is Finish.STOP:
                 yield Chunk(template.tokens(template.END), (), (0.0,) if scored else ())
-            yield self._end(prompt, spec, writer)
+            end = self._end(prompt, spec, writer)
+            yield replace(end, stop_text=ends.stop_text, stray_call=ends.stray_call)
 
     async def load(self) -> EngineLoad:
         """As `Engine.load`."""

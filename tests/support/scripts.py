@@ -13,6 +13,7 @@ from precall_service.domain.turn import ToolChoiceMode
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
+    CallUnreadable,
     CallWritten,
     Chunk,
     EngineDiedError,
@@ -22,6 +23,7 @@ from precall_service.engine.base import (
     Prompt,
     ReasoningPiece,
     StepSpec,
+    StrayCall,
     TextPiece,
 )
 from tests.support import scripted_template as template
@@ -55,7 +57,15 @@ class Unsure:
     log_probability: float
 
 
-Item: TypeAlias = Piece | Unsure | Pause | Tick | ServiceError | EngineDiedError
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Says how the step ends: by a stop text, or with a call that was meant but not made."""
+
+    stop_text: str = ""
+    stray_call: StrayCall | None = None
+
+
+Item: TypeAlias = Piece | Unsure | Ends | Pause | Tick | ServiceError | EngineDiedError
 """An item of a step. An error is raised when the generation reaches it. A scripted EngineDiedError
 leaves the engine alive."""
 
@@ -111,7 +121,7 @@ class StepWriter:
             case CallPiece(index, fragment):
                 written = self._add(fragment)
                 return [CallPiece(index, written)] if written else []
-            case CallWritten():
+            case CallWritten() | CallUnreadable():
                 self._add(template.CALL_END)
                 return [piece]
 

@@ -79,15 +79,17 @@ class TurnCalls:
         for call_id in [call_id for call_id in self._open if call_id not in made_ids]:
             await self._end(call_id, CallAnswer(ending=refusals.call_not_made()))
 
-    async def answer(self, calls: Sequence[ToolCall]) -> None:
+    async def answer(self, calls: Sequence[ToolCall], unreadable: Mapping[str, str]) -> None:
         """Returns once each call's ending is in the transcript and was sent to the client.
+
+        `unreadable` are the calls that do not run, by id, each with what the model is told.
 
         On cancel: the runs are discarded and their processes notified; the caller must still call
         `end_all`.
         """
         async with asyncio.TaskGroup() as group:
             for call in calls:
-                group.create_task(self._answer(call))
+                group.create_task(self._answer(call, unreadable.get(call.call_id)))
 
     async def end_all(self) -> None:
         """Ends every open call, because the turn ends."""
@@ -97,8 +99,11 @@ class TurnCalls:
         for call_id in tuple(self._open):
             await self._end(call_id, CallAnswer(ending=self._outlived(call_id)))
 
-    async def _answer(self, call: ToolCall) -> None:
-        answer = await self._answered(call)
+    async def _answer(self, call: ToolCall, problem: str | None) -> None:
+        if problem is None:
+            answer = await self._answered(call)
+        else:
+            answer = CallAnswer(ending=refusals.call_unreadable(problem))
         self._scope.transcript.keep_answer(call, model_text(answer.ending))
         self._scope.speculation.ran(call.call_id, answer.run_time_s)
         await self._end(call.call_id, answer)

@@ -176,8 +176,44 @@ def call_of_unknown_tool(name: str, known: Collection[str]) -> InvocationEnding:
     )
 
 
+def call_unreadable(problem: str) -> InvocationEnding:
+    """What the model wrote does not say for certain which call it meant."""
+    return InvocationEnding(
+        outcome=ToolCallOutcome.ERROR,
+        error=ServiceError(Reason.ARGUMENTS_INVALID, f"the call was not run: {problem}"),
+    )
+
+
+def call_cut_by_stop_text(text: str) -> ServiceError:
+    """A stop text of the client ended a step inside a call."""
+    return ServiceError(
+        Reason.FIELD_INVALID,
+        f"the stop text {shorten(text, 80)!r} ended the step inside a call, which was not made: "
+        "leave out stop texts that calls may hold",
+        field="start_turn.generation.stop",
+    )
+
+
+def call_astray(what: str) -> ServiceError:
+    """The model meant to make a call, but none could be read from its message."""
+    return ServiceError(
+        Reason.ENGINE_FAILED,
+        f"the model's message holds a call that could not be made: {what}. Send the turn again "
+        "with a new turn id",
+    )
+
+
+def call_missing() -> ServiceError:
+    """The tool choice requires a call, and the model made none."""
+    return ServiceError(
+        Reason.ENGINE_FAILED,
+        "a call was required, but the model made none: send the turn again with a new turn id, or "
+        "with another tool choice",
+    )
+
+
 def call_not_made() -> InvocationEnding:
-    """A limit cut the step before the message with the call was complete."""
+    """A limit or a stop text cut the step before the message with the call was complete."""
     return InvocationEnding(
         outcome=ToolCallOutcome.CANCELLED,
         error=ServiceError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from precall_service.agent.account import Piece, Sampled, TurnAccount
 from precall_service.agent.outbox import Emit
@@ -21,9 +23,13 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.messages import AssistantMessage, ToolCall
 from precall_service.engine import base
-from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream
+from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream, StrayCall
 
 _CALL_ID_ALPHABET = string.ascii_letters + string.digits
+_UNFINISHED = "the message ended before the arguments did: write the whole call again"
+_Told: TypeAlias = (
+    base.TextPiece | base.ReasoningPiece | base.CallBegun | base.CallPiece | base.CallWritten
+)
 _CALL_ID_LENGTH = 9  # Mistral's templates require it, and it is enough for one conversation
 
 
@@ -32,12 +38,16 @@ class Step:
     """A step that was not aborted: its message and its tokens.
 
     `text` is the text that was sent to the client. The text of the message is longer if the step
-    ended inside its calls.
+    ended inside its calls. `unreadable` are the calls that must not run, by id, each with what the
+    model is told of it.
     """
 
     text: str
     message: AssistantMessage
     end: StepEnd
+    unreadable: Mapping[str, str] = field(default_factory=dict[str, str])
+    cut_by_stop_text: bool = False
+    """Whether a stop text ended the step inside a call."""
 
     @property
     def finish(self) -> StepFinishReason:
@@ -64,10 +74,15 @@ class _Call:
     tool_name: str
     fragments: list[str] = field(default_factory=list[str])
     ready_at: float | None = None
+    problem: str = ""
+    """Why the call must not run."""
 
     def written(self) -> ToolCall:
+        """The call; without its arguments if they are not what the model meant."""
         return ToolCall(
-            call_id=self.call_id, tool_name=self.tool_name, arguments_json="".join(self.fragments)
+            call_id=self.call_id,
+            tool_name=self.tool_name,
+            arguments_json="{}" if self.problem else "".join(self.fragments),
         )
 
 
@@ -107,8 +122,9 @@ class StepReader:
     async def read(self, stream: StepStream) -> Step:
         """Reads the generation to its end and returns the step.
 
-        A step with calls makes none of them if a limit cut it, or if it ended before any call was
-        complete. Its message then holds its raw text, so that the transcript matches the tokens.
+        A step with calls makes none of them if a limit or a stop text cut it inside one. Its
+        message then holds its raw text, so that the transcript matches the tokens. A call that the
+        model left unfinished by itself is one that cannot be read.
 
         Raises:
             EngineDiedError, ServiceError: from the engine.
@@ -119,14 +135,22 @@ class StepReader:
                 if isinstance(chunk, StepEnd):
                     return self._finished(chunk)
                 self.begun = True
-                pieces = tuple(map(self._piece, chunk.pieces))
+                pieces = tuple(self._pieces(chunk.pieces))
                 self._account.note(Sampled(chunk.token_ids, pieces))
                 for piece in pieces:
                     await self._emit(piece)
                     self._told(piece)
         raise AssertionError("the engine ended a generation without a StepEnd")
 
-    def _piece(self, piece: base.Piece) -> Piece:
+    def _pieces(self, pieces: Iterable[base.Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            if isinstance(piece, base.CallUnreadable):  # told when it is answered
+                call = self._calls[piece.index]
+                call.ready_at, call.problem = self._clock.now(), piece.problem
+            else:
+                yield self._piece(piece)
+
+    def _piece(self, piece: _Told) -> Piece:
         """Returns the event for a piece."""
         if type(piece) is base.TextPiece:  # the hot path: tested first, without `match`
             return TextDelta(piece.text)
@@ -161,9 +185,19 @@ class StepReader:
                 pass
 
     def _finished(self, end: StepEnd) -> Step:
-        calls = [call for call in self._calls.values() if call.ready_at is not None]
-        if self._calls and (end.finish is Finish.LENGTH or not calls):
-            return Step(text=self.text, message=AssistantMessage(text=end.raw_text), end=end)
+        calls = self._calls.values()
+        unfinished = [call for call in calls if call.ready_at is None]
+        unsure = bool(unfinished) or any(call.problem for call in calls)
+        cut_by_stop_text = bool(end.stop_text) and (unsure or end.stray_call is StrayCall.OPEN)
+        if cut_by_stop_text or (calls and end.finish is Finish.LENGTH):
+            return Step(
+                text=self.text,
+                message=AssistantMessage(text=end.raw_text),
+                end=end,
+                cut_by_stop_text=cut_by_stop_text,
+            )
+        for call in unfinished:
+            call.problem = _UNFINISHED
         return Step(
             text=self.text,
             message=AssistantMessage(
@@ -172,6 +206,7 @@ class StepReader:
                 tool_calls=tuple(call.written() for call in calls),
             ),
             end=end,
+            unreadable={call.call_id: call.problem for call in calls if call.problem},
         )
 
 

@@ -39,7 +39,7 @@ from precall_service.domain.events import (
     TurnStarted,
 )
 from precall_service.domain.messages import Message
-from precall_service.domain.turn import ToolChoice, TurnSpec
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
@@ -204,9 +204,11 @@ class Turn:
                 self._set(TurnOutcome.LIMIT, limit)
                 return held
             if not step.message.tool_calls:
+                if (astray := _astray(step, choice)) is not None:
+                    raise astray
                 return held
             share.pause()
-            await self._calls.answer(step.message.tool_calls)
+            await self._calls.answer(step.message.tool_calls, step.unreadable)
             await share.resume()
             engine = self._engine()
             prompt = await self._scope.transcript.continued_prompt(engine)
@@ -277,6 +279,18 @@ class Turn:
                 return ()
             self._error = refusals.failed_after_effects(self._error, self._calls.effects)
         return self._scope.transcript.close()
+
+
+def _astray(step: Step, choice: ToolChoice) -> ServiceError | None:
+    """Returns why a step that ended by itself, without calls, is no answer; None if it is one."""
+    if step.end.finish is Finish.LENGTH:
+        return None
+    required = choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
+    if step.cut_by_stop_text or (required and step.end.stop_text):
+        return refusals.call_cut_by_stop_text(step.end.stop_text)
+    if step.end.stray_call is not None:
+        return refusals.call_astray(step.end.stray_call.value)
+    return refusals.call_missing() if required else None
 
 
 def _fits(engine: Engine, prompt: Prompt) -> bool:

@@ -144,7 +144,18 @@ class CallWritten:
     index: int
 
 
-Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten
+@dataclass(frozen=True, slots=True)
+class CallUnreadable:
+    """The call of this index has ended, but its arguments cannot be told with certainty.
+
+    It must not run. `problem` tells the model what to write otherwise.
+    """
+
+    index: int
+    problem: str
+
+
+Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWritten | CallUnreadable
 """Something that a parser has read from the sampled tokens."""
 
 
@@ -173,13 +184,21 @@ class Finish(enum.Enum):
     LENGTH = "length"
 
 
+class StrayCall(enum.Enum):
+    """A call that the model meant to make, in a message from which none could be read."""
+
+    OPEN = "the message ended inside a call"
+    LOST = "what stood between the marks of a call was none"
+    REASONING = "the call stood inside the reasoning"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEnd:
     """The last item of a generation.
 
     `token_ids` are all sampled tokens, the end token included: those of the chunks, in order.
     `raw_text` is their text without special tokens, which stands in the transcript if a limit has
-    cut the step inside a call.
+    cut the step inside a call. `stop_text` is the stop text that ended it, if one did.
     """
 
     finish: Finish
@@ -187,6 +206,8 @@ class StepEnd:
     raw_text: str
     cached_tokens: int
     reasoning_tokens: int = 0
+    stop_text: str = ""
+    stray_call: StrayCall | None = None
 
 
 StepStream: TypeAlias = AsyncGenerator[Chunk | StepEnd, None]

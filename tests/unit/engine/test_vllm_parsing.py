@@ -13,9 +13,12 @@ from precall_service.domain.turn import ToolChoice
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
+    CallUnreadable,
     CallWritten,
     Finish,
+    Piece,
     ReasoningPiece,
+    StrayCall,
     TextPiece,
 )
 from tests.support.prompt_renderers import model_config, token_ids, tokenizer
@@ -34,6 +37,8 @@ class Parsed:
     reasoning: str = ""
     calls: tuple[tuple[str, str], ...] = ()
     begun: int = 0
+    unreadable: int = 0
+    stray: StrayCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ def coder(name: str, city: str) -> str:
     )
 
 
+HARD = '{"city": "</tool_call> }} <tool_call>\\n{\\"a\\": \\"</tool_call>\\"}"}'
+"""An argument that holds the marks of its format, as code that an agent writes may."""
 ONE = Parsed(calls=(("get_weather", PARIS),), begun=1)
 TWO = Parsed(calls=(("get_weather", PARIS), ("get_time", ROME)), begun=2)
 OUTPUTS = {
@@ -83,18 +90,84 @@ OUTPUTS = {
     ),
     "a special token in the text": Output("A <|im_start|>B.", Parsed("A B.")),
     "a call cut before its arguments": Output(
-        '<tool_call>\n{"name": "get_weather", "argu', Parsed(begun=1), finish=Finish.LENGTH
+        '<tool_call>\n{"name": "get_weather", "argu',
+        Parsed(begun=1, stray=StrayCall.OPEN),
+        finish=Finish.LENGTH,
     ),
     "a call cut in its arguments": Output(
-        hermes("get_weather", PARIS)[:-16], Parsed(begun=1), finish=Finish.LENGTH
+        hermes("get_weather", PARIS)[:-16],
+        Parsed(begun=1, stray=StrayCall.OPEN),
+        finish=Finish.LENGTH,
     ),
     "a second call cut": Output(
         hermes("get_weather", PARIS) + hermes("get_time", ROME)[:-16],
-        Parsed(calls=ONE.calls, begun=2),
+        Parsed(calls=ONE.calls, begun=2, stray=StrayCall.OPEN),
         finish=Finish.LENGTH,
     ),
     "a call that ends in the middle": Output(
-        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pa', Parsed(begun=1)
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pa',
+        Parsed(begun=1, stray=StrayCall.OPEN),
+    ),
+    "marks in an argument": Output(
+        hermes("get_weather", HARD), Parsed(calls=(("get_weather", HARD),), begun=1)
+    ),
+    "marks in an argument, then another call": Output(
+        hermes("get_weather", HARD) + "\n" + hermes("get_time", ROME),
+        Parsed(calls=(("get_weather", HARD), ("get_time", ROME)), begun=2),
+    ),
+    "marks in an argument after reasoning": Output(
+        "<think>\nHm.\n</think>\n\n" + hermes("get_weather", HARD),
+        Parsed("\n\n", "\nHm.\n", (("get_weather", HARD),), 1),
+        reasoning="qwen3",
+    ),
+    "marks in an argument of a required call": Output(
+        hermes("get_weather", HARD),
+        Parsed(calls=(("get_weather", HARD),), begun=1),
+        choice=REQUIRED,
+    ),
+    "marks in an argument, Granite 4": Output(
+        hermes("get_weather", HARD),
+        Parsed(calls=(("get_weather", HARD),), begun=1),
+        tool="granite4",
+    ),
+    "marks in an argument, Granite 3": Output(
+        f'<tool_call> [{{"name": "get_weather", "arguments": {HARD}}}]',
+        Parsed(calls=(("get_weather", HARD),), begun=1),
+        tool="granite",
+    ),
+    "marks in an argument of an XML call": Output(
+        coder("get_weather", "</tool_call>") + "\n" + coder("get_time", "Rome"),
+        Parsed(calls=(("get_time", ROME),), begun=2, unreadable=1),
+        tool="qwen3_coder",
+    ),
+    "the end of an argument in an XML call": Output(
+        coder("get_weather", "a</parameter>b"),
+        Parsed(begun=1, unreadable=1),
+        tool="qwen3_coder",
+    ),
+    "an XML call that ends in the middle": Output(
+        coder("get_weather", "Paris").partition("ris")[0],
+        Parsed(begun=1, stray=StrayCall.OPEN),
+        tool="qwen3_coder",
+    ),
+    "no call between the marks": Output(
+        "<tool_call>\n{'name': 'get_weather'}\n</tool_call>", Parsed(stray=StrayCall.LOST)
+    ),
+    "a start mark alone": Output("<tool_call>\n{", Parsed(stray=StrayCall.OPEN)),
+    "a start mark in a text": Output(
+        "Write <tool_call> first.", Parsed("Write <tool_call> first.")
+    ),
+    "a call in the reasoning": Output(
+        "\n" + hermes("get_weather", PARIS) + "\n</think>\n\n",
+        Parsed("\n\n", "\n" + hermes("get_weather", PARIS) + "\n", stray=StrayCall.REASONING),
+        reasoning="deepseek_r1",
+    ),
+    "arguments that are not JSON": Output(
+        hermes("get_weather", "{city: Paris}"), Parsed(begun=1, unreadable=1)
+    ),
+    "half of a surrogate pair in Hermes form": Output(
+        hermes("get_weather", '{"city": "\\ud83d"}'),
+        Parsed(calls=(("get_weather", '{"city": "\\ud83d"}'),), begun=1),
     ),
     "reasoning": Output(
         "<think>\nHm.\n</think>\n\nParis.",
@@ -146,6 +219,7 @@ def step_parser(output: Output) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
 
+    from precall_service.engine.vllm.json_parser import reading_json  # noqa: PLC0415
     from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
     from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
 
@@ -156,7 +230,11 @@ def step_parser(output: Output) -> Any:
         tool_strict_level="parameter",
     )
     plans = StepPlans(
-        parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
+        reading_json(parser_class),
+        model_tokenizer,
+        model_config(),
+        structured_calls=True,
+        defaults={},
     )
     plan = plans.plan(TOOLS, output.choice, output.variables)
     special = {
@@ -182,17 +260,23 @@ def test_a_step_reads_the_same_however_it_is_split(output: Output, size: int) ->
         piece for text, ids in deltas(output.written, size) for piece in parser.feed(text, ids)
     ]
     pieces += parser.end(output.finish, output.written, token_ids(output.written))
+    assert output.parsed == parsed(pieces, parser.stray_call)
+
+
+def parsed(pieces: Sequence[Piece], stray: StrayCall | None = None) -> Parsed:
     begun = [piece for piece in pieces if isinstance(piece, CallBegun)]
     written = [piece.index for piece in pieces if isinstance(piece, CallWritten)]
     arguments = {piece.index: "" for piece in begun}
     for piece in pieces:
         if isinstance(piece, CallPiece):
             arguments[piece.index] += piece.json_fragment
-    assert output.parsed == Parsed(
+    return Parsed(
         text="".join(piece.text for piece in pieces if isinstance(piece, TextPiece)),
         reasoning="".join(piece.text for piece in pieces if isinstance(piece, ReasoningPiece)),
         calls=tuple((begun[index].tool_name, arguments[index]) for index in written),
         begun=len(begun),
+        unreadable=sum(isinstance(piece, CallUnreadable) for piece in pieces),
+        stray=stray,
     )
 
 
@@ -212,3 +296,48 @@ def test_a_failed_parser_passes_text_on() -> None:
     assert list(parser.feed("Some text", token_ids("Some text"))) == [TextPiece("Some text")]
     assert list(parser.end(Finish.STOP, "Some text", token_ids("Some text"))) == []
     assert parser.reasoning_tokens(token_ids("Some text")) == 0
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        Output("", ONE, tool="hermes"),
+        Output("", ONE, tool="hermes", reasoning="deepseek_r1"),
+        Output("", ONE, tool="qwen3_coder"),
+    ],
+    ids=lambda output: f"{output.tool} {output.reasoning or ''}",
+)
+def test_the_work_grows_with_the_arguments(output: Output) -> None:
+    """The parser is asked less often the longer a call is; our own reads each character once.
+
+    What one of vLLM's reads at once is all that it was given so far.
+    """
+    parser = step_parser(output)
+    vllm_parser: Any = parser._parser
+    parse_delta = vllm_parser.parse_delta
+    given, work = 0, 0
+
+    def counted(text: str, *rest: Any, **more: Any) -> Any:
+        nonlocal given, work
+        given += len(text)
+        work += given
+        return parse_delta(text, *rest, **more)
+
+    vllm_parser.parse_delta = counted
+    value = "if x: y = {'a': '}'}\\n" * 12_000
+    assert len(value) > 256 * 1024
+    written = {
+        "hermes": hermes("get_weather", f'{{"city": "{value}"}}'),
+        "qwen3_coder": coder("get_weather", value),
+    }[output.tool or ""]
+    written = f"</think>{written}" if output.reasoning else written
+    end_of_thought = token_ids("</think>")
+    pieces: list[Piece] = []
+    for start in range(0, len(written), 8):
+        ids = end_of_thought if start == 0 and output.reasoning else [5]
+        pieces += parser.feed(written[start : start + 8], ids)
+    pieces += parser.end(Finish.STOP, written, [])
+    assert [name for name, _ in parsed(pieces).calls] == ["get_weather"]
+    if output.tool == "hermes":
+        work += vllm_parser.tool_parser.reader.read
+    assert work < 24 * len(written)

@@ -32,6 +32,7 @@ from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.branching import THINKING, Branches
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
+from precall_service.engine.vllm.json_parser import reading_json
 from precall_service.engine.vllm.parsing import SpecialTokens
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.reasoning import (
@@ -142,7 +143,7 @@ def _parser_class(
 ) -> type[Parser] | None:
     parsers = chosen_parsers(config, llm.model_config)
     try:
-        return ParserManager.get_parser(
+        parser_class = ParserManager.get_parser(
             tool_parser_name=parsers.tool,
             reasoning_parser_name=parsers.reasoning,
             enable_auto_tools=True,
@@ -156,6 +157,7 @@ def _parser_class(
             f"{error}. Name other parsers with --tool-call-parser and --reasoning-parser, or "
             f"{NO_PARSER!r} for none"
         ) from error
+    return None if parser_class is None else reading_json(parser_class)
 
 
 def _features(

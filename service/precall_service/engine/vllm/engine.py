@@ -189,7 +189,9 @@ class VllmEngine:
                         finish = await self._finish(completion.finish_reason)
                         pieces = (*pieces, *sampled.ending(parser, finish))
                         yield Chunk(token_ids, pieces, log_probabilities)
-                        yield self._end(sampled, parser, finish)
+                        stop = completion.stop_reason
+                        stop_text = stop if isinstance(stop, str) else ""
+                        yield self._end(sampled, parser, finish, stop_text)
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         except VLLMClientError as error:
@@ -304,7 +306,9 @@ class VllmEngine:
             case _:
                 return Finish.STOP
 
-    def _end(self, sampled: _Sampled, parser: StepParser | None, finish: Finish) -> StepEnd:
+    def _end(
+        self, sampled: _Sampled, parser: StepParser | None, finish: Finish, stop_text: str
+    ) -> StepEnd:
         text = "".join(sampled.texts)
         return StepEnd(
             finish=finish,
@@ -312,6 +316,8 @@ class VllmEngine:
             raw_text=text if parser is None else self._special_tokens.removed_from(text),
             cached_tokens=sampled.cached_tokens,
             reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
+            stop_text=stop_text,
+            stray_call=parser.stray_call if parser else None,
         )
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -21,12 +21,18 @@ from precall_service.domain.text import encodable
 from precall_service.engine.base import (
     CallBegun,
     CallPiece,
+    CallUnreadable,
     CallWritten,
     Finish,
     Piece,
     ReasoningPiece,
+    StrayCall,
     TextPiece,
 )
+from precall_service.engine.vllm.json_parser import JsonCallParser
+from precall_service.engine.vllm.json_scan import ObjectEnd
+from precall_service.engine.vllm.pacing import Pace
+from precall_service.engine.vllm.xml_calls import XML_FORMS, XmlCalls
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +62,13 @@ class _Call:
     """A call as far as it is written; `index` counts the calls of the step."""
 
     index: int
-    arguments: str = ""
+    fragments: list[str] = field(default_factory=list[str])
+    end: ObjectEnd = field(default_factory=ObjectEnd)
     written: bool = False
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self.fragments)
 
 
 class StepParser:
@@ -71,13 +82,21 @@ class StepParser:
         special_tokens: SpecialTokens,
     ) -> None:
         self._make_parser = make_parser
-        self._parser: Parser | None = make_parser()
+        parser = make_parser()
+        self._parser: Parser | None = parser
         self._request = request
         self._prompt_token_ids: list[int] | None = list(prompt_token_ids)
         self._special_tokens = special_tokens
         self._saw_special = False
+        self._pace = Pace()
+        form = XML_FORMS.get(type(parser.tool_parser).__name__)
+        self._xml = None if form is None else XmlCalls(form)
+        self._fed = 0
+        """The length of the text that the parser was given last."""
+        self._unjudged: _Call | None = None
+        """The last call in an XML form, until it is certain what it says."""
         self._texts: list[str] = []
-        self._reasoned = False
+        self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
 
     @property
@@ -89,8 +108,13 @@ class StepParser:
 
     def feed(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
         """The pieces that the next generated tokens complete."""
-        self._saw_special = self._saw_special or self._special_tokens.among(token_ids)
-        yield from self._parsed(text, token_ids, finished=False)
+        special = self._special_tokens.among(token_ids)
+        self._saw_special = self._saw_special or special
+        json_calls = self._json_calls()
+        if json_calls is not None and json_calls.begun:
+            yield from self._read_json(json_calls, text)
+        elif self._pace.take(text, token_ids, special=special):
+            yield from self._told(*self._pace.taken())
 
     def end(self, finish: Finish, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
         """The pieces that are still held back at the end, given the whole message.
@@ -99,12 +123,50 @@ class StepParser:
         an open call with what it takes for the rest. It is not told if a limit cut an open call.
         """
         stopped = finish is Finish.STOP
+        if self._pace.holds:
+            yield from self._told(*self._pace.taken())
         if _buffers(self._parser) and (stopped or not self._open_calls()):
             yield from self._parsed("", (), finished=True)
-        if stopped and (self._open_calls() or not (self._texts or self._calls)):
+        missed = self._open_calls() or not (self._texts or self._calls)
+        if stopped and missed and self._xml is None:  # XML forms are read alike either way
             yield from self._reread(text, token_ids)
-        if stopped and not self._calls and not self._reasoned:
+        if self._xml is not None:
+            yield from self._judged(self._xml.end())
+        if stopped and not self._calls and not self._reasoning and self.stray_call is None:
             yield from self._held_back(text)
+
+    @property
+    def stray_call(self) -> StrayCall | None:
+        """A call that was meant but not made; None if there are calls, or if none is known of."""
+        if self._open_calls():
+            return StrayCall.OPEN
+        json_calls = self._json_calls()
+        if self._calls or json_calls is None:
+            return None
+        if json_calls.reader.inside:
+            return StrayCall.OPEN
+        if json_calls.reader.lost:
+            return StrayCall.LOST
+        reasoned, said = "".join(self._reasoning), "".join(self._texts).strip()
+        return StrayCall.REASONING if not said and json_calls.marks.start in reasoned else None
+
+    def _json_calls(self) -> JsonCallParser | None:
+        tool_parser = None if self._parser is None else self._parser.tool_parser
+        return tool_parser if isinstance(tool_parser, JsonCallParser) else None
+
+    def _read_json(self, parser: JsonCallParser, text: str) -> Iterator[Piece]:
+        """Past the reasoning, our own parser is asked directly, not through vLLM's."""
+        if (delta := parser.read(text)) is not None:
+            yield from self._pieces(delta)
+
+    def _told(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
+        if self._xml is not None:
+            self._fed = len(text)
+            self._xml.feed(text)
+        for piece in self._parsed(text, token_ids, finished=False):
+            if isinstance(piece, TextPiece | ReasoningPiece):
+                self._pace.told()
+            yield piece
 
     def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
         """The number of generated tokens that are reasoning."""
@@ -151,8 +213,9 @@ class StepParser:
             else:
                 call = self._calls[index] = _Call(index)
                 yield CallBegun(index, encodable(found.name))
-            if found.arguments.startswith(call.arguments):
-                yield from self._add(call, found.arguments[len(call.arguments) :])
+            told_so_far = call.arguments
+            if found.arguments.startswith(told_so_far):
+                yield from self._add(call, found.arguments[len(told_so_far) :])
 
     def _held_back(self, text: str) -> Iterator[Piece]:
         """The end of a text that could have become a mark, such as `<tool_`, but did not."""
@@ -163,7 +226,7 @@ class StepParser:
 
     def _pieces(self, delta: DeltaMessage) -> Iterator[Piece]:
         if delta.reasoning and (reasoning := self._clean(delta.reasoning)):
-            self._reasoned = True
+            self._reasoning.append(reasoning)
             yield ReasoningPiece(reasoning)
         if delta.content:
             yield from self._text(delta.content)
@@ -175,6 +238,8 @@ class StepParser:
             if call is None:
                 if not function.name:
                     continue
+                if self._xml is not None:
+                    yield from self._judged(self._xml.begin(function.name, self._fed))
                 call = self._calls[part.index] = _Call(index=len(self._calls))
                 yield CallBegun(call.index, encodable(function.name))
             if function.arguments:
@@ -185,22 +250,29 @@ class StepParser:
 
         Some parsers repeat text at the end; text after a complete object is no argument.
         """
-        if call.written:
+        if call.written or not fragment:
             return
-        before = len(call.arguments)
-        call.arguments += fragment
-        if "}" in fragment:
-            end = _object_end(call.arguments)
-            if end is not None:
-                call.written = True
-                fragment = call.arguments[before:end]
-                call.arguments = call.arguments[:end]
-        if fragment:
-            # Parsers that read arguments and write them again leave halves of surrogate pairs bare.
-            fragment = fragment.encode(errors="backslashreplace").decode()
-            yield CallPiece(call.index, fragment)
-        if call.written:
+        end = call.end.feed(fragment)
+        fragment = fragment[:end]
+        call.fragments.append(fragment)
+        # Parsers that read arguments and write them again leave halves of surrogate pairs bare.
+        yield CallPiece(call.index, fragment.encode(errors="backslashreplace").decode())
+        if end is None:
+            return
+        call.written = True
+        problem = _problem(call.arguments)
+        if problem:
+            yield CallUnreadable(call.index, problem)
+        elif self._xml is None:
             yield CallWritten(call.index)
+        else:
+            self._unjudged = call
+
+    def _judged(self, problem: str) -> Iterator[Piece]:
+        """Tells of the last call in an XML form what it has become."""
+        call, self._unjudged = self._unjudged, None
+        if call is not None:
+            yield CallUnreadable(call.index, problem) if problem else CallWritten(call.index)
 
     def _text(self, text: str) -> Iterator[Piece]:
         text = self._clean(text)
@@ -222,14 +294,12 @@ def _buffers(parser: Parser | None) -> bool:
     )
 
 
-_decoder = json.JSONDecoder()
-
-
-def _object_end(text: str) -> int | None:
-    """The end of the JSON object at the beginning of `text`; None if it is incomplete."""
-    start = len(text) - len(text.lstrip())
+def _problem(arguments: str) -> str:
+    """Why a text of balanced braces is no JSON object; empty if it is one."""
     try:
-        value, end = _decoder.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return None
-    return end if isinstance(value, dict) else None
+        json.loads(arguments)
+    except RecursionError:
+        return "the arguments are nested too deeply: write them with less nesting"
+    except ValueError as error:
+        return f"the arguments are not JSON ({error}): write the call again with valid JSON"
+    return ""
