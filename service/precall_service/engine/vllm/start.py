@@ -64,6 +64,11 @@ _OPERATORS_ERRORS = frozenset(
 """What vLLM raises when its arguments do not fit the model or the machine, by name because most are
 raised in other processes. They may also be temporary: memory in use by others is a ValueError."""
 
+_WORKERS = {
+    "vllm.v1.worker.cpu_worker.CPUWorker": "precall_service.engine.vllm.cpu_worker.CPUWorker"
+}
+"""vLLM's workers that ours replace. By name, since each imports only with its own build of vLLM."""
+
 _SWEEP_S = 0.1
 """How often an abandoned start is checked."""
 
@@ -121,6 +126,8 @@ def _engine_config(config: VllmConfig, logging_config: Path) -> EngineConfig:
     scheduler = engine_config.scheduler_config
     name = "AsyncScheduler" if scheduler.async_scheduling else "Scheduler"
     scheduler.scheduler_cls = f"{scheduling.__name__}.{name}"
+    parallel = engine_config.parallel_config
+    parallel.worker_cls = _WORKERS.get(parallel.worker_cls, parallel.worker_cls)
     if not engine_config.cache_config.enable_prefix_caching:
         log.warning("vLLM has no prefix cache for this model: each step computes its whole prompt")
     return engine_config
