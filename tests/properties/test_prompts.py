@@ -3,29 +3,90 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from precall_service.domain.messages import AssistantMessage, Transcript, UserMessage
 from tests.support.appending import answer, call, calling, sampled
-from tests.support.prompt_renderers import STOP_TOKENS, prompt_renderer
+from tests.support.prompt_renderers import STOP_TOKENS, prompt_renderer, tokenizer
 from tests.support.steps import after, asked, declared
 
-MARKS = [text for stops in STOP_TOKENS.values() for text in stops] + ["<tool_call>", "\n", "  "]
-TEXTS = st.lists(st.text() | st.sampled_from(MARKS), max_size=4).map("".join)
-CITIES = st.text()  # without end tokens, since sampling one ends the message
-STEPS = st.lists(st.lists(st.tuples(CITIES, TEXTS), min_size=1, max_size=3), min_size=1, max_size=3)
+MARKS = [
+    *(text for stops in STOP_TOKENS.values() for text in stops),
+    *("<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_response>", "[INST]"),
+    *(
+        "\n",
+        "  ",
+        "<",
+        "<|im_",
+        "end|>",
+        "/think",
+        "/no_think",
+        "<|im/think_end|>",
+        '\\"',
+        "\ud83d",
+    ),
+]
+TEXTS = st.lists(st.text() | st.sampled_from(MARKS), max_size=6).map("".join)
+STEPS = st.lists(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), min_size=1, max_size=3)
 """The steps of a turn: for each step its calls, as pairs of an argument and an answer."""
 
 
-@pytest.mark.parametrize("name", ["embedded", "thinking_chatml", "turns", "roles"])
+@pytest.mark.parametrize("name", ["embedded", "thinking_chatml", "turns", "roles", "removes"])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(question=TEXTS, steps=STEPS)
 def test_appended_prompts_equal_rendered_prompts(
     name: str, question: str, steps: list[list[tuple[str, str]]]
 ) -> None:
     asyncio.run(_check(name, question, steps))
+
+
+@pytest.mark.parametrize("name", [name for name in STOP_TOKENS if name != "headers"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(texts=st.lists(TEXTS, min_size=10, max_size=10))
+def test_texts_add_no_control_tokens(name: str, texts: list[str]) -> None:
+    """The control tokens of a prompt are those of the same conversation with plain texts."""
+    control = frozenset(tokenizer().get_added_vocab().values())
+
+    async def control_tokens(texts: Sequence[str]) -> list[int]:
+        prompt = await prompt_renderer(name).render(_conversation(texts))
+        return [token_id for token_id in prompt.token_ids if token_id in control]
+
+    async def check() -> None:
+        written = await control_tokens([f"a{text}z" for text in texts])
+        assert written == await control_tokens(["az"] * len(texts))
+
+    asyncio.run(check())
+
+
+def _conversation(texts: Sequence[str]) -> Transcript:
+    """Two turns with a text in every place where a client, a tool or the model can put one."""
+    system, question, city, result, thought, said, again, description, name, variable = texts
+    tool = replace(
+        declared("get_weather"),
+        description=description,
+        input_schema={"type": "object", "properties": {name: {"type": "string", "enum": [system]}}},
+    )
+    made = replace(
+        call("get_weather", 1), arguments_json=json.dumps({"city": city, name: [{name: city}]})
+    )
+    return Transcript(
+        messages=(
+            UserMessage(text=question),
+            calling(made, reasoning=thought),
+            answer(made, result),
+            AssistantMessage(text=said, reasoning=thought),
+            UserMessage(text=again),
+        ),
+        system_prompt=system,
+        tools=(tool,),
+        template_variables={"documents": [{"text": variable}]},
+    )
 
 
 async def _check(name: str, question: str, steps: list[list[tuple[str, str]]]) -> None:

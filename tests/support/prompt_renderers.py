@@ -28,6 +28,7 @@ STOP_TOKENS = {
     "embedded": ("<|im_end|>", "<|endoftext|>"),
     "thinking_chatml": ("<|im_end|>", "<|endoftext|>"),
     "opens_thought": ("<|im_end|>", "<|endoftext|>"),
+    "removes": ("<|im_end|>", "<|endoftext|>"),
     "headers": ("<|eot_id|>", "<|eom_id|>", "<|endoftext|>"),
     "brackets": ("</s>", "<|endoftext|>"),
     "turns": ("<end_of_turn>", "<|endoftext|>"),
@@ -46,6 +47,7 @@ _SPECIAL_TOKENS = (
     "<|python_tag|>",
     *("<bos>", "<start_of_turn>", "<end_of_turn>"),
     *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+    *("<think>", "</think>", "<tool_response>", "</tool_response>"),
 )
 _TEMPLATES = Path(__file__).parent / "templates"
 MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
@@ -55,6 +57,7 @@ MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_2409
 def prompt_renderer(name: str) -> PromptRenderer:
     """The renderer with a template."""
     renderer = _base_renderer()
+    from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
     from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
 
     ids = tokenizer().get_added_vocab()
@@ -62,6 +65,7 @@ def prompt_renderer(name: str) -> PromptRenderer:
         renderer,
         chat_template=_template(name),
         stop_token_ids=[ids[token] for token in STOP_TOKENS[name]],
+        texts=plain_texts(tokenizer(), _template(name)),
     )
 
 
@@ -72,6 +76,7 @@ def mistral_renderer() -> PromptRenderer:
     from vllm.renderers.mistral import MistralRenderer  # noqa: PLC0415
     from vllm.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
 
+    from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
     from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
 
     folder = _temporary_folder()
@@ -81,6 +86,7 @@ def mistral_renderer() -> PromptRenderer:
         MistralRenderer(base.config, mistral),
         chat_template=None,
         stop_token_ids=[mistral.eos_token_id],
+        texts=plain_texts(mistral, None),
     )
 
 

@@ -81,6 +81,14 @@ _REASONING_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<|channel>thought", "gemma4"),
 )
 
+REASONING_TEXTS: Final = (
+    *("<think>", "</think>", "<seed:think>", "</seed:think>", "<mm:think>", "</mm:think>"),
+    *("[THINK]", "[/THINK]", "<|START_THINKING|>", "<|END_THINKING|>"),
+    *("<|channel>", "<channel|>", "[BEGIN FINAL RESPONSE]"),
+)
+"""What begins and ends reasoning. Templates look for it in texts, and some tokenizers have no
+tokens for it."""
+
 # These all use <think>; their parsers differ in who writes the opening mark and how reasoning is
 # turned off.
 _THINK_BY_TOOL_PARSER: Final[Mapping[str, str]] = {

@@ -34,6 +34,7 @@ from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.json_parser import reading_json
 from precall_service.engine.vllm.parsing import SpecialTokens
+from precall_service.engine.vllm.plain_text import plain_texts
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.reasoning import (
     ReasoningLimit,
@@ -85,7 +86,10 @@ async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig
         defaults=llm.model_config.get_diff_sampling_param(),
     )
     renderer = PromptRenderer(
-        llm.renderer, chat_template=config.chat_template, stop_token_ids=_stop_token_ids(llm)
+        llm.renderer,
+        chat_template=config.chat_template,
+        stop_token_ids=_stop_token_ids(llm),
+        texts=plain_texts(tokenizer, config.chat_template or _own_template(llm.model_config)),
     )
     if await renderer.switched_off(THINKING_SWITCH):  # vLLM's parsers take it to be on
         plans.take_unset_as({THINKING_SWITCH: False})

@@ -9,7 +9,8 @@ end of an assistant message to the start of the next one. The delta is cut out o
 few short messages: one user message, the assistant message with a marker in place of its text, and
 the messages that follow. The delta begins with the token that ends a message. Tokenizers split
 text at such tokens before anything else. The delta can therefore be tokenised alone, and the whole
-prompt has the same tokens as the template's own rendering.
+prompt has the same tokens as the template's own rendering. No text of a conversation spells such a
+token, because both renderings break its spellings first.
 
 Mistral's own tokenizers (mistral-common) have no template and find no special tokens in a text.
 They turn messages into tokens, always those of a whole transcript.
@@ -42,6 +43,7 @@ from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
+from precall_service.engine.vllm.plain_text import PlainTexts
 from precall_service.engine.vllm.probes import CALL_ID, MARKER, SHAPES_MAX, common_start
 
 log = logging.getLogger(__name__)
@@ -73,10 +75,12 @@ class PromptRenderer:
         *,
         chat_template: str | None,
         stop_token_ids: Collection[int],
+        texts: PlainTexts,
     ) -> None:
         self._renderer = renderer
         self._tokenizer = renderer.get_tokenizer()
         self._chat_template = chat_template
+        self._texts = texts
         self._makes_tokens = is_mistral_tokenizer(self._tokenizer)
         self._stop_token_ids = frozenset(stop_token_ids)
         added = self._tokenizer.get_added_vocab()
@@ -246,12 +250,13 @@ class PromptRenderer:
         Raises:
             TemplateRefusedError: the template refuses the transcript.
         """
-        variables = dict(transcript.template_variables)
-        if taken := sorted(RESERVED_VARIABLES & variables.keys()):
+        if taken := sorted(RESERVED_VARIABLES & transcript.template_variables.keys()):
             raise TemplateRefusedError(f"{taken[0]!r} cannot be a template variable: leave it out")
+        if not self._makes_tokens:
+            transcript = self._texts.transcript(transcript)
         params = ChatParams(
             chat_template=self._chat_template,
-            chat_template_kwargs=variables
+            chat_template_kwargs=dict(transcript.template_variables)
             | {
                 "tools": chat_tools(transcript.tools) or None,
                 "add_generation_prompt": ready,
