@@ -29,6 +29,8 @@ STOP_TOKENS = {
     "thinking_chatml": ("<|im_end|>", "<|endoftext|>"),
     "opens_thought": ("<|im_end|>", "<|endoftext|>"),
     "removes": ("<|im_end|>", "<|endoftext|>"),
+    "numbered": ("<|im_end|>", "<|endoftext|>"),
+    "late_text": ("<|im_end|>", "<|endoftext|>"),
     "headers": ("<|eot_id|>", "<|eom_id|>", "<|endoftext|>"),
     "brackets": ("</s>", "<|endoftext|>"),
     "turns": ("<end_of_turn>", "<|endoftext|>"),

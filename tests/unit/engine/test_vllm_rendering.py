@@ -29,10 +29,12 @@ from tests.support.prompt_renderers import (
 )
 from tests.support.steps import after, asked, declared
 
-WRITES_WHAT_IS_SAMPLED = [name for name in STOP_TOKENS if name != "opens_thought"]
+WRITES_WHAT_IS_SAMPLED = [
+    name for name in STOP_TOKENS if name not in ("opens_thought", "late_text")
+]
 WITH_END = [name for name in WRITES_WHAT_IS_SAMPLED if name != "plain"]
 PARALLEL = [name for name in WITH_END if name != "headers"]
-TEXT_BESIDE_CALLS = [name for name in PARALLEL if name != "brackets"]
+TEXT_BESIDE_CALLS = [name for name in (*PARALLEL, "late_text") if name != "brackets"]
 KEEPS_HISTORY = ["embedded", "headers", "turns", "roles"]
 
 WEATHER, TIME = declared("get_weather"), declared("get_time")
@@ -77,6 +79,36 @@ class TestWithinATurn:
 async def test_text_before_the_call(name: str) -> None:
     made = call("get_weather", 1)
     await check(name, QUESTION, calling(made, text="I look it up."), [answer(made)])
+
+
+@pytest.mark.parametrize("name", STOP_TOKENS)
+@pytest.mark.parametrize("text", ["", "It rains."])
+@pytest.mark.parametrize("called", [False, True])
+async def test_no_text_of_a_probe_reaches_a_prompt(name: str, text: str, *, called: bool) -> None:
+    """Whatever was learned from probes; two turns with two tools, since some lost the second."""
+    from precall_service.engine.vllm.probes import PROBE  # noqa: PLC0415 it imports vLLM
+
+    renderer = prompt_renderer(name)
+    made = call("get_weather", 1)
+    first = after(QUESTION, AssistantMessage(text="It rains."), UserMessage(text="How is Rome?"))
+    said = calling(made, text=text) if called else AssistantMessage(text=text or "It rains.")
+    following = [answer(made)] if called else [UserMessage(text="And tomorrow?")]
+    end = ended(Finish.STOP, token_ids("It rains."))
+    prompt = await renderer.append(await renderer.render(first), end, after(first, said), following)
+    assert PROBE not in tokenizer().decode(list(prompt.token_ids))
+
+
+async def test_results_are_numbered_over_the_conversation() -> None:
+    first, second = call("get_weather", 1), call("get_time", 2)
+    transcript = after(QUESTION, calling(first), answer(first))
+    await check("numbered", transcript, calling(second), [answer(second)])
+
+
+@pytest.mark.parametrize("name", ["late_text", "embedded"])
+async def test_a_system_prompt_is_text(name: str) -> None:
+    """Not a printed list of parts, which vLLM takes this template to want."""
+    prompt = await prompt_renderer(name).render(CHAT)
+    assert "system\nBe brief.<|im_end|>" in tokenizer().decode(list(prompt.token_ids))
 
 
 @pytest.mark.parametrize("name", PARALLEL)

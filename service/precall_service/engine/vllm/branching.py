@@ -91,7 +91,7 @@ class Branches:
             call_id=probes.CALL_ID, tool_name=probes.TOOL.name, arguments_json=dump({"x": 1})
         )
         question = Transcript(
-            messages=(UserMessage(text="x"),),
+            messages=(UserMessage(text=probes.probe_text("question")),),
             tools=(probes.TOOL,),
             template_variables=variables,
         )
@@ -102,7 +102,7 @@ class Branches:
             )
             for message in (
                 AssistantMessage(text="", reasoning=probes.MARKER, tool_calls=(call,)),
-                AssistantMessage(text="x", reasoning=probes.MARKER),
+                AssistantMessage(text=probes.probe_text("said"), reasoning=probes.MARKER),
             )
         ]
         if not isinstance(head, str) or not isinstance(calls, str) or not isinstance(answers, str):

@@ -7,10 +7,14 @@ from typing import Final
 
 from precall_service.domain.tools import ToolDeclaration, ToolEffects
 
-MARKER: Final = f"precall{secrets.token_hex(4)}"
+PROBE: Final = f"precall{secrets.token_hex(4)}"
+"""Every text of a probe contains this, and no text of a conversation does."""
+
+MARKER: Final = f"{PROBE}marker"
 """Stands where a template writes a text, a thought or an argument; nothing else contains it."""
 
 CALL_ID: Final = "precall00"  # nine letters and digits: some templates take nothing else
+EARLIER_CALL_ID: Final = "precall01"
 
 TOOL: Final = ToolDeclaration(
     name="probe",
@@ -26,6 +30,11 @@ TOOL: Final = ToolDeclaration(
 
 SHAPES_MAX: Final = 256
 """How many forms are remembered. Clients choose the variables that forms depend on."""
+
+
+def probe_text(meaning: str) -> str:
+    """A text that differs from those with another meaning: some templates compare messages."""
+    return f"{PROBE} {meaning}"
 
 
 def common_start(one: str, other: str) -> str:

@@ -7,10 +7,13 @@ Within a turn nothing is rendered twice. `append` keeps the tokens that the mode
 tokens that it sampled. It adds the template's *delta*: the text that the template writes from the
 end of an assistant message to the start of the next one. The delta is cut out of a rendering of a
 few short messages: one user message, the assistant message with a marker in place of its text, and
-the messages that follow. The delta begins with the token that ends a message. Tokenizers split
-text at such tokens before anything else. The delta can therefore be tokenised alone, and the whole
-prompt has the same tokens as the template's own rendering. No text of a conversation spells such a
-token, because both renderings break its spellings first.
+the messages that follow. Where it contains another text of the short messages, or depends on what
+came before, the whole is rendered instead.
+
+The delta begins with the token that ends a message. Tokenizers split text at such tokens before
+anything else. The delta can therefore be tokenised alone, and the whole prompt has the same tokens
+as the template's own rendering. No text of a conversation spells such a token, because the
+spellings are broken before both renderings.
 
 Mistral's own tokenizers (mistral-common) have no template and find no special tokens in a text.
 They turn messages into tokens, always those of a whole transcript.
@@ -18,10 +21,11 @@ They turn messages into tokens, always those of a whole transcript.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from cachetools import LRUCache
 from vllm.exceptions import VLLMClientError
@@ -29,7 +33,6 @@ from vllm.renderers import ChatParams, TokenizeParams
 from vllm.renderers.base import BaseRenderer
 from vllm.utils.mistral import is_mistral_tokenizer
 
-from precall_service.domain.json import dump
 from precall_service.domain.messages import (
     RESERVED_VARIABLES,
     AssistantMessage,
@@ -42,9 +45,17 @@ from precall_service.domain.messages import (
 from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
+from precall_service.engine.vllm import skeletons
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
 from precall_service.engine.vllm.plain_text import PlainTexts
-from precall_service.engine.vllm.probes import CALL_ID, MARKER, SHAPES_MAX, common_start
+from precall_service.engine.vllm.probes import (
+    CALL_ID,
+    MARKER,
+    PROBE,
+    SHAPES_MAX,
+    common_start,
+    probe_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +65,7 @@ _TOKENIZE_PARAMS: Final = TokenizeParams(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    """The features of a transcript that decide what its template writes around a message."""
-
-    variables: str
-    system: bool
-    tools: bool
-    calls: bool
-    text: bool
-    reasoning: bool
+_Format: TypeAlias = Literal["auto", "openai", "string"]
 
 
 class PromptRenderer:
@@ -90,8 +92,9 @@ class PromptRenderer:
             text for text, token_id in added.items() if token_id in self._stop_token_ids
         )
         # Bounded, since clients choose the variables in a shape.
-        self._ends: LRUCache[_Shape, str | None] = LRUCache(SHAPES_MAX)
-        self._rewrites: LRUCache[_Shape, bool] = LRUCache(SHAPES_MAX)
+        self._ends: LRUCache[skeletons.Shape, str | None] = LRUCache(SHAPES_MAX)
+        self._rewrites: LRUCache[skeletons.Shape, bool] = LRUCache(SHAPES_MAX)
+        self._format: _Format | None = None
         self._warned = False
         self.rendered_afresh = 0
         """How often `append` rendered the whole, because no token ends the message."""
@@ -114,9 +117,9 @@ class PromptRenderer:
         call = ToolCall(call_id=CALL_ID, tool_name=tool.name, arguments_json="{}")
         transcript = Transcript(
             messages=(
-                UserMessage(text="x"),
+                UserMessage(text=probe_text("question")),
                 AssistantMessage(text="", tool_calls=(call,)),
-                ToolMessage(call_id=call.call_id, tool_name=tool.name, text="x"),
+                ToolMessage(call_id=call.call_id, tool_name=tool.name, text=probe_text("answer")),
             ),
             tools=(tool,),
         )
@@ -125,7 +128,7 @@ class PromptRenderer:
 
     async def switched_off(self, variable: str) -> bool:
         """Whether the template takes a switch that is not set to be off."""
-        unset = Transcript(messages=(UserMessage(text="x"),))
+        unset = Transcript(messages=(UserMessage(text=probe_text("question")),))
         try:
             rendered, on, off = [
                 await self.rendered(replace(unset, template_variables=variables), ready=True)
@@ -151,7 +154,10 @@ class PromptRenderer:
         user_speaks = any(isinstance(message, UserMessage) for message in following)
         if self._makes_tokens or (user_speaks and await self._rewrites_history(transcript)):
             return await self.render(whole)
-        delta = await self._delta(transcript, following)
+        try:
+            delta = await self._delta(transcript, following)
+        except TemplateRefusedError:  # the short messages; the whole may be taken
+            delta = None
         if delta is None:
             self.rendered_afresh += 1
             return await self.render(whole)
@@ -184,40 +190,48 @@ class PromptRenderer:
     ) -> tuple[int, ...] | None:
         """The tokens that the template writes after the last message; None if they cannot be cut.
 
-        They can be cut out only where they begin with a token that ends a message.
+        They can be cut out only where they begin with a token that ends a message, and contain
+        nothing of the skeleton.
         """
-        skeleton = _skeleton(transcript)
-        end = await self._end_of_message(_shape(skeleton), skeleton)
+        skeleton = skeletons.skeleton(transcript)
+        end = await self._end_of_message(skeletons.shape(skeleton), skeleton)
         if end is None:
             return None
-        rendered = await self.rendered(_with(skeleton, following), ready=True)
-        if not isinstance(rendered, str):
+        rendered = await self.rendered(skeletons.with_messages(skeleton, following), ready=True)
+        delta = _after_marker(rendered, end)
+        if delta is None or PROBE in delta:
             return None
-        start = rendered.find(end, rendered.find(MARKER))
-        token_ids = await self.token_ids(rendered[start:])
+        token_ids = await self.token_ids(delta)
         return token_ids if token_ids[0] in self._added_token_ids else None
 
-    async def _end_of_message(self, shape: _Shape, skeleton: Transcript) -> str | None:
+    async def _end_of_message(self, shape: skeletons.Shape, skeleton: Transcript) -> str | None:
         """The text of the token that ends assistant messages of this shape; None if there is none.
 
-        It is found by two renderings with following messages that differ from their first letter
-        on. The end of the message and the head of the next one stand between the marker and that
-        letter.
+        There is none either if what follows the message depends on what came before it.
         """
         if shape not in self._ends:
             end = await self._probed_end(skeleton)
             if end is None and not self._warned:
                 self._warned = True
                 log.warning(
-                    "this chat template ends some messages without a token of their own: the step "
-                    "after one is rendered afresh, and may find less of its prompt in the cache"
+                    "this chat template ends some messages without a token of their own, or writes "
+                    "after them what depends on messages before: the step after one is rendered "
+                    "afresh, and may find less of its prompt in the cache"
                 )
             self._ends[shape] = end
         return self._ends[shape]
 
     async def _probed_end(self, skeleton: Transcript) -> str | None:
+        """Finds the end by two renderings with answers that differ from their first letter on.
+
+        The end of the message and the head of the next one stand between the marker and that
+        letter. A third rendering has an earlier turn and step, and must say the same after it.
+        """
         one, other = [
-            await self.rendered(_with(skeleton, _probe_answers(skeleton, letter)), ready=True)
+            await self.rendered(
+                skeletons.with_messages(skeleton, skeletons.probe_answers(skeleton, letter)),
+                ready=True,
+            )
             for letter in "01"
         ]
         if not isinstance(one, str) or not isinstance(other, str):
@@ -225,7 +239,20 @@ class PromptRenderer:
         common = common_start(one, other)
         if MARKER not in common:
             return None
-        tail = common[common.find(MARKER) + len(MARKER) :]
+        end = self._end_in(common[common.find(MARKER) + len(MARKER) :])
+        if end is None:
+            return None
+        later = skeletons.with_past(skeleton)
+        try:
+            later_one = await self.rendered(
+                skeletons.with_messages(later, skeletons.probe_answers(later, "0")), ready=True
+            )
+        except TemplateRefusedError:  # a conversation of this form is not continued
+            return None
+        delta = _after_marker(one, end)
+        return end if delta == _after_marker(later_one, end) else None
+
+    def _end_in(self, tail: str) -> str | None:
         stops = [(tail.find(text), text) for text in self._stop_texts if text in tail]
         if stops:
             return min(stops)[1]
@@ -233,14 +260,37 @@ class PromptRenderer:
 
     async def _rewrites_history(self, transcript: Transcript) -> bool:
         """Whether the template changes earlier messages once a user speaks again."""
-        skeleton = _skeleton(transcript)
-        shape = replace(_shape(skeleton), calls=False, text=True, reasoning=_reasoned(transcript))
+        skeleton = skeletons.skeleton(transcript)
+        reasoning = skeletons.reasoned(transcript)
+        shape = replace(skeletons.shape(skeleton), calls=False, text=True, reasoning=reasoning)
         if shape not in self._rewrites:
-            history = _probe_history(skeleton, reasoning=shape.reasoning)
-            before = await self.rendered(history, ready=False)
-            after = await self.rendered(_with(history, [UserMessage(text="x")]), ready=True)
-            self._rewrites[shape] = not _continues(before, after, reasoning=shape.reasoning)
+            history = skeletons.finished_turn(skeleton, reasoning=reasoning)
+            again = [UserMessage(text=probe_text("next question"))]
+            try:
+                before = await self.rendered(history, ready=False)
+                after = await self.rendered(skeletons.with_messages(history, again), ready=True)
+            except TemplateRefusedError:  # the short messages; the whole may be taken
+                self._rewrites[shape] = True
+            else:
+                self._rewrites[shape] = not skeletons.continues(before, after, reasoning=reasoning)
         return self._rewrites[shape]
+
+    async def _content_format(self) -> _Format:
+        """Whether the template takes texts or lists of parts.
+
+        vLLM tells from a look at the template. One that takes both may take only texts from some
+        roles, and then prints the list. So texts are preferred where the template writes all.
+        """
+        if self._format is None:
+            for transcript, format_ in skeletons.chats(("string", "openai")):
+                with contextlib.suppress(TemplateRefusedError):
+                    rendered = await self._rendered(transcript, format_, ready=True)
+                    if isinstance(rendered, str) and skeletons.says_all(rendered, transcript):
+                        self._format = format_
+                        break
+            else:
+                self._format = "auto"
+        return self._format
 
     async def rendered(self, transcript: Transcript, *, ready: bool) -> str | list[int]:
         """The template's rendering; tokens if the model has no template but its own tokenizer.
@@ -252,10 +302,17 @@ class PromptRenderer:
         """
         if taken := sorted(RESERVED_VARIABLES & transcript.template_variables.keys()):
             raise TemplateRefusedError(f"{taken[0]!r} cannot be a template variable: leave it out")
-        if not self._makes_tokens:
-            transcript = self._texts.transcript(transcript)
+        if self._makes_tokens:
+            return await self._rendered(transcript, "auto", ready=ready)
+        transcript = self._texts.transcript(transcript)
+        return await self._rendered(transcript, await self._content_format(), ready=ready)
+
+    async def _rendered(
+        self, transcript: Transcript, content_format: _Format, *, ready: bool
+    ) -> str | list[int]:
         params = ChatParams(
             chat_template=self._chat_template,
+            chat_template_content_format=content_format,
             chat_template_kwargs=dict(transcript.template_variables)
             | {
                 "tools": chat_tools(transcript.tools) or None,
@@ -285,87 +342,9 @@ class PromptRenderer:
         return tuple(cast(dict[str, Any], tokenised)["prompt_token_ids"])
 
 
-def _with(transcript: Transcript, following: Sequence[Message]) -> Transcript:
-    return replace(transcript, messages=(*transcript.messages, *following))
-
-
-def _shape(transcript: Transcript) -> _Shape:
-    last = transcript.messages[-1]
-    assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
-    return _Shape(
-        variables=dump(dict(transcript.template_variables)),
-        system=bool(transcript.system_prompt),
-        tools=bool(transcript.tools),
-        calls=bool(last.tool_calls),
-        text=bool(last.text),
-        reasoning=bool(last.reasoning),
-    )
-
-
-def _skeleton(transcript: Transcript) -> Transcript:
-    """The same situation with short texts: the same roles, and the same calls of the last step."""
-    last = transcript.messages[-1]
-    assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
-    called = {call.tool_name for call in last.tool_calls}
-    tools = [tool for tool in transcript.tools if tool.name in called] or transcript.tools[:1]
-    calls = [replace(call, arguments_json="{}") for call in last.tool_calls]
-    if calls:
-        calls[-1] = replace(calls[-1], arguments_json=dump({"value": MARKER}))
-    said = AssistantMessage(
-        text=("x" if last.text else "") if calls else MARKER,
-        reasoning="x" if last.reasoning else "",
-        tool_calls=tuple(calls),
-    )
-    return replace(
-        transcript,
-        messages=(UserMessage(text="x"), said),
-        system_prompt="x" if transcript.system_prompt else "",
-        tools=tuple(tools),
-    )
-
-
-def _probe_answers(skeleton: Transcript, letter: str) -> list[Message]:
-    """Messages that may follow, each beginning with `letter`."""
-    last = skeleton.messages[-1]
-    assert isinstance(last, AssistantMessage), "a step ends with an assistant message"
-    answers: list[Message] = [
-        ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text=letter)
-        for call in last.tool_calls
-    ]
-    return answers or [UserMessage(text=letter)]
-
-
-def _probe_history(skeleton: Transcript, *, reasoning: bool) -> Transcript:
-    """A finished turn, with a call and its answer if there are tools."""
-    thought = "thought" if reasoning else ""
-    messages: list[Message] = [UserMessage(text="x")]
-    if skeleton.tools:
-        name = skeleton.tools[0].name
-        call = ToolCall(call_id=CALL_ID, tool_name=name, arguments_json="{}")
-        messages += [
-            AssistantMessage(text="", reasoning=thought, tool_calls=(call,)),
-            ToolMessage(call_id=CALL_ID, tool_name=name, text="x"),
-        ]
-    messages.append(AssistantMessage(text=MARKER, reasoning=thought))
-    return replace(skeleton, messages=tuple(messages))
-
-
-def _reasoned(transcript: Transcript) -> bool:
-    """Whether the model has reasoned since the user last spoke."""
-    for message in reversed(transcript.messages):
-        match message:
-            case UserMessage():
-                return False
-            case AssistantMessage() if message.reasoning:
-                return True
-            case _:
-                continue
-    return False
-
-
-def _continues(before: str | list[int], after: str | list[int], *, reasoning: bool) -> bool:
-    """Whether `after` begins with `before` up to the end of its last message's text."""
-    if not isinstance(before, str) or not isinstance(after, str) or MARKER not in before:
-        return False
-    said = before[: before.find(MARKER) + len(MARKER)]
-    return after.startswith(said) and (not reasoning or "thought" in said)
+def _after_marker(rendered: str | list[int], end: str) -> str | None:
+    """What a rendering says from the first `end` after the marker on."""
+    if not isinstance(rendered, str) or MARKER not in rendered:
+        return None
+    start = rendered.find(end, rendered.find(MARKER))
+    return None if start < 0 else rendered[start:]
