@@ -29,6 +29,7 @@ STOP_TOKENS = {
     "thinking_chatml": ("<|im_end|>", "<|endoftext|>"),
     "opens_thought": ("<|im_end|>", "<|endoftext|>"),
     "removes": ("<|im_end|>", "<|endoftext|>"),
+    "ids": ("<|im_end|>", "<|endoftext|>"),
     "numbered": ("<|im_end|>", "<|endoftext|>"),
     "late_text": ("<|im_end|>", "<|endoftext|>"),
     "headers": ("<|eot_id|>", "<|eom_id|>", "<|endoftext|>"),
@@ -49,6 +50,8 @@ _SPECIAL_TOKENS = (
     "<|python_tag|>",
     *("<bos>", "<start_of_turn>", "<end_of_turn>"),
     *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+    *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    *("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
     *("<think>", "</think>", "<tool_response>", "</tool_response>"),
 )
 _TEMPLATES = Path(__file__).parent / "templates"

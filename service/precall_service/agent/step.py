@@ -72,6 +72,7 @@ class Step:
 class _Call:
     call_id: str
     tool_name: str
+    written_id: str
     fragments: list[str] = field(default_factory=list[str])
     ready_at: float | None = None
     problem: str = ""
@@ -83,6 +84,7 @@ class _Call:
             call_id=self.call_id,
             tool_name=self.tool_name,
             arguments_json="{}" if self.problem else "".join(self.fragments),
+            written_id=self.written_id,
         )
 
 
@@ -157,8 +159,8 @@ class StepReader:
         match piece:
             case base.ReasoningPiece(text):
                 return ReasoningDelta(text)
-            case base.CallBegun(index, tool_name):
-                call = self._calls[index] = _Call(_new_call_id(), tool_name)
+            case base.CallBegun(index, tool_name, written_id):
+                call = self._calls[index] = _Call(_new_call_id(), tool_name, written_id)
                 return ToolCallStarted(call.call_id, tool_name)
             case base.CallPiece(index, fragment):
                 call = self._calls[index]

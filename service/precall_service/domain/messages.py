@@ -46,11 +46,16 @@ call."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call that the model made. `arguments_json` is a JSON object, as the model wrote it."""
+    """A call that the model made. `arguments_json` is a JSON object, as the model wrote it.
+
+    `written_id` is the id that the model itself wrote, as few models do, and looks for in the
+    answer.
+    """
 
     call_id: str
     tool_name: str
     arguments_json: str
+    written_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,10 +123,11 @@ class ReasoningPiece:
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """The model has begun the call of this index in the step."""
+    """The model has begun the call of this index in the step, with an id if it writes ids."""
 
     index: int
     tool_name: str
+    written_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,17 @@ def coder(name: str, city: str) -> str:
 
 HARD = '{"city": "</tool_call> }} <tool_call>\\n{\\"a\\": \\"</tool_call>\\"}"}'
 """An argument that holds the marks of its format, as code that an agent writes may."""
+
+
+def kimi(*ids: str) -> str:
+    calls = [
+        f"<|tool_call_begin|>{each}<|tool_call_argument_begin|>{PARIS}<|tool_call_end|>"
+        for each in ids
+    ]
+    return f"<|tool_calls_section_begin|>{''.join(calls)}<|tool_calls_section_end|>"
+
+
+KIMI_IDS = ["functions.get_weather:0", "functions.get_time:1"]
 ONE = Parsed(calls=(("get_weather", PARIS),), begun=1)
 TWO = Parsed(calls=(("get_weather", PARIS), ("get_time", ROME)), begun=2)
 OUTPUTS = {
@@ -278,6 +289,25 @@ def parsed(pieces: Sequence[Piece], stray: StrayCall | None = None) -> Parsed:
         unreadable=sum(isinstance(piece, CallUnreadable) for piece in pieces),
         stray=stray,
     )
+
+
+@pytest.mark.parametrize("size", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize(
+    ("tool", "written", "written_ids"),
+    [
+        ("kimi_k2", kimi(*KIMI_IDS), KIMI_IDS),
+        ("kimi_k2", kimi("functions.get_time:7"), ["functions.get_time:7"]),
+        ("hermes", hermes("get_weather", PARIS), [""]),
+    ],
+)
+def test_an_id_that_the_model_wrote_is_told(
+    tool: str, written: str, written_ids: list[str], size: int
+) -> None:
+    parser = step_parser(Output(written, ONE, tool=tool))
+    pieces = [piece for text, ids in deltas(written, size) for piece in parser.feed(text, ids)]
+    pieces += parser.end(Finish.STOP, written, token_ids(written))
+    begun = [piece for piece in pieces if isinstance(piece, CallBegun)]
+    assert [each.written_id for each in begun] == written_ids
 
 
 def test_a_call_is_complete_before_its_closing_mark() -> None:

@@ -104,6 +104,14 @@ async def test_results_are_numbered_over_the_conversation() -> None:
     await check("numbered", transcript, calling(second), [answer(second)])
 
 
+async def test_an_answer_names_the_id_that_the_model_wrote() -> None:
+    made = replace(call("get_weather", 1), written_id="functions.get_weather:7")
+    prompt = await prompt_renderer("ids").render(after(QUESTION, calling(made), answer(made)))
+    text = tokenizer().decode(list(prompt.token_ids))
+    assert text.count("functions.get_weather:7") == 2
+    await check("ids", QUESTION, calling(made), [answer(made)])
+
+
 @pytest.mark.parametrize("name", ["late_text", "embedded"])
 async def test_a_system_prompt_is_text(name: str) -> None:
     """Not a printed list of parts, which vLLM takes this template to want."""

@@ -5,7 +5,7 @@ Never: templates, tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from precall_service.domain.json import (
@@ -32,7 +32,14 @@ ChatTool: TypeAlias = dict[str, Any]
 def chat_messages(transcript: Transcript) -> list[ChatMessage]:
     """Converts all messages of a transcript; the system prompt comes first."""
     system = [system_message(transcript.system_prompt)] if transcript.system_prompt else []
-    return system + [chat_message(message) for message in transcript.messages]
+    written_ids = {
+        call.call_id: call.written_id
+        for message in transcript.messages
+        if isinstance(message, AssistantMessage)
+        for call in message.tool_calls
+        if call.written_id
+    }
+    return system + [chat_message(message, written_ids) for message in transcript.messages]
 
 
 def system_message(text: str) -> ChatMessage:
@@ -40,15 +47,15 @@ def system_message(text: str) -> ChatMessage:
     return {"role": "system", "content": text}
 
 
-def chat_message(message: Message) -> ChatMessage:
-    """Converts one message."""
+def chat_message(message: Message, written_ids: Mapping[str, str]) -> ChatMessage:
+    """Converts one message. Calls with an id that the model wrote are known by that."""
     match message:
         case UserMessage():
             return {"role": "user", "content": message.text}
         case ToolMessage():
             return {
                 "role": "tool",
-                "tool_call_id": message.call_id,
+                "tool_call_id": written_ids.get(message.call_id, message.call_id),
                 "name": message.tool_name,
                 "content": message.text,
             }
@@ -70,7 +77,7 @@ def _chat_call(call: ToolCall) -> dict[str, Any]:
     if may_hold_half_pair(arguments):  # templates write what JSON spells, which no tokenizer takes
         arguments = dump(without_half_pairs(parse(arguments)))
     function = {"name": call.tool_name, "arguments": arguments}
-    return {"id": call.call_id, "type": "function", "function": function}
+    return {"id": call.written_id or call.call_id, "type": "function", "function": function}
 
 
 def chat_tools(tools: Sequence[ToolDeclaration]) -> list[ChatTool]:

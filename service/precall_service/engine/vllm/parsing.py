@@ -212,7 +212,8 @@ class StepParser:
                 call = told[index]
             else:
                 call = self._calls[index] = _Call(index)
-                yield CallBegun(index, encodable(found.name))
+                name = encodable(found.name)
+                yield CallBegun(index, name, _written_id(found.id, name))
             told_so_far = call.arguments
             if found.arguments.startswith(told_so_far):
                 yield from self._add(call, found.arguments[len(told_so_far) :])
@@ -241,7 +242,8 @@ class StepParser:
                 if self._xml is not None:
                     yield from self._judged(self._xml.begin(function.name, self._fed))
                 call = self._calls[part.index] = _Call(index=len(self._calls))
-                yield CallBegun(call.index, encodable(function.name))
+                name = encodable(function.name)
+                yield CallBegun(call.index, name, _written_id(part.id, name))
             if function.arguments:
                 yield from self._add(call, function.arguments)
 
@@ -282,6 +284,15 @@ class StepParser:
 
     def _clean(self, text: str) -> str:
         return self._special_tokens.removed_from(text) if self._saw_special else text
+
+
+def _written_id(call_id: str | None, tool_name: str) -> str:
+    """The id if the model wrote it, as Kimi K2 does; parsers make up those of other models."""
+    return (
+        call_id
+        if call_id and re.fullmatch(rf"(functions\.)?{re.escape(tool_name)}:\d+", call_id)
+        else ""
+    )
 
 
 def _buffers(parser: Parser | None) -> bool:

@@ -104,6 +104,7 @@ class PlainTexts:
         return replace(
             call,
             call_id=self.of(call.call_id),
+            written_id=self.of(call.written_id),
             arguments_json=self._json(call.arguments_json),
         )
 
