@@ -14,6 +14,7 @@ reason: its tools are refused, because its calls would be lost in the text.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -49,6 +50,7 @@ _BY_MODEL_TYPE: Final[Mapping[str, tuple[str, str | None]]] = {
 # Marks of a tool call in a template, the most specific first: several formats wrap their calls in
 # <tool_call>, so the mark inside it comes before the mark around it.
 _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
+    ("]<]minimax[>[", "minimax_m3"),
     ("<start_function_call>", "functiongemma"),
     ("<longcat_tool_call>", "longcat"),
     ("<seed:tool_call>", "seed_oss"),
@@ -74,12 +76,26 @@ _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<|start_header_id|>ipython", "llama3_json"),
 )
 
+# Forms that no parser of vLLM reads, although another family's parser has the same mark: it would
+# lose calls, or run them without their arguments.
+_UNREAD_FORMS: Final[tuple[tuple[str, str | None, str], ...]] = (
+    ("<function=", "<parameter=", "<function=name>{...}</function>, as Functionary does"),
+    ("<tool_calls>[", None, "<tool_calls>[...]</tool_calls>, as Apriel does"),
+)
+
 _REASONING_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<seed:think>", "seed_oss"),
+    ("<mm:think>", "minimax_m3"),
     ("[THINK]", "mistral"),
     ("<|START_THINKING|>", "cohere_command3"),
     ("<|channel>thought", "gemma4"),
 )
+
+_PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
+    "cohere_command3": ("cohere_melody", "cohere-melody>=0.14.0"),
+    "cohere_command4": ("cohere_melody", "cohere-melody>=0.14.0"),
+}
+"""The module that a parser imports and the package that has it, which vLLM does not install."""
 
 REASONING_TEXTS: Final = (
     *("<think>", "</think>", "<seed:think>", "</seed:think>", "<mm:think>", "</mm:think>"),
@@ -101,6 +117,12 @@ _THINK_BY_TOOL_PARSER: Final[Mapping[str, str]] = {
 }
 
 
+def missing_package(parser: str) -> str | None:
+    """The package that this parser needs if it is not installed."""
+    module, package = _PACKAGES.get(parser, (None, None))
+    return package if module and importlib.util.find_spec(module) is None else None
+
+
 def choose_parsers(config: Mapping[str, object], chat_template: str | None) -> Parsers:
     """Returns the parsers for a model with this config.json and chat template."""
     model_type = str(config.get("model_type", ""))
@@ -114,6 +136,13 @@ def choose_parsers(config: Mapping[str, object], chat_template: str | None) -> P
             reason=f"the model has no chat template, and its type ({model_type or 'none'}) does "
             "not tell how it writes tool calls",
         )
+    for mark, other_form, form in _UNREAD_FORMS:
+        if mark in chat_template and (other_form is None or other_form not in chat_template):
+            return Parsers(
+                tool=None,
+                reasoning=None,
+                reason=f"the chat template writes calls as {form}, which no parser of vLLM reads",
+            )
     tool, mark = _tool_parser(chat_template)
     return Parsers(
         tool=tool,
@@ -142,4 +171,14 @@ def _reasoning_parser(template: str, tool: str | None) -> str | None:
     if tool in _THINK_BY_TOOL_PARSER:
         return _THINK_BY_TOOL_PARSER[tool]
     # A template with this switch can turn reasoning off; the parser is told how it was set.
-    return "qwen3" if "enable_thinking" in template else "deepseek_r1"
+    if "enable_thinking" in template:
+        return "qwen3"
+    # This parser takes all text before </think> as reasoning. Where the model need not reason, it
+    # would take whole answers and their calls; without a parser, the text also has the thoughts.
+    return "deepseek_r1" if _always_reasons(template, tool) else None
+
+
+def _always_reasons(template: str, tool: str | None) -> bool:
+    """Whether the head of a message begins a thought, or the model is of DeepSeek's, which do."""
+    _, head, written = template.rpartition("add_generation_prompt")
+    return not head or "<think>" in written or tool == "deepseek_v3"

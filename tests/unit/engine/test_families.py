@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from precall_service.engine import families
+from precall_service.engine.base import EngineStartError
 from precall_service.engine.families import choose_parsers
+from precall_service.engine.vllm.config import Device, VllmConfig
+from tests.support import prompt_renderers
 
 QWEN3 = "{%- if enable_thinking %}<think>{% endif %}<tool_call>\n{'name':"
 QWEN3_CODER = "<tool_call>\n<function=name>\n<parameter=x>"
+HEAD = "{% if add_generation_prompt %}<|assistant|>"
 DEEPSEEK_MARK = "<｜tool▁calls▁begin｜>"  # noqa: RUF001 the bars are part of the token
 
 
@@ -47,6 +51,28 @@ DEEPSEEK_MARK = "<｜tool▁calls▁begin｜>"  # noqa: RUF001 the bars are part
             "kimi_k2",
         ),
         ({"model_type": "granite"}, "<|tool_call|>", "granite", None),
+        (
+            {"model_type": "granite"},
+            "<|tool_call|>{% if thinking %}<think>" + HEAD,
+            "granite",
+            None,
+        ),
+        ({"model_type": "lfm2"}, "<|tool_call_start|><think>" + HEAD, "lfm2", None),
+        ({"model_type": "qwen2"}, "<tool_call>" + HEAD + "<think>\n", "hermes", "deepseek_r1"),
+        (
+            {"model_type": "qwen2"},
+            DEEPSEEK_MARK + "```json<think>" + HEAD,
+            "deepseek_v3",
+            "deepseek_r1",
+        ),
+        (
+            {"model_type": "minimax_m3"},
+            "]<]minimax[>[<tool_call><mm:think>",
+            "minimax_m3",
+            "minimax_m3",
+        ),
+        ({"model_type": "llama"}, "<function=f>{}</function><|python_tag|>", None, None),
+        ({"model_type": "mistral"}, "<tool_calls>[{'name':<tool_call>[TOOL_CALLS]", None, None),
         ({"model_type": "granitemoehybrid"}, "<tool_call>", "granite4", None),
         ({"model_type": "gemma4"}, "<|tool_call><|channel>thought", "gemma4", "gemma4"),
         ({"model_type": "seed_oss"}, "<seed:tool_call><seed:think>", "seed_oss", "seed_oss"),
@@ -67,12 +93,47 @@ def test_an_unknown_template_gives_no_parser_and_says_why() -> None:
     assert parsers.reason == "the chat template contains no known form of a tool call"
 
 
+@pytest.mark.parametrize(
+    ("template", "form"),
+    [("<function=f>{}</function>", "Functionary"), ("<tool_calls>[<tool_call>", "Apriel")],
+)
+def test_a_form_like_that_of_another_family_is_refused_with_the_reason(
+    template: str, form: str
+) -> None:
+    parsers = choose_parsers({}, template)
+
+    assert parsers.tool is None
+    assert form in parsers.reason
+    assert "no parser of vLLM reads" in parsers.reason
+
+
 def test_a_model_without_a_template_gives_no_parser_and_says_why() -> None:
     parsers = choose_parsers({"model_type": "gpt2"}, None)
 
     assert parsers.tool is None
     assert "no chat template" in parsers.reason
     assert "gpt2" in parsers.reason
+
+
+@pytest.mark.parametrize(("found", "missing"), [(None, "cohere-melody"), ("a spec", None)])
+def test_a_package_that_a_parser_needs_is_missed_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, missing: str | None
+) -> None:
+    prompt_renderers.model_config()  # first, since it imports vLLM as precall does
+    from precall_service.engine.vllm.assembly import chosen_parsers  # noqa: PLC0415
+
+    config = VllmConfig(
+        model="command",
+        model_name="command",
+        device=Device.CPU,
+        chat_template="<|START_ACTION|><|START_THINKING|>",
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: found)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    if missing is None:
+        assert chosen_parsers(config, prompt_renderers.model_config()).tool == "cohere_command3"
+    else:
+        with pytest.raises(EngineStartError, match=missing):
+            chosen_parsers(config, prompt_renderers.model_config())
 
 
 def names_in_vllm(package: str) -> set[str]:

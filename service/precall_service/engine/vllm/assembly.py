@@ -27,7 +27,7 @@ from precall_service.engine.base import (
     Feature,
     TemplateRefusedError,
 )
-from precall_service.engine.families import Parsers, choose_parsers
+from precall_service.engine.families import Parsers, choose_parsers, missing_package
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.branching import THINKING, Branches
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
@@ -54,7 +54,7 @@ def chosen_parsers(config: VllmConfig, model_config: ModelConfig) -> Parsers:
     """The parsers that the operator has named; for each one left out, the one that fits the model.
 
     Raises:
-        EngineStartError: vLLM has no parser of that name.
+        EngineStartError: vLLM has no parser of that name, or it needs a package that is missing.
     """
     fitting = choose_parsers(
         cast("dict[str, object]", model_config.hf_config.to_dict()),
@@ -136,9 +136,17 @@ def _named_or(named: str | None, fitting: str | None) -> str | None:
 
 
 def _check_name(kind: str, name: str | None, known: list[str]) -> None:
-    if name is not None and name not in known:
+    if name is None:
+        return
+    if name not in known:
         raise EngineStartError(
             f"vLLM has no {kind} parser {name!r}; it has {', '.join(sorted(known))}"
+        )
+    if package := missing_package(name):
+        raise EngineStartError(
+            f"the {kind} parser {name!r} of this model needs the package {package}, which is not "
+            f"installed: install it, or name another parser, or {NO_PARSER!r} for none, with "
+            f"--{'tool-call' if kind == 'tool' else kind}-parser"
         )
 
 
