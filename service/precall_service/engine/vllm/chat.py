@@ -8,13 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from precall_service.domain.json import (
-    JsonValue,
-    dump,
-    may_hold_half_pair,
-    parse,
-    without_half_pairs,
-)
+from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import (
     AssistantMessage,
     Message,
@@ -73,10 +67,7 @@ def _assistant_message(message: AssistantMessage) -> ChatMessage:
 
 
 def _chat_call(call: ToolCall) -> dict[str, Any]:
-    arguments = call.arguments_json
-    if may_hold_half_pair(arguments):  # templates write what JSON spells, which no tokenizer takes
-        arguments = dump(without_half_pairs(parse(arguments)))
-    function = {"name": call.tool_name, "arguments": arguments}
+    function = {"name": call.tool_name, "arguments": call.arguments_json}
     return {"id": call.written_id or call.call_id, "type": "function", "function": function}
 
 
