@@ -117,6 +117,25 @@ async def test_a_tag_is_required_whatever_its_default(
     assert result.value == kind.title()
 
 
+def kind_of(value: Any) -> object:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def by_function(
+    value: Annotated[
+        Annotated[Cat, pydantic.Tag("cat")] | Annotated[Dog, pydantic.Tag("dog")],
+        pydantic.Discriminator(kind_of),
+    ],
+) -> str:
+    return type(value).__name__
+
+
+async def test_a_tag_that_a_function_reads_is_required_too() -> None:
+    schema: Any = Tool.from_function(by_function).input_schema
+    assert [found["required"] for found in schema["$defs"].values()] == [["kind"]] * 2
+    assert (await result_of(by_function, value={"kind": "dog"})).value == "Dog"
+
+
 async def test_a_renamed_tag_is_required_by_its_name_in_json() -> None:
     schema: Any = Tool.from_function(renamed).input_schema
     assert [found["required"] for found in schema["$defs"].values()] == [["type"]] * 2

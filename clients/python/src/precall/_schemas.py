@@ -144,10 +144,29 @@ def _not_finite(
 
 def _require_tags(node: pydantic.JsonValue, schema: Schema) -> None:
     """Makes the tags of unions required: without one, pydantic refuses a value, default or not."""
-    if isinstance(node, dict) and isinstance(tag := node.get("discriminator"), dict):
-        _require(node, tag.get("propertyName"), schema)
+    if isinstance(node, dict):
+        for tag in _tags(node, schema):
+            _require(node, tag, schema)
     for _, part in _parts(node):
         _require_tags(part, schema)
+
+
+def _tags(union: Schema, schema: Schema) -> set[str]:
+    """Returns the properties that tell the members of a union apart.
+
+    If a function does, the schema does not name them: they are those with one value in each member.
+    """
+    named, members = union.get("discriminator"), union.get("oneOf")
+    if isinstance(named, dict):
+        return {str(named.get("propertyName"))}
+    if not isinstance(members, list) or not members:
+        return set()
+    found: list[set[str]] = []
+    for member in members:
+        properties = _resolved(member, schema).get("properties")
+        parts = properties.items() if isinstance(properties, dict) else ()
+        found.append({name for name, part in parts if isinstance(part, dict) and "const" in part})
+    return found[0].intersection(*found[1:])
 
 
 def _require(union: pydantic.JsonValue, tag: pydantic.JsonValue, schema: Schema) -> None:
