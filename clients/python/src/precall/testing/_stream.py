@@ -55,9 +55,11 @@ class FakeStream:
 
     async def serve(self, frames: Frames, context: Context) -> AsyncIterator[Frame]:
         """Yields the server's frames until the conversation is closed or the stream is broken."""
-        first = await anext(aiter(frames), None) or agent_pb2.ConverseRequest(sequence=1)
+        metadata = context.invocation_metadata() or ()
         try:
-            self._check_handshake(first, context)
+            check_tenant([value for key, value in metadata if key == "precall-tenant"])
+            first = await anext(aiter(frames), None) or agent_pb2.ConverseRequest(sequence=1)
+            self._check_handshake(first)
         except RefusedError as refusal:
             await abort(context, refusal.status)
         self._received = first.sequence
@@ -166,9 +168,7 @@ class FakeStream:
         )
         self._turn_task = self._scope.start(self._play(self._turn), name="fake server's turn")
 
-    def _check_handshake(self, first: agent_pb2.ConverseRequest, context: Context) -> None:
-        metadata = context.invocation_metadata() or ()
-        check_tenant([value for key, value in metadata if key == "precall-tenant"])
+    def _check_handshake(self, first: agent_pb2.ConverseRequest) -> None:
         self._check_frame(first)
         if first.WhichOneof("frame") == "resume":
             raise not_served("ConverseRequest.resume")
