@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from precall_service.engine.vllm.json_calls import Arguments, Begun, JsonCallReader, Marks, Text
 from precall_service.engine.vllm.json_scan import ObjectEnd
 
-MARKS = Marks("<tool_call>", "</tool_call>")
+MARKS = Marks(("<tool_call>",), "</tool_call>")
+ARRAYS = Marks(("<|tool_call|>", "<tool_call>"), "")
 
 
 def pieces_of(text: str, size: int) -> Iterator[str]:
@@ -20,8 +21,10 @@ def pieces_of(text: str, size: int) -> Iterator[str]:
         yield text[start : start + size]
 
 
-def read(text: str, size: int = 3) -> tuple[str, list[tuple[str, str]], JsonCallReader]:
-    reader = JsonCallReader(MARKS)
+def read(
+    text: str, size: int = 3, marks: Marks = MARKS
+) -> tuple[str, list[tuple[str, str]], JsonCallReader]:
+    reader = JsonCallReader(marks)
     said = ""
     calls: list[tuple[str, str]] = []
     for piece in pieces_of(text, size):
@@ -145,3 +148,14 @@ def test_an_object_is_read_once() -> None:
 def test_a_text_that_begins_with_no_object_has_no_end() -> None:
     end = ObjectEnd()
     assert [end.feed(piece) for piece in (" ", "[", "{}", "]")] == [None] * 4
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize("mark", ARRAYS.starts)
+def test_calls_in_an_array(mark: str, size: int) -> None:
+    hard = json.dumps({"code": "<tool_call> [{}], </tool_call>]"})
+    objects = ", ".join(f'{{"name": "f", "arguments": {part}}}' for part in (hard, "{}"))
+    said, calls, reader = read(f"Hm. {mark} [{objects}] Done.", size, ARRAYS)
+    assert (said, calls) == ("Hm. ", [("f", hard), ("f", "{}")])
+    assert not reader.inside
+    assert not reader.lost

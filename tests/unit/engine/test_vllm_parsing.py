@@ -334,6 +334,8 @@ def test_a_failed_parser_passes_text_on() -> None:
         Output("", ONE, tool="hermes"),
         Output("", ONE, tool="hermes", reasoning="deepseek_r1"),
         Output("", ONE, tool="qwen3_coder"),
+        Output("", ONE, tool="llama3_json"),
+        Output("", ONE, tool="granite"),
     ],
     ids=lambda output: f"{output.tool} {output.reasoning or ''}",
 )
@@ -359,6 +361,8 @@ def test_the_work_grows_with_the_arguments(output: Output) -> None:
     written = {
         "hermes": hermes("get_weather", f'{{"city": "{value}"}}'),
         "qwen3_coder": coder("get_weather", value),
+        "llama3_json": f'{{"name": "get_weather", "parameters": {{"city": "{value}"}}}}',
+        "granite": f'<tool_call>[{{"name": "get_weather", "arguments": {{"city": "{value}"}}}}]',
     }[output.tool or ""]
     written = f"</think>{written}" if output.reasoning else written
     end_of_thought = token_ids("</think>")
@@ -368,6 +372,6 @@ def test_the_work_grows_with_the_arguments(output: Output) -> None:
         pieces += parser.feed(written[start : start + 8], ids)
     pieces += parser.end(Finish.STOP, written, [])
     assert [name for name, _ in parsed(pieces).calls] == ["get_weather"]
-    if output.tool == "hermes":
+    if output.tool in {"hermes", "granite"}:
         work += vllm_parser.tool_parser.reader.read
     assert work < 24 * len(written)

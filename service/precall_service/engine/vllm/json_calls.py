@@ -23,9 +23,12 @@ _BLANKS_MAX: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The marks before and after a call."""
+    """The marks before a call, in their spellings, and the mark after it.
 
-    start: str
+    Without a mark after it, a call may stand in an array of calls, whose bracket ends them.
+    """
+
+    starts: tuple[str, ...]
     end: str
 
 
@@ -84,6 +87,7 @@ class JsonCallReader:
         self._quoted = False
         self._early: list[str] = []
         """Arguments that stand before the name."""
+        self._in_array = False
         self._called = False
         self.lost = False
         """Whether there was markup that became no call."""
@@ -126,9 +130,10 @@ class JsonCallReader:
                 return self._between(text, position), ()
 
     def _text(self, text: str, position: int) -> _Reads:
-        start = self._marks.start
-        found = text.find(start, position)
-        end = len(text) - overlap(text, start) if found < 0 else found
+        starts = self._marks.starts
+        found = min((at for mark in starts if (at := text.find(mark, position)) >= 0), default=-1)
+        held = max(overlap(text, mark) for mark in starts)
+        end = max(len(text) - held, position) if found < 0 else found
         if end > position:
             said = text[position:end]
             return end, self._outside(said)
@@ -138,14 +143,22 @@ class JsonCallReader:
 
     def _opened(self, text: str, position: int) -> _Reads:
         """The text from `position` on begins with the start mark."""
-        object_at = _skip(text, position + len(self._marks.start), BLANKS)
+        mark = next(mark for mark in self._marks.starts if text.startswith(mark, position))
+        object_at = _skip(text, position + len(mark), BLANKS)
         if object_at == len(text) <= position + _BLANKS_MAX:
             return position, ()
         if text.startswith("{", object_at):
-            self._state, self._name, self._early = _State.KEY, "", []
+            self._open(in_array=False)
+            return object_at + 1, ()
+        if text.startswith("[", object_at) and not self._marks.end:
+            self._state, self._in_array = _State.CLOSED, True
             return object_at + 1, ()
         self._state = _State.TEXT  # markup that is no call is text
         return object_at, self._outside(text[position:object_at])
+
+    def _open(self, *, in_array: bool) -> None:
+        self._state, self._in_array = _State.KEY, in_array
+        self._name, self._early = "", []
 
     def _outside(self, text: str) -> Sequence[Read]:
         return () if self._called else (Text(text),)
@@ -217,6 +230,15 @@ class JsonCallReader:
         return end + len(self._marks.end), ()
 
     def _closed(self, text: str, position: int) -> _Reads:
+        if self._in_array:
+            at = _skip(text, position, f"{BLANKS},")
+            if text.startswith("{", at):
+                self._open(in_array=True)
+                return at + 1, ()
+            if at < len(text):
+                self._state = _State.TEXT
+                at += text[at] == "]"
+            return at, ()
         end, at = self._marks.end, _skip(text, position, BLANKS)
         if text.startswith(end, at):
             at += len(end)

@@ -6,7 +6,7 @@ whole message again at each token.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from vllm.entrypoints.generate.base.protocol import (
@@ -18,17 +18,16 @@ from vllm.entrypoints.generate.base.protocol import (
     ToolCall,
 )
 from vllm.parser.abstract_parser import Parser
+from vllm.tool_parsers.abstract_tool_parser import ToolParser
 from vllm.tool_parsers.granite4_tool_parser import Granite4ToolParser
+from vllm.tool_parsers.granite_engine_tool_parser import GraniteEngineToolParser
 from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 
 from precall_service.engine.vllm.json_calls import Arguments, Begun, JsonCallReader, Marks, Text
 
-_MARKS: Final = Marks("<tool_call>", "</tool_call>")
-_READ_HERE: Final = (Hermes2ProToolParser, Granite4ToolParser)
 
-
-class JsonCallParser(Hermes2ProToolParser):
-    """vLLM's parser of Hermes calls, with the reading of calls replaced.
+class JsonCallParser(ToolParser):
+    """A parser of vLLM's whose reading of calls is ours.
 
     `read` reads the next piece of a message alone; vLLM would copy all that came before.
 
@@ -37,10 +36,11 @@ class JsonCallParser(Hermes2ProToolParser):
         reader: What has read the message so far.
     """
 
+    marks: Marks
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.marks = _MARKS
-        self.reader = JsonCallReader(_MARKS)
+        self.reader = JsonCallReader(self.marks)
         self.begun = False
         """Whether the message has left its reasoning: all that follows may be given to `read`."""
         self._calls = 0
@@ -86,7 +86,7 @@ class JsonCallParser(Hermes2ProToolParser):
 
     def extract_tool_calls(self, model_output: str, request: Any) -> ExtractedToolCallInformation:
         """As vLLM's: the calls of a whole message."""
-        said, calls = _whole(JsonCallReader(_MARKS).feed(model_output))
+        said, calls = _whole(JsonCallReader(self.marks).feed(model_output))
         return ExtractedToolCallInformation(
             tools_called=bool(calls),
             tool_calls=[
@@ -97,10 +97,30 @@ class JsonCallParser(Hermes2ProToolParser):
         )
 
 
+class HermesCallParser(JsonCallParser, Hermes2ProToolParser):
+    """For `<tool_call>{...}</tool_call>`, with vLLM's grammar of that form."""
+
+    marks = Marks(("<tool_call>",), "</tool_call>")
+
+
+class GraniteCallParser(JsonCallParser):
+    """For `<tool_call>[{...}, {...}]`, or the same after a token, of which vLLM has no grammar."""
+
+    marks = Marks(("<|tool_call|>", "<tool_call>"), "")
+
+
+_READ_HERE: Final[Mapping[type[ToolParser], type[JsonCallParser]]] = {
+    Hermes2ProToolParser: HermesCallParser,
+    Granite4ToolParser: HermesCallParser,
+    GraniteEngineToolParser: GraniteCallParser,
+}
+
+
 def reading_json(parser_class: type[Parser]) -> type[Parser]:
     """The same parser, with our reader of calls if it can read those of the family."""
-    if parser_class.tool_parser_cls in _READ_HERE:
-        parser_class.tool_parser_cls = JsonCallParser
+    own = parser_class.tool_parser_cls
+    if own is not None:
+        parser_class.tool_parser_cls = _READ_HERE.get(own, own)
     return parser_class
 
 

@@ -148,7 +148,8 @@ class StepParser:
         if json_calls.reader.lost:
             return StrayCall.LOST
         reasoned, said = "".join(self._reasoning), "".join(self._texts).strip()
-        return StrayCall.REASONING if not said and json_calls.marks.start in reasoned else None
+        marked = any(mark in reasoned for mark in json_calls.marks.starts)
+        return StrayCall.REASONING if marked and not said else None
 
     def _json_calls(self) -> JsonCallParser | None:
         tool_parser = None if self._parser is None else self._parser.tool_parser
