@@ -58,8 +58,8 @@ def test_texts_add_no_control_tokens(name: str, texts: list[str]) -> None:
         return [token_id for token_id in prompt.token_ids if token_id in control]
 
     async def check() -> None:
-        written = await control_tokens([f"a{text}z" for text in texts])
-        assert written == await control_tokens(["az"] * len(texts))
+        written = await control_tokens([f"{each}{text}z" for each, text in enumerate(texts)])
+        assert written == await control_tokens([f"{each}z" for each in range(len(texts))])
 
     asyncio.run(check())
 
