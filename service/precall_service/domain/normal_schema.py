@@ -18,14 +18,11 @@ Never: checks values. The schema must be a valid one (2020-12) whose references 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from precall_service.domain.json import JsonObject, JsonValue
-
-OPTIONS_MAX: Final = 64
-"""The most options that merging may make of two lists of options."""
+from precall_service.domain.merged_schemas import OPTIONS, by_type, choice, merged, same
 
 _ANNOTATIONS: Final = frozenset(
     {
@@ -36,7 +33,6 @@ _ANNOTATIONS: Final = frozenset(
 )
 _DEFINITIONS: Final = frozenset({"$defs", "definitions"})
 _REFERENCES: Final = ("$ref", "$dynamicRef")
-_OPTIONS: Final = ("anyOf", "oneOf")
 _ONE: Final = frozenset(
     {
         *("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames"),
@@ -45,38 +41,6 @@ _ONE: Final = frozenset(
 )
 _LIST: Final = frozenset({"prefixItems"})
 _BY_NAME: Final = frozenset({"dependentSchemas", "patternProperties", "properties"})
-_GREATEST: Final = frozenset(
-    {"exclusiveMinimum", "minContains", "minItems", "minLength", "minProperties", "minimum"}
-)
-_LEAST: Final = frozenset(
-    {"exclusiveMaximum", "maxContains", "maxItems", "maxLength", "maxProperties", "maximum"}
-)
-_BOUNDS: Final = (
-    ("minimum", "maximum"),
-    ("minLength", "maxLength"),
-    ("minItems", "maxItems"),
-    ("minProperties", "maxProperties"),
-)
-_OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
-    "string": frozenset({"format", "maxLength", "minLength", "pattern"}),
-    "number": frozenset(
-        {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"}
-    ),
-    "array": frozenset(
-        {
-            *("contains", "items", "maxContains", "maxItems", "minContains", "minItems"),
-            *("prefixItems", "unevaluatedItems", "uniqueItems"),
-        }
-    ),
-    "object": frozenset(
-        {
-            *("additionalProperties", "dependentRequired", "dependentSchemas", "maxProperties"),
-            *("minProperties", "patternProperties", "properties", "propertyNames", "required"),
-            "unevaluatedProperties",
-        }
-    ),
-}
-_TYPED: Final = frozenset(each for keywords in _OF_TYPE.values() for each in keywords)
 
 
 class EndlessReferenceError(ValueError):
@@ -155,12 +119,12 @@ class _Normaliser:
         parts += map(self._referred, _references(schema))
         for part in cast("Sequence[JsonValue]", schema.get("allOf", ())):
             parts.append(self._part(part))
-        for keyword in _OPTIONS:
+        for keyword in OPTIONS:
             if keyword in schema:
                 options = [
                     self._part(each) for each in cast("Sequence[JsonValue]", schema[keyword])
                 ]
-                parts.append(_choice(keyword, options))
+                parts.append(choice(keyword, options))
         found: JsonObject | bool = True
         for part in parts:
             found = merged(found, part)
@@ -179,187 +143,19 @@ class _Normaliser:
                 own[keyword] = {name: self._part(each) for name, each in named.items()}
             elif keyword == "const":
                 own["enum"] = [value]
-            elif keyword not in _ANNOTATIONS | _DEFINITIONS | {*_REFERENCES, *_OPTIONS, "allOf"}:
+            elif keyword not in _ANNOTATIONS | _DEFINITIONS | {*_REFERENCES, *OPTIONS, "allOf"}:
                 own[keyword] = value
         if "const" in schema and "enum" in schema:
             values = cast("Sequence[JsonValue]", schema["enum"])
-            own["enum"] = [each for each in values if _same(each, schema["const"])]
-        return _by_type(own)
-
-
-def merged(one: JsonObject | bool, other: JsonObject | bool) -> JsonObject | bool:
-    """Returns the normal form of what satisfies both of two normal forms."""
-    if one is False or other is False:
-        return False
-    if other is True or not other:
-        return one
-    if one is True or not one:
-        return other
-    for first, second in ((one, other), (other, one)):
-        keyword = next((each for each in _OPTIONS if each in first), None)
-        if keyword is not None and "allOf" not in first:
-            options = cast("Sequence[JsonObject | bool]", first[keyword])
-            count = len(options) * len(_options_of(second))
-            if count <= OPTIONS_MAX:
-                return _choice(keyword, [merged(each, second) for each in options])
-    if any(keyword in each for each in (one, other) for keyword in ("$ref", "allOf", *_OPTIONS)):
-        return one if _same(one, other) else _both(one, other)
-    return _merged_keywords(one, other)
-
-
-def _options_of(schema: JsonObject) -> Sequence[JsonValue]:
-    return cast(
-        "Sequence[JsonValue]", next((schema[each] for each in _OPTIONS if each in schema), (True,))
-    )
-
-
-def _both(one: JsonObject, other: JsonObject) -> JsonObject:
-    parts: list[JsonValue] = []
-    for each in (one, other):
-        parts += cast("Sequence[JsonValue]", each["allOf"]) if set(each) == {"allOf"} else [each]
-    return {"allOf": parts}
-
-
-def _choice(keyword: str, options: Iterable[JsonObject | bool]) -> JsonObject | bool:
-    """Returns a choice of options. Those that no value satisfies are left out."""
-    found: list[JsonValue] = []
-    for option in options:
-        if option is False:
-            continue
-        if keyword == "anyOf" and isinstance(option, Mapping) and set(option) == {"anyOf"}:
-            found += cast("Sequence[JsonValue]", option["anyOf"])
-        else:
-            found.append(option)
-    if not found:
-        return False
-    if len(found) == 1:
-        return cast("JsonObject | bool", found[0])
-    if keyword == "anyOf" and True in found:
-        return True
-    return {keyword: found}
-
-
-def _by_type(own: dict[str, JsonValue]) -> JsonObject | bool:
-    """Returns a choice of single types, if there are several."""
-    types = own.get("type")
-    if "enum" in own:
-        own.pop("type", None)
-        values = cast("Sequence[JsonValue]", own["enum"])
-        own["enum"] = values = [each for each in values if _is_of_type(each, types)]
-        return own if values else False
-    if isinstance(types, Sequence) and not isinstance(types, str):
-        return _choice("anyOf", [_single(own, cast("str", each)) for each in types])
-    if isinstance(types, str):
-        return _single(own, types)
-    return own
-
-
-def _single(own: Mapping[str, JsonValue], name: str) -> JsonObject | bool:
-    """Returns what a schema says of values of one type."""
-    kept = _OF_TYPE.get("number" if name == "integer" else name, frozenset[str]())
-    found: dict[str, JsonValue] = {"type": name}
-    found |= {
-        keyword: value
-        for keyword, value in own.items()
-        if keyword != "type" and (keyword in kept or keyword not in _TYPED)
-    }
-    return _satisfiable(found)
-
-
-def _satisfiable(schema: JsonObject) -> JsonObject | bool:
-    """Returns the schema; False if its bounds or its properties contradict each other."""
-    for least, most in _BOUNDS:
-        if least in schema and most in schema:
-            low, high = cast("float", schema[least]), cast("float", schema[most])
-            if low > high:
-                return False
-    properties = cast("JsonObject", schema.get("properties", {}))
-    for name in cast("Sequence[str]", schema.get("required", ())):
-        known = properties.get(name, schema.get("additionalProperties", True))
-        if known is False and "patternProperties" not in schema:
-            return False
-    return schema
-
-
-def _merged_keywords(one: JsonObject, other: JsonObject) -> JsonObject | bool:
-    if "enum" in one or "enum" in other:
-        return _merged_enum(one, other)
-    one, other = _closed(one, other), _closed(other, one)
-    both: dict[str, JsonValue] = {**other, **one}
-    rest: dict[str, JsonValue] = {}
-    for keyword in one.keys() & other.keys():
-        first, second = one[keyword], other[keyword]
-        if keyword == "type":
-            types = {cast("str", first), cast("str", second)}
-            if len(types) == 2 and types != {"integer", "number"}:
-                return False
-            both[keyword] = "integer" if "integer" in types else first
-        elif (found := _merged_values(keyword, first, second)) is not None:
-            both[keyword] = found
-        elif not _same(first, second):
-            rest[keyword] = second
-    whole = _single(both, cast("str", both["type"])) if "type" in both else _satisfiable(both)
-    return whole if isinstance(whole, bool) or not rest else _both(whole, rest)
-
-
-def _merged_values(keyword: str, first: JsonValue, second: JsonValue) -> JsonValue:
-    """Returns the value of a keyword that says what both values say; None if none does."""
-    if keyword in _GREATEST:
-        return max(cast("float", first), cast("float", second))
-    if keyword in _LEAST:
-        return min(cast("float", first), cast("float", second))
-    match keyword:
-        case "required":
-            names = (*cast("Sequence[str]", first), *cast("Sequence[str]", second))
-            return list(dict.fromkeys(names))
-        case "additionalProperties" | "items":
-            return merged(cast("JsonObject | bool", first), cast("JsonObject | bool", second))
-        case "properties":
-            return _merged_properties(cast("JsonObject", first), cast("JsonObject", second))
-        case "uniqueItems":
-            return bool(first or second)
-        case _:
-            return None
-
-
-def _merged_enum(one: JsonObject, other: JsonObject) -> JsonObject | bool:
-    both = {**one, **other}
-    values = cast("Sequence[JsonValue]", one.get("enum", other.get("enum")))
-    if "enum" in other:
-        allowed = cast("Sequence[JsonValue]", other["enum"])
-        values = [each for each in values if any(_same(each, value) for value in allowed)]
-    return _by_type({**both, "enum": values})
-
-
-def _merged_properties(one: JsonObject, other: JsonObject) -> JsonObject:
-    found: dict[str, JsonValue] = dict(one)
-    for name, schema in other.items():
-        part = cast("JsonObject | bool", schema)
-        found[name] = merged(cast("JsonObject | bool", one[name]), part) if name in one else part
-    return found
-
-
-def _closed(schema: JsonObject, other: JsonObject) -> JsonObject:
-    """Returns a schema whose properties also satisfy what the other says of additional ones."""
-    beyond = cast("JsonObject | bool", other.get("additionalProperties", True))
-    if beyond is True or "properties" not in schema or "patternProperties" in other:
-        return schema
-    known = cast("JsonObject", other.get("properties", {}))
-    properties: dict[str, JsonValue] = {}
-    for name, each in cast("JsonObject", schema["properties"]).items():
-        part = cast("JsonObject | bool", each)
-        properties[name] = part if name in known else merged(part, beyond)
-    return {**schema, "properties": properties}
-
-
-# Small parts.
+            own["enum"] = [each for each in values if same(each, schema["const"])]
+        return by_type(own)
 
 
 def _parts(schema: JsonObject) -> Iterator[JsonValue]:
     for keyword, value in schema.items():
         if keyword in _ONE:
             yield value
-        elif keyword in _LIST or keyword in ("allOf", *_OPTIONS):
+        elif keyword in _LIST or keyword in ("allOf", *OPTIONS):
             yield from cast("Sequence[JsonValue]", value)
         elif keyword in _BY_NAME:
             yield from cast("JsonObject", value).values()
@@ -371,7 +167,7 @@ def _leads_to(schema: JsonValue, reference: str) -> bool:
         return False
     parts = [
         part
-        for keyword in ("allOf", *_OPTIONS)
+        for keyword in ("allOf", *OPTIONS)
         for part in cast("Sequence[JsonValue]", schema.get(keyword, ()))
     ]
     return schema.get("$ref") == reference or any(_leads_to(part, reference) for part in parts)
@@ -409,31 +205,3 @@ def _anchored(schema: JsonValue, anchor: str) -> Iterator[JsonObject]:
     elif isinstance(schema, Sequence) and not isinstance(schema, str):
         for each in schema:
             yield from _anchored(each, anchor)
-
-
-def _is_of_type(value: JsonValue, types: JsonValue) -> bool:
-    names = (types,) if isinstance(types, str) else cast("Sequence[str] | None", types)
-    return names is None or any(_is_of(value, name) for name in names)
-
-
-def _is_of(value: JsonValue, name: str) -> bool:
-    match name:
-        case "null":
-            return value is None
-        case "boolean":
-            return isinstance(value, bool)
-        case "string":
-            return isinstance(value, str)
-        case "integer":
-            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-            return whole and not isinstance(value, bool)
-        case "number":
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-        case "array":
-            return isinstance(value, Sequence) and not isinstance(value, str)
-        case _:
-            return isinstance(value, Mapping)
-
-
-def _same(one: JsonValue, other: JsonValue) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

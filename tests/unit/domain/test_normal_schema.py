@@ -6,12 +6,8 @@ from typing import Any
 
 import pytest
 
-from precall_service.domain.normal_schema import (
-    OPTIONS_MAX,
-    EndlessReferenceError,
-    merged,
-    normal_form,
-)
+from precall_service.domain.merged_schemas import OPTIONS_MAX, merged
+from precall_service.domain.normal_schema import EndlessReferenceError, normal_form
 
 STRING: dict[str, Any] = {"type": "string"}
 INTEGER: dict[str, Any] = {"type": "integer"}
