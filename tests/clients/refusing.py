@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from precall import ServerLimits, TurnLimits
-from precall.testing import FakeServer, Hang
+from precall.testing import Call, FakeServer, Hang
 from precall.v1 import (
     agent_pb2,
     content_pb2,
@@ -19,11 +19,12 @@ from precall.v1 import (
     tool_pb2,
     turn_pb2,
 )
-from tests.support.scripts import in_turn, never, says
+from tests.support.scripts import calls, in_turn, never, says
 from tests.support.stream import MODEL, Section, StreamDriver, connected, running_server
 from tests.support.wire import Failure
 
 TOOLS_MAX, SCHEMA_MAX, DESCRIPTION_MAX, TEXT_MAX, MESSAGES_MAX = 3, 1024, 1024, 2048, 6
+RESULT_MAX = 1024
 KINDS = ("fake", "service")
 
 Request = agent_pb2.ConverseRequest
@@ -42,19 +43,25 @@ USER, ASSISTANT, TOOL = (
 
 
 @asynccontextmanager
-async def stream_to(kind: str, *, tenants: tuple[str, ...] = ()) -> AsyncGenerator[StreamDriver]:
-    """Yields a stream to a server with the limits above, whose turns hang."""
+async def stream_to(
+    kind: str, *, tenants: tuple[str, ...] = (), calling: bool = False
+) -> AsyncGenerator[StreamDriver]:
+    """Yields a stream to a server with the limits above, whose turns hang.
+
+    If `calling`, the first turn begins with a call of the tool f.
+    """
     metadata = tuple(("precall-tenant", tenant) for tenant in tenants)
     if kind == "service":
         tools: Section = {
             "tools_max": TOOLS_MAX,
             "schema_bytes_max": SCHEMA_MAX,
             "description_bytes_max": DESCRIPTION_MAX,
+            "result_bytes_max": RESULT_MAX,
             "timeout_max_s": 60.0,
         }
         conversations: Section = {"messages_max": MESSAGES_MAX, "text_bytes_max": TEXT_MAX}
         step = [*says("Er"), never()]
-        script = in_turn(step, step)
+        script = in_turn(calls(("f", "{}")), step) if calling else in_turn(step, step)
         async with running_server(script, tools=tools, conversations=conversations) as server:
             yield server.stream(*metadata)
         return
@@ -63,13 +70,15 @@ async def stream_to(kind: str, *, tenants: tuple[str, ...] = ()) -> AsyncGenerat
         tools_max=TOOLS_MAX,
         schema_bytes_max=SCHEMA_MAX,
         description_bytes_max=DESCRIPTION_MAX,
+        result_bytes_max=RESULT_MAX,
         text_bytes_max=TEXT_MAX,
         messages_max=MESSAGES_MAX,
         tool_timeout_max_s=60.0,
         turn_limits_max=TurnLimits(max_steps=32, max_turn_tokens=32_768, max_duration_s=1800.0),
     )
+    first = [Call("f"), Hang("Er")] if calling else [Hang("Er")]
     async with (
-        FakeServer([Hang("Er")], [Hang("Er")], model=MODEL, limits=limits) as fake,
+        FakeServer(first, [Hang("Er")], model=MODEL, limits=limits) as fake,
         connected(fake.address) as channel,
     ):
         yield StreamDriver(channel, metadata)

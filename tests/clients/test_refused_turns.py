@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from precall.v1 import (
     common_pb2,
     generation_pb2,
+    invocation_pb2,
     tool_pb2,
     turn_pb2,
 )
@@ -19,6 +21,7 @@ from tests.clients.refusing import (
     LARGE,
     MEDIA,
     MESSAGES_MAX,
+    RESULT_MAX,
     SERVED,
     TEXT_MAX,
     UNSET,
@@ -36,7 +39,7 @@ from tests.clients.refusing import (
     stream_to,
     what,
 )
-from tests.support.wire import said
+from tests.support.wire import failure, said
 
 
 def turn(**fields: Any) -> Turn:
@@ -190,4 +193,34 @@ async def test_numbers_and_sizes_of_frames(kind: str) -> None:
         assert what(await stream.refused(7)) == (FIELD, "sequence")
         await stream.send("cancel_turn", turn_pb2.CancelTurn(), sequence=8)
         assert what(await stream.refused(8)) == ("TURN_UNKNOWN", "cancel_turn.turn_id")
+        await stream.close()
+
+
+RESULT = "invocation_result.result_json"
+RESULTS: list[tuple[str, str, dict[str, Any]]] = [
+    *(
+        ("RESULT_INVALID", RESULT, {"result_json": text})
+        for text in ("", "{", "NaN", "[Infinity]", '{"a": 1, "a": 1}', "x")
+    ),
+    (LARGE, RESULT, {"result_json": json.dumps("x" * RESULT_MAX)}),
+    (LARGE, RESULT, {"result_json": "1", "content": parts(1, "x" * RESULT_MAX)}),
+    (FIELD, "invocation_result.content[0]", {"result_json": "1", "content": [UNSET]}),
+    (SERVED, "", {"result_json": "1", "content": [MEDIA]}),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("reason", "field", "fields"), RESULTS, ids=named(RESULTS))
+async def test_results(kind: str, reason: str, field: str, fields: dict[str, Any]) -> None:
+    async with stream_to(kind, calling=True) as stream:
+        await stream.open(Open(tools=[Tool(name="f")]))
+        await stream.send("start_turn", turn())
+        invocation_id = (await stream.invoked()).invocation_id
+        result = invocation_pb2.InvocationResult(invocation_id=invocation_id, **fields)
+        number = await stream.send("invocation_result", result)
+        assert what(await stream.refused(number)) == (reason, field)
+        ended = await stream.call_completed()
+        assert ended.outcome == turn_pb2.TOOL_CALL_OUTCOME_ERROR
+        assert what(failure(ended.error)) == (reason, field)
+        await stream.expect("text_delta")
         await stream.close()

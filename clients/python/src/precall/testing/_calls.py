@@ -9,7 +9,7 @@ from precall.testing._cache import FakeCache, age_s
 from precall.testing._predictions import Prediction
 from precall.testing._runs import Emit, Frame, HandlerRuns, NoHandlerError, arguments_json
 from precall.testing._script import Call, ToolResult
-from precall.testing._status import status
+from precall.testing._status import RefusedError, status
 from precall.testing._tools import OfferedTools, version_of
 from precall.v1 import invocation_pb2, tool_cache_pb2, turn_pb2
 
@@ -60,6 +60,9 @@ class Calls:
         except NoHandlerError as error:
             completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_UNAVAILABLE
             completed.error.CopyFrom(status("TOOL_UNAVAILABLE", str(error)))
+        except RefusedError as refused:
+            completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_ERROR
+            completed.error.CopyFrom(refused.status)
         except TimeoutError:
             completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_TIMEOUT
             completed.error.CopyFrom(status("TOOL_TIMEOUT", "the handler did not answer in time"))

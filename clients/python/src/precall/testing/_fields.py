@@ -60,10 +60,8 @@ def json_object(text: str) -> dict[str, pydantic.JsonValue]:
     Raises:
         ValueError: The text is not such an object; the message says why.
     """
+    value = parse_json(text)
     try:
-        value: object = json.loads(
-            text, parse_constant=_refuse_constant, object_pairs_hook=_unique_names
-        )
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair, which is not a character") from None
@@ -72,6 +70,18 @@ def json_object(text: str) -> dict[str, pydantic.JsonValue]:
     if not isinstance(value, dict):
         raise ValueError("it must be an object")
     return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def parse_json(text: str) -> object:
+    """Returns the value of a JSON text.
+
+    Raises:
+        ValueError: The text is not JSON, or has a name twice in an object.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_names)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

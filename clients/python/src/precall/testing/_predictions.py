@@ -20,6 +20,7 @@ from precall.testing._runs import (
     invocation_id_of,
 )
 from precall.testing._script import Call, Predict
+from precall.testing._status import RefusedError
 from precall.testing._tools import OfferedTools, may_run_early, version_of
 from precall.v1 import invocation_pb2, prediction_pb2
 
@@ -182,6 +183,9 @@ class Predictions:
             raise
         except NoHandlerError:
             await self._fail(prediction, DiscardReason.HOST_LOST)
+            raise
+        except RefusedError:
+            await self._fail(prediction, DiscardReason.HANDLER_ERROR)
             raise
         else:
             return result

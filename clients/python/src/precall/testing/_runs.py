@@ -12,7 +12,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from precall import _frames
 from precall.testing._cache import FakeCache
+from precall.testing._fields import check_count, content_text, parse_json
 from precall.testing._script import Call, Predict
+from precall.testing._status import RefusedError
 from precall.testing._tools import OfferedTools, version_of
 from precall.v1 import agent_pb2, invocation_pb2, turn_pb2
 
@@ -69,9 +71,19 @@ class HandlerRuns:
         """Returns whether an invocation waits for its result."""
         return invocation_id in self._runs
 
-    def settle(self, result: invocation_pb2.InvocationResult) -> None:
-        """Takes the result of an invocation."""
+    def settle(self, result: invocation_pb2.InvocationResult, bytes_max: int) -> None:
+        """Takes the result of an invocation.
+
+        Raises:
+            RefusedError: The result cannot be used; the run ends with this error, too.
+        """
         future = self._runs[result.invocation_id].result
+        try:
+            _check_result(result, bytes_max)
+        except RefusedError as refused:
+            if not future.done():
+                future.set_exception(refused)
+            raise
         if not future.done():
             future.set_result(result)
 
@@ -114,6 +126,7 @@ class HandlerRuns:
         Raises:
             NoHandlerError: The tool was removed, or the client has half-closed.
             TimeoutError: The client did not answer in time, and its handler was cancelled.
+            RefusedError: The result cannot be used.
 
         On cancel: the handler is cancelled.
         """
@@ -166,6 +179,18 @@ class HandlerRuns:
     ) -> None:
         cancel = invocation_pb2.CancelInvocation(invocation_id=invocation_id, reason=reason)
         await self._emit(Frame(cancel_invocation=cancel))
+
+
+def _check_result(result: invocation_pb2.InvocationResult, bytes_max: int) -> None:
+    if result.WhichOneof("outcome") != "result_json":
+        return
+    field = "invocation_result.result_json"
+    content = content_text("invocation_result.content", result.content)
+    check_count(field, len((result.result_json + content).encode()), bytes_max, "bytes")
+    try:
+        parse_json(result.result_json)
+    except ValueError as error:
+        raise RefusedError("RESULT_INVALID", f"{field}: not JSON text: {error}", field) from None
 
 
 def invocation_id_of(call_or_prediction_id: str) -> str:

@@ -230,7 +230,8 @@ class FakeStream:
     def _settle(self, result: invocation_pb2.InvocationResult) -> None:
         if result.WhichOneof("outcome") is None:
             raise invalid("invocation_result.outcome", "it is unset")
-        self._owner_of(result.invocation_id, "invocation_result").settle(result)
+        runs = self._owner_of(result.invocation_id, "invocation_result")
+        runs.settle(result, self._server.limits.result_bytes_max)
 
     def _owner_of(self, invocation_id: str, frame: str) -> HandlerRuns:
         if self._turn is None or not self._turn.runs.owns(invocation_id):
