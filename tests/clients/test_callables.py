@@ -207,6 +207,18 @@ async def test_an_object_that_can_be_called_is_described_and_runs(tool: Any) -> 
     assert await call(tool, city="Rome", days=2) == "Rome 2"
 
 
+def test_a_class_is_a_tool_that_makes_its_objects() -> None:
+    @dataclasses.dataclass
+    class Place:
+        """A place on a map."""
+
+        name: str
+
+    tool = Tool.from_function(Place)
+    assert (tool.name, tool.description) == ("Place", "A place on a map.")
+    assert tool.input_schema["required"] == ["name"]
+
+
 def test_parameter_texts_of_class_and_call_add_up() -> None:
     schema: Any = Tool.from_function(Both(), name="tool").input_schema
     assert schema["properties"]["days"]["description"] == "How many days."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 import itertools
 import math
 import threading
@@ -57,6 +58,14 @@ class Excluding(pydantic.BaseModel):
     value: float = pydantic.Field(default=math.inf, exclude=True)
 
 
+class Level(enum.IntEnum):
+    HIGH = 2
+
+
+class Kind(enum.StrEnum):
+    A = "a"
+
+
 class Pair(NamedTuple):
     left: int
     right: float
@@ -98,10 +107,12 @@ VALUES: list[tuple[Callable[[], object], object]] = [
     (lambda: Report(squares()), {"rows": [0, 1, 4]}),
     (lambda: (squares() for _ in range(2)), [[0, 1, 4]] * 2),
     (squares_async, [0, 1, 4]),
+    (lambda: {1: 0, 1.5: 0, None: 0}, {"1": 0, "1.5": 0, "null": 0}),
+    (lambda: [Level.HIGH, Kind.A, {Kind.A: Level.HIGH}], [2, "a", {"a": 2}]),
     (lambda: Counter("aab"), {"a": 2, "b": 1}),
     (lambda: deque([1]), [1]),
     (lambda: Pair(1, 0.5), [1, 0.5]),
-    (lambda: {1: None, None: b"x"}, {"1": None, "None": "x"}),
+    (lambda: {1: None, None: b"x"}, {"1": None, "null": "x"}),
     (lambda: Model(rows=[Report(1), CheckedReport((2,))]), {"rows": [{"rows": 1}, {"rows": [2]}]}),
     (lambda: Spelled(value=math.inf), {"value": "Infinity"}),
     (lambda: [Spelled(value=math.nan), Measured(value=1)], [{"value": "NaN"}, {"value": 1.0}]),

@@ -21,7 +21,8 @@ AnyCallable: TypeAlias = Callable[..., object]
 
 # Functions inherit these, and decorators copy them.
 _OF_PYTHON: Final = frozenset(
-    inspect.cleandoc(kind.__doc__ or "") for kind in (functools.partial, type.__call__)
+    inspect.cleandoc(kind.__doc__ or "")
+    for kind in (functools.partial, type.__call__, object.__init__)
 )
 
 

@@ -99,15 +99,24 @@ class ResultWriter:
         return self._text(drawn)
 
     def _write(self, value: object, plain: _Plain) -> str:
-        with _explained(value):
-            written = plain.value(value, ())
-        return self._text(written)
-
-    def _text(self, value: pydantic.JsonValue) -> str:
         try:
-            written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            return self._text(value)  # many times as fast, where it is enough
+        except (TypeError, ValueError, RecursionError):
+            with _explained(value):
+                written = plain.value(value, ())
+        try:
+            return self._text(written)
         except ValueError as problem:  # an integer of thousands of digits
             raise ResultError("ResultNotSerializable", f"the result: {problem}") from problem
+
+    def _text(self, value: object) -> str:
+        """Returns the text of dicts, lists, strings and finite numbers.
+
+        Raises:
+            TypeError, ValueError, RecursionError: The value holds something else.
+            ResultError: The text is too long.
+        """
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         # A frame holds only valid UTF-8, and a text may hold half a surrogate pair.
         encoded = written.encode("utf-8", "replace")
         if self._bytes_max and len(encoded) > self._bytes_max:
@@ -233,6 +242,8 @@ def _finite(number: float, place: Place) -> float:
 
 
 def _name(key: object, place: Place) -> str:
+    if key is None:
+        return "null"
     try:
         plain: dict[str, object] = pydantic_core.to_jsonable_python({key: None})
     except (ValueError, TypeError) as problem:
