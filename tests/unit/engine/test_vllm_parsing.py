@@ -146,6 +146,13 @@ OUTPUTS = {
         Parsed(calls=(("get_weather", HARD),), begun=1),
         tool="granite",
     ),
+    "marks in an argument, LongCat": Output(
+        hermes("get_weather", HARD.replace("tool_call", "longcat_tool_call"))
+        .replace("<tool_call>", "<longcat_tool_call>")
+        .replace("</tool_call>", "</longcat_tool_call>"),
+        Parsed(calls=(("get_weather", HARD.replace("tool_call", "longcat_tool_call")),), begun=1),
+        tool="longcat",
+    ),
     "marks in an argument of an XML call": Output(
         coder("get_weather", "</tool_call>") + "\n" + coder("get_time", "Rome"),
         Parsed(calls=(("get_time", ROME),), begun=2, unreadable=1),

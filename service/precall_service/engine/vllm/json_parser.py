@@ -22,6 +22,7 @@ from vllm.tool_parsers.abstract_tool_parser import ToolParser
 from vllm.tool_parsers.granite4_tool_parser import Granite4ToolParser
 from vllm.tool_parsers.granite_engine_tool_parser import GraniteEngineToolParser
 from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
+from vllm.tool_parsers.longcat_tool_parser import LongcatFlashToolParser
 
 from precall_service.engine.vllm.json_calls import Arguments, Begun, JsonCallReader, Marks, Text
 
@@ -109,10 +110,18 @@ class GraniteCallParser(JsonCallParser):
     marks = Marks(("<|tool_call|>", "<tool_call>"), "")
 
 
+class LongcatCallParser(JsonCallParser):
+    """As Hermes's, with marks and a grammar of LongCat's own."""
+
+    structural_tag_model = LongcatFlashToolParser.structural_tag_model
+    marks = Marks(("<longcat_tool_call>",), "</longcat_tool_call>")
+
+
 _READ_HERE: Final[Mapping[type[ToolParser], type[JsonCallParser]]] = {
     Hermes2ProToolParser: HermesCallParser,
     Granite4ToolParser: HermesCallParser,
     GraniteEngineToolParser: GraniteCallParser,
+    LongcatFlashToolParser: LongcatCallParser,
 }
 
 
