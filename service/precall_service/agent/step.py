@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -137,20 +137,25 @@ class StepReader:
                 if isinstance(chunk, StepEnd):
                     return self._finished(chunk)
                 self.begun = True
-                pieces = tuple(self._pieces(chunk.pieces))
+                pieces = self._pieces(chunk.pieces)
                 self._account.note(Sampled(chunk.token_ids, pieces))
                 for piece in pieces:
                     await self._emit(piece)
                     self._told(piece)
         raise AssertionError("the engine ended a generation without a StepEnd")
 
-    def _pieces(self, pieces: Iterable[base.Piece]) -> Iterator[Piece]:
+    def _pieces(self, pieces: Sequence[base.Piece]) -> tuple[Piece, ...]:
+        """Returns the events for pieces. A call that cannot be read is told when it is answered."""
+        if len(pieces) == 1 and type(pieces[0]) is base.TextPiece:  # the hot path
+            return (TextDelta(pieces[0].text),)
+        told: list[Piece] = []
         for piece in pieces:
-            if isinstance(piece, base.CallUnreadable):  # told when it is answered
+            if isinstance(piece, base.CallUnreadable):
                 call = self._calls[piece.index]
                 call.ready_at, call.problem = self._clock.now(), piece.problem
             else:
-                yield self._piece(piece)
+                told.append(self._piece(piece))
+        return tuple(told)
 
     def _piece(self, piece: _Told) -> Piece:
         """Returns the event for a piece."""
