@@ -228,7 +228,10 @@ def _check(taken: Mapping[str, _Taken], console: Console) -> None:
     for name, each in taken.items():
         if faults := each.functions.faults(each.answer.text):
             raise CommandError(f"the turn failed the check ({name}): {'; '.join(faults)}")
-        runs = ", ".join(f"{run.name}({escape(run.argument)})" for run in each.functions.runs)
+        # Both run at the same time, so either may end first.
+        runs = ", ".join(
+            sorted(f"{run.name}({escape(run.argument)})" for run in each.functions.runs)
+        )
         console.print(f"[green]✓[/] {name}: {runs} ran in this process")
         console.print(f"[green]✓[/] {name}: the answer has both results in it")
     if WITH not in taken:

@@ -13,6 +13,9 @@ from precall_service.domain.json import JsonObject, JsonValue
 
 OPTIONS_MAX: Final = 64
 """The most options that merging may make of two lists of options."""
+MERGES_MAX: Final = 4096
+"""The most parts that are merged for one schema: some tenths of a second. Further ones stay in an
+`allOf`."""
 
 OPTIONS: Final = ("anyOf", "oneOf")
 _GREATEST: Final = frozenset(
@@ -49,24 +52,93 @@ _OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
 _TYPED: Final = frozenset(each for keywords in _OF_TYPE.values() for each in keywords)
 
 
-def merged(one: JsonObject | bool, other: JsonObject | bool) -> JsonObject | bool:
-    """Returns the normal form of what satisfies both of two normal forms."""
-    if one is False or other is False:
-        return False
-    if other is True or not other:
-        return one
-    if one is True or not one:
-        return other
-    for first, second in ((one, other), (other, one)):
-        keyword = next((each for each in OPTIONS if each in first), None)
-        if keyword is not None and "allOf" not in first:
-            options = cast("Sequence[JsonObject | bool]", first[keyword])
-            count = len(options) * len(_options_of(second))
-            if count <= OPTIONS_MAX:
-                return choice(keyword, [merged(each, second) for each in options])
-    if any(keyword in each for each in (one, other) for keyword in ("$ref", "allOf", *OPTIONS)):
-        return one if same(one, other) else _both(one, other)
-    return _merged_keywords(one, other)
+class Merging:
+    """Merges the parts of one schema, within a bound on its work."""
+
+    def __init__(self) -> None:
+        self._left = MERGES_MAX
+
+    def merged(self, one: JsonObject | bool, other: JsonObject | bool) -> JsonObject | bool:
+        """Returns the normal form of what satisfies both of two normal forms."""
+        if one is False or other is False:
+            return False
+        if other is True or not other:
+            return one
+        if one is True or not one:
+            return other
+        self._left -= 1
+        if self._left < 0 or any("allOf" in each or "$ref" in each for each in (one, other)):
+            return _both(one, other)
+        for first, second in ((one, other), (other, one)):
+            keyword = next((each for each in OPTIONS if each in first), None)
+            if keyword is not None:
+                options = cast("Sequence[JsonObject | bool]", first[keyword])
+                if len(options) * len(_options_of(second)) > OPTIONS_MAX:
+                    return _both(one, other)
+                return choice(keyword, [self.merged(each, second) for each in options])
+        return self._keywords(one, other)
+
+    def _keywords(self, one: JsonObject, other: JsonObject) -> JsonObject | bool:
+        if "enum" in one or "enum" in other:
+            return _merged_enum(one, other)
+        one, other = self._closed(one, other), self._closed(other, one)
+        both: dict[str, JsonValue] = {**other, **one}
+        rest: dict[str, JsonValue] = {}
+        for keyword in one.keys() & other.keys():
+            first, second = one[keyword], other[keyword]
+            if keyword == "type":
+                types = {cast("str", first), cast("str", second)}
+                if len(types) == 2 and types != {"integer", "number"}:
+                    return False
+                both[keyword] = "integer" if "integer" in types else first
+            elif (found := self._values(keyword, first, second)) is not None:
+                both[keyword] = found
+            elif not same(first, second):
+                rest[keyword] = second
+        whole = _single(both, cast("str", both["type"])) if "type" in both else _satisfiable(both)
+        return whole if isinstance(whole, bool) or not rest else _both(whole, rest)
+
+    def _values(self, keyword: str, first: JsonValue, second: JsonValue) -> JsonValue:
+        """Returns the value of a keyword that says what both values say; None if none does."""
+        if keyword in _GREATEST:
+            return max(cast("float", first), cast("float", second))
+        if keyword in _LEAST:
+            return min(cast("float", first), cast("float", second))
+        match keyword:
+            case "required":
+                names = (*cast("Sequence[str]", first), *cast("Sequence[str]", second))
+                return list(dict.fromkeys(names))
+            case "additionalProperties" | "items":
+                return self.merged(
+                    cast("JsonObject | bool", first), cast("JsonObject | bool", second)
+                )
+            case "properties":
+                return self._properties(cast("JsonObject", first), cast("JsonObject", second))
+            case "uniqueItems":
+                return bool(first or second)
+            case _:
+                return None
+
+    def _properties(self, one: JsonObject, other: JsonObject) -> JsonObject:
+        found: dict[str, JsonValue] = dict(one)
+        for name, schema in other.items():
+            part = cast("JsonObject | bool", schema)
+            found[name] = (
+                self.merged(cast("JsonObject | bool", one[name]), part) if name in one else part
+            )
+        return found
+
+    def _closed(self, schema: JsonObject, other: JsonObject) -> JsonObject:
+        """Returns a schema whose properties also satisfy what the other says of additional ones."""
+        beyond = cast("JsonObject | bool", other.get("additionalProperties", True))
+        if beyond is True or "properties" not in schema or "patternProperties" in other:
+            return schema
+        known = cast("JsonObject", other.get("properties", {}))
+        properties: dict[str, JsonValue] = {}
+        for name, each in cast("JsonObject", schema["properties"]).items():
+            part = cast("JsonObject | bool", each)
+            properties[name] = part if name in known else self.merged(part, beyond)
+        return {**schema, "properties": properties}
 
 
 def _options_of(schema: JsonObject) -> Sequence[JsonValue]:
@@ -143,75 +215,12 @@ def _satisfiable(schema: JsonObject) -> JsonObject | bool:
     return schema
 
 
-def _merged_keywords(one: JsonObject, other: JsonObject) -> JsonObject | bool:
-    if "enum" in one or "enum" in other:
-        return _merged_enum(one, other)
-    one, other = _closed(one, other), _closed(other, one)
-    both: dict[str, JsonValue] = {**other, **one}
-    rest: dict[str, JsonValue] = {}
-    for keyword in one.keys() & other.keys():
-        first, second = one[keyword], other[keyword]
-        if keyword == "type":
-            types = {cast("str", first), cast("str", second)}
-            if len(types) == 2 and types != {"integer", "number"}:
-                return False
-            both[keyword] = "integer" if "integer" in types else first
-        elif (found := _merged_values(keyword, first, second)) is not None:
-            both[keyword] = found
-        elif not same(first, second):
-            rest[keyword] = second
-    whole = _single(both, cast("str", both["type"])) if "type" in both else _satisfiable(both)
-    return whole if isinstance(whole, bool) or not rest else _both(whole, rest)
-
-
-def _merged_values(keyword: str, first: JsonValue, second: JsonValue) -> JsonValue:
-    """Returns the value of a keyword that says what both values say; None if none does."""
-    if keyword in _GREATEST:
-        return max(cast("float", first), cast("float", second))
-    if keyword in _LEAST:
-        return min(cast("float", first), cast("float", second))
-    match keyword:
-        case "required":
-            names = (*cast("Sequence[str]", first), *cast("Sequence[str]", second))
-            return list(dict.fromkeys(names))
-        case "additionalProperties" | "items":
-            return merged(cast("JsonObject | bool", first), cast("JsonObject | bool", second))
-        case "properties":
-            return _merged_properties(cast("JsonObject", first), cast("JsonObject", second))
-        case "uniqueItems":
-            return bool(first or second)
-        case _:
-            return None
-
-
 def _merged_enum(one: JsonObject, other: JsonObject) -> JsonObject | bool:
-    both = {**one, **other}
     values = cast("Sequence[JsonValue]", one.get("enum", other.get("enum")))
     if "enum" in other:
-        allowed = cast("Sequence[JsonValue]", other["enum"])
-        values = [each for each in values if any(same(each, value) for value in allowed)]
-    return by_type({**both, "enum": values})
-
-
-def _merged_properties(one: JsonObject, other: JsonObject) -> JsonObject:
-    found: dict[str, JsonValue] = dict(one)
-    for name, schema in other.items():
-        part = cast("JsonObject | bool", schema)
-        found[name] = merged(cast("JsonObject | bool", one[name]), part) if name in one else part
-    return found
-
-
-def _closed(schema: JsonObject, other: JsonObject) -> JsonObject:
-    """Returns a schema whose properties also satisfy what the other says of additional ones."""
-    beyond = cast("JsonObject | bool", other.get("additionalProperties", True))
-    if beyond is True or "properties" not in schema or "patternProperties" in other:
-        return schema
-    known = cast("JsonObject", other.get("properties", {}))
-    properties: dict[str, JsonValue] = {}
-    for name, each in cast("JsonObject", schema["properties"]).items():
-        part = cast("JsonObject | bool", each)
-        properties[name] = part if name in known else merged(part, beyond)
-    return {**schema, "properties": properties}
+        allowed = {spelled(each) for each in cast("Sequence[JsonValue]", other["enum"])}
+        values = [each for each in values if spelled(each) in allowed]
+    return by_type({**one, **other, "enum": values})
 
 
 def _is_of_type(value: JsonValue, types: JsonValue) -> bool:
@@ -240,4 +249,9 @@ def _is_of(value: JsonValue, name: str) -> bool:
 
 def same(one: JsonValue, other: JsonValue) -> bool:
     """Whether two values are the same JSON."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    return spelled(one) == spelled(other)
+
+
+def spelled(value: JsonValue) -> str:
+    """Returns a text that is the same for the same JSON."""
+    return json.dumps(value, sort_keys=True)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from precall_service.domain.json import JsonObject, JsonValue
-from precall_service.domain.merged_schemas import OPTIONS, by_type, choice, merged, same
+from precall_service.domain.merged_schemas import OPTIONS, Merging, by_type, choice, same
 
 _ANNOTATIONS: Final = frozenset(
     {
@@ -59,7 +59,7 @@ def normal_form(schema: JsonObject) -> JsonObject | bool:
 class _Normaliser:
     def __init__(self, root: JsonObject) -> None:
         self._root = root
-        self._open: list[int] = []
+        self._merging = Merging()
         self._recursive: dict[int, str] = {}
         """The names of the definitions that lead back to themselves, by identity."""
         self._definitions: dict[str, JsonValue] = {}
@@ -127,7 +127,7 @@ class _Normaliser:
                 parts.append(choice(keyword, options))
         found: JsonObject | bool = True
         for part in parts:
-            found = merged(found, part)
+            found = self._merging.merged(found, part)
         return found
 
     def _own(self, schema: JsonObject) -> JsonObject | bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from precall_service.domain.merged_schemas import OPTIONS_MAX, merged
+from precall_service.domain.merged_schemas import MERGES_MAX, OPTIONS_MAX, Merging
 from precall_service.domain.normal_schema import EndlessReferenceError, normal_form
 
 STRING: dict[str, Any] = {"type": "string"}
@@ -143,5 +144,23 @@ def test_many_options_are_not_multiplied() -> None:
 
 
 def test_true_changes_nothing() -> None:
-    assert merged(True, STRING) == merged(STRING, True) == STRING
-    assert merged(STRING, STRING) == STRING
+    merging = Merging()
+    assert merging.merged(True, STRING) == merging.merged(STRING, True) == STRING
+
+
+def test_a_schema_has_a_bound_on_its_merging() -> None:
+    """These would have 8 to the power of 100 options."""
+    parts = [
+        {"anyOf": [of(**{f"a{part}{option}": {"minimum": option}}) for option in range(8)]}
+        for part in range(100)
+    ]
+    found = normal_form({"type": "object", "allOf": parts})
+    assert isinstance(found, dict)
+    assert len(json.dumps(found)) < 4 * len(json.dumps(parts))
+
+
+def test_what_is_merged_last_stays_in_all_of() -> None:
+    part = {"allOf": [{"minLength": 1}, {"maxLength": 2}]}
+    found = normal_form(of(**{f"p{number}": part for number in range(MERGES_MAX + 1)}))
+    merged = {f"p{number}": {"minLength": 1, "maxLength": 2} for number in range(MERGES_MAX)}
+    assert found == of(**merged, **{f"p{MERGES_MAX}": part})
