@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 PROPOSALS_MAX: Final = 8
 """The proposals of one predictor at one moment."""
-TASKS_MAX: Final = 2
+TASKS_MAX: Final = 3
 """The moments for which one predictor works at the same time."""
 
 _BRANCHED: Final = (Moment.STEP_BEGAN, Moment.REASONED)
