@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 
-from precall_service.domain.json import JsonObject, JsonValue
+from precall_service.domain.json import JsonError, JsonObject, JsonValue, canonical
 
 OPTIONS_MAX: Final = 64
 """The most options that merging may make of two lists of options."""
@@ -252,6 +252,9 @@ def same(one: JsonValue, other: JsonValue) -> bool:
     return spelled(one) == spelled(other)
 
 
-def spelled(value: JsonValue) -> str:
-    """Returns a text that is the same for the same JSON."""
-    return json.dumps(value, sort_keys=True)
+def spelled(value: JsonValue) -> bytes:
+    """Returns a text that is the same for the same JSON: 1 and 1.0 are the same number."""
+    try:
+        return canonical(value)
+    except JsonError:  # numbers beyond I-JSON, as in the 64-bit limits of many schemas
+        return json.dumps(value, sort_keys=True).encode()

@@ -18,11 +18,20 @@ Never: checks values. The schema must be a valid one (2020-12) whose references 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.domain.merged_schemas import OPTIONS, Merging, by_type, choice, same
+from precall_service.domain.subschemas import (
+    BY_NAME,
+    LIST,
+    ONE,
+    REFERENCES,
+    Referred,
+    references,
+    subschemas,
+)
 
 _ANNOTATIONS: Final = frozenset(
     {
@@ -32,15 +41,9 @@ _ANNOTATIONS: Final = frozenset(
     }
 )
 _DEFINITIONS: Final = frozenset({"$defs", "definitions"})
-_REFERENCES: Final = ("$ref", "$dynamicRef")
-_ONE: Final = frozenset(
-    {
-        *("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames"),
-        *("then", "unevaluatedItems", "unevaluatedProperties"),
-    }
-)
-_LIST: Final = frozenset({"prefixItems"})
-_BY_NAME: Final = frozenset({"dependentSchemas", "patternProperties", "properties"})
+_UNSAID: Final = _ANNOTATIONS | _DEFINITIONS
+_ELSEWHERE: Final = _UNSAID | {*REFERENCES, *OPTIONS, "allOf"}
+"""Keywords that say nothing by themselves, or that are merged with the others."""
 
 
 class EndlessReferenceError(ValueError):
@@ -59,6 +62,7 @@ def normal_form(schema: JsonObject) -> JsonObject | bool:
 class _Normaliser:
     def __init__(self, root: JsonObject) -> None:
         self._root = root
+        self._referred_by = Referred(root).by
         self._merging = Merging()
         self._recursive: dict[int, str] = {}
         """The names of the definitions that lead back to themselves, by identity."""
@@ -86,10 +90,11 @@ class _Normaliser:
             if id(part) in done:
                 return
             above.append(id(part))
-            for each in _parts(part):
+            said = {name: each for name, each in part.items() if name not in _UNSAID}
+            for _, each in subschemas(said):
                 visit(each)
-            for reference in _references(part):
-                visit(_at(self._root, reference))
+            for _, reference in references(part):
+                visit(self._referred_by(reference))
             above.pop()
             done.add(id(part))
 
@@ -97,7 +102,7 @@ class _Normaliser:
 
     def _referred(self, said: str) -> JsonObject | bool:
         """Returns the normal form of what a reference leads to."""
-        target = _at(self._root, said)
+        target = self._referred_by(said)
         name = self._recursive.get(id(target))
         if name is None:
             return self._part(target)
@@ -116,7 +121,7 @@ class _Normaliser:
         if not isinstance(schema, Mapping):
             return schema is not False
         parts: list[JsonObject | bool] = [self._own(schema)]
-        parts += map(self._referred, _references(schema))
+        parts += [self._referred(reference) for _, reference in references(schema)]
         for part in cast("Sequence[JsonValue]", schema.get("allOf", ())):
             parts.append(self._part(part))
         for keyword in OPTIONS:
@@ -134,31 +139,23 @@ class _Normaliser:
         """Returns the normal form of a schema's keywords without references and combinations."""
         own: dict[str, JsonValue] = {}
         for keyword, value in schema.items():
-            if keyword in _ONE:
+            if keyword in _ELSEWHERE:
+                continue
+            if keyword in ONE:
                 own[keyword] = self._part(value)
-            elif keyword in _LIST:
+            elif keyword in LIST:
                 own[keyword] = [self._part(each) for each in cast("Sequence[JsonValue]", value)]
-            elif keyword in _BY_NAME:
+            elif keyword in BY_NAME:
                 named = cast("JsonObject", value)
                 own[keyword] = {name: self._part(each) for name, each in named.items()}
             elif keyword == "const":
                 own["enum"] = [value]
-            elif keyword not in _ANNOTATIONS | _DEFINITIONS | {*_REFERENCES, *OPTIONS, "allOf"}:
+            else:
                 own[keyword] = value
         if "const" in schema and "enum" in schema:
             values = cast("Sequence[JsonValue]", schema["enum"])
             own["enum"] = [each for each in values if same(each, schema["const"])]
         return by_type(own)
-
-
-def _parts(schema: JsonObject) -> Iterator[JsonValue]:
-    for keyword, value in schema.items():
-        if keyword in _ONE:
-            yield value
-        elif keyword in _LIST or keyword in ("allOf", *OPTIONS):
-            yield from cast("Sequence[JsonValue]", value)
-        elif keyword in _BY_NAME:
-            yield from cast("JsonObject", value).values()
 
 
 def _leads_to(schema: JsonValue, reference: str) -> bool:
@@ -171,37 +168,3 @@ def _leads_to(schema: JsonValue, reference: str) -> bool:
         for part in cast("Sequence[JsonValue]", schema.get(keyword, ()))
     ]
     return schema.get("$ref") == reference or any(_leads_to(part, reference) for part in parts)
-
-
-def _references(schema: JsonObject) -> Iterator[str]:
-    for keyword in _REFERENCES:
-        reference = schema.get(keyword)
-        if isinstance(reference, str):
-            yield reference
-
-
-def _at(root: JsonObject, reference: str) -> JsonValue:
-    """Returns the part to which a JSON pointer or an anchor leads."""
-    if reference in ("#", "#/"):
-        return root
-    if not reference.startswith("#/"):
-        return next(_anchored(root, reference[1:]), True)
-    part: JsonValue = root
-    for step in reference[2:].split("/"):
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(part, Mapping):
-            part = part[name]
-        else:
-            part = cast("Sequence[JsonValue]", part)[int(name)]
-    return part
-
-
-def _anchored(schema: JsonValue, anchor: str) -> Iterator[JsonObject]:
-    if isinstance(schema, Mapping):
-        if anchor in (schema.get("$anchor"), schema.get("$dynamicAnchor")):
-            yield schema
-        for each in schema.values():
-            yield from _anchored(each, anchor)
-    elif isinstance(schema, Sequence) and not isinstance(schema, str):
-        for each in schema:
-            yield from _anchored(each, anchor)

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final
 
-import referencing.exceptions
-from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
-
 from precall_service.domain.json import JsonObject, JsonValue
+from precall_service.domain.subschemas import Referred, references, subschemas
 
 DEPTH_MAX: Final = 64
 """The most levels of JSON in one schema, far more than people write."""
@@ -25,28 +23,6 @@ PARTS_MAX: Final = 10_000
 """The most parts, each counted as often as it is referred to."""
 PATTERNS_MAX: Final = 64
 """The most regular expressions: each takes milliseconds to compile and up to 1 MiB of memory."""
-
-# Keywords of 2020-12 that hold schemas. All others, such as `const`, `default` or `examples`, hold
-# data, in which a "$ref" is not a reference.
-_ONE = frozenset(
-    {
-        "additionalProperties",
-        "contains",
-        "contentSchema",
-        "else",
-        "if",
-        "items",
-        "not",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    }
-)
-_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_BY_NAME = frozenset(
-    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
-)
 
 
 class UnboundedSchemaError(ValueError):
@@ -69,7 +45,7 @@ class SchemaParts:
         """
         _check_depth(schema)
         self._root = schema
-        self._resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
+        self._referred = Referred(schema)
         self._counts: dict[int, int] = {}
         self._open: set[int] = set()
         self._patterns = 0
@@ -101,7 +77,7 @@ class SchemaParts:
         self._check_keywords(schema)
         self._open.add(id(schema))
         count = 1
-        for below, part in chain(_subschemas(schema), self._targets(schema)):
+        for below, part in chain(subschemas(schema), self._targets(schema)):
             count += self._count(below, part)
         self._open.remove(id(schema))
         if count > PARTS_MAX:
@@ -123,17 +99,13 @@ class SchemaParts:
             raise self._error(f"one pattern more than the {PATTERNS_MAX} that a schema may have")
 
     def _targets(self, schema: JsonObject) -> Iterator[tuple[str, JsonValue]]:
-        for keyword in ("$ref", "$dynamicRef"):
-            reference = schema.get(keyword)
-            if not isinstance(reference, str):
-                continue
+        for keyword, reference in references(schema):
             if not reference.startswith("#"):
                 self._path.append(f".{keyword}")
                 raise self._error(f"{reference!r} refers to another document; copy it to $defs")
             try:
-                yield reference, self._resolver.lookup(reference).contents
-            # Pointers through lists and numbers raise what indexing them raises.
-            except (referencing.exceptions.Unresolvable, LookupError, TypeError, ValueError):
+                yield reference, self._referred.by(reference)
+            except LookupError:
                 self._path.append(f".{keyword}")
                 raise self._error(f"there is no {reference!r}") from None
 
@@ -158,13 +130,3 @@ def _parts(value: JsonValue) -> Iterable[JsonValue]:
     if isinstance(value, list):
         return value
     return ()
-
-
-def _subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonValue]]:
-    for keyword, part in schema.items():
-        if keyword in _ONE:
-            yield f".{keyword}", part
-        elif keyword in _LIST:
-            yield from ((f".{keyword}[{i}]", each) for i, each in enumerate(_parts(part)))
-        elif keyword in _BY_NAME and isinstance(part, Mapping):
-            yield from ((f".{keyword}.{name}", each) for name, each in part.items())

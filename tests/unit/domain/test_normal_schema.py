@@ -66,6 +66,7 @@ def of(**properties: Any) -> dict[str, Any]:
             {**of(b={"minimum": 1, **INTEGER}), "additionalProperties": INTEGER},
         ),
         ({"enum": ["a", "b"], "allOf": [{"enum": ["b", "c"]}]}, {"enum": ["b"]}),
+        ({"enum": [1, 2**60], "allOf": [{"enum": [1.0, 2**60]}]}, {"enum": [1, 2**60]}),
         (
             {"allOf": [{"pattern": "a"}, {"pattern": "b"}]},
             {"allOf": [{"pattern": "a"}, {"pattern": "b"}]},
