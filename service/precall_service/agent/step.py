@@ -159,9 +159,9 @@ class StepReader:
 
     def _piece(self, piece: _Told) -> Piece:
         """Returns the event for a piece."""
-        if type(piece) is base.TextPiece:  # the hot path: tested first, without `match`
-            return TextDelta(piece.text)
         match piece:
+            case base.TextPiece(text):
+                return TextDelta(text)
             case base.ReasoningPiece(text):
                 return ReasoningDelta(text)
             case base.CallBegun(index, tool_name, written_id):
@@ -176,8 +176,6 @@ class StepReader:
                 call.ready_at = self._clock.now()
                 written = call.written()
                 return ToolCallReady(call.call_id, call.tool_name, written.arguments_json)
-            case base.TextPiece():
-                raise AssertionError("handled above")
 
     def _told(self, piece: Piece) -> None:
         if type(piece) is TextDelta:  # the hot path, as above

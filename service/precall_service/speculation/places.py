@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 from typing import Final
 
-from precall_service.speculation.estimates import PRIOR_WEIGHT, Durations
+from precall_service.speculation.estimates import DECAY, PRIOR_WEIGHT, Durations
 
 PLACES: Final = (
     *(0, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512),
@@ -24,8 +24,6 @@ WINS_FIRST: Final = 0.5
 WINS_LATER: Final = 0.2
 """The fractions of branches that are taken to win at the start and later, before anything is known.
 With the embedded model, half of them did at the start, and 2 to 7 of 100 at each later place."""
-DECAY: Final = 0.98
-"""What each branch leaves of the weight of the earlier ones."""
 
 
 def place_of(reasoned: int) -> int:

@@ -151,8 +151,8 @@ class Parser:
             pass
         elif self._take("?"):
             least, most = 0, 1
-        elif self._peek() == "{" and (bounds := self._bounds()):
-            least, most = bounds
+        elif self._peek() == "{":
+            least, most = self._bounds()
         else:
             return part
         self._take("?")  # what is found lazily is found
@@ -160,7 +160,7 @@ class Parser:
             raise PatternError("^ or $ within a repetition")
         return Repeat(part, least, most)
 
-    def _bounds(self) -> tuple[int, int | None] | None:
+    def _bounds(self) -> tuple[int, int | None]:
         inner, closed, _ = self._text[self._at + 1 : self._at + 24].partition("}")
         least, comma, most = inner.partition(",")
         if not closed or not least.isdecimal() or not (most.isdecimal() or not most):

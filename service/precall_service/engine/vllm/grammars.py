@@ -9,6 +9,7 @@ Never: decides which tools may be called; vLLM's grammar has decided that.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -22,6 +23,7 @@ from precall_service.domain.normal_schema import normal_form
 from precall_service.engine.vllm.held import Held, Loosened, held
 from precall_service.engine.vllm.patterns import json_regex
 
+_GRAMMARS_MAX: Final = 256
 _MARKER: Final = "the text of pattern {}"
 _BYTE_ESCAPE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\\\)*)\\x(?P<digits>[0-9a-fA-F]{2})")
 """How a printed grammar spells U+0080 to U+00FF. Read again, it would take a third digit too, if
@@ -101,8 +103,14 @@ def held_by_grammar(schema: JsonObject) -> Held:
 
 def json_grammar(schema: JsonObject | bool) -> str:
     """The grammar of a JSON schema, which must be one that `held` returned."""
+    return _grammar(json.dumps(schema))
+
+
+@functools.lru_cache(_GRAMMARS_MAX)
+def _grammar(schema_text: str) -> str:
+    """The same for the text of a schema. Tools stand in many plans, and each needs its grammar."""
     patterns: list[str] = []
-    unpatterned = json.dumps(_without_patterns(schema, patterns))
+    unpatterned = json.dumps(_without_patterns(json.loads(schema_text), patterns))
     grammar = str(Grammar.from_json_schema(unpatterned, any_whitespace=False))
     for index, pattern in enumerate(patterns):
         grammar = grammar.replace(json.dumps(json.dumps(_MARKER.format(index))), f"pattern_{index}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from precall.testing._status import RefusedError
 from precall.v1 import content_pb2
 
 PARTS_MAX = 256
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def invalid(field: str, problem: str) -> RefusedError:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from precall import _frames
-from precall.testing._fields import json_object
+from precall.testing._fields import TOOL_NAME, json_object
 from precall.testing._status import RefusedError
 from precall.v1 import agent_pb2, tool_pb2
 
@@ -18,7 +18,6 @@ VERSION_BYTES_MAX = 128
 RESOURCES_MAX = 64
 RESOURCE_BYTES_MAX = 256
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -43,7 +42,7 @@ class _Checker:
 
     def check(self, limits: agent_pb2.ServerLimits) -> None:
         tool = self._tool
-        if not _NAME.fullmatch(tool.name):
+        if not TOOL_NAME.fullmatch(tool.name):
             problem = f"{tool.name[:80]!r} is not 1 to 64 of A-Z a-z 0-9 _ and -"
             raise self._refused("TOOL_NAME_INVALID", "name", problem)
         self._check_size("description", tool.description, limits.description_bytes_max)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from precall import _frames
-from precall.testing._fields import check_count, check_text, content_text, invalid, not_served
+from precall.testing._fields import (
+    TOOL_NAME,
+    check_count,
+    check_text,
+    content_text,
+    invalid,
+    not_served,
+)
 from precall.testing._status import RefusedError
 from precall.v1 import agent_pb2, generation_pb2, turn_pb2
 
@@ -14,7 +20,6 @@ TURN_ID_BYTES_MAX = 128
 STOP_TEXTS_MAX = 16
 STOP_BYTES_MAX = 256
 
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATH = "start_turn.generation"
 _RANGES = {"temperature": (0, 2), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 
@@ -84,7 +89,7 @@ def _check_choice_fields(choice: generation_pb2.ToolChoice) -> None:
     named = choice.mode == generation_pb2.TOOL_CHOICE_MODE_NAMED
     if named != bool(choice.tool_name):
         raise invalid(f"{path}.tool_name", "it must be set if the mode is NAMED, and only then")
-    if choice.tool_name and not _TOOL_NAME.fullmatch(choice.tool_name):
+    if choice.tool_name and not TOOL_NAME.fullmatch(choice.tool_name):
         raise invalid(f"{path}.tool_name", f"{choice.tool_name[:80]!r} is not a valid tool name")
 
 
