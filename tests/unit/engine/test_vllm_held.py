@@ -76,7 +76,22 @@ def test_one_keyword_is_loosened(
 
 @pytest.mark.parametrize(
     "value",
-    ["Montréal", "ÿb", "é1", "½ff", "naïve café", "日本", 'a"b', "a\\b", "a\nb", "\x1f", "😀"],
+    [
+        "Montréal",
+        "ÿb",
+        "é1",
+        "½ff",
+        "naïve café",
+        "日本",
+        'a"b',
+        "a\\b",
+        "a\nb",
+        "\x1f",
+        "\x7f",
+        "\\u007f",
+        "\\\x7f",
+        "😀",
+    ],
 )
 def test_every_character_comes_out_whole(value: str) -> None:
     """Those from U+0080 to U+00FF took the hexadecimal digit after them with them."""

@@ -28,6 +28,9 @@ _MARKER: Final = "the text of pattern {}"
 _BYTE_ESCAPE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\\\)*)\\x(?P<digits>[0-9a-fA-F]{2})")
 """How a printed grammar spells U+0080 to U+00FF. Read again, it would take a third digit too, if
 one follows: `\\xe9a` becomes U+0E9A."""
+_ESCAPED_DELETE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\{4})*)\\\\u007f")
+"""How a printed grammar spells U+007F in a constant or a name: as an escape of JSON, which only
+control characters below U+0020 need. Templates write the character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ def _grammar(schema_text: str) -> str:
     for index, pattern in enumerate(patterns):
         grammar = grammar.replace(json.dumps(json.dumps(_MARKER.format(index))), f"pattern_{index}")
         grammar += f'\npattern_{index} ::= "\\"" Regex({json.dumps(json_regex(pattern))}) "\\""'
+    grammar = _ESCAPED_DELETE.sub(r"\g<before>\\u007f", grammar)
     return _BYTE_ESCAPE.sub(r"\g<before>\\u00\g<digits>", grammar)
 
 
