@@ -182,11 +182,11 @@ def test_the_largest_situations_take_bounded_time_and_memory(kind: str) -> None:
     worst = 0.0
     for number in range(30):
         calls = [replace(made, tool_name=NAMES[n % 3]) for n in range(20)]
-        start = time.process_time()
+        start = time.thread_time()
         step = model.observe(replace(where, text=f"{number} {where.text}"), calls)
         model.learn(step)
         model.propose(where)
-        worst = max(worst, time.process_time() - start)
+        worst = max(worst, time.thread_time() - start)
         record = encode(step)
         assert record is None or len(record) <= RECORD_BYTES_MAX
     assert worst < 0.25  # about a fifth of it on an idle machine
