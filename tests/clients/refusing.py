@@ -6,12 +6,15 @@ know is left to the server: whether a schema is valid JSON Schema, and how many 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
+
+import pydantic
 
 from precall import ServerLimits, TurnLimits
-from precall.testing import Call, FakeServer, Hang
+from precall.testing import Call, Entry, FakeServer, Hang, Say
 from precall.v1 import (
     agent_pb2,
     content_pb2,
@@ -26,6 +29,8 @@ from tests.support.wire import Failure
 TOOLS_MAX, SCHEMA_MAX, DESCRIPTION_MAX, TEXT_MAX, MESSAGES_MAX = 3, 1024, 1024, 2048, 6
 RESULT_MAX = 1024
 KINDS = ("fake", "service")
+
+Step: TypeAlias = str | Mapping[str, pydantic.JsonValue]
 
 Request = agent_pb2.ConverseRequest
 Message = agent_pb2.Message
@@ -44,11 +49,12 @@ USER, ASSISTANT, TOOL = (
 
 @asynccontextmanager
 async def stream_to(
-    kind: str, *, tenants: tuple[str, ...] = (), calling: bool = False
+    kind: str, *, tenants: tuple[str, ...] = (), steps: Sequence[Step] = ()
 ) -> AsyncGenerator[StreamDriver]:
-    """Yields a stream to a server with the limits above, whose turns hang.
+    """Yields a stream to a server with the limits above, whose turns hang after "Er".
 
-    If `calling`, the first turn begins with a call of the tool f.
+    The first turn begins with these steps: calls of the tool f with the given arguments, or an
+    answer, which ends it.
     """
     metadata = tuple(("precall-tenant", tenant) for tenant in tenants)
     if kind == "service":
@@ -60,8 +66,13 @@ async def stream_to(
             "timeout_max_s": 60.0,
         }
         conversations: Section = {"messages_max": MESSAGES_MAX, "text_bytes_max": TEXT_MAX}
-        step = [*says("Er"), never()]
-        script = in_turn(calls(("f", "{}")), step) if calling else in_turn(step, step)
+        script = in_turn(
+            *(
+                says(step) if isinstance(step, str) else calls(("f", json.dumps(step)))
+                for step in steps
+            ),
+            *([*says("Er"), never()] for _ in range(2)),
+        )
         async with running_server(script, tools=tools, conversations=conversations) as server:
             yield server.stream(*metadata)
         return
@@ -76,7 +87,9 @@ async def stream_to(
         tool_timeout_max_s=60.0,
         turn_limits_max=TurnLimits(max_steps=32, max_turn_tokens=32_768, max_duration_s=1800.0),
     )
-    first = [Call("f"), Hang("Er")] if calling else [Hang("Er")]
+    first: list[Entry] = [Say(step) if isinstance(step, str) else Call("f", step) for step in steps]
+    if not first or not isinstance(first[-1], Say):
+        first.append(Hang("Er"))
     async with (
         FakeServer(first, [Hang("Er")], model=MODEL, limits=limits) as fake,
         connected(fake.address) as channel,

@@ -44,6 +44,9 @@ def test_every_reason_has_a_class_and_a_code(reason: str) -> None:
         ("NOT_SERVED", precall.NotServedError),
         ("CONVERSATION_EXPIRED", precall.ConversationUnknownError),
         ("TOO_LARGE", precall.TooLargeError),
+        ("CALL_LOST", precall.NoCallError),
+        ("CALL_MISSING", precall.NoCallError),
+        ("CALL_STOPPED", precall.NoCallError),
     ],
 )
 def test_reasons_choose_the_class(reason: str, kind: type[precall.PrecallError]) -> None:

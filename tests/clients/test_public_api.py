@@ -20,15 +20,15 @@ PUBLIC = """
     CacheEntryStored CacheKey CacheOrigin CacheStats CacheTarget CacheWatchGap Capability Client
     ClientOptions ConnectError ConnectionLostError ContextWindowExceededError Conversation
     ConversationClosedError ConversationUnknownError EngineLoad EngineState EngineUnavailableError
-    InvalidArgumentError LimitReachedError Message NotServedError NotServedWarning OverloadedError
-    PrecallError PredictorRecord ResourceVersion ResourceVersions ServerError ServerInfo
-    ServerLimits Speculation SpeculationMode SpeculationStats TooLargeError Tool ToolCache ToolCall
-    ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError ToolSpeculation Turn
-    TurnLimits TurnOptions TurnRunningError UnavailableError
+    InvalidArgumentError LimitReachedError Message NoCallError NotServedError NotServedWarning
+    OverloadedError PrecallError PredictorRecord ResourceVersion ResourceVersions ServerError
+    ServerInfo ServerLimits Speculation SpeculationMode SpeculationStats TooLargeError Tool
+    ToolCache ToolCall ToolCallError ToolContext ToolNamed ToolOptions ToolRejectedError
+    ToolSpeculation Turn TurnLimits TurnOptions TurnRunningError UnavailableError
 """
 TESTING = """
-    Call Disconnect Entry Fail FakeServer Hang Limit Parallel Predict Refuse Say StartedTurn
-    Step ToolResult
+    Call Disconnect Entry Fail FakeServer Hang Limit NoCall Parallel Predict Refuse Say
+    StartedTurn Step ToolResult
 """
 
 

@@ -31,6 +31,7 @@ from tests.clients.refusing import (
     Message,
     Open,
     Request,
+    Step,
     Tool,
     Turn,
     named,
@@ -61,6 +62,7 @@ def limited(**fields: Any) -> Turn:
 
 NAMED = generation_pb2.TOOL_CHOICE_MODE_NAMED
 AUTO = generation_pb2.TOOL_CHOICE_MODE_AUTO
+REQUIRED = generation_pb2.TOOL_CHOICE_MODE_REQUIRED
 INFINITE, NAN = float("inf"), float("nan")
 CHOICE = "start_turn.generation.tool_choice"
 TURNS: list[tuple[str, str, Turn]] = [
@@ -98,7 +100,7 @@ TURNS: list[tuple[str, str, Turn]] = [
     (FIELD, f"{CHOICE}.tool_name", choice(AUTO, tool_name="f")),
     (FIELD, f"{CHOICE}.tool_name", choice(NAMED, tool_name="a b")),
     ("TOOL_CHOICE_INVALID", f"{CHOICE}.tool_name", choice(NAMED, tool_name="g")),
-    ("TOOL_CHOICE_INVALID", f"{CHOICE}.mode", choice(generation_pb2.TOOL_CHOICE_MODE_REQUIRED)),
+    ("TOOL_CHOICE_INVALID", f"{CHOICE}.mode", choice(REQUIRED)),
     (FIELD, "start_turn.limits.max_steps", limited(max_steps=0)),
     (FIELD, "start_turn.limits.max_steps", limited(max_steps=33)),
     (FIELD, "start_turn.limits.max_turn_tokens", limited(max_turn_tokens=0)),
@@ -115,6 +117,56 @@ async def test_turns(kind: str, reason: str, field: str, frame: Turn) -> None:
         await stream.open(Open())
         number = await stream.send("start_turn", frame)
         assert what(await stream.refused(number)) == (reason, field)
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("step", "chosen"),
+    [
+        ("No.", Choice(mode=REQUIRED)),
+        ("No.", Choice(mode=NAMED, tool_name="g")),
+        ({}, Choice(mode=NAMED, tool_name="g")),
+    ],
+)
+async def test_a_required_call_that_is_not_made(kind: str, step: Step, chosen: Choice) -> None:
+    async with stream_to(kind, steps=[step]) as stream:
+        await stream.open(Open(tools=[Tool(name="f"), Tool(name="g")]))
+        await stream.send("start_turn", generation(tool_choice=chosen))
+        ended = await stream.completed("t")
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_NO_CALL
+        assert what(failure(ended.error)) == ("CALL_MISSING", "")
+        calls = [frame for frame in stream.events if frame.HasField("tool_call_completed")]
+        assert [call.tool_call_completed.outcome for call in calls] == [
+            turn_pb2.TOOL_CALL_OUTCOME_CANCELLED
+        ] * (not isinstance(step, str))
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "chosen", [Choice(mode=REQUIRED), Choice(mode=NAMED, tool_name="f"), Choice(mode=AUTO)]
+)
+async def test_a_required_call_that_is_made(kind: str, chosen: Choice) -> None:
+    async with stream_to(kind, steps=[{}, "Yes."]) as stream:
+        await stream.open(Open(tools=[Tool(name="f"), Tool(name="g")]))
+        await stream.send("start_turn", generation(tool_choice=chosen))
+        invocation_id = (await stream.invoked()).invocation_id
+        result = invocation_pb2.InvocationResult(invocation_id=invocation_id, result_json="1")
+        await stream.send("invocation_result", result)
+        assert (await stream.completed("t")).outcome == turn_pb2.TURN_OUTCOME_ANSWERED
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_number_of_steps(kind: str) -> None:
+    async with stream_to(kind, steps=[{}, {}]) as stream:
+        await stream.open(Open(tools=[Tool(name="f")]))
+        await stream.send("start_turn", limited(max_steps=1))
+        ended = await stream.completed("t")
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_LIMIT
+        assert what(failure(ended.error)) == ("LIMIT_REACHED", "start_turn.limits.max_steps")
+        assert ended.report.steps == 1
         await stream.close()
 
 
@@ -212,7 +264,7 @@ RESULTS: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("reason", "field", "fields"), RESULTS, ids=named(RESULTS))
 async def test_results(kind: str, reason: str, field: str, fields: dict[str, Any]) -> None:
-    async with stream_to(kind, calling=True) as stream:
+    async with stream_to(kind, steps=[{}]) as stream:
         await stream.open(Open(tools=[Tool(name="f")]))
         await stream.send("start_turn", turn())
         invocation_id = (await stream.invoked()).invocation_id

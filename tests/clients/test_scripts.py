@@ -8,7 +8,18 @@ import pytest
 
 import precall
 from precall import TurnOutcome
-from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Limit, Parallel, Refuse, Say
+from precall.testing import (
+    Call,
+    Disconnect,
+    Fail,
+    FakeServer,
+    Hang,
+    Limit,
+    NoCall,
+    Parallel,
+    Refuse,
+    Say,
+)
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from tests.clients.helpers import talking
 from tests.support.stream import StreamDriver, connected
@@ -35,6 +46,9 @@ async def later(results: object) -> Say:
         ([[Fail("TOO_LARG")]], ValueError, "no reason 'TOO_LARG'; did you mean 'TOO_LARGE'"),
         ([[Refuse("ERROR")]], ValueError, "the contract has no reason 'ERROR'"),
         ([[Limit("TURN_TIMEOUTS")]], ValueError, "did you mean 'TURN_TIMEOUT'"),
+        ([[NoCall("TOO_LARGE")]], ValueError, "'TOO_LARGE' must be one of CALL_LOST, CALL_MISS"),
+        ([[NoCall(stray_call="x")]], ValueError, "'x' must be one of open, lost, reasoning"),
+        ([[NoCall(text=3)]], TypeError, "3 must be a string"),  # pyright: ignore[reportArgumentType]
         ([[Disconnect("DRAIN")]], ValueError, "did you mean 'DRAINING'"),
         ([[Say("a"), Say("b")]], ValueError, "entry 1 of turn 1: Say ends its turn"),
         ([[Hang(), Say("b")]], ValueError, "Hang ends its turn"),

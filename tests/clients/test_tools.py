@@ -9,7 +9,7 @@ import pytest
 
 import precall
 from precall import Capability, Client, NotServedWarning, ToolNamed
-from precall.testing import FakeServer, Say
+from precall.testing import Call, FakeServer, Say
 from precall.v1 import generation_pb2
 from tests.clients.helpers import talking
 
@@ -42,7 +42,7 @@ async def test_removing_an_unknown_tool_raises_the_same_error_everywhere() -> No
 
 async def test_a_tool_with_the_name_of_a_mode_can_be_chosen() -> None:
     async with (
-        FakeServer(*([Say("yes")] for _ in range(5))) as server,
+        FakeServer(*([Call("auto", {"query": "x"}), Say("yes")] for _ in range(5))) as server,
         Client(server.address) as client,
     ):
         tool = client.add_tool(search, name="auto")
@@ -60,7 +60,8 @@ async def test_a_tool_with_the_name_of_a_mode_can_be_chosen() -> None:
 
 
 async def test_a_chosen_function_is_exactly_one_tool_of_the_conversation() -> None:
-    async with talking([Say("yes")], tools=(search,)) as (server, conversation):
+    script = [Call("find", {"query": "x"}), Say("yes")]
+    async with talking(script, tools=(search,)) as (server, conversation):
         with pytest.raises(ValueError, match="its tools are: search"):
             conversation.send("?", tool_choice=len)
         await conversation.add_tool(search, name="find")

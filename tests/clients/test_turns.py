@@ -27,7 +27,7 @@ from precall import (
     TurnOutcome,
     TurnStarted,
 )
-from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Limit, Refuse, Say
+from precall.testing import Call, Disconnect, Fail, FakeServer, Hang, Limit, NoCall, Refuse, Say
 from precall.v1 import generation_pb2
 from tests.clients.helpers import FAST, talking
 
@@ -92,6 +92,17 @@ async def test_a_limit_is_an_outcome_and_the_text_so_far_stands(reason: str) -> 
     assert (answer.error.reason, answer.error.message) == (reason, "too long")
 
 
+@pytest.mark.parametrize("reason", ["CALL_LOST", "CALL_MISSING", "CALL_STOPPED"])
+async def test_a_turn_without_its_call_raises_and_can_be_sent_again(reason: str) -> None:
+    async with talking([NoCall(reason, "So", message="no")], [Say("yes")]) as (_, conversation):
+        with pytest.raises(precall.NoCallError) as caught:
+            await conversation.ask("?")
+        assert (caught.value.reason, caught.value.message) == (reason, "no")
+        lost = {"stray_call": "lost"} if reason == "CALL_LOST" else {}
+        assert caught.value.metadata == lost
+        assert str(await conversation.ask("?")) == "yes"
+
+
 def test_a_call_that_was_cut_has_no_arguments() -> None:
     assert precall.ToolCall("c", "add", "").arguments is None
 
@@ -107,7 +118,8 @@ async def test_events_come_once_and_the_answer_comes_any_number_of_times() -> No
 
 
 async def test_options_reach_the_server() -> None:
-    scripts = ([Say("yes")] for _ in range(3))
+    called = Call("add", {"left": 1, "right": 2})
+    scripts = ([called, Say("yes")] for _ in range(3))
     async with talking(*scripts, tools=(add,)) as (server, conversation):
         await conversation.ask(
             "?", temperature=0.5, top_p=0.9, top_k=3, seed=7, max_step_tokens=10, stop=["END"],

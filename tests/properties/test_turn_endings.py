@@ -22,6 +22,7 @@ from precall_service.engine.base import (
     GenerationRefusedError,
     Prompt,
     StepSpec,
+    StrayCall,
 )
 from precall_service.tools.link import HandlerError, HandlerResult
 from tests.support.agent import (
@@ -36,7 +37,7 @@ from tests.support.agent import (
     agent_on,
 )
 from tests.support.scripted_engine import ScriptedEngine
-from tests.support.scripts import TICK, Item, Pause, calls, says, thinks
+from tests.support.scripts import TICK, Ends, Item, Pause, calls, says, thinks
 
 CLIENTS = 3
 ENGINES = 64
@@ -49,6 +50,8 @@ STEPS: dict[str, list[Item]] = {
     "three calls": [*calls(ROME, OSLO), TICK, *calls(("time", "{}"), first=2)],
     "bad calls": calls(("rain", "{}"), ("weather", "[]")),
     "half a call": [CallBegun(0, "weather")],
+    "half a call, stopped": [*calls(ROME), CallBegun(1, "weather"), Ends("}", StrayCall.OPEN)],
+    "a lost call": [*says("I "), Ends(stray_call=StrayCall.LOST)],
     "refusal": [*says("I "), GenerationRefusedError("no")],
     "failure": [*says("I "), GenerationFailedError("no")],
     "false death": [*says("I "), EngineDiedError("but it lives")],

@@ -10,10 +10,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from precall.v1 import generation_pb2, tool_pb2, turn_pb2
-from precall_service.engine.base import GenerationRefusedError
+from precall_service.engine.base import GenerationRefusedError, StrayCall
 from tests.support.scripted_engine import INFO
 from tests.support.scripted_template import prompt_text
-from tests.support.scripts import Pause, always, calls, in_turn, says, thinks
+from tests.support.scripts import Ends, Pause, always, calls, in_turn, says, thinks
 from tests.support.stream import WEATHER, StreamDriver, running_server
 from tests.support.wire import Failure, failure, said, seconds
 
@@ -152,6 +152,18 @@ async def test_an_invalid_trace_context_is_ignored() -> None:
             bad.trace_context.tracestate = parent
             await stream.send("start_turn", bad)
             assert (await stream.completed(f"t{number}")).text == "Hello."
+        await stream.close()
+
+
+async def test_a_lost_call_ends_its_turn_as_no_call() -> None:
+    async with running_server(always([Ends(stray_call=StrayCall.REASONING)])) as server:
+        stream = await server.opened(WEATHER)
+        await stream.start()
+        ended = await stream.completed()
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_NO_CALL
+        error = failure(ended.error)
+        assert (error.reason, error.metadata) == ("CALL_LOST", {"stray_call": "reasoning"})
+        assert error.retry_after_s is None
         await stream.close()
 
 

@@ -228,7 +228,11 @@ class Rules:
         assert not self._open_predictions
         assert not self._step_open
         assert ended.outcome != 0
-        if ended.outcome in {turn_pb2.TURN_OUTCOME_FAILED, turn_pb2.TURN_OUTCOME_LIMIT}:
+        if ended.outcome in {
+            turn_pb2.TURN_OUTCOME_FAILED,
+            turn_pb2.TURN_OUTCOME_LIMIT,
+            turn_pb2.TURN_OUTCOME_NO_CALL,
+        }:
             assert ended.HasField("error")
         if ended.outcome == turn_pb2.TURN_OUTCOME_ANSWERED:
             assert not ended.HasField("error")

@@ -15,7 +15,7 @@ Concurrency: `answer` runs one task per call; the other methods are called while
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from precall_service.agent.account import CallTaken
 from precall_service.agent.cached_calls import CallAnswer
 from precall_service.agent.early_run import EarlyRun
 from precall_service.agent.scope import TurnScope
+from precall_service.agent.step import Step
 from precall_service.cache.base import Lookup
 from precall_service.cache.query import CacheQuery, cache_query
 from precall_service.cache.writes import ToolWrite
@@ -73,11 +74,12 @@ class TurnCalls:
         """Opens a step's calls that were sent to the client, each with the time it was ready."""
         self._open = {call_id: _OpenCall(ready_at) for call_id, ready_at in told.items()}
 
-    async def end_unmade(self, made: Iterable[ToolCall]) -> None:
-        """Ends the open calls that a limit cut before they became part of a message."""
-        made_ids = {call.call_id for call in made}
-        for call_id in [call_id for call_id in self._open if call_id not in made_ids]:
-            await self._end(call_id, CallAnswer(ending=refusals.call_not_made()))
+    async def end_unmade(self, step: Step) -> None:
+        """Ends the open calls that a limit or a stop text cut, so that the message has none."""
+        made = {call.call_id for call in step.message.tool_calls}
+        stop_text = step.end.stop_text if step.cut_by_stop_text else ""
+        for call_id in [call_id for call_id in self._open if call_id not in made]:
+            await self._end(call_id, CallAnswer(ending=refusals.call_not_made(stop_text)))
 
     async def answer(self, calls: Sequence[ToolCall], unreadable: Mapping[str, str]) -> None:
         """Returns once each call's ending is in the transcript and was sent to the client.

@@ -23,6 +23,7 @@ from precall_service.agent.outbox import Outbox
 from precall_service.agent.transcript import Tail
 from precall_service.agent.turn import Turn
 from precall_service.domain.clock import Timer
+from precall_service.domain.endings import UNANSWERED
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import (
     CancelInvocation,
@@ -271,7 +272,7 @@ class Conversation:
     async def _run_turn(self, turn: Turn) -> None:
         ending = await turn.run()
         completed = ending.completed
-        if completed.outcome is TurnOutcome.FAILED and completed.error is not None:
+        if completed.outcome in UNANSWERED and completed.error is not None:
             log.info("turn %r of %s failed: %s", turn.spec.turn_id, self.who, completed.error.label)
         self._transcript = replace(
             self._transcript, messages=self._transcript.messages + ending.messages

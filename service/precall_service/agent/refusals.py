@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import ToolCallOutcome
+from precall_service.domain.turn import ToolChoice
+from precall_service.engine.base import StrayCall
 from precall_service.tools.text import shorten
 
 
@@ -184,42 +186,49 @@ def call_unreadable(problem: str) -> InvocationEnding:
     )
 
 
-def call_cut_by_stop_text(text: str) -> ServiceError:
-    """A stop text of the client ended a step inside a call."""
+def call_stopped(stop_text: str) -> ServiceError:
+    """A stop text of the client ended a step inside a call, or before one that was required."""
     return ServiceError(
-        Reason.FIELD_INVALID,
-        f"the stop text {shorten(text, 80)!r} ended the step inside a call, which was not made: "
-        "leave out stop texts that calls may hold",
+        Reason.CALL_STOPPED,
+        f"the stop text {shorten(stop_text, 80)!r} ended the step before its call was complete, so "
+        "no call of it was run: leave out stop texts that a call may contain, and send the turn "
+        "again with a new turn id",
         field="start_turn.generation.stop",
+        metadata={"stop_text": stop_text},
     )
 
 
-def call_astray(what: str) -> ServiceError:
+def call_lost(stray: StrayCall) -> ServiceError:
     """The model meant to make a call, but none could be read from its message."""
     return ServiceError(
-        Reason.ENGINE_FAILED,
-        f"the model's message holds a call that could not be made: {what}. Send the turn again "
-        "with a new turn id",
+        Reason.CALL_LOST,
+        f"the model meant to make a call that could not be read: {stray.value}. Send the turn "
+        "again with a new turn id",
+        metadata={"stray_call": stray.name.lower()},
     )
 
 
-def call_missing() -> ServiceError:
-    """The tool choice requires a call, and the model made none."""
+def call_missing(choice: ToolChoice) -> ServiceError:
+    """The tool choice requires a call that the model did not make."""
+    which = f"a call of {choice.tool_name!r}" if choice.tool_name else "a call"
     return ServiceError(
-        Reason.ENGINE_FAILED,
-        "a call was required, but the model made none: send the turn again with a new turn id, or "
-        "with another tool choice",
+        Reason.CALL_MISSING,
+        f"{which} was required, but the model made none: send the turn again with a new turn id, "
+        "with another message or tool choice",
+        metadata={"tool_name": choice.tool_name} if choice.tool_name else {},
     )
 
 
-def call_not_made() -> InvocationEnding:
-    """A limit or a stop text cut the step before the message with the call was complete."""
-    return InvocationEnding(
-        outcome=ToolCallOutcome.CANCELLED,
-        error=ServiceError(
-            Reason.LIMIT_REACHED, "the step was cut before its message ended: no call was made"
-        ),
+def call_not_made(stop_text: str) -> InvocationEnding:
+    """The stop text, or a limit if it is empty, cut the step before its message was complete."""
+    error = (
+        call_stopped(stop_text)
+        if stop_text
+        else ServiceError(
+            Reason.LIMIT_REACHED, "a limit cut the step before its message ended: no call was made"
+        )
     )
+    return InvocationEnding(outcome=ToolCallOutcome.CANCELLED, error=error)
 
 
 def waited_too_long(limit_s: float, retry_after_s: float) -> ServiceError:
@@ -244,6 +253,7 @@ def failed_after_effects(cause: ServiceError, tools: Iterable[str]) -> ServiceEr
         f"the turn failed after calls that may have had effects ({names}). The conversation keeps "
         "its finished steps: continue from there, since the same turn again could repeat the "
         f"effects. Why it failed: {cause.message}",
+        field=cause.field,
         metadata={**cause.metadata, "called": names},
     )
 

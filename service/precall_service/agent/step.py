@@ -50,6 +50,15 @@ class Step:
     """Whether a stop text ended the step inside a call."""
 
     @property
+    def readable(self) -> tuple[str, ...]:
+        """The names of the tools whose calls may run."""
+        return tuple(
+            call.tool_name
+            for call in self.message.tool_calls
+            if call.call_id not in self.unreadable
+        )
+
+    @property
     def finish(self) -> StepFinishReason:
         """Why the step ended."""
         if self.message.tool_calls:

@@ -57,7 +57,7 @@ class TurnSteps:
         self._scope.transcript.keep_step(prompt, step)
         self._note_end(step.finish, step.usage(prompt))
         self._calls.open(reader.calls_told)
-        await self._calls.end_unmade(step.message.tool_calls)
+        await self._calls.end_unmade(step)
         await self._send_end()
         self.number += 1
         return step

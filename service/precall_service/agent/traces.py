@@ -9,6 +9,7 @@ from typing import Self
 
 from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
 from precall_service.agent.context import TurnContext
+from precall_service.domain.endings import UNANSWERED
 from precall_service.domain.events import (
     PredictionConfirmed,
     PredictionDiscarded,
@@ -21,7 +22,6 @@ from precall_service.domain.events import (
     ToolCallOutcome,
     TraceContext,
     TurnCompleted,
-    TurnOutcome,
 )
 from precall_service.domain.turn import TurnSpec
 from precall_service.engine.base import StepSpec
@@ -176,7 +176,7 @@ class TurnSpans:
                 names.TURN_WASTED_TIME: report.wasted_time_s,
             }
         )
-        if completed.outcome is TurnOutcome.FAILED and completed.error is not None:
+        if completed.outcome in UNANSWERED and completed.error is not None:
             self._turn.fail(completed.error.reason.name)
             if self._step is not None:
                 self._step.fail(completed.error.reason.name)

@@ -29,7 +29,7 @@ from precall_service.agent.traces import TurnSpans
 from precall_service.agent.transcript import TurnTranscript
 from precall_service.agent.turn_speculation import TurnSpeculation
 from precall_service.domain.clock import Timer
-from precall_service.domain.endings import model_text
+from precall_service.domain.endings import UNANSWERED, model_text
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
     DiscardReason,
@@ -39,7 +39,7 @@ from precall_service.domain.events import (
     TurnStarted,
 )
 from precall_service.domain.messages import Message
-from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
+from precall_service.domain.turn import ToolChoice, TurnSpec
 from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
@@ -203,9 +203,10 @@ class Turn:
             if (limit := self._limit_reached(engine, step)) is not None:
                 self._set(TurnOutcome.LIMIT, limit)
                 return held
+            if (missed := _missed_call(step, choice)) is not None:
+                self._set(TurnOutcome.NO_CALL, missed)
+                return held
             if not step.message.tool_calls:
-                if (astray := _astray(step, choice)) is not None:
-                    raise astray
                 return held
             share.pause()
             await self._calls.answer(step.message.tool_calls, step.unreadable)
@@ -218,7 +219,7 @@ class Turn:
                 self._set(TurnOutcome.LIMIT, _too_long(engine, prompt))
                 return held
             share.grow(len(prompt))
-            choice = choice.after_calls()
+            choice = choice.after(step.readable)
 
     def _engine(self) -> Engine:
         """Returns the running engine.
@@ -270,27 +271,26 @@ class Turn:
         )
 
     def _kept(self) -> tuple[Message, ...]:
-        """Returns the messages to keep: none if the turn failed without possible effects.
+        """Returns the messages to keep: none if the turn has no answer and no possible effects.
 
-        If it failed with possible effects, its error now says not to retry it.
+        If it has no answer but possible effects, its error now says not to retry it.
         """
-        if self._outcome is TurnOutcome.FAILED:
+        if self._outcome in UNANSWERED:
             if self._error is None or not self._calls.effects:
                 return ()
             self._error = refusals.failed_after_effects(self._error, self._calls.effects)
         return self._scope.transcript.close()
 
 
-def _astray(step: Step, choice: ToolChoice) -> ServiceError | None:
-    """Returns why a step that ended by itself, without calls, is no answer; None if it is one."""
-    if step.end.finish is Finish.LENGTH:
-        return None
-    required = choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
-    if step.cut_by_stop_text or (required and step.end.stop_text):
-        return refusals.call_cut_by_stop_text(step.end.stop_text)
-    if step.end.stray_call is not None:
-        return refusals.call_astray(step.end.stray_call.value)
-    return refusals.call_missing() if required else None
+def _missed_call(step: Step, choice: ToolChoice) -> ServiceError | None:
+    """Returns why a step lacks a call that was meant or required; None if it lacks none."""
+    called = {call.tool_name for call in step.message.tool_calls}
+    missing = not choice.is_met_by(called)
+    if step.cut_by_stop_text or (missing and step.end.stop_text):
+        return refusals.call_stopped(step.end.stop_text)
+    if not called and step.end.stray_call is not None:
+        return refusals.call_lost(step.end.stray_call)
+    return refusals.call_missing(choice) if missing else None
 
 
 def _fits(engine: Engine, prompt: Prompt) -> bool:

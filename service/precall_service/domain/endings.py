@@ -1,11 +1,12 @@
-"""How a call ended, and the text that the model reads about it."""
+"""How calls and turns end, and the text that the model reads about a call."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.events import ToolCallOutcome
+from precall_service.domain.events import ToolCallOutcome, TurnOutcome
 from precall_service.domain.json import dump, parse
 from precall_service.domain.text import encodable
 
@@ -14,6 +15,10 @@ _OUTCOMES = {
     Reason.TOOL_TIMEOUT: ToolCallOutcome.TIMEOUT,
     Reason.CANCELLED: ToolCallOutcome.CANCELLED,
 }
+
+UNANSWERED: Final = frozenset({TurnOutcome.FAILED, TurnOutcome.NO_CALL})
+"""How turns end that count as errors: unless tools may have had effects, the conversation keeps
+nothing of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

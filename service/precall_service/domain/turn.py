@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from precall_service.domain.events import TraceContext
 
 
 class ToolChoiceMode(enum.Enum):
-    """How the model may choose among the tools in the first step of a turn."""
+    """How the model may choose among the tools until it has made a call."""
 
     AUTO = "auto"
     NONE = "none"
@@ -24,9 +25,24 @@ class ToolChoice:
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     tool_name: str = ""
 
-    def after_calls(self) -> ToolChoice:
-        """Returns the choice for steps after a call, so that REQUIRED and NAMED do not loop."""
-        return self if self.mode is ToolChoiceMode.NONE else ToolChoice()
+    def is_met_by(self, called: Collection[str]) -> bool:
+        """Returns whether a message that calls these tools makes the call that must be made."""
+        match self.mode:
+            case ToolChoiceMode.REQUIRED:
+                return bool(called)
+            case ToolChoiceMode.NAMED:
+                return self.tool_name in called
+            case ToolChoiceMode.AUTO | ToolChoiceMode.NONE:
+                return True
+
+    def after(self, called: Collection[str]) -> ToolChoice:
+        """Returns the choice for the step after calls of these tools.
+
+        It is free once a call that must be made has been made, so that REQUIRED and NAMED do not
+        loop.
+        """
+        keeps = self.mode is ToolChoiceMode.NONE or not self.is_met_by(called)
+        return self if keeps else ToolChoice()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,11 @@ from precall_service.domain.events import (
     TurnCompleted,
     TurnStarted,
 )
+from precall_service.engine.base import StrayCall
 from precall_tracing.turns import Tracer
 from tests.support.agent import OSLO, ROME, WEATHER, agent
 from tests.support.clock import settle
-from tests.support.scripts import Pause, calls, says, thinks
+from tests.support.scripts import Ends, Pause, calls, says, thinks
 
 
 @pytest.fixture
@@ -138,6 +139,19 @@ async def test_a_failed_turn_and_its_cut_step_say_why(
         assert said(ended[name], "error.type") == "ENGINE_UNAVAILABLE"
         assert ended[name].status.status_code is StatusCode.ERROR
     assert said(ended["chat scripted"], "gen_ai.response.finish_reasons") == ("aborted",)
+
+
+async def test_a_turn_without_its_call_is_an_error_and_its_step_is_not(
+    exporter: InMemorySpanExporter, tracer: Tracer
+) -> None:
+    async with agent([Ends(stray_call=StrayCall.LOST)], tracer=tracer) as there:
+        await there.open(WEATHER).send()
+    ended = spans(exporter)
+    turn = ended["invoke_agent helper"]
+    assert said(turn, "precall.turn.outcome") == "no_call"
+    assert said(turn, "error.type") == "CALL_LOST"
+    assert turn.status.status_code is StatusCode.ERROR
+    assert ended["chat scripted"].status.status_code is StatusCode.UNSET
 
 
 async def test_a_cancelled_turn_is_not_an_error(

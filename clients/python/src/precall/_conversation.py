@@ -218,7 +218,7 @@ class Conversation:
         A turn that was cut by a limit or cancelled raises no error: see `Answer.outcome`.
 
         Raises:
-            PrecallError: The turn was refused or failed, or the conversation has ended.
+            PrecallError: As `Turn.answer`.
             TypeError, ValueError: As `send`.
 
         On cancel: the turn is cancelled on the server.

@@ -13,6 +13,7 @@ Exception
     ├── ToolRejectedError            a tool was refused, or there is none of that name
     ├── LimitReachedError            over a limit on what is held, or on what a turn may use
     ├── TurnRunningError             one turn at a time
+    ├── NoCallError                  the model meant or had to make a call, and made none
     ├── ConversationUnknownError     unknown, expired, or too old to resume
     ├── CacheConflictError           the tool cache has changed in the meantime; nothing was stored
     ├── NotServedError               this server does not serve it (yet)
@@ -114,6 +115,17 @@ class TurnRunningError(PrecallError):
     """A turn is running in this conversation: wait for its end, or cancel it."""
 
 
+class NoCallError(PrecallError):
+    """The model meant to make a call, or had to make one, but its message contained none.
+
+    `reason` is CALL_LOST (no call could be read from its message; `metadata["stray_call"]` says
+    where it was lost), CALL_MISSING (the call that `tool_choice` requires was not made), or
+    CALL_STOPPED (a text in `stop` cut it). The conversation stays as it was before the turn, so the
+    message can be sent again. If tools with effects had been called, it keeps the finished steps,
+    and `metadata["called"]` names these tools.
+    """
+
+
 class ConversationUnknownError(PrecallError):
     """The server no longer has the conversation: open a new one with its history."""
 
@@ -191,6 +203,9 @@ _BY_REASON: Mapping[str, tuple[type[PrecallError], grpc.StatusCode]] = {
     "RESULT_INVALID": (ToolCallError, grpc.StatusCode.INVALID_ARGUMENT),
     "TOOL_TIMEOUT": (ToolCallError, grpc.StatusCode.DEADLINE_EXCEEDED),
     "TOOL_FAILED": (ToolCallError, grpc.StatusCode.UNKNOWN),
+    "CALL_LOST": (NoCallError, grpc.StatusCode.ABORTED),
+    "CALL_MISSING": (NoCallError, grpc.StatusCode.ABORTED),
+    "CALL_STOPPED": (NoCallError, grpc.StatusCode.INVALID_ARGUMENT),
     "CACHE_VERSION_MISMATCH": (CacheConflictError, grpc.StatusCode.ABORTED),
     "CACHE_RESOURCE_CHANGED": (CacheConflictError, grpc.StatusCode.ABORTED),
     "CACHE_STORE_UNAVAILABLE": (UnavailableError, grpc.StatusCode.UNAVAILABLE),

@@ -60,7 +60,8 @@ class ToolCallOutcome(enum.Enum):
     TIMEOUT = "timeout"
     """The handler did not answer in time. This is a terminal state."""
     CANCELLED = "cancelled"
-    """The turn or the call was cancelled, or a limit cut the step. This is a terminal state."""
+    """The turn or the call was cancelled, or a limit or a stop text cut the step. This is a
+    terminal state."""
     UNAVAILABLE = "unavailable"
     """There was no handler, or its process left while the call ran. This is a terminal state."""
     DENIED = "denied"
@@ -114,6 +115,10 @@ class TurnOutcome(enum.Enum):
     INTERJECTED = "interjected"
     """The turn's message became part of the running turn, `merged_into_turn_id`, which answers it.
     This is a terminal state."""
+    NO_CALL = "no_call"
+    """The model meant to make a call, or had to make one, but its message contained none that could
+    be run; `error` says why, with CALL_LOST, CALL_MISSING or CALL_STOPPED. This is a terminal
+    state."""
 
 
 class Predictor(enum.Enum):
@@ -409,11 +414,11 @@ class TurnCompleted:
     text: str = ""
     """The text of the last step: the answer."""
     error: PrecallError | None = None
-    """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED, the
-    conversation is as it was before the turn, unless the turn sent an Invoke for a tool that is not
-    read_only. In that case its finished steps stay in the conversation, `called` in the ErrorInfo
-    metadata names those tools, and there is no RetryInfo: the same turn might do again what was
-    already done."""
+    """With LIMIT, CANCELLED, FAILED and NO_CALL: why (see FrameRejected.error). After FAILED and
+    NO_CALL, the conversation is as it was before the turn, unless the turn sent an Invoke for a
+    tool that is not read_only. In that case its finished steps stay in the conversation, `called`
+    in the ErrorInfo metadata names those tools, and there is no RetryInfo: the same turn might do
+    again what was already done."""
     report: TurnReport = TurnReport()
     """Where the time and the tokens went."""
     merged_into_turn_id: str = ""

@@ -17,6 +17,8 @@ from precall._events import Event
 from precall._messages import Answer, ToolCall
 from precall._waiting import WaitingEvents
 
+_UNANSWERED = frozenset({_events.TurnOutcome.FAILED, _events.TurnOutcome.NO_CALL})
+
 
 class TurnFeed:
     """Carries the events of one turn to its reader. Made by the caller that sends the turn."""
@@ -52,7 +54,7 @@ class TurnFeed:
         """Takes the next event. Events of an abandoned turn count only for its answer."""
         self._remember(event)
         if isinstance(event, _events.TurnCompleted):
-            if event.outcome is _events.TurnOutcome.FAILED:
+            if event.outcome in _UNANSWERED:
                 self.end(event.error or ServerError("the turn failed without an error"))
                 return
             self._answer = self._answer_of(event)
@@ -90,6 +92,7 @@ class TurnFeed:
         """Waits for the end of the turn and returns its answer.
 
         Raises:
+            NoCallError: The model did not make a call that it meant or had to make.
             PrecallError: The turn failed.
         """
         await self._ended.wait()

@@ -78,6 +78,7 @@ class Turn:
         A turn that was cut by a limit or cancelled has an answer too: see `Answer.outcome`.
 
         Raises:
+            NoCallError: The model did not make a call that it meant or had to make.
             PrecallError: The turn was refused or failed, or the conversation has ended.
 
         On cancel: if this call started the turn, the turn is cancelled on the server.

@@ -74,6 +74,15 @@ class Calls:
             await self._tell(Frame(tool_call_completed=completed))
         return _seen(call, completed, result)
 
+    async def leave(self, call_id: str) -> None:
+        """Ends a call that is not run because the turn ends."""
+        completed = turn_pb2.ToolCallCompleted(
+            call_id=call_id,
+            outcome=turn_pb2.TOOL_CALL_OUTCOME_CANCELLED,
+            error=status("CANCELLED", "the turn ended before the call did"),
+        )
+        await self._tell(Frame(tool_call_completed=completed))
+
     def _cached(self, call: Call) -> tool_cache_pb2.CacheEntry | None:
         """Returns the entry that answers a call; None if the handler has to run."""
         tool = self._tools.current(call.tool_name)

@@ -15,6 +15,7 @@ from precall.testing._script import (
     Fail,
     Hang,
     Limit,
+    NoCall,
     Parallel,
     Predict,
     Refuse,
@@ -23,7 +24,9 @@ from precall.testing._script import (
 )
 from precall.v1 import error_pb2
 
-_ENDINGS = (Say, Limit, Fail, Refuse, Disconnect, Hang)
+_ENDINGS = (Say, Limit, NoCall, Fail, Refuse, Disconnect, Hang)
+_NO_CALL_REASONS = ("CALL_LOST", "CALL_MISSING", "CALL_STOPPED")
+_STRAY_CALLS = ("open", "lost", "reasoning")
 _REASONS = [name.removeprefix("ERROR_REASON_") for name in error_pb2.ErrorReason.keys()]  # noqa: SIM118  a protobuf enum
 
 
@@ -76,13 +79,18 @@ def check_step(step: object, where: str) -> Step | Predict:
                 _check_call(call, where)
         case Limit(reason) | Fail(reason) | Refuse(reason):
             check_reason(reason, where)
+        case NoCall(reason, text, reasoning, stray_call):
+            _check_text(text, where)
+            _check_text(reasoning, where)
+            _check_one_of(reason, _NO_CALL_REASONS, where)
+            _check_one_of(stray_call, _STRAY_CALLS, where)
         case Disconnect(reason):
             if reason:
                 check_reason(reason, where)
         case _:
             raise TypeError(
-                f"{where} is {step!r}, and must be a Say, Call, Parallel, Predict, Limit, Fail, "
-                "Refuse, Disconnect or Hang, or a function that returns one"
+                f"{where} is {step!r}, and must be a Say, Call, Parallel, Predict, Limit, NoCall, "
+                "Fail, Refuse, Disconnect or Hang, or a function that returns one"
             )
     return step
 
@@ -122,6 +130,11 @@ def _check_called(call: Call | Predict, where: str) -> None:
         json.dumps(dict(call.arguments), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: the arguments of {call.tool_name!r}: {error}") from None
+
+
+def _check_one_of(said: object, known: Sequence[str], where: str) -> None:
+    if said not in known:
+        raise ValueError(f"{where}: {said!r} must be one of {', '.join(known)}")
 
 
 def _check_text(text: object, where: str) -> None:

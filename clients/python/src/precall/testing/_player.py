@@ -25,20 +25,22 @@ from precall.testing._script import (
     Fail,
     Hang,
     Limit,
+    NoCall,
     Parallel,
     Predict,
     Refuse,
     Say,
 )
-from precall.testing._status import status
+from precall.testing._status import RefusedError, status
 from precall.testing._tools import OfferedTools
-from precall.v1 import prediction_pb2, turn_pb2
+from precall.v1 import generation_pb2, prediction_pb2, turn_pb2
 
 logger = logging.getLogger("precall")
 
 _Ending: TypeAlias = tuple[turn_pb2.TurnOutcome.ValueType, Status | None]
 
 _CHARACTERS_PER_TOKEN = 4
+_UNANSWERED = (turn_pb2.TURN_OUTCOME_FAILED, turn_pb2.TURN_OUTCOME_NO_CALL)
 
 
 class BrokenStreamError(Exception):
@@ -90,6 +92,8 @@ class TurnPlayer:
         )
         self._entries = entries
         self._callable = tools.names()
+        self._choice = start.generation.tool_choice
+        """Which call the model must still make."""
         self._emit_frame = emit
         self._call_count = 0
         self._step = 0
@@ -132,8 +136,8 @@ class TurnPlayer:
 
     @property
     def messages(self) -> int:
-        """The number of messages that it adds to its conversation; a failed turn adds none."""
-        if self.completed is None or self.completed.outcome == turn_pb2.TURN_OUTCOME_FAILED:
+        """The number of messages that it adds to its conversation; without an answer, none."""
+        if self.completed is None or self.completed.outcome in _UNANSWERED:
             return 0
         return 1 + self._step + self._call_count
 
@@ -141,7 +145,7 @@ class TurnPlayer:
         """Plays the entries and returns how the turn ends."""
         for position, entry in enumerate(self._entries, start=1):
             step = entry(tuple(self.results)) if callable(entry) else entry
-            error: Status | None = None
+            ending: _Ending | None = None
             match check_step(step, f"the return value of entry {position}"):
                 case Say(text, reasoning):
                     await self._begin_step(text, reasoning)
@@ -150,33 +154,44 @@ class TurnPlayer:
                     break
                 case Call(_, _, text, reasoning) as call:
                     await self._begin_step(text, reasoning)
-                    error = await self._call_all([call])
+                    ending = await self._call_all([call])
                 case Parallel(calls):
                     await self._begin_step("", "")
-                    error = await self._call_all(calls)
+                    ending = await self._call_all(calls)
                 case Predict() as predicted:
-                    if (error := self._unknown(predicted.tool_name)) is None:
+                    if (ending := self._unknown(predicted.tool_name)) is None:
                         await self._predictions.propose(predicted)
-                case Limit(reason, text, message):
-                    await self._begin_step(text, "")
-                    by_length = reason == "LIMIT_REACHED"
-                    await self._end_step(
-                        turn_pb2.STEP_FINISH_REASON_LENGTH
-                        if by_length
-                        else turn_pb2.STEP_FINISH_REASON_ABORTED
-                    )
-                    return turn_pb2.TURN_OUTCOME_LIMIT, status(reason, message)
+                case Limit() | NoCall() as cut:
+                    return await self._play_cut(cut)
                 case Fail(reason, message, retry_after_s) | Refuse(reason, message, retry_after_s):
-                    error = status(reason, message, retry_after_s)
+                    return turn_pb2.TURN_OUTCOME_FAILED, status(reason, message, retry_after_s)
                 case Disconnect(reason, message, retry_after_s):
-                    ending = status(reason, message, retry_after_s) if reason else None
-                    raise BrokenStreamError(ending)
+                    broken = status(reason, message, retry_after_s) if reason else None
+                    raise BrokenStreamError(broken)
                 case Hang(text):
                     await self._begin_step(text, "")
                     await asyncio.get_running_loop().create_future()
-            if error is not None:
-                return turn_pb2.TURN_OUTCOME_FAILED, error
-        return turn_pb2.TURN_OUTCOME_ANSWERED, None
+            if ending is not None:
+                return ending
+        return self._missing_call(()) or (turn_pb2.TURN_OUTCOME_ANSWERED, None)
+
+    async def _play_cut(self, step: Limit | NoCall) -> _Ending:
+        """Plays a step that ends the turn without an answer, and returns how."""
+        match step:
+            case Limit(reason, text, message):
+                await self._begin_step(text, "")
+                by_length = reason == "LIMIT_REACHED"
+                await self._end_step(
+                    turn_pb2.STEP_FINISH_REASON_LENGTH
+                    if by_length
+                    else turn_pb2.STEP_FINISH_REASON_ABORTED
+                )
+                return turn_pb2.TURN_OUTCOME_LIMIT, status(reason, message)
+            case NoCall(reason, text, reasoning, stray_call, message):
+                await self._begin_step(text, reasoning)
+                await self._end_step(turn_pb2.STEP_FINISH_REASON_STOP)
+                metadata = {"stray_call": stray_call} if reason == "CALL_LOST" else {}
+                return turn_pb2.TURN_OUTCOME_NO_CALL, status(reason, message, None, **metadata)
 
     async def _begin_step(self, text: str, reasoning: str) -> None:
         prompt_tokens = 10 * (self._step + 1)
@@ -209,16 +224,22 @@ class TurnPlayer:
         if self._step_is_open:
             await self._end_step(turn_pb2.STEP_FINISH_REASON_ABORTED)
 
-    async def _call_all(self, calls: Sequence[Call]) -> Status | None:
-        """Writes and runs the calls of one step; returns an error if that is impossible."""
+    async def _call_all(self, calls: Sequence[Call]) -> _Ending | None:
+        """Writes and runs the calls of one step. Returns how the turn ends if it cannot."""
         for call in calls:
-            if (error := self._unknown(call.tool_name)) is not None:
+            if (ending := self._unknown(call.tool_name)) is not None:
                 await self._cut_step()
-                return error
+                return ending
         called = [(self._next_call_id(), call) for call in calls]
         for call_id, call in called:
             await self._write_call(call_id, call)
         await self._end_step(turn_pb2.STEP_FINISH_REASON_TOOL_CALLS)
+        ending = self._step_limit() or self._missing_call([call.tool_name for call in calls])
+        if ending is not None:
+            for call_id, _ in called:
+                await self._calls.leave(call_id)
+            return ending
+        self._choice = generation_pb2.ToolChoice()
         claims = [await self._predictions.claim(call_id, call) for call_id, call in called]
         await self._predictions.discard_all(DiscardReason.MISMATCH)
         async with asyncio.TaskGroup() as group:
@@ -229,16 +250,40 @@ class TurnPlayer:
         self.results.extend(run.result() for run in runs)
         return None
 
-    def _unknown(self, tool_name: str) -> Status | None:
-        """Returns the error of a script that calls a tool which the turn does not have."""
+    def _step_limit(self) -> _Ending | None:
+        """Returns how the turn ends if it asked for no more steps than it has had."""
+        limits = self.start.limits
+        if not limits.HasField("max_steps") or self._step < limits.max_steps:
+            return None
+        text = f"the script still makes calls after {self._step} steps, the limit of this turn"
+        error = RefusedError("LIMIT_REACHED", text, "start_turn.limits.max_steps").status
+        return turn_pb2.TURN_OUTCOME_LIMIT, error
+
+    def _missing_call(self, called: Sequence[str]) -> _Ending | None:
+        """Returns how the turn ends if the tool choice requires a call that was not made."""
+        choice = self._choice
+        match choice.mode:
+            case generation_pb2.TOOL_CHOICE_MODE_REQUIRED if not called:
+                what = "a call"
+            case generation_pb2.TOOL_CHOICE_MODE_NAMED if choice.tool_name not in called:
+                what = f"a call of {choice.tool_name!r}"
+            case _:
+                return None
+        text = f"{what} was required, but the script makes none"
+        named = {"tool_name": choice.tool_name} if choice.tool_name else {}
+        return turn_pb2.TURN_OUTCOME_NO_CALL, status("CALL_MISSING", text, None, **named)
+
+    def _unknown(self, tool_name: str) -> _Ending | None:
+        """Returns the ending of a script that calls a tool which the turn does not have."""
         if tool_name in self._callable:
             return None
         there = ", ".join(self._callable) or "none"
-        return status(
+        error = status(
             "INTERNAL",
             f"the script calls {tool_name!r}, which was no tool of this conversation when the turn "
             f"began; its tools were: {there}",
         )
+        return turn_pb2.TURN_OUTCOME_FAILED, error
 
     def _next_call_id(self) -> str:
         self._call_count += 1

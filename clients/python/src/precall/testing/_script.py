@@ -58,6 +58,25 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class NoCall:
+    """The model's message contains no call that could be run, although it meant or had to make one.
+
+    The turn ends as NO_CALL: the client raises a `precall.NoCallError`.
+    """
+
+    reason: str = "CALL_LOST"
+    """Why: CALL_LOST, CALL_MISSING or CALL_STOPPED."""
+    text: str = ""
+    """The text of the message."""
+    reasoning: str = ""
+    """The reasoning of the message."""
+    stray_call: str = "lost"
+    """With CALL_LOST, where the call was lost: "open", "lost" or "reasoning"."""
+    message: str = "the script says so"
+    """The message of the error."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
     """The turn fails."""
 
@@ -128,7 +147,7 @@ class Predict:
     which is then run again."""
 
 
-Step: TypeAlias = Say | Call | Parallel | Limit | Fail | Refuse | Disconnect | Hang
+Step: TypeAlias = Say | Call | Parallel | Limit | NoCall | Fail | Refuse | Disconnect | Hang
 """One step of a script."""
 
 

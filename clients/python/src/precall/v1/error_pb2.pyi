@@ -99,8 +99,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     result. Register the tool again.
     """
     ERROR_REASON_ARGUMENTS_INVALID: _ErrorReason.ValueType  # 45
-    """INVALID_ARGUMENT. The arguments do not fit the tool's input schema. The message contains the path. The model has
-    been told.
+    """INVALID_ARGUMENT. The arguments do not fit the tool's input schema, or cannot be read with certainty. The message
+    says where and why. The handler did not run. The model has been told, and may try again.
     """
     ERROR_REASON_INVOCATION_UNKNOWN: _ErrorReason.ValueType  # 46
     """NOT_FOUND. No invocation with that id waits for this stream: it has ended, belongs to another stream, or was never
@@ -121,6 +121,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOOL_FAILED: _ErrorReason.ValueType  # 51
     """UNKNOWN. The handler failed. The message is the handler's own, and `handler_error_type` in the metadata is the type
     that it gave. The model has been told.
+    """
+    ERROR_REASON_CALL_LOST: _ErrorReason.ValueType  # 52
+    """ABORTED. The model meant to make a call, but no call could be read from its message. `stray_call` in the metadata
+    says where it was lost: "open" (the message ended inside the call), "lost" (what stood between the marks of a call
+    was none) or "reasoning" (the call stood inside the reasoning). The call did not run, and the turn ended with
+    NO_CALL. Send the turn again with a new turn id, unless `called` in the metadata names tools that may have had
+    effects. With a temperature of 0 or the same seed, the model may write the same again.
+    """
+    ERROR_REASON_CALL_MISSING: _ErrorReason.ValueType  # 53
+    """ABORTED. The tool choice was REQUIRED or NAMED, but the model did not make such a call. Calls of other tools in the
+    same message did not run, and the turn ended with NO_CALL. Send the turn again with a new turn id, with another
+    message or tool choice. `called` in the metadata is as with CALL_LOST.
+    """
+    ERROR_REASON_CALL_STOPPED: _ErrorReason.ValueType  # 54
+    """INVALID_ARGUMENT. A stop text of the turn ended the step inside a call, or before the call that was required. The
+    calls of that step did not run, and the turn ended with NO_CALL. `stop_text` in the metadata is the text. Leave out
+    stop texts that a call may contain, and send the turn again with a new turn id. `called` in the metadata is as with
+    CALL_LOST.
     """
     ERROR_REASON_ENGINE_UNAVAILABLE: _ErrorReason.ValueType  # 60
     """UNAVAILABLE, retryable. The engine is starting or restarting, or it died while the turn ran. Retry after the time
@@ -234,8 +252,8 @@ ERROR_REASON_TOOL_UNAVAILABLE: ErrorReason.ValueType  # 44
 result. Register the tool again.
 """
 ERROR_REASON_ARGUMENTS_INVALID: ErrorReason.ValueType  # 45
-"""INVALID_ARGUMENT. The arguments do not fit the tool's input schema. The message contains the path. The model has
-been told.
+"""INVALID_ARGUMENT. The arguments do not fit the tool's input schema, or cannot be read with certainty. The message
+says where and why. The handler did not run. The model has been told, and may try again.
 """
 ERROR_REASON_INVOCATION_UNKNOWN: ErrorReason.ValueType  # 46
 """NOT_FOUND. No invocation with that id waits for this stream: it has ended, belongs to another stream, or was never
@@ -256,6 +274,24 @@ registered. Register the tool first.
 ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 51
 """UNKNOWN. The handler failed. The message is the handler's own, and `handler_error_type` in the metadata is the type
 that it gave. The model has been told.
+"""
+ERROR_REASON_CALL_LOST: ErrorReason.ValueType  # 52
+"""ABORTED. The model meant to make a call, but no call could be read from its message. `stray_call` in the metadata
+says where it was lost: "open" (the message ended inside the call), "lost" (what stood between the marks of a call
+was none) or "reasoning" (the call stood inside the reasoning). The call did not run, and the turn ended with
+NO_CALL. Send the turn again with a new turn id, unless `called` in the metadata names tools that may have had
+effects. With a temperature of 0 or the same seed, the model may write the same again.
+"""
+ERROR_REASON_CALL_MISSING: ErrorReason.ValueType  # 53
+"""ABORTED. The tool choice was REQUIRED or NAMED, but the model did not make such a call. Calls of other tools in the
+same message did not run, and the turn ended with NO_CALL. Send the turn again with a new turn id, with another
+message or tool choice. `called` in the metadata is as with CALL_LOST.
+"""
+ERROR_REASON_CALL_STOPPED: ErrorReason.ValueType  # 54
+"""INVALID_ARGUMENT. A stop text of the turn ended the step inside a call, or before the call that was required. The
+calls of that step did not run, and the turn ended with NO_CALL. `stop_text` in the metadata is the text. Leave out
+stop texts that a call may contain, and send the turn again with a new turn id. `called` in the metadata is as with
+CALL_LOST.
 """
 ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason.ValueType  # 60
 """UNAVAILABLE, retryable. The engine is starting or restarting, or it died while the turn ran. Retry after the time

@@ -53,9 +53,10 @@ Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
-    """Which tools the model may or must call. The mode applies to the first step of a turn. Once the model has made a call,
-    later steps choose freely (AUTO), so that REQUIRED and NAMED cannot loop. NONE and the other fields apply to the
-    whole turn.
+    """Which tools the model may or must call. REQUIRED and NAMED apply until the model has made such a call, in most turns
+    to the first step only. Later steps choose freely (AUTO), so that the mode cannot loop. A call whose arguments cannot
+    be read does not count. A message without such a call ends the turn with NO_CALL. NONE and the other fields apply to
+    the whole turn.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

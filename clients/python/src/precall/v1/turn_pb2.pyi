@@ -81,7 +81,7 @@ class _ToolCallOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolC
     TOOL_CALL_OUTCOME_TIMEOUT: _ToolCallOutcome.ValueType  # 3
     """The handler did not answer in time. This is a terminal state."""
     TOOL_CALL_OUTCOME_CANCELLED: _ToolCallOutcome.ValueType  # 4
-    """The turn or the call was cancelled, or a limit cut the step. This is a terminal state."""
+    """The turn or the call was cancelled, or a limit or a stop text cut the step. This is a terminal state."""
     TOOL_CALL_OUTCOME_UNAVAILABLE: _ToolCallOutcome.ValueType  # 5
     """There was no handler, or its process left while the call ran. This is a terminal state."""
     TOOL_CALL_OUTCOME_DENIED: _ToolCallOutcome.ValueType  # 6
@@ -99,7 +99,7 @@ TOOL_CALL_OUTCOME_ERROR: ToolCallOutcome.ValueType  # 2
 TOOL_CALL_OUTCOME_TIMEOUT: ToolCallOutcome.ValueType  # 3
 """The handler did not answer in time. This is a terminal state."""
 TOOL_CALL_OUTCOME_CANCELLED: ToolCallOutcome.ValueType  # 4
-"""The turn or the call was cancelled, or a limit cut the step. This is a terminal state."""
+"""The turn or the call was cancelled, or a limit or a stop text cut the step. This is a terminal state."""
 TOOL_CALL_OUTCOME_UNAVAILABLE: ToolCallOutcome.ValueType  # 5
 """There was no handler, or its process left while the call ran. This is a terminal state."""
 TOOL_CALL_OUTCOME_DENIED: ToolCallOutcome.ValueType  # 6
@@ -190,6 +190,10 @@ class _TurnOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnOutco
     """The turn's message became part of the running turn, `merged_into_turn_id`, which answers it. This is a terminal
     state.
     """
+    TURN_OUTCOME_NO_CALL: _TurnOutcome.ValueType  # 6
+    """The model meant to make a call, or had to make one, but its message contained none that could be run; `error` says
+    why, with CALL_LOST, CALL_MISSING or CALL_STOPPED. This is a terminal state.
+    """
 
 class TurnOutcome(_TurnOutcome, metaclass=_TurnOutcomeEnumTypeWrapper):
     """How a turn ended."""
@@ -207,6 +211,10 @@ TURN_OUTCOME_FAILED: TurnOutcome.ValueType  # 4
 TURN_OUTCOME_INTERJECTED: TurnOutcome.ValueType  # 5
 """The turn's message became part of the running turn, `merged_into_turn_id`, which answers it. This is a terminal
 state.
+"""
+TURN_OUTCOME_NO_CALL: TurnOutcome.ValueType  # 6
+"""The model meant to make a call, or had to make one, but its message contained none that could be run; `error` says
+why, with CALL_LOST, CALL_MISSING or CALL_STOPPED. This is a terminal state.
 """
 Global___TurnOutcome: _TypeAlias = TurnOutcome  # noqa: Y015
 
@@ -265,7 +273,8 @@ class StartTurn(_message.Message):
     """The id of the turn, made by the client, 1 to 128 bytes. It names the turn in this conversation. Sending the same
     turn again does not start it again: a turn that still runs goes on, and for one of the last 32 turns the server
     sends TurnCompleted again. Only a turn that FAILED before its first StepStarted is forgotten: it may be sent again
-    unchanged, and then runs. After a failure in the middle, where tools may have run, use a new turn_id.
+    unchanged, and then runs. After a failure in the middle, where tools may have run, and after NO_CALL, use a new
+    turn_id.
     """
     while_running: Global___WhileRunning.ValueType
     """What happens if a turn is already running."""
@@ -837,10 +846,10 @@ class TurnCompleted(_message.Message):
     """With INTERJECTED: the id of the turn that answers the message."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """With LIMIT, CANCELLED and FAILED: why (see FrameRejected.error). After FAILED, the conversation is as it was before
-        the turn, unless the turn sent an Invoke for a tool that is not read_only. In that case its finished steps stay in
-        the conversation, `called` in the ErrorInfo metadata names those tools, and there is no RetryInfo: the same turn
-        might do again what was already done.
+        """With LIMIT, CANCELLED, FAILED and NO_CALL: why (see FrameRejected.error). After FAILED and NO_CALL, the conversation
+        is as it was before the turn, unless the turn sent an Invoke for a tool that is not read_only. In that case its
+        finished steps stay in the conversation, `called` in the ErrorInfo metadata names those tools, and there is no
+        RetryInfo: the same turn might do again what was already done.
         """
 
     @_builtins.property
