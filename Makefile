@@ -54,7 +54,7 @@ fmt: setup ## format Python and proto files, and fix what ruff can fix
 	$(BIN)/ruff format
 	$(BIN)/buf format --write proto
 
-gen: setup ## generate the Python stubs and events from proto/
+gen: setup ## generate the Python stubs and events from proto/, and the copies of the fake server
 	@$(BIN)/python scripts/gen.py
 
 baseline: setup ## at a release, store the wire contract that later releases must be compatible with

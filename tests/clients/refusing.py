@@ -1,7 +1,7 @@
 """What the tests of refusals share: the two servers with their limits, and how a refusal is read.
 
-The fake server refuses what the server refuses: every case is tried on both. What the fake cannot
-know is left to the server: whether a schema is valid JSON Schema, and how many tokens a prompt has.
+The fake server refuses what the server refuses: every case is tried on both. What depends on the
+model is left to the server: the tokens of a prompt, and what chat templates and grammars refuse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.stream import MODEL, Section, StreamDriver, connected, runnin
 from tests.support.wire import Failure
 
 TOOLS_MAX, SCHEMA_MAX, DESCRIPTION_MAX, TEXT_MAX, MESSAGES_MAX = 3, 1024, 1024, 2048, 6
-RESULT_MAX = 1024
+ARGUMENTS_MAX = RESULT_MAX = 1024
 KINDS = ("fake", "service")
 
 Step: TypeAlias = str | Mapping[str, pydantic.JsonValue]
@@ -62,6 +62,7 @@ async def stream_to(
             "tools_max": TOOLS_MAX,
             "schema_bytes_max": SCHEMA_MAX,
             "description_bytes_max": DESCRIPTION_MAX,
+            "arguments_bytes_max": ARGUMENTS_MAX,
             "result_bytes_max": RESULT_MAX,
             "timeout_max_s": 60.0,
         }
@@ -81,6 +82,7 @@ async def stream_to(
         tools_max=TOOLS_MAX,
         schema_bytes_max=SCHEMA_MAX,
         description_bytes_max=DESCRIPTION_MAX,
+        arguments_bytes_max=ARGUMENTS_MAX,
         result_bytes_max=RESULT_MAX,
         text_bytes_max=TEXT_MAX,
         messages_max=MESSAGES_MAX,

@@ -86,7 +86,9 @@ async def test_what_a_partial_binds_is_hidden_and_cannot_be_replaced(kind: str) 
     assert SECRET not in tool.description
     assert tool.description.startswith("Read mail.")
     assert await call(PARTIALS[kind], folder="in") == ["in", SECRET, 3]
-    assert await call(PARTIALS[kind], folder="in", token="mine") == "ArgumentsInvalid"
+    assert await call(PARTIALS[kind], folder="in", token="mine") == "arguments_invalid"
+    with pytest.raises(ValueError, match="token: "):  # from a server that checks nothing
+        tool.signature.bind('{"folder": "in", "token": "mine"}', cast("ToolContext", None))
 
 
 def untyped(folder: str, session=None) -> object:  # pyright: ignore[reportUnknownParameterType, reportMissingParameterType]

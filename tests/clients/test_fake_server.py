@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -103,3 +105,9 @@ async def test_it_keeps_the_order_of_the_contract() -> None:
             ended = await stream.completed(f"t{number}")
             assert ended.outcome == turn_pb2.TURN_OUTCOME_CANCELLED
         await stream.close()
+
+
+def test_without_its_extra_the_import_says_what_to_install() -> None:
+    code = "import sys; sys.modules['jsonschema_rs'] = None; import precall.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "precall.testing needs jsonschema_rs: pip install 'precall[testing]'" in done.stderr

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pydantic
 import pytest
 from pydantic import Field
 
 import precall
-from precall import Client, ClientOptions, ServerLimits, ToolCallOutcome, ToolContext
+from precall import Client, ClientOptions, ServerLimits, Tool, ToolCallOutcome, ToolContext
 from precall.testing import Call, FakeServer, Parallel, Say
 from tests.clients.helpers import FAST, result_of, talking
 
@@ -82,7 +83,7 @@ async def converted(
 
 async def test_arguments_are_converted_and_defaults_are_those_of_python() -> None:
     who = {"name": "Ada", "born": "1815-12-10"}
-    result = await result_of(converted, day="2024-02-29", who=who, many="3")
+    result = await result_of(converted, day="2024-02-29", who=who, many=3.0)
     assert result.value == "2024 Ada 4 C converted"
 
 
@@ -93,14 +94,23 @@ async def in_field(limit: int = Field(default=3, ge=1)) -> int:
 async def test_a_default_of_a_field_is_what_the_handler_gets() -> None:
     assert (await result_of(in_field)).value == 4
     assert (await result_of(in_field, limit=5)).value == 6
-    assert (await result_of(in_field, limit=0)).error_type == "ArgumentsInvalid"
+    assert (await result_of(in_field, limit=0)).error_type == "arguments_invalid"
 
 
-async def test_arguments_that_do_not_fit_are_named_with_their_path() -> None:
-    result = await result_of(converted, day="never", who={"name": 1}, many=11, other=True)
+async def test_arguments_that_fit_the_schema_alone_are_an_error_of_the_client() -> None:
+    result = await result_of(converted, day="never", who={"name": "", "born": "soon"}, many=1)
     assert (result.outcome, result.error_type) == (ToolCallOutcome.ERROR, "ArgumentsInvalid")
-    for path in ("day: ", "who.name: ", "who.born: Field required", "many: ", "other: Extra"):
+    for path in ("day: ", "who.born: "):
         assert path in result.error_message
+
+
+def test_arguments_that_do_not_fit_are_named_with_their_path() -> None:
+    bind = Tool.from_function(converted).signature.bind
+    wrong = {"day": "never", "who": {"name": 1}, "many": 11, "other": True}
+    with pytest.raises(ValueError, match="day: ") as caught:
+        bind(json.dumps(wrong), cast("ToolContext", None))
+    for path in ("who.name: ", "who.born: Field required", "many: ", "other: Extra"):
+        assert path in str(caught.value)
 
 
 async def raises() -> None:

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from precall.v1 import (
-    tool_pb2,
-)
+from precall.v1 import tool_pb2, turn_pb2
 from tests.clients.refusing import (
     DESCRIPTION_MAX,
     FIELD,
@@ -42,7 +40,70 @@ def cache(seconds: int) -> tool_pb2.ToolCachePolicy:
     return tool_pb2.ToolCachePolicy(ttl=Duration(seconds=seconds))
 
 
+def properties(**named: Any) -> dict[str, Any]:
+    return {"properties": named}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {}
+    for _ in range(levels // 2):
+        inner = {"items": {"not": inner}}
+    return properties(a=inner)
+
+
 BAD_NAME, BAD_SCHEMA = "TOOL_NAME_INVALID", "TOOL_SCHEMA_INVALID"
+BAD: dict[str, dict[str, Any]] = {
+    "an unknown type": properties(a={"type": "text"}),
+    "a list where a schema belongs": properties(a=[]),
+    "a list in items": properties(a={"items": [{"type": "string"}]}),
+    "a length below 0": properties(a={"minLength": -1}),
+    "required as one name": {"required": "a"},
+    "an empty choice": {"anyOf": []},
+    "a pattern that is none": properties(a={"pattern": "("}),
+    "a reference to nothing": properties(a={"$ref": "#/$defs/a"}),
+    "a reference to another document": properties(a={"$ref": "https://example.com/a"}),
+    "$id below the root": properties(a={"$id": "a"}),
+    "too deep": nested(64),
+    "too many patterns": {"patternProperties": {f"{number}": {} for number in range(65)}},
+    "too many paths to one part": {
+        "$defs": {
+            f"d{number}": {"allOf": [{"$ref": f"#/$defs/d{number + 1}"}] * 2}
+            for number in range(13)
+        }
+        | {"d13": {}},
+        "allOf": [{"$ref": "#/$defs/d0"}],
+    },
+}
+"""Keywords that no schema of a tool may have."""
+UNSATISFIABLE: dict[str, dict[str, Any]] = {
+    "a required property that is false": {"required": ["a"], "properties": {"a": False}},
+    "a required property that is left out": {"required": ["a"], "additionalProperties": False},
+    "types that contradict each other": {
+        "required": ["a"],
+        **properties(a={"allOf": [{"type": "string"}, {"type": "integer"}]}),
+    },
+    "bounds that contradict each other": {
+        "required": ["a"],
+        **properties(a={"type": "integer", "minimum": 2, "maximum": 1}),
+    },
+    "a constant of another type": {
+        "required": ["a"],
+        **properties(a={"type": "string", "const": 1}),
+    },
+    "too many properties": {"minProperties": 2, "maxProperties": 1},
+    "a reference to itself": properties(a={"$ref": "#/properties/a"}),
+    "the whole as a reference to itself": {"$ref": "#"},
+}
+"""Keywords that no arguments can satisfy."""
+GOOD: list[dict[str, Any]] = [
+    {"$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/a"},
+    properties(a={"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}),
+    {"$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}},
+    properties(a={"$ref": "#/$defs/b"}) | {"$defs": {"b": {"enum": ["é"]}}},
+    {"patternProperties": {f"{number}": {} for number in range(64)}},
+    nested(58),
+    properties(a={"minimum": 2, "maximum": 1}),
+]
 TOOLS: list[tuple[str, str, Tool]] = [
     *((BAD_NAME, "name", Tool(name=name)) for name in ("", "a b", "x" * 65, "é", "a\n", "a" * 99)),
     (LARGE, "description", tool(description="é" * (DESCRIPTION_MAX // 2 + 1))),
@@ -60,6 +121,14 @@ TOOLS: list[tuple[str, str, Tool]] = [
     *(
         (BAD_SCHEMA, "output_schema_json", tool(output_schema_json=text))
         for text in ("{", "[]", '{"a": 1, "a": 1}')
+    ),
+    *(
+        (BAD_SCHEMA, "input_schema_json", tool(input_schema_json=schema(**keywords)))
+        for keywords in (*BAD.values(), *UNSATISFIABLE.values())
+    ),
+    *(
+        (BAD_SCHEMA, "output_schema_json", tool(output_schema_json=schema(**keywords)))
+        for keywords in BAD.values()
     ),
     (FIELD, "timeout", tool(timeout=Duration())),
     (FIELD, "timeout", tool(timeout=Duration(seconds=-1))),
@@ -90,6 +159,35 @@ async def test_tools(kind: str, reason: str, field: str, bad: Tool) -> None:
         assert good.version
         path = f"register_tools.tools[1].{field}"
         assert (what(failure(refused.error)), refused.version) == ((reason, path), "")
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_schemas_that_are_accepted(kind: str) -> None:
+    async with stream_to(kind) as stream:
+        opened = await stream.open(Open())
+        assert not opened.registrations
+        for number, keywords in enumerate(GOOD):
+            text = schema(**keywords)
+            good = tool(input_schema_json=text, output_schema_json=text)
+            await stream.send("register_tools", tool_pb2.RegisterTools(tools=[good]))
+            (registered,) = (await stream.expect("tools_registered")).tools_registered.registrations
+            assert not registered.HasField("error"), (number, registered.error)
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refused_update_leaves_the_tool(kind: str) -> None:
+    async with stream_to(kind, steps=[{"a": 1}, "Yes."]) as stream:
+        first = tool(input_schema_json=schema(**properties(a={"type": "integer"})))
+        await stream.open(Open(tools=[first]))
+        bad = tool(input_schema_json=schema(**BAD["an unknown type"]))
+        await stream.send("register_tools", tool_pb2.RegisterTools(tools=[bad]))
+        (refused,) = (await stream.expect("tools_registered")).tools_registered.registrations
+        assert what(failure(refused.error))[0] == BAD_SCHEMA
+        await stream.start()
+        await stream.answer((await stream.invoked()).invocation_id)
+        assert (await stream.call_completed()).outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT
         await stream.close()
 
 

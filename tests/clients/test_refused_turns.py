@@ -16,6 +16,7 @@ from precall.v1 import (
     turn_pb2,
 )
 from tests.clients.refusing import (
+    ARGUMENTS_MAX,
     FIELD,
     KINDS,
     LARGE,
@@ -259,6 +260,89 @@ RESULTS: list[tuple[str, str, dict[str, Any]]] = [
     (FIELD, "invocation_result.content[0]", {"result_json": "1", "content": [UNSET]}),
     (SERVED, "", {"result_json": "1", "content": [MEDIA]}),
 ]
+
+
+BAD_ARGUMENTS = "ARGUMENTS_INVALID"
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}, "days": {"$ref": "#/$defs/d"}},
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"d": {"type": ["integer", "null"], "maximum": 7}},
+}
+ARGUMENTS: list[tuple[str, str, dict[str, Any]]] = [
+    (BAD_ARGUMENTS, "arguments.city", {"city": 5}),
+    (BAD_ARGUMENTS, "arguments.city", {"city": "oslo"}),
+    (BAD_ARGUMENTS, "arguments.days", {"city": "Oslo", "days": 8}),
+    (BAD_ARGUMENTS, "arguments: ", {}),
+    (BAD_ARGUMENTS, "arguments: ", {"city": "Oslo", "town": 1}),
+    (BAD_ARGUMENTS, "surrogate", {"city": "O\ud800"}),
+    (LARGE, "bytes", {"city": "O" * ARGUMENTS_MAX}),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("reason", "said", "arguments"), ARGUMENTS, ids=named(ARGUMENTS))
+async def test_arguments(kind: str, reason: str, said: str, arguments: dict[str, Any]) -> None:
+    """The model is told, and goes on; the handler does not run."""
+    city = Tool(name="f", input_schema_json=json.dumps(CITY))
+    async with stream_to(kind, steps=[arguments, {"city": "Oslo", "days": 7}, "Yes."]) as stream:
+        await stream.open(Open(tools=[city]))
+        await stream.send("start_turn", turn())
+        refused = await stream.call_completed()
+        assert refused.outcome == turn_pb2.TOOL_CALL_OUTCOME_ERROR
+        error = failure(refused.error)
+        assert what(error) == (reason, "")
+        assert said in error.message
+        await stream.answer((await stream.invoked()).invocation_id)
+        assert (await stream.call_completed()).outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT
+        assert (await stream.completed("t")).outcome == turn_pb2.TURN_OUTCOME_ANSWERED
+        assert stream.kinds().count("invoke") == 1
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_arguments_of_a_tool_without_a_schema(kind: str) -> None:
+    async with stream_to(kind, steps=[{"city": "Oslo"}, "Yes."]) as stream:
+        await stream.open(Open(tools=[Tool(name="f")]))
+        await stream.send("start_turn", turn())
+        error = failure((await stream.call_completed()).error)
+        assert what(error) == (BAD_ARGUMENTS, "")
+        assert (await stream.completed("t")).outcome == turn_pb2.TURN_OUTCOME_ANSWERED
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "result", ["1", '{"city": 5}', '{"city": "Oslo", "town": 1}', "{}", "null"]
+)
+async def test_results_that_break_the_output_schema(kind: str, result: str) -> None:
+    async with stream_to(kind, steps=[{}, {}]) as stream:
+        await stream.open(Open(tools=[Tool(name="f", output_schema_json=json.dumps(CITY))]))
+        await stream.send("start_turn", turn())
+        number = await stream.answer((await stream.invoked()).invocation_id, result)
+        assert what(await stream.refused(number)) == ("RESULT_INVALID", RESULT)
+        ended = await stream.call_completed()
+        assert ended.outcome == turn_pb2.TOOL_CALL_OUTCOME_ERROR
+        error = failure(ended.error)
+        assert what(error) == ("RESULT_INVALID", RESULT)
+        assert "the result of tool 'f' breaks its output schema: result" in error.message
+        await stream.answer((await stream.invoked()).invocation_id, '{"city": "Oslo"}')
+        assert (await stream.call_completed()).outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT
+        await stream.expect("text_delta")
+        await stream.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_result_with_half_a_pair_is_judged_as_the_model_sees_it(kind: str) -> None:
+    output = {"type": "string", "maxLength": 1, "pattern": "[?]"}
+    async with stream_to(kind, steps=[{}]) as stream:
+        await stream.open(Open(tools=[Tool(name="f", output_schema_json=json.dumps(output))]))
+        await stream.send("start_turn", turn())
+        await stream.answer((await stream.invoked()).invocation_id, r'"\ud800"')
+        assert (await stream.call_completed()).outcome == turn_pb2.TOOL_CALL_OUTCOME_RESULT
+        await stream.expect("text_delta")
+        await stream.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

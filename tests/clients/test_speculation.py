@@ -173,7 +173,7 @@ async def test_prediction_events_come_when_they_are_asked_for(events: bool) -> N
 async def test_a_thousand_prediction_events_delay_no_tool_and_are_bounded() -> None:
     started = asyncio.Event()
 
-    async def work() -> None:
+    async def work(number: int = 0) -> None:
         started.set()
 
     predictions = [Predict("work", {"number": number}) for number in range(500)]

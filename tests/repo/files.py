@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = "clients/python/src/precall/v1/"
-GENERATED = "Generated from proto/precall/v1 by `make gen`. Do not edit."
+GENERATED = "by `make gen`. Do not edit."
 BINARY = {".binpb", ".gif", ".png"}
 
 
@@ -33,8 +33,8 @@ def written(*suffixes: str) -> list[str]:
 
 
 def is_generated(path: str) -> bool:
-    """Returns whether a module's docstring says that it is generated."""
-    return path.endswith(".py") and GENERATED in text(path).splitlines()[:10]
+    """Returns whether a module's first lines say that it is generated, or a copy."""
+    return path.endswith(".py") and any(GENERATED in line for line in text(path).splitlines()[:10])
 
 
 def text(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.repo.files import text
+from tests.repo.files import text, tracked
 
 FILES = ["bootstrap", "cpu", "dev", "gpu"]
 OURS = "precall"
@@ -72,3 +73,19 @@ def test_both_engines_share_their_packages() -> None:
     cpu, gpu = pins("cpu"), pins("gpu")
     differing = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
     assert differing <= {"setuptools"}  # each vLLM build pins its own
+
+
+def test_the_extra_of_the_fake_server_is_what_its_copies_import() -> None:
+    """They are the service's modules, so they need what the service needs, in the same versions."""
+    service: dict[str, Any] = tomllib.loads(text("pyproject.toml"))
+    client: dict[str, Any] = tomllib.loads(text("clients/python/pyproject.toml"))
+    extra: list[str] = client["project"]["optional-dependencies"]["testing"]
+    assert set(extra) <= set(service["project"]["dependencies"])
+    imported = {
+        name
+        for path in tracked()
+        if "/testing/_service/" in path
+        for name in re.findall(r"^(?:from|import) (\w+)", text(path), re.MULTILINE)
+    }
+    ours = {"precall", *sys.stdlib_module_names}
+    assert imported - ours == {Requirement(each).name.replace("-", "_") for each in extra}

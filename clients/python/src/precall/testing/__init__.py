@@ -15,22 +15,27 @@ assert server.results[0].value == {"weather": "sunny"}
 
 from __future__ import annotations
 
-from precall.testing._script import (
-    Call,
-    Disconnect,
-    Entry,
-    Fail,
-    Hang,
-    Limit,
-    NoCall,
-    Parallel,
-    Predict,
-    Refuse,
-    Say,
-    Step,
-    ToolResult,
-)
-from precall.testing._server import FakeServer, StartedTurn
+try:
+    from precall.testing._script import (
+        Call,
+        Disconnect,
+        Entry,
+        Fail,
+        Hang,
+        Limit,
+        NoCall,
+        Parallel,
+        Predict,
+        Refuse,
+        Say,
+        Step,
+        ToolResult,
+    )
+    from precall.testing._server import FakeServer, StartedTurn
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"precall.testing needs {error.name}: pip install 'precall[testing]'", name=error.name
+    ) from error
 
 __all__ = [
     "Call",

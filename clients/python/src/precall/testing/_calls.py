@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
+
+import pydantic
 
 from precall import _events, _events_in, _frames
+from precall._errors import PrecallError
 from precall.testing._cache import FakeCache, age_s
 from precall.testing._predictions import Prediction
 from precall.testing._runs import Emit, Frame, HandlerRuns, NoHandlerError, arguments_json
+from precall.testing._schemas import seen_value
 from precall.testing._script import Call, ToolResult
+from precall.testing._service.tools.text import shorten
 from precall.testing._status import RefusedError, status
 from precall.testing._tools import OfferedTools, version_of
 from precall.v1 import invocation_pb2, tool_cache_pb2, turn_pb2
+
+TYPE_CHARS_MAX = 100
+MESSAGE_CHARS_MAX = 2000
 
 
 class Calls:
@@ -47,6 +56,7 @@ class Calls:
         completed = turn_pb2.ToolCallCompleted(call_id=call_id)
         result = invocation_pb2.InvocationResult()
         try:
+            self._tools.check_arguments(call.tool_name, arguments_json(call))
             if claimed is not None and claimed.run is not None:
                 result = await claimed.run
                 _fill(completed, result)
@@ -72,7 +82,7 @@ class Calls:
             raise
         finally:
             await self._tell(Frame(tool_call_completed=completed))
-        return _seen(call, completed, result)
+        return _seen(call, completed)
 
     async def leave(self, call_id: str) -> None:
         """Ends a call that is not run because the turn ends."""
@@ -108,10 +118,10 @@ def _fill(completed: turn_pb2.ToolCallCompleted, result: invocation_pb2.Invocati
             completed.error.CopyFrom(status("CANCELLED", "the handler was cancelled"))
         case _:
             completed.outcome = turn_pb2.TOOL_CALL_OUTCOME_ERROR
-            failure = result.error
-            completed.error.CopyFrom(
-                status("TOOL_FAILED", failure.message, handler_error_type=failure.type)
-            )
+            kind = shorten(result.error.type, TYPE_CHARS_MAX) or "handler_error"
+            message = shorten(result.error.message, MESSAGE_CHARS_MAX)
+            message = message or "the tool failed without a message"
+            completed.error.CopyFrom(status("TOOL_FAILED", message, None, handler_error_type=kind))
 
 
 def _fill_from_prediction(completed: turn_pb2.ToolCallCompleted, claimed: Prediction) -> None:
@@ -132,19 +142,25 @@ def _fill_from_cache(
     completed.cache_age.CopyFrom(_frames.duration(age_s(cached)))
 
 
-def _seen(
-    call: Call,
-    completed: turn_pb2.ToolCallCompleted,
-    result: invocation_pb2.InvocationResult,
-) -> ToolResult:
+def _seen(call: Call, completed: turn_pb2.ToolCallCompleted) -> ToolResult:
     """Returns the ending of a call as scripts and tests see it."""
     ended = _events_in.tool_call_completed(completed)
-    failed = ended.outcome is _events.ToolCallOutcome.ERROR
+    error = ended.error if ended.outcome is _events.ToolCallOutcome.ERROR else None
     return ToolResult(
         tool_name=call.tool_name,
         arguments=dict(call.arguments),
         outcome=ended.outcome,
-        value=ended.result,
-        error_type=result.error.type if failed else "",
-        error_message=result.error.message if failed else "",
+        value=_value(ended.result_json),
+        error_type="" if error is None else _kind(error),
+        error_message="" if error is None else error.message,
     )
+
+
+def _kind(error: PrecallError) -> str:
+    """Returns the kind of an error as the model reads it."""
+    return error.metadata.get("handler_error_type") or error.reason.lower()
+
+
+def _value(result_json: str) -> pydantic.JsonValue:
+    """Returns the value of a result as the model sees it; None if there is no result."""
+    return cast("pydantic.JsonValue", seen_value(result_json)) if result_json else None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from typing import NoReturn
 
-import pydantic
-
+from precall.testing._service.domain.json import JsonObject, dump, parse_object
 from precall.testing._status import RefusedError
 from precall.v1 import content_pb2
 
@@ -56,42 +53,18 @@ def content_text(field: str, parts: Sequence[content_pb2.ContentPart]) -> str:
     return "".join(part.text for part in parts)
 
 
-def json_object(text: str) -> dict[str, pydantic.JsonValue]:
+def json_object(text: str) -> JsonObject:
     """Returns the object that a JSON text holds, if it can be written as UTF-8 JSON again.
 
     Raises:
         ValueError: The text is not such an object; the message says why.
     """
-    value = parse_json(text)
+    value = parse_object(text)
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds half of a surrogate pair, which is not a character") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("it must be an object")
-    return value  # pyright: ignore[reportUnknownVariableType]
-
-
-def parse_json(text: str) -> object:
-    """Returns the value of a JSON text.
-
-    Raises:
-        ValueError: The text is not JSON, or has a name twice in an object.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_names)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"JSON has no number {name}")
-
-
-def _unique_names(pairs: list[tuple[str, pydantic.JsonValue]]) -> dict[str, pydantic.JsonValue]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("an object has a name twice")
+        dump(value).encode()
+    except (ValueError, RecursionError):
+        raise ValueError(
+            "it holds a number or a character that JSON in UTF-8 cannot carry, or is nested too "
+            "deeply"
+        ) from None
     return value

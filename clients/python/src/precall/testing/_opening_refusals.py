@@ -13,6 +13,7 @@ from precall.testing._fields import (
     json_object,
     not_served,
 )
+from precall.testing._service.domain.json import JsonObject
 from precall.v1 import agent_pb2, prediction_pb2
 
 TEMPLATE_VARIABLES_BYTES_MAX = 16 << 10
@@ -109,7 +110,7 @@ def _check_variables(text: str) -> None:
     path = "open.template_variables_json"
     check_text(path, text, TEMPLATE_VARIABLES_BYTES_MAX)
     try:
-        variables = json_object(text) if text else {}
+        variables: JsonObject = json_object(text) if text else {}
     except ValueError as error:
         raise invalid(path, str(error)) from None
     if reserved := sorted(variables.keys() & _RESERVED):

@@ -17,6 +17,7 @@ from precall.testing._runs import (
     HandlerRuns,
     NoHandlerError,
     RunWatch,
+    arguments_json,
     invocation_id_of,
 )
 from precall.testing._script import Call, Predict
@@ -81,6 +82,10 @@ class Predictions:
         if self._granted.mode == prediction_pb2.SPECULATION_MODE_OFF or (
             self._granted.predictors and predictor not in self._granted.predictors
         ):
+            return
+        try:
+            self._tools.check_arguments(predicted.tool_name, arguments_json(predicted))
+        except RefusedError:
             return
         self.proposed += 1
         prediction = Prediction(

@@ -12,7 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from precall import _frames
 from precall.testing._cache import FakeCache
-from precall.testing._fields import check_count, content_text, parse_json
+from precall.testing._fields import check_count, content_text
+from precall.testing._schemas import ToolSchemas
 from precall.testing._script import Call, Predict
 from precall.testing._status import RefusedError
 from precall.testing._tools import OfferedTools, version_of
@@ -41,6 +42,8 @@ class _Run:
     """A run that waits for its result. `call_id` is empty while it is speculative."""
 
     call_id: str
+    tool_name: str
+    schemas: ToolSchemas
     watch: RunWatch
     result: asyncio.Future[invocation_pb2.InvocationResult]
 
@@ -77,9 +80,10 @@ class HandlerRuns:
         Raises:
             RefusedError: The result cannot be used; the run ends with this error, too.
         """
-        future = self._runs[result.invocation_id].result
+        run = self._runs[result.invocation_id]
+        future = run.result
         try:
-            _check_result(result, bytes_max)
+            _check_result(run, result, bytes_max)
         except RefusedError as refused:
             if not future.done():
                 future.set_exception(refused)
@@ -130,15 +134,16 @@ class HandlerRuns:
 
         On cancel: the handler is cancelled.
         """
-        tool = self._tools.current(call.tool_name)
-        if tool is None or self._left:
+        tool, schemas = self._tools.current(call.tool_name), self._tools.schemas(call.tool_name)
+        if tool is None or schemas is None or self._left:
             why = "the client is gone" if self._left else f"tool {call.tool_name!r} was withdrawn"
             raise NoHandlerError(why)
         of = call_id or prediction_id
         invocation_id = invocation_id_of(of)
         timeout = tool.timeout if tool.HasField("timeout") else self._default_timeout
         watch = watch or RunWatch()
-        run = _Run(call_id, watch, asyncio.get_running_loop().create_future())
+        result = asyncio.get_running_loop().create_future()
+        run = _Run(call_id, call.tool_name, schemas, watch, result)
         self._runs[invocation_id] = run
         invoke = invocation_pb2.Invoke(
             invocation_id=invocation_id,
@@ -181,16 +186,13 @@ class HandlerRuns:
         await self._emit(Frame(cancel_invocation=cancel))
 
 
-def _check_result(result: invocation_pb2.InvocationResult, bytes_max: int) -> None:
+def _check_result(run: _Run, result: invocation_pb2.InvocationResult, bytes_max: int) -> None:
     if result.WhichOneof("outcome") != "result_json":
         return
     field = "invocation_result.result_json"
     content = content_text("invocation_result.content", result.content)
     check_count(field, len((result.result_json + content).encode()), bytes_max, "bytes")
-    try:
-        parse_json(result.result_json)
-    except ValueError as error:
-        raise RefusedError("RESULT_INVALID", f"{field}: not JSON text: {error}", field) from None
+    run.schemas.check_result(result.result_json, run.tool_name)
 
 
 def invocation_id_of(call_or_prediction_id: str) -> str:

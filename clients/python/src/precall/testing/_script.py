@@ -30,7 +30,8 @@ class Call:
     arguments: Mapping[str, pydantic.JsonValue] = field(
         default_factory=dict[str, pydantic.JsonValue]
     )
-    """Its arguments, sent unchanged even if they do not fit the schema."""
+    """Its arguments. If they do not fit the tool's schema, the handler does not run, and the call
+    ends as ERROR; the model of a server would be told why, and go on."""
     text: str = ""
     """The text before it."""
     reasoning: str = ""
@@ -125,9 +126,10 @@ class Predict:
     """The server expects the next step to make this call, and runs it early.
 
     It runs nothing early if speculation was granted as SHADOW, or if the tool is not both
-    `read_only` and `speculation_safe`; and if it was granted as OFF, or without this predictor,
-    nothing happens at all. If the next step makes the call, the prediction is confirmed, and the
-    early run answers the call. Otherwise the prediction is discarded, and its run cancelled.
+    `read_only` and `speculation_safe`. If speculation was granted as OFF or without this predictor,
+    or if the arguments do not fit the tool's schema, nothing happens at all. If the next step makes
+    the call, the prediction is confirmed, and the early run answers the call. Otherwise the
+    prediction is discarded, and its run cancelled.
     """
 
     tool_name: str
@@ -164,7 +166,8 @@ class ToolResult:
     value: pydantic.JsonValue = None
     """With RESULT: the value that the handler returned."""
     error_type: str = ""
-    """With ERROR: the kind of the failure."""
+    """With ERROR: the kind of the failure, as the model reads it: the type of the handler's
+    exception, or else the server's reason in lower case, such as "arguments_invalid"."""
     error_message: str = ""
     """With ERROR: the message of the failure."""
 

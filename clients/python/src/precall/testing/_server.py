@@ -57,6 +57,10 @@ _DEFAULT_LIMITS = ServerLimits(
 class FakeServer:
     """A server for tests of agents: real gRPC, a scripted model, and a record of what clients sent.
 
+    It refuses what a precall server refuses, with the same reasons. Schemas, arguments and results
+    are judged by copies of the server's own code. It has no tokenizer, chat template or grammar, so
+    it refuses nothing for its number of tokens, or because of a template or a grammar.
+
     ```python
     script = [Call("get_weather", {"city": "Paris"}), Say("It is sunny.")]
     async with FakeServer(script) as server, Client(server.address) as client:

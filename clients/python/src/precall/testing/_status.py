@@ -17,16 +17,19 @@ from precall.v1 import error_pb2, turn_pb2
 class RefusedError(Exception):
     """A request is refused. `reason` is one of the contract; `field` may be empty."""
 
-    def __init__(self, reason: str, message: str, field: str = "") -> None:
+    def __init__(
+        self, reason: str, message: str, field: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.field = field
+        self.retry_after_s = retry_after_s
 
     @property
     def status(self) -> Status:
         """The status that the request is refused with."""
-        refused = status(self.reason, self.message)
+        refused = status(self.reason, self.message, self.retry_after_s)
         if self.field:
             violation = BadRequest.FieldViolation(field=self.field, description=self.message)
             refused.details.add().Pack(BadRequest(field_violations=[violation]))

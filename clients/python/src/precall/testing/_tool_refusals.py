@@ -1,16 +1,16 @@
-"""Refuses tools as a precall server does.
-
-Of a schema it checks that it is the JSON text of an object for objects. Whether it is valid JSON
-Schema is for the server to say: that takes a library that clients do not need.
-"""
+"""Refuses tools as a precall server does, except for what only a server's model can say."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from precall import _frames
 from precall.testing._fields import TOOL_NAME, json_object
+from precall.testing._schemas import NO_ARGUMENTS, ToolSchemas
+from precall.testing._service.domain.json import JsonObject
+from precall.testing._service.domain.normal_schema import EndlessReferenceError, normal_form
+from precall.testing._service.domain.resources import ResourceError, ResourceTemplate
+from precall.testing._service.tools.schema import Schema, SchemaError
 from precall.testing._status import RefusedError
 from precall.v1 import agent_pb2, tool_pb2
 
@@ -18,19 +18,19 @@ VERSION_BYTES_MAX = 128
 RESOURCES_MAX = 64
 RESOURCE_BYTES_MAX = 256
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
-
-def check_tool(tool: tool_pb2.Tool, limits: agent_pb2.ServerLimits, path: str) -> None:
-    """Raises RefusedError if no server with these limits takes the tool.
+def check_tool(tool: tool_pb2.Tool, limits: agent_pb2.ServerLimits, path: str) -> ToolSchemas:
+    """Returns the schemas of a tool.
 
     Args:
         tool: The declaration.
         limits: The limits; 0 is none.
         path: What precedes the names of fields in errors.
+
+    Raises:
+        RefusedError: No server with these limits takes the tool.
     """
-    _Checker(tool, path).check(limits)
+    return _Checker(tool, path).check(limits)
 
 
 class _Checker:
@@ -40,7 +40,7 @@ class _Checker:
         self._tool = tool
         self._path = path
 
-    def check(self, limits: agent_pb2.ServerLimits) -> None:
+    def check(self, limits: agent_pb2.ServerLimits) -> ToolSchemas:
         tool = self._tool
         if not TOOL_NAME.fullmatch(tool.name):
             problem = f"{tool.name[:80]!r} is not 1 to 64 of A-Z a-z 0-9 _ and -"
@@ -53,10 +53,13 @@ class _Checker:
         self._check_cache()
         if tool.HasField("timeout"):
             self._check_timeout(_frames.seconds(limits.tool_timeout_max))
-        self._check_schema("input_schema_json", tool.input_schema_json, limits)
-        self._check_schema("output_schema_json", tool.output_schema_json, limits)
+        arguments = self._arguments(tool.input_schema_json, limits)
+        result = None
+        if tool.output_schema_json:
+            _, result = self._schema("output_schema_json", tool.output_schema_json, limits)
         self._check_templates("effects.reads", tool.effects.reads)
         self._check_templates("effects.writes", tool.effects.writes)
+        return ToolSchemas(arguments=arguments, result=result)
 
     def _refused(self, reason: str, name: str, problem: str) -> RefusedError:
         text = f"{name} of tool {self._tool.name[:80]!r}: {problem}"
@@ -99,22 +102,42 @@ class _Checker:
             problem = f"{timeout_s:g} s is not above 0 s and at most {most_s:g} s"
             raise self._refused("FIELD_INVALID", "timeout", problem)
 
-    def _check_schema(self, name: str, text: str, limits: agent_pb2.ServerLimits) -> None:
+    def _arguments(self, text: str, limits: agent_pb2.ServerLimits) -> Schema:
         if not text:
-            return
-        self._check_size(name, text, limits.schema_bytes_max)
-        try:
-            schema = json_object(text)
-        except ValueError as error:
-            raise self._refused("TOOL_SCHEMA_INVALID", name, str(error)) from None
-        if name == "input_schema_json" and schema.get("type") != "object":
+            return Schema(NO_ARGUMENTS)
+        name = "input_schema_json"
+        value, schema = self._schema(name, text, limits)
+        if value.get("type") != "object":
             problem = '$.type: arguments are always an object; set "type": "object"'
             raise self._refused("TOOL_SCHEMA_INVALID", name, problem)
+        try:
+            satisfiable = normal_form(value) is not False
+        except EndlessReferenceError as error:
+            problem = f"the reference {error} leads to nothing but itself"
+            raise self._refused("TOOL_SCHEMA_INVALID", name, problem) from None
+        if not satisfiable:
+            problem = "no arguments can satisfy it: some keywords contradict each other"
+            raise self._refused("TOOL_SCHEMA_INVALID", name, problem)
+        return schema
+
+    def _schema(
+        self, name: str, text: str, limits: agent_pb2.ServerLimits
+    ) -> tuple[JsonObject, Schema]:
+        self._check_size(name, text, limits.schema_bytes_max)
+        try:
+            value = json_object(text)
+            return value, Schema(value)
+        except SchemaError as error:
+            problem = f"not a JSON Schema (2020-12) for a tool: {error}"
+            raise self._refused("TOOL_SCHEMA_INVALID", name, problem) from None
+        except ValueError as error:
+            problem = f"must be the JSON text of an object: {error}"
+            raise self._refused("TOOL_SCHEMA_INVALID", name, problem) from None
 
     def _check_templates(self, name: str, templates: Sequence[str]) -> None:
         for index, template in enumerate(templates):
-            plain = _PLACEHOLDER.sub("x", template)
-            named = all(all(path.split(".")) for path in _PLACEHOLDER.findall(template))
-            if not named or "{" in plain or "}" in plain or not _SCHEME.match(template):
-                problem = f"{template[:80]!r} is not a template, such as 'file:{{path}}'"
-                raise self._refused("FIELD_INVALID", f"{name}[{index}]", problem)
+            try:
+                ResourceTemplate.parse(template)
+            except ResourceError as error:
+                problem = f"{template[:80]!r} is not a template, such as 'file:{{path}}': {error}"
+                raise self._refused("FIELD_INVALID", f"{name}[{index}]", problem) from None

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from precall.testing._schemas import ToolSchemas
 from precall.testing._script import Refuse
-from precall.testing._status import RefusedError, status
+from precall.testing._status import RefusedError
 from precall.testing._tool_refusals import check_tool
 from precall.v1 import agent_pb2, tool_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    declaration: tool_pb2.Tool
+    schemas: ToolSchemas
 
 
 class OfferedTools:
@@ -29,7 +37,7 @@ class OfferedTools:
         self._limits = limits
         self._refused = refused
         self._declared = declared
-        self._tools: dict[str, tool_pb2.Tool] = {}
+        self._tools: dict[str, _Offered] = {}
 
     def register(
         self, tools: Sequence[tool_pb2.Tool], path: str
@@ -45,20 +53,20 @@ class OfferedTools:
         for index, tool in enumerate(tools):
             registration = tool_pb2.ToolRegistration(name=tool.name)
             try:
-                self._admit(tool, names, f"{path}[{index}].")
-                registration.version = version_of(tool)
+                schemas = self._admit(tool, names, f"{path}[{index}].")
             except RefusedError as error:
                 registration.error.CopyFrom(error.status)
-            if (refused := self._refused.get(tool.name)) is not None:
-                error = status(refused.reason, refused.message, refused.retry_after_s)
-                registration = tool_pb2.ToolRegistration(name=tool.name, error=error)
-            if not registration.HasField("error"):
-                self._tools[tool.name] = self._declared[tool.name] = tool
+            else:
+                registration.version = version_of(tool)
+                self._tools[tool.name] = _Offered(tool, schemas)
+                self._declared[tool.name] = tool
             names.add(tool.name)
             registrations.append(registration)
         return registrations
 
-    def _admit(self, tool: tool_pb2.Tool, names: set[str], path: str) -> None:
+    def _admit(self, tool: tool_pb2.Tool, names: set[str], path: str) -> ToolSchemas:
+        if (refused := self._refused.get(tool.name)) is not None:
+            raise RefusedError(refused.reason, refused.message, retry_after_s=refused.retry_after_s)
         if tool.name in names:
             text = f"tool {tool.name!r} is declared twice in one frame; the first one counts"
             raise RefusedError("TOOL_DUPLICATE", text, f"{path}name")
@@ -66,7 +74,7 @@ class OfferedTools:
         if most and tool.name not in self._tools and len(self._tools) >= most:
             text = f"this stream has {len(self._tools)} tools, the limit; withdraw some first"
             raise RefusedError("LIMIT_REACHED", text, f"{path}name")
-        check_tool(tool, self._limits, path)
+        return check_tool(tool, self._limits, path)
 
     def withdraw(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Withdraws tools; returns the names that were withdrawn, and the unknown ones."""
@@ -83,7 +91,21 @@ class OfferedTools:
 
     def current(self, name: str) -> tool_pb2.Tool | None:
         """Returns the current tool of that name; None if it was withdrawn."""
-        return self._tools.get(name)
+        offered = self._tools.get(name)
+        return None if offered is None else offered.declaration
+
+    def schemas(self, name: str) -> ToolSchemas | None:
+        """Returns the schemas of the current tool of that name; None if it was withdrawn."""
+        offered = self._tools.get(name)
+        return None if offered is None else offered.schemas
+
+    def check_arguments(self, name: str, arguments_json: str) -> None:
+        """Raises RefusedError if a call of a tool with these arguments cannot run.
+
+        If the tool was withdrawn, there is nothing to check.
+        """
+        if (schemas := self.schemas(name)) is not None:
+            schemas.check_arguments(arguments_json, self._limits.arguments_bytes_max)
 
 
 def version_of(tool: tool_pb2.Tool) -> str:

@@ -1,0 +1,1 @@
+"""Copies of modules of the service, made by `make gen`. Do not edit."""
