@@ -136,6 +136,7 @@ TOOLS: list[tuple[str, str, Tool]] = [
     (SERVED, "rate_limit", tool(rate_limit=1)),
     (FIELD, "cache.ttl", tool(cache=cache(1))),
     (FIELD, "cache.ttl", tool(cache=cache(-1), effects=Effects(read_only=True))),
+    (FIELD, "cache.ttl", tool(cache=cache(604_801), effects=Effects(read_only=True))),
     (SERVED, "effects.requires_approval", tool(effects=Effects(requires_approval=True))),
     (FIELD, "effects.writes", tool(effects=Effects(read_only=True, writes=["a:b"]))),
     (LARGE, "effects.reads", tool(effects=Effects(reads=["a:b"] * 65))),

@@ -99,7 +99,7 @@ async def test_a_result_that_is_out_of_date_is_not_put(run: Run) -> None:
     await run("invalidate", "--resource", "file:/a")
     result = await run("put", *CALL, "1", "--ttl", "60", "--observed", "file:/a=0")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "file:/a has changed" in result.stderr
+    assert "'file:/a' has changed" in result.stderr
 
 
 async def test_stats(run: Run) -> None:

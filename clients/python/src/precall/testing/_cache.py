@@ -16,6 +16,7 @@ from typing import TypeAlias
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from precall import _frames
+from precall.testing._service.domain.json import JsonError, canonical, parse_object
 from precall.testing._status import RefusedError
 from precall.v1 import tool_cache_pb2, tool_pb2
 
@@ -28,7 +29,7 @@ _EVERYTHING = "*"
 
 
 class FakeCache:
-    """Follows the contract of ToolCacheService, without its limits."""
+    """Follows the contract of ToolCacheService. The fields of its requests have been checked."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -42,7 +43,7 @@ class FakeCache:
         """Returns the usable entry, and counts the hit or the miss.
 
         Raises:
-            RefusedError: There is none, or the arguments are not a JSON object.
+            RefusedError: There is none.
         """
         entry = self._usable(key)
         self._stats.hits += entry is not None
@@ -59,29 +60,21 @@ class FakeCache:
             key.conversation_id = ""
         try:
             return self.get(key)
-        except RefusedError:
+        except (RefusedError, JsonError):  # what has no canonical form is never cached
             return None
 
     def put(self, request: tool_cache_pb2.ToolCacheServicePutRequest) -> Entry:
         """Stores an entry.
 
         Raises:
-            RefusedError: A field is invalid, or something has changed.
+            RefusedError: Something has changed, or was never as the request says.
         """
-        ttl_s, usable = _frames.seconds(request.ttl), self._usable(request.key)
+        usable = self._usable(request.key)
         version = usable.entry_version if usable else 0
-        if ttl_s <= 0:
-            raise RefusedError("FIELD_INVALID", f"ttl: it must be above 0 s, not {ttl_s:g} s")
-        for seen in request.observed_versions:
-            if seen.version != self.version(seen.resource):
-                text = f"{seen.resource} has changed since its version was read"
-                raise RefusedError("CACHE_RESOURCE_CHANGED", text)
-        if request.HasField("observed_position") and self._concerned(request):
-            text = "the entry was invalidated since the versions were read"
-            raise RefusedError("CACHE_RESOURCE_CHANGED", text)
+        self._check_observed(request)
         if request.HasField("expected_entry_version") and request.expected_entry_version != version:
             text = f"the entry has version {version}, not {request.expected_entry_version}"
-            raise RefusedError("CACHE_VERSION_MISMATCH", text)
+            raise RefusedError("CACHE_VERSION_MISMATCH", text, "expected_entry_version")
         name, now = _name(request.key), time.time()
         self._entry_versions[name] = self._entry_versions.get(name, 0) + 1
         entry = self._entries[name] = Entry(
@@ -91,7 +84,7 @@ class FakeCache:
             resource_versions=request.observed_versions,
             origin=tool_cache_pb2.CACHE_ORIGIN_PUT,
             create_time=_timestamp(now),
-            expire_time=_timestamp(now + ttl_s),
+            expire_time=_timestamp(now + _frames.seconds(request.ttl)),
             content=request.content,
         )
         if request.HasField("recompute_cost"):
@@ -110,18 +103,7 @@ class FakeCache:
         return max((at for at, name in self._writes if _conflict(name, resource)), default=0)
 
     def invalidate(self, target: Target) -> int:
-        """Makes entries unreachable, and returns the position of the change.
-
-        Raises:
-            RefusedError: The target is unset, or its arguments are not a JSON object.
-        """
-        match target.WhichOneof("target"):
-            case None:
-                raise RefusedError("FIELD_INVALID", "target: it is unset")
-            case "key":
-                _name(target.key)
-            case _:
-                pass
+        """Makes entries unreachable, and returns the position of the change."""
         for name, entry in list(self._entries.items()):
             if _concerns(target, entry):
                 del self._entries[name]
@@ -156,6 +138,24 @@ class FakeCache:
         entry = self._entries.get(_name(key))
         return entry if entry and _s(entry.expire_time) > time.time() else None
 
+    def _check_observed(self, request: tool_cache_pb2.ToolCacheServicePutRequest) -> None:
+        """Raises RefusedError if what was observed has changed, or never was so."""
+        for index, seen in enumerate(request.observed_versions):
+            if seen.version > self.position:
+                text = f"{seen.resource!r} never had this version"
+                field = f"observed_versions[{index}].version"
+                raise RefusedError("FIELD_INVALID", text, field)
+            if seen.version != self.version(seen.resource):
+                text = f"{seen.resource!r} has changed since its version was read"
+                raise RefusedError("CACHE_RESOURCE_CHANGED", text, "observed_versions")
+        if request.HasField("observed_position"):
+            if request.observed_position > self.position:
+                text = "this position was never given out"
+                raise RefusedError("FIELD_INVALID", text, "observed_position")
+            if self._concerned(request):
+                text = "the entry was invalidated since the versions were read"
+                raise RefusedError("CACHE_RESOURCE_CHANGED", text, "observed_versions")
+
     def _concerned(self, request: tool_cache_pb2.ToolCacheServicePutRequest) -> bool:
         """Returns whether an entry was invalidated after the position that was observed."""
         entry = Entry(key=request.key, resource_versions=request.observed_versions)
@@ -181,17 +181,10 @@ def _name(key: Key) -> str:
     """Returns a text that is the same for equal keys.
 
     Raises:
-        RefusedError: The arguments are not a JSON object.
+        JsonError: The arguments have no canonical form.
     """
-    try:
-        arguments = json.loads(key.arguments_json)
-    except ValueError as error:
-        raise RefusedError("FIELD_INVALID", f"key.arguments_json: {error}") from None
-    if not isinstance(arguments, dict):
-        raise RefusedError("FIELD_INVALID", "key.arguments_json: it must be a JSON object")
-    return json.dumps(
-        [key.tool_name, key.tool_version, key.conversation_id, arguments], sort_keys=True
-    )
+    arguments = canonical(parse_object(key.arguments_json)).decode()
+    return json.dumps([key.tool_name, key.tool_version, key.conversation_id, arguments])
 
 
 def _concerns(target: Target, entry: Entry) -> bool:

@@ -9,16 +9,19 @@ from typing import Any
 import grpc.aio
 
 from precall.testing._cache import FakeCache
+from precall.testing._cache_refusals import check_get, check_put, check_resources, check_target
+from precall.testing._opening_refusals import check_tenant
 from precall.testing._status import RefusedError, abort, status
 from precall.v1 import tool_cache_pb2
 from precall.v1.tool_cache_pb2_grpc import ToolCacheServiceServicer
 
 
 class CacheServicer(ToolCacheServiceServicer):
-    """Passes calls to the cache; refuses them if the server has no cache."""
+    """Checks calls and passes them to the cache; refuses them if the server has no cache."""
 
-    def __init__(self, cache: FakeCache | None) -> None:
+    def __init__(self, cache: FakeCache | None, arguments_bytes_max: int) -> None:
         self._cache = cache
+        self._arguments_bytes_max = arguments_bytes_max
 
     async def Get(  # noqa: N802  the contract's name
         self,
@@ -29,6 +32,7 @@ class CacheServicer(ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServiceGetResponse:
         async with self._served(context) as cache:
+            check_get(request, self._arguments_bytes_max)
             return tool_cache_pb2.ToolCacheServiceGetResponse(entry=cache.get(request.key))
 
     async def GetResourceVersions(  # noqa: N802  the contract's name
@@ -40,6 +44,7 @@ class CacheServicer(ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.GetResourceVersionsResponse:
         async with self._served(context) as cache:
+            check_resources(request.resources)
             return tool_cache_pb2.GetResourceVersionsResponse(
                 versions=[
                     tool_cache_pb2.ResourceVersion(resource=name, version=cache.version(name))
@@ -57,6 +62,7 @@ class CacheServicer(ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServicePutResponse:
         async with self._served(context) as cache:
+            check_put(request, self._arguments_bytes_max)
             version = cache.put(request).entry_version
             return tool_cache_pb2.ToolCacheServicePutResponse(entry_version=version)
 
@@ -69,6 +75,7 @@ class CacheServicer(ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServiceInvalidateResponse:
         async with self._served(context) as cache:
+            check_target(request.target, self._arguments_bytes_max)
             position = cache.invalidate(request.target)
             return tool_cache_pb2.ToolCacheServiceInvalidateResponse(position=position)
 
@@ -105,6 +112,7 @@ class CacheServicer(ToolCacheServiceServicer):
         if self._cache is None:
             await abort(context, status("NOT_SERVED", "the fake lists no TOOL_CACHE"))
         try:
+            check_tenant(context.invocation_metadata() or ())
             yield self._cache
         except RefusedError as refused:
             await abort(context, refused.status)

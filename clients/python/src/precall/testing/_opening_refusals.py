@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from precall.testing._fields import (
     check_count,
@@ -33,9 +33,10 @@ _RESERVED = frozenset(
 )  # fmt: skip
 
 
-def check_tenant(names: Sequence[str | bytes]) -> None:
-    """Raises RefusedError if the metadata name no valid tenant, or several."""
+def check_tenant(metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Raises RefusedError if the metadata of a call name no valid tenant, or several."""
     field = "metadata.precall-tenant"
+    names = [value for name, value in metadata if name == "precall-tenant"]
     if len(names) > 1:
         raise invalid(field, f"it must be sent once, not {len(names)} times")
     for name in names:

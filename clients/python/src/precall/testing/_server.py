@@ -155,7 +155,9 @@ class FakeServer:
         """Starts it on a free local port."""
         self._server = grpc.aio.server(options=_OPTIONS)
         add_AgentServiceServicer_to_server(_Servicer(self), self._server)
-        add_ToolCacheServiceServicer_to_server(CacheServicer(self.cache), self._server)
+        add_ToolCacheServiceServicer_to_server(
+            CacheServicer(self.cache, self.limits.arguments_bytes_max), self._server
+        )
         self._port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
 

@@ -57,7 +57,7 @@ class FakeStream:
         """Yields the server's frames until the conversation is closed or the stream is broken."""
         metadata = context.invocation_metadata() or ()
         try:
-            check_tenant([value for key, value in metadata if key == "precall-tenant"])
+            check_tenant(metadata)
             first = await anext(aiter(frames), None) or agent_pb2.ConverseRequest(sequence=1)
             self._check_handshake(first)
         except RefusedError as refusal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from precall import _frames
+from precall.testing._cache_refusals import TTL_MAX_S
 from precall.testing._fields import TOOL_NAME, json_object
 from precall.testing._schemas import NO_ARGUMENTS, ToolSchemas
 from precall.testing._service.domain.json import JsonObject
@@ -90,8 +91,9 @@ class _Checker:
 
     def _check_cache(self) -> None:
         ttl_s = _frames.seconds(self._tool.cache.ttl)
-        if ttl_s < 0:
-            raise self._refused("FIELD_INVALID", "cache.ttl", f"{ttl_s:g} s is below 0")
+        if not 0 <= ttl_s <= TTL_MAX_S:
+            problem = f"{ttl_s:g} s is not from 0 s to {TTL_MAX_S:g} s"
+            raise self._refused("FIELD_INVALID", "cache.ttl", problem)
         if ttl_s and not self._tool.effects.read_only:
             problem = "only a tool that is read_only may be cached"
             raise self._refused("FIELD_INVALID", "cache.ttl", problem)
