@@ -317,7 +317,7 @@ class Conversation:
         engine = self._services.engines.info
         if engine is None or Feature.TOOL_CALLS in engine.features:
             return None
-        return refusals.no_tool_calls(engine.model)
+        return refusals.no_tool_calls(engine)
 
     def _cancel_expiry(self) -> None:
         if self._expiry is not None:

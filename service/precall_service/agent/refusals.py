@@ -8,7 +8,8 @@ from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import ToolCallOutcome
 from precall_service.domain.turn import ToolChoice
-from precall_service.engine.base import StrayCall
+from precall_service.engine.base import EngineInfo, StrayCall
+from precall_service.engine.findings import Subject
 from precall_service.tools.text import shorten
 
 
@@ -67,13 +68,15 @@ def client_gone() -> ServiceError:
     return ServiceError(Reason.TOOL_UNAVAILABLE, "the client that runs the tool is gone")
 
 
-def no_tool_calls(model: str) -> ServiceError:
+def no_tool_calls(engine: EngineInfo) -> ServiceError:
     """The served model cannot call tools."""
+    finding = engine.findings.on(Subject.TOOL_CALLS)
+    why = f": {finding.sentence}" if finding is not None else ""
     return ServiceError(
         Reason.NOT_SERVED,
-        f"this server knows no format for tool calls of {model} (CAPABILITY_TOOL_CALLS is not "
-        "granted): use no tools, or serve another model, or name the model's parser with "
-        "--tool-call-parser",
+        f"{engine.model} cannot call tools here (CAPABILITY_TOOL_CALLS is not granted){why}. Use "
+        "no tools, or serve another model, or name a parser or a chat template that fits with "
+        "--tool-call-parser or --chat-template",
         metadata={"capability": "CAPABILITY_TOOL_CALLS"},
     )
 

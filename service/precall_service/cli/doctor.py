@@ -16,7 +16,7 @@ HELP = options.help_text(
     vLLM.""",
     examples={
         "precall doctor": "for the embedded model and the default port",
-        "precall doctor --model ./Qwen3-8B --device gpu": "and which parsers fit the model",
+        "precall doctor --model ./Qwen3-8B --device gpu": "and what holds of the model's calls",
         "precall doctor --config precall.toml": "for the settings in a file",
     },
 )
@@ -60,6 +60,8 @@ def doctor(
         }
         for name, check in found.items():
             console.print(f"{marks[check.verdict]} [bold]{name:<9}[/] {escape(check.finding)}")
+            for line in check.details:
+                console.print(f"            {escape(line)}")
             if check.remedy:
                 console.print(f"            [dim]{escape(check.remedy)}[/]")
         faults = sum(check.verdict is Verdict.BAD for check in found.values())

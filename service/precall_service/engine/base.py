@@ -22,6 +22,7 @@ from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice
+from precall_service.engine.findings import NOTHING_FOUND, Findings
 
 
 class Feature(enum.Enum):
@@ -53,6 +54,8 @@ class EngineInfo:
     kv_tokens: int
     kv_block_tokens: int
     features: frozenset[Feature]
+    findings: Findings = NOTHING_FOUND
+    """What was proved of the model at the start, where something was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +203,8 @@ class StepEnd:
     `token_ids` are all sampled tokens, the end token included: those of the chunks, in order.
     `raw_text` is their text without special tokens, which stands in the transcript if a limit has
     cut the step inside a call. `stop_text` is the stop text that ended it, if one did.
+    `cut_after_call` says that the engine ended it, because the model began a second call and its
+    template takes one. The tokens then have the beginning of that call, and the pieces have not.
     """
 
     finish: Finish
@@ -209,6 +214,7 @@ class StepEnd:
     reasoning_tokens: int = 0
     stop_text: str = ""
     stray_call: StrayCall | None = None
+    cut_after_call: bool = False
 
 
 StepStream: TypeAlias = AsyncGenerator[Chunk | StepEnd, None]

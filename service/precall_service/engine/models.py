@@ -15,6 +15,7 @@ from typing import Final, cast
 from precall_service.engine.base import Progress
 from precall_service.engine.embedded import (
     EMBEDDED_NAME,
+    built_model_folder,
     embedded_chat_template,
     embedded_model_folder,
 )
@@ -59,6 +60,16 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def is_embedded(name: str | None) -> bool:
     """Whether `name`, as given with --model, means the embedded model."""
     return name in _EMBEDDED_NAMES
+
+
+def find_embedded(cache_dir: Path | None) -> ResolvedModel | None:
+    """Returns the embedded model if `resolve_model` has built it; None if not.
+
+    Raises:
+        ModelError: a package that it is made with is missing.
+    """
+    folder = built_model_folder(cache_dir or default_cache_dir())
+    return None if folder is None else replace(describe_embedded(), path_or_name=str(folder))
 
 
 def describe_embedded() -> ResolvedModel:

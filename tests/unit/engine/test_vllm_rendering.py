@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from dataclasses import replace
 from typing import Any, cast
 
@@ -250,17 +249,22 @@ class TestHistoryThatIsRewritten:
         await check("thinking_chatml", quick, said, [UserMessage(text="And tomorrow?")], end)
 
 
-async def test_a_template_without_an_end_token_is_rendered_whole(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    prompt_renderer.cache_clear()  # a renderer warns once
+async def test_a_template_without_an_end_token_is_rendered_whole() -> None:
+    renderer = prompt_renderer("plain")
+    before = renderer.rendered_afresh
     end = ended(Finish.STOP, token_ids("It rains.<|endoftext|>"), "It rains.")
     said = AssistantMessage(text="It rains.")
-    with caplog.at_level(logging.WARNING, logger="precall_service"):
-        await check("plain", CHAT, said, [UserMessage(text="And tomorrow?")], end)
-        other = replace(CHAT, template_variables={"enable_thinking": False})
-        await check("plain", other, said, [UserMessage(text="And after that?")], end)
-    assert len([record for record in caplog.records if "afresh" in record.message]) == 1
+    await check("plain", CHAT, said, [UserMessage(text="And tomorrow?")], end)
+    assert renderer.rendered_afresh == before + 1
+
+
+async def test_a_step_that_was_cut_after_its_call_is_rendered_whole() -> None:
+    """Its tokens have the beginning of a call that was not made."""
+    made = call("get_weather", 1)
+    sampled_all = await sampled("headers", QUESTION, calling(made))
+    more = token_ids('; {"name": "get_')
+    end = replace(sampled_all, token_ids=(*sampled_all.token_ids[:-1], *more), cut_after_call=True)
+    await check("headers", QUESTION, calling(made), [answer(made)], end)
 
 
 @pytest.mark.parametrize("name", WRITES_WHAT_IS_SAMPLED)

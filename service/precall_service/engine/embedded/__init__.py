@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from precall_service.engine.embedded.folder import (
     EMBEDDED_NAME,
+    built_model_folder,
     embedded_chat_template,
     embedded_model_folder,
 )
 
-__all__ = ["EMBEDDED_NAME", "embedded_chat_template", "embedded_model_folder"]
+__all__ = [
+    "EMBEDDED_NAME",
+    "built_model_folder",
+    "embedded_chat_template",
+    "embedded_model_folder",
+]

@@ -59,13 +59,8 @@ def embedded_model_folder(cache_dir: Path, on_progress: Progress) -> Path:
     """
     conversion = _conversion()
     template = embedded_chat_template()
-    origin = {
-        "source_sha256": _SOURCE_SHA256,
-        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
-        "converter_version": str(conversion.CONVERTER_VERSION),
-    }
-    key = hashlib.sha256("\n".join(origin.values()).encode()).hexdigest()[:12]
-    folder = cache_dir / f"{EMBEDDED_NAME}-{key}"
+    origin = _origin(conversion, template)
+    folder = _place(cache_dir, origin)
     with _cache_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(cache_dir / f"{EMBEDDED_NAME}.lock", on_progress):
@@ -85,6 +80,30 @@ def embedded_model_folder(cache_dir: Path, on_progress: Progress) -> Path:
                 )
                 write_manifest(building, origin)
     return folder
+
+
+def built_model_folder(cache_dir: Path) -> Path | None:
+    """Returns the folder with the embedded model if it has been built; None if not, or if damaged.
+
+    Raises:
+        ModelError: a package that the conversion needs is missing.
+    """
+    folder = _place(cache_dir, _origin(_conversion(), embedded_chat_template()))
+    return folder if folder.exists() and manifest_fault(folder) is None else None
+
+
+def _origin(conversion: ModuleType, template: str) -> dict[str, str]:
+    """What the embedded model is made from. Each folder is made from one such."""
+    return {
+        "source_sha256": _SOURCE_SHA256,
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "converter_version": str(conversion.CONVERTER_VERSION),
+    }
+
+
+def _place(cache_dir: Path, origin: dict[str, str]) -> Path:
+    key = hashlib.sha256("\n".join(origin.values()).encode()).hexdigest()[:12]
+    return cache_dir / f"{EMBEDDED_NAME}-{key}"
 
 
 def _conversion() -> ModuleType:

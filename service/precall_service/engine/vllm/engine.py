@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -24,6 +24,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from precall_service.domain.messages import Message, Transcript
 from precall_service.engine.base import (
+    CallBegun,
     Chunk,
     EngineDiedError,
     EngineInfo,
@@ -88,6 +89,26 @@ class _Sampled:
         if parser is None:
             return ()
         return parser.end(finish, "".join(self.texts), self.token_ids)
+
+
+class CallLimit:
+    """Lets the pieces of so many calls pass; None: of any number.
+
+    The step is then over: the template would refuse a message with one call more, after its tools
+    have run.
+    """
+
+    def __init__(self, calls_max: int | None) -> None:
+        self._calls_max = calls_max
+        self.exceeded = False
+
+    def within(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces before the first call that is too many."""
+        for piece in () if self.exceeded else pieces:
+            if isinstance(piece, CallBegun) and piece.index == self._calls_max:
+                self.exceeded = True
+                return
+            yield piece
 
 
 class VllmEngine:
@@ -159,6 +180,7 @@ class VllmEngine:
         plan, parser = self._planned(prompt, spec)
         grammar, reasoning_ended = self._grammar(prompt, plan, parser)
         params = self._params(spec, grammar, parsed=parser is not None)
+        calls = CallLimit(plan.calls_max)
         try:
             async with contextlib.aclosing(
                 self._llm.generate(
@@ -176,22 +198,16 @@ class VllmEngine:
                 async for output in outputs:
                     completion = output.outputs[0]
                     sampled.add(output)
-                    text, token_ids = completion.text, tuple(completion.token_ids)
-                    log_probabilities = _log_probabilities(completion)
-                    pieces: Iterable[Piece] = ()
-                    if parser is not None:
-                        pieces = parser.feed(text, token_ids)
-                    elif text:
-                        pieces = (TextPiece(text),)
-                    if completion.finish_reason is None:
-                        yield Chunk(token_ids, tuple(pieces), log_probabilities)
-                    else:
+                    pieces = tuple(calls.within(_pieces(completion, parser)))
+                    finish = Finish.STOP if calls.exceeded else None
+                    if completion.finish_reason is not None:
                         finish = await self._finish(completion.finish_reason)
-                        pieces = (*pieces, *sampled.ending(parser, finish))
-                        yield Chunk(token_ids, pieces, log_probabilities)
-                        stop = completion.stop_reason
-                        stop_text = stop if isinstance(stop, str) else ""
-                        yield self._end(sampled, parser, finish, stop_text)
+                        pieces += tuple(calls.within(sampled.ending(parser, finish)))
+                    yield Chunk(tuple(completion.token_ids), pieces, _log_probabilities(completion))
+                    if finish is not None:
+                        yield self._end(sampled, parser, finish, completion, calls)
+                    if calls.exceeded:
+                        return
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         except VLLMClientError as error:
@@ -307,18 +323,32 @@ class VllmEngine:
                 return Finish.STOP
 
     def _end(
-        self, sampled: _Sampled, parser: StepParser | None, finish: Finish, stop_text: str
+        self,
+        sampled: _Sampled,
+        parser: StepParser | None,
+        finish: Finish,
+        completion: CompletionOutput,
+        calls: CallLimit,
     ) -> StepEnd:
-        text = "".join(sampled.texts)
+        text, stop = "".join(sampled.texts), completion.stop_reason
+        stray_call = parser.stray_call if parser else None
         return StepEnd(
-            finish=finish,
+            finish=Finish.STOP if calls.exceeded else finish,
             token_ids=tuple(sampled.token_ids),
             raw_text=text if parser is None else self._special_tokens.removed_from(text),
             cached_tokens=sampled.cached_tokens,
             reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
-            stop_text=stop_text,
-            stray_call=parser.stray_call if parser else None,
+            stop_text=stop if isinstance(stop, str) and not calls.exceeded else "",
+            stray_call=None if calls.exceeded else stray_call,
+            cut_after_call=calls.exceeded,
         )
+
+
+def _pieces(completion: CompletionOutput, parser: StepParser | None) -> Iterable[Piece]:
+    """The pieces that the tokens of an output complete."""
+    if parser is not None:
+        return parser.feed(completion.text, tuple(completion.token_ids))
+    return (TextPiece(completion.text),) if completion.text else ()
 
 
 def _log_probabilities(completion: CompletionOutput) -> tuple[float, ...]:

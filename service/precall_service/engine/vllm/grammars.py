@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -43,6 +43,60 @@ class CallForm:
     def begin(self, tool_name: str) -> str:
         """The beginning of a call of this tool."""
         return f"{self.before}{tool_name}{self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCall:
+    """The text of a message with one call, around the tool's name and its arguments as JSON.
+
+    `call_id` is the id that stands in it for one that the model is to write; empty if none does.
+    """
+
+    before: str
+    between: str
+    after: str
+    call_id: str = ""
+
+
+def whole_call(written: str, tool_name: str, arguments_json: str, call_id: str) -> WholeCall | None:
+    """The form of a message with this call; None if the name or the JSON is not found in it."""
+    before, name, rest = written.partition(tool_name)
+    between, arguments, after = rest.partition(arguments_json)
+    if not name or not arguments or tool_name in between + after:
+        return None
+    return WholeCall(before, between, after, call_id if call_id in between + after else "")
+
+
+def one_call_of(schemas: Mapping[str, JsonObject], form: WholeCall) -> str:
+    """The grammar of a message that is one call in this form, as a structural tag.
+
+    `schemas` are those of the tools that may be called, by name, as `held` returned them.
+    """
+    calls = [
+        {
+            "type": "sequence",
+            "elements": [
+                *_with_any_id(f"{form.before}{name}{form.between}", form.call_id),
+                {"type": "grammar", "grammar": json_grammar(schema)},
+                *_with_any_id(form.after, form.call_id),
+            ],
+        }
+        for name, schema in schemas.items()
+    ]
+    one = calls[0] if len(calls) == 1 else {"type": "or", "elements": calls}
+    return json.dumps({"type": "structural_tag", "format": one})
+
+
+def _with_any_id(text: str, call_id: str) -> list[dict[str, str]]:
+    """The parts of a grammar for a text, in which any other id may stand for this one."""
+    texts = text.split(call_id) if call_id else [text]
+    parts: list[dict[str, str]] = []
+    for number, each in enumerate(texts):
+        if number:
+            parts.append({"type": "regex", "pattern": f"[a-zA-Z0-9]{{{len(call_id)}}}"})
+        if each:
+            parts.append({"type": "const_string", "value": each})
+    return parts
 
 
 def form_of_calls(structural_tag: str, tool_name: str, rendered: str) -> CallForm | None:

@@ -22,7 +22,6 @@ They turn messages into tokens, always those of a whole transcript.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -57,8 +56,6 @@ from precall_service.engine.vllm.probes import (
     probe_text,
 )
 
-log = logging.getLogger(__name__)
-
 _TOKENIZE_PARAMS: Final = TokenizeParams(
     max_total_tokens=None,  # the turn checks the length of a prompt
     add_special_tokens=False,  # the template writes them, and a delta has none
@@ -84,20 +81,20 @@ class PromptRenderer:
         self._chat_template = chat_template
         self._texts = texts
         self._makes_tokens = is_mistral_tokenizer(self._tokenizer)
-        self._stop_token_ids = frozenset(stop_token_ids)
+        self.stop_token_ids = frozenset(stop_token_ids)
+        """The tokens that end a message by themselves."""
         added = self._tokenizer.get_added_vocab()
         self._added_token_ids = frozenset(added.values())
         self._added_texts = tuple(sorted(added, key=len, reverse=True))
         self._stop_texts = tuple(
-            text for text, token_id in added.items() if token_id in self._stop_token_ids
+            text for text, token_id in added.items() if token_id in self.stop_token_ids
         )
         # Bounded, since clients choose the variables in a shape.
         self._ends: LRUCache[skeletons.Shape, str | None] = LRUCache(SHAPES_MAX)
         self._rewrites: LRUCache[skeletons.Shape, bool] = LRUCache(SHAPES_MAX)
         self._format: _Format | None = None
-        self._warned = False
         self.rendered_afresh = 0
-        """How often `append` rendered the whole, because no token ends the message."""
+        """How often `append` rendered the whole, because it could not cut out a delta."""
 
     async def render(self, transcript: Transcript) -> Prompt:
         """The template's own rendering, ready for the model's next message.
@@ -150,14 +147,11 @@ class PromptRenderer:
         Raises:
             TemplateRefusedError: the template refuses the messages.
         """
-        whole = replace(transcript, messages=(*transcript.messages, *following))
+        whole = skeletons.with_messages(transcript, following)
         user_speaks = any(isinstance(message, UserMessage) for message in following)
-        if self._makes_tokens or (user_speaks and await self._rewrites_history(transcript)):
+        if end.cut_after_call or (user_speaks and await self.rewrites_history(transcript)):
             return await self.render(whole)
-        try:
-            delta = await self._delta(transcript, following)
-        except TemplateRefusedError:  # the short messages; the whole may be taken
-            delta = None
+        delta = await self.delta(transcript, following)
         if delta is None:
             self.rendered_afresh += 1
             return await self.render(whole)
@@ -171,7 +165,7 @@ class PromptRenderer:
         tokens = end.token_ids
         if end.finish is Finish.LENGTH or not tokens:
             return tokens
-        if tokens[-1] in self._stop_token_ids:
+        if tokens[-1] in self.stop_token_ids:
             return tokens[:-1]
         return self._without_stop_string(tokens, end.raw_text)
 
@@ -185,7 +179,7 @@ class PromptRenderer:
                 return (*tokens[:kept], *rest)
             kept -= 1
 
-    async def _delta(
+    async def delta(
         self, transcript: Transcript, following: Sequence[Message]
     ) -> tuple[int, ...] | None:
         """The tokens that the template writes after the last message; None if they cannot be cut.
@@ -193,6 +187,16 @@ class PromptRenderer:
         They can be cut out only where they begin with a token that ends a message, and contain
         nothing of the skeleton.
         """
+        if self._makes_tokens:
+            return None
+        try:
+            return await self._cut_delta(transcript, following)
+        except TemplateRefusedError:  # the short messages; the whole may be taken
+            return None
+
+    async def _cut_delta(
+        self, transcript: Transcript, following: Sequence[Message]
+    ) -> tuple[int, ...] | None:
         skeleton = skeletons.skeleton(transcript)
         end = await self._end_of_message(skeletons.shape(skeleton), skeleton)
         if end is None:
@@ -210,15 +214,7 @@ class PromptRenderer:
         There is none either if what follows the message depends on what came before it.
         """
         if shape not in self._ends:
-            end = await self._probed_end(skeleton)
-            if end is None and not self._warned:
-                self._warned = True
-                log.warning(
-                    "this chat template ends some messages without a token of their own, or writes "
-                    "after them what depends on messages before: the step after one is rendered "
-                    "afresh, and may find less of its prompt in the cache"
-                )
-            self._ends[shape] = end
+            self._ends[shape] = await self._probed_end(skeleton)
         return self._ends[shape]
 
     async def _probed_end(self, skeleton: Transcript) -> str | None:
@@ -258,8 +254,13 @@ class PromptRenderer:
             return min(stops)[1]
         return next((text for text in self._added_texts if text and tail.startswith(text)), None)
 
-    async def _rewrites_history(self, transcript: Transcript) -> bool:
-        """Whether the template changes earlier messages once a user speaks again."""
+    async def rewrites_history(self, transcript: Transcript) -> bool:
+        """Whether the template changes earlier messages once a user speaks again.
+
+        A template that makes tokens is taken to do so.
+        """
+        if self._makes_tokens:
+            return True
         skeleton = skeletons.skeleton(transcript)
         reasoning = skeletons.reasoned(transcript)
         shape = replace(skeletons.shape(skeleton), calls=False, text=True, reasoning=reasoning)

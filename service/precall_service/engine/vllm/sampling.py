@@ -7,7 +7,7 @@ Never: parses.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -27,9 +27,11 @@ from precall_service.engine.base import StepSpec
 from precall_service.engine.vllm.chat import ChatTool, chat_tool
 from precall_service.engine.vllm.grammars import (
     CallForm,
+    WholeCall,
     as_templates_write,
     form_of_calls,
     held_by_grammar,
+    one_call_of,
 )
 from precall_service.engine.vllm.held import Held
 from precall_service.engine.vllm.reasoning import ReasoningLimit
@@ -54,6 +56,7 @@ class StepPlan:
         make_parser: Makes the parser of one step; None if a step can bring text only.
         reasoning_parser_kwargs: For the parser in the engine's process, which finds where the
             grammar begins and must therefore know the same variables.
+        calls_max: The most calls that a step may make; None if there is no limit.
         limited: If reasoning has a limit, the grammar of a step that reasons and then follows
             `structured_outputs`: by whether the prompt has begun the reasoning.
     """
@@ -62,6 +65,7 @@ class StepPlan:
     make_parser: Callable[[], Parser] | None
     reasoning_parser_kwargs: dict[str, Any] | None
     structured_outputs: StructuredOutputsParams | None
+    calls_max: int | None
     limited: Mapping[bool, StructuredOutputsParams]
 
 
@@ -84,6 +88,9 @@ class StepPlans:
         self._structured_calls = structured_calls
         self._defaults = defaults
         self._call_form: CallForm | None = None
+        self._calls_max: int | None = None
+        self._requires_as_vllm = True
+        self._whole_call: WholeCall | None = None
         self._unset: Mapping[str, JsonValue] = _NO_VARIABLES
         self._limit: ReasoningLimit | None = None
         self._plans: LRUCache[_PlanKey, StepPlan] = LRUCache(_PLANS_MAX)
@@ -125,6 +132,21 @@ class StepPlans:
             self._call_form = form_of_calls(outputs.structural_tag, tool.name, rendered)
         self._plans.clear()
 
+    def limit_calls(self) -> None:
+        """From now on lets a step make one call, and holds it to that where there is a grammar."""
+        self._calls_max = 1
+        self._plans.clear()
+
+    def require_calls_as(self, form: WholeCall | None) -> None:
+        """From now on holds required and named calls to one call of this form, or to nothing.
+
+        They are read as the calls of any other step, not in the form of vLLM's own grammar for
+        required calls, which this replaces.
+        """
+        self._requires_as_vllm = False
+        self._whole_call = form
+        self._plans.clear()
+
     def sampling_params(
         self, spec: StepSpec, grammar: StructuredOutputsParams | None, *, parsed: bool
     ) -> SamplingParams:
@@ -160,11 +182,17 @@ class StepPlans:
     def _make(
         self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice, variables: dict[str, Any]
     ) -> StepPlan:
+        required = choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
+        requires_as_ours = required and not self._requires_as_vllm
+        shown = [self._tool(tool) for tool in tools]
         request = ChatCompletionRequest.model_validate(
             {
                 "messages": [{"role": "user", "content": ""}],
-                "tools": [self._tool(tool) for tool in tools] or None,
-                "tool_choice": _tool_choice(choice) if tools else None,
+                "tools": shown or None,
+                "tool_choice": _tool_choice(ToolChoice() if requires_as_ours else choice)
+                if tools
+                else None,
+                "parallel_tool_calls": self._calls_max is None,
                 "chat_template_kwargs": variables,
             }
         )
@@ -178,19 +206,36 @@ class StepPlans:
                 model_config=self._model_config,
                 chat_template_kwargs=variables,
             )
-            if tools and choice.mode is not ToolChoiceMode.NONE:
+            if tools and choice.mode is not ToolChoiceMode.NONE and not requires_as_ours:
                 request = cast("ChatCompletionRequest", make_parser().adjust_request(request))
-        outputs = self._grammar(request.structured_outputs, tools)
+        if requires_as_ours:
+            outputs = self._one_call(shown, choice)
+        else:
+            outputs = self._grammar(request.structured_outputs, tools)
         limit = self._limit if reasons else None
         return StepPlan(
             request=request,
             make_parser=make_parser,
             reasoning_parser_kwargs={"chat_template_kwargs": variables} if reasons else None,
             structured_outputs=outputs,
+            calls_max=self._calls_max,
             limited={opened: limit.applied_to(outputs, opened=opened) for opened in (True, False)}
             if limit
             else {},
         )
+
+    def _one_call(
+        self, tools: Sequence[ChatTool], choice: ToolChoice
+    ) -> StructuredOutputsParams | None:
+        """The grammar of one call of these tools, or of the one that is named."""
+        if self._whole_call is None or not tools:
+            return None
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+        if choice.mode is ToolChoiceMode.NAMED:
+            schemas = {choice.tool_name: schemas[choice.tool_name]}
+        if not self._structured_calls:
+            schemas = {name: {"type": "object"} for name in schemas}
+        return StructuredOutputsParams(structural_tag=one_call_of(schemas, self._whole_call))
 
     def _tool(self, tool: ToolDeclaration) -> ChatTool:
         """The tool as parsers and grammars see it, with what a grammar can hold of its schema."""

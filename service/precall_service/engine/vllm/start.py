@@ -37,10 +37,11 @@ from precall_service.engine.base import (
 from precall_service.engine.install import install_command
 from precall_service.engine.vllm import probes, scheduling
 from precall_service.engine.vllm.arguments import engine_arguments
-from precall_service.engine.vllm.assembly import assemble, chosen_parsers
+from precall_service.engine.vllm.assembly import assemble
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.logs import StartError, StartLog
+from precall_service.engine.vllm.parts import chosen_parsers
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.threads import in_daemon_thread
 
@@ -85,7 +86,7 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
         try:
             on_progress("reading the model's configuration", None)
             engine_config = await in_daemon_thread(
-                lambda: _engine_config(config, start_log.config_path)
+                lambda: created_config(config, start_log.config_path)
             )
             # vLLM reports nothing in between that a program could read.
             on_progress("starting the engine and loading the model", None)
@@ -105,8 +106,10 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
     return engine
 
 
-def _engine_config(config: VllmConfig, logging_config: Path) -> EngineConfig:
+def created_config(config: VllmConfig, logging_config: Path | None = None) -> EngineConfig:
     """Returns vLLM's configuration. Reads the model's files, fetching them from a hub if needed.
+
+    `logging_config` is the file by which the processes of an engine log.
 
     Raises:
         EngineStartError: an argument is unknown or cannot be set, or there is no GPU to run on.
@@ -117,7 +120,9 @@ def _engine_config(config: VllmConfig, logging_config: Path) -> EngineConfig:
             f"`{install_command('cpu')}` for the CPU"
         )
     arguments = engine_arguments(config, on_cpu=current_platform.is_cpu())
-    if not _has_remote_processes(arguments):  # which see neither files nor sockets here
+    if logging_config and not _has_remote_processes(
+        arguments
+    ):  # which see neither files nor sockets here
         arguments.logging_config = LoggingConfig(pylogging_config_file=str(logging_config))
     # Grammars begin where the reasoning ends, so the engine has to recognise its end.
     parsers = chosen_parsers(config, arguments.create_model_config())
