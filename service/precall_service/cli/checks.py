@@ -237,7 +237,7 @@ def check_model(settings: Settings, examine: Callable[[VllmConfig], Findings]) -
         return _doubtful(finding, "check a folder with the model to see what holds of it")
     chosen = (tool, reasoning) == (model.tool_parser, model.reasoning_parser)
     finding = (
-        f"{model.path_or_name}: tool parser {tool or 'none'}, reasoning parser "
+        f"{model.display_name if embedded else model.path_or_name}: tool parser {tool or 'none'}, reasoning parser "
         f"{reasoning or 'none'} ({model.parser_reason if chosen else 'as set'})"
     )
     if not config.local:

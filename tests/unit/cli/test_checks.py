@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ from precall_service.cli.checks import (
     gpus,
     memory_bytes,
 )
+from precall_service.engine.base import EngineStartError
+from precall_service.engine.findings import Finding, Findings, Standing, Subject
 from precall_service.engine.install import InstalledEngine
+from precall_service.engine.models import describe_embedded
+from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.environment import EngineEnvironment
 from precall_service.settings import CacheSection, EngineSection, Settings
 from tests.repo.files import text
@@ -157,8 +162,71 @@ def test_port() -> None:
     assert check_port("127.0.0.1", 0).verdict is Verdict.GOOD
 
 
-def model_check(**engine: Any) -> Check:
-    return check_model(Settings(engine=EngineSection(**engine)))
+ALL_HOLD = Findings(
+    (
+        Finding(Subject.TOOL_CALLS, Standing.HOLDS, "calls are read"),
+        Finding(Subject.PARALLEL_CALLS, Standing.HOLDS, "a step may make several calls"),
+    )
+)
+
+
+def model_check(findings: Findings = ALL_HOLD, **engine: Any) -> Check:
+    return check_model(Settings(engine=EngineSection(**engine)), lambda _: findings)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The embedded model is in the cache."""
+    model = replace(describe_embedded(), path_or_name=str(tmp_path))
+    monkeypatch.setattr(checks, "find_embedded", lambda _: model)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+
+
+@pytest.mark.usefixtures("built")
+def test_what_holds_of_a_model() -> None:
+    check = model_check()
+    assert check.verdict is Verdict.GOOD
+    assert check.details == ("holds: tool calls, parallel calls",)
+    assert not check.remedy
+
+
+@pytest.mark.usefixtures("built")
+def test_what_limits_a_model() -> None:
+    calls, _ = ALL_HOLD.each
+    limited = Finding(Subject.PARALLEL_CALLS, Standing.LIMITED, "a step makes one call")
+    check = model_check(Findings((calls, limited)))
+    assert check.verdict is Verdict.DOUBTFUL
+    assert check.details == (
+        "holds: tool calls",
+        "parallel calls limited: a step makes one call",
+    )
+    assert not check.remedy
+
+
+@pytest.mark.usefixtures("built")
+def test_a_model_whose_tools_are_refused() -> None:
+    refused = Finding(Subject.TOOL_CALLS, Standing.FAILS, "tools are refused: no role for them")
+    check = model_check(Findings((refused,)))
+    assert check.verdict is Verdict.DOUBTFUL
+    assert check.details == ("tool calls fail: tools are refused: no role for them",)
+    assert check.remedy.startswith("it can chat but not call tools")
+
+
+@pytest.mark.usefixtures("built")
+def test_a_model_that_vllm_cannot_read() -> None:
+    def fails(_config: VllmConfig) -> Findings:
+        raise EngineStartError("the tool parser needs a package")
+
+    check = check_model(Settings(), fails)
+    assert (check.verdict, check.remedy) == (Verdict.BAD, "the tool parser needs a package")
+
+
+def test_a_model_that_is_not_here_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = model_check(model="Qwen/Qwen3-8B")
+    assert "is not on this machine yet" in check.finding
+    assert check.details == ()
+    monkeypatch.setenv("PRECALL_CACHE_DIR", str(tmp_path))
+    assert model_check().details == ("what holds of it is found when it is on this machine",)
+    assert not list(tmp_path.iterdir()), "nothing is built"
 
 
 def test_model(tmp_path: Path) -> None:
@@ -219,6 +287,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(checks, "check_cpu", fails)
     monkeypatch.setattr(checks, "describe_environment", fails)
+    monkeypatch.setattr(checks, "examine", lambda _: ALL_HOLD)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     found = checks.checks(Settings())
     assert found["cpu"].verdict is Verdict.DOUBTFUL
     assert found["cpu"].finding == "cannot be checked: RuntimeError: no such luck"
@@ -227,13 +296,16 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("problem", ["", "no GPU was found"])
+@pytest.mark.usefixtures("built")
 def test_command(monkeypatch: pytest.MonkeyPatch, problem: str) -> None:
     environment = EngineEnvironment(vllm_version="0.32.0", device="cpu", problem=problem)
     monkeypatch.setattr(checks, "describe_environment", described(environment))
+    monkeypatch.setattr(checks, "examine", lambda _: ALL_HOLD)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     result = CliRunner().invoke(app, ["doctor", "--port", "0", "--log-level", "warning"])
     assert result.exit_code == (1 if problem else 0), result.output
     assert ("✗ engine    no GPU was found" in result.output) is bool(problem)
     assert "✓ port" in result.output
+    assert "\n            holds: tool calls, parallel calls\n" in result.output
     told = "1 check failed: " if problem else "`precall serve` can run here"
     assert told in result.output
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from precall_service.domain.errors import Reason
 from precall_service.engine.base import (
+    CallBegun,
     EngineDiedError,
+    Finish,
     GenerationFailedError,
     GenerationRefusedError,
     Prompt,
@@ -21,6 +23,11 @@ from precall_service.engine.base import (
 )
 from tests.support.prompt_renderers import model_config, tokenizer
 from tests.support.steps import declared, heard, step_spec
+
+if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
+    from precall_service.engine.vllm.engine import VllmEngine
+
+WEATHER = declared("get_weather")
 
 
 class FakeLlm:
@@ -64,6 +71,20 @@ async def generated(
     reasoning: str | None = None,
     share_prefix_cache: bool = False,
 ) -> FakeLlm:
+    llm = FakeLlm(finish_reason, error)
+    engine = engine_of(llm, dead=dead, reasoning=reasoning, share_prefix_cache=share_prefix_cache)
+    await heard(engine.generate(Prompt((1, 2, 3)), spec))
+    return llm
+
+
+def engine_of(
+    llm: Any,
+    *,
+    dead: bool = False,
+    reasoning: str | None = None,
+    share_prefix_cache: bool = False,
+    calls_max: int | None = None,
+) -> VllmEngine:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
 
@@ -74,25 +95,25 @@ async def generated(
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name="hermes", reasoning_parser_name=reasoning, enable_auto_tools=True
     )
-    llm: Any = FakeLlm(finish_reason, error)
+    plans = StepPlans(
+        parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
+    )
+    if calls_max is not None:
+        plans.limit_calls()
     processes: Any = FakeProcesses(dead=dead)
     unused: Any = None
-    engine = VllmEngine(
+    return VllmEngine(
         llm,
         info=unused,
         renderer=unused,
         branches=None,
-        plans=StepPlans(
-            parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
-        ),
+        plans=plans,
         special_tokens=SpecialTokens({}),
         processes=processes,
         stop_timeout_s=1.0,
         share_prefix_cache=share_prefix_cache,
         reasoning_limit=None,
     )
-    await heard(engine.generate(Prompt((1, 2, 3)), spec))
-    return llm
 
 
 async def test_a_prompt_is_cached_for_its_tenant_alone() -> None:
@@ -205,3 +226,66 @@ async def test_settings_that_vllm_refuses_without_a_word_are_refused_by_the_erro
     monkeypatch.setattr(StepPlans, "sampling_params", refuse)
     with pytest.raises(GenerationRefusedError, match="refuses this step: ValueError"):
         await generated(step_spec())
+
+
+class TalkingLlm:
+    """An AsyncLLM that samples these texts, one token each, until it is closed."""
+
+    def __init__(self, texts: list[str], finish_reason: str) -> None:
+        self._texts = texts
+        self._finish_reason = finish_reason
+        self.sampled = 0
+        self.closed = False
+
+    async def generate(self, *_: Any, **_options: Any) -> AsyncGenerator[Any]:
+        from vllm.outputs import CompletionOutput, RequestOutput  # noqa: PLC0415
+
+        try:
+            for index, text in enumerate(self._texts, start=1):
+                self.sampled = index
+                last = index == len(self._texts)
+                reason = self._finish_reason if last else None
+                completion = CompletionOutput(0, text, [index], None, None, finish_reason=reason)
+                yield RequestOutput("", None, None, None, [completion], finished=last)
+        finally:
+            self.closed = True
+
+
+ONE = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}'
+CLOSE = "\n</tool_call>"
+SECOND = '<tool_call>\n{"name": "get_weather", '
+MORE = '"arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    ("texts", "sampled", "cut"),
+    [
+        ([ONE, CLOSE], 2, False),
+        ([ONE, CLOSE, SECOND, MORE, "never"], 3, True),
+        ([ONE, CLOSE, SECOND], 3, True),
+        ([ONE + CLOSE + SECOND + MORE], 1, True),
+        (["I look. ", ONE + CLOSE, " And again.", SECOND], 4, True),
+    ],
+)
+async def test_a_step_that_may_make_one_call_ends_when_it_begins_another(
+    texts: list[str], sampled: int, cut: bool, finish_reason: str
+) -> None:
+    llm = TalkingLlm(texts, finish_reason)
+    engine = engine_of(llm, calls_max=1)
+    said = await heard(engine.generate(Prompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
+    assert [call.arguments_json for call in said.calls] == ['{"city": "Rome"}']
+    assert not [piece for piece in said.pieces if isinstance(piece, CallBegun) and piece.index]
+    assert (llm.sampled, llm.closed) == (sampled, True)
+    assert said.end.token_ids == tuple(range(1, sampled + 1))
+    assert said.end.cut_after_call == cut
+    assert said.end.stray_call is None
+    length = finish_reason == "length" and not cut
+    assert said.end.finish is (Finish.LENGTH if length else Finish.STOP)
+
+
+async def test_a_step_without_a_limit_makes_all_its_calls() -> None:
+    engine = engine_of(TalkingLlm([ONE + CLOSE, SECOND + MORE], "stop"), calls_max=None)
+    said = await heard(engine.generate(Prompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
+    assert len(said.calls) == 2
+    assert not said.end.cut_after_call

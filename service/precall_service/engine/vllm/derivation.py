@@ -27,8 +27,16 @@ _END: Final = 256
 _BYTES_MAX: Final = 2048
 """Longer than any call of a probe: a walk that goes on has lost its way in a free text."""
 
-_ORDER: Final = {**dict.fromkeys(b'"]}<', 0), ord("\n"): 2, **dict.fromkeys(b" \t\r", 3)}
-"""What closes something is taken first, blanks last: grammars allow any number of them."""
+_ORDER: Final = {
+    **dict.fromkeys(b"]}<", 0),
+    ord("{"): 1,
+    ord('"'): 2,
+    ord("\n"): 4,
+    **dict.fromkeys(b" \t\r", 5),
+}
+_OTHERS: Final = 3
+"""What closes something is taken first, for any value an empty object, and blanks last: grammars
+allow any number of them."""
 
 
 def derived_text(outputs: StructuredOutputsParams) -> str | None:
@@ -71,7 +79,7 @@ def _walked(matcher: GrammarMatcher) -> bytes | None:
             return bytes(walked)
         if not allowed:
             return None
-        byte = min(allowed, key=lambda each: _ORDER.get(each, 1))
+        byte = min(allowed, key=lambda each: _ORDER.get(each, _OTHERS))
         matcher.accept_token(byte)
         walked.append(byte)
     return None

@@ -197,6 +197,9 @@ class _Proof:
 
     async def _required_is_read(self, question: Transcript) -> bool:
         prompt = await self._renderer.render(question)
+        call = chat.constant_call()
+        if not self._parts.structured_calls:  # then any arguments are allowed, and none are fewest
+            call = replace(call, arguments_json="{}")
         for choice in _CHOICES:
             outputs = self._plans.plan(question.tools, choice).structured_outputs
             if outputs is None:
@@ -208,7 +211,7 @@ class _Proof:
                 return False
             written = self._readback.as_written(prompt, text)
             try:
-                said = chat.said(chat.constant_call())
+                said = chat.said(call)
                 self._survival.check(written, question, said, "a required call", choice)
             except RefutedError as refuted:
                 log.debug("%s calls are not read: %s", choice.mode.value, refuted)
