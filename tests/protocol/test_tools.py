@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from precall.v1 import tool_pb2, turn_pb2
+from precall_service.engine.findings import Finding, Findings, Standing, Subject
 from precall_service.tools.text import shorten
 from tests.support.scripted_engine import INFO
 from tests.support.scripts import always, calls, in_turn, says
@@ -283,13 +284,15 @@ async def test_tools_belong_to_their_stream() -> None:
 
 
 async def test_a_model_without_tool_calls_accepts_no_tools() -> None:
-    deaf = replace(INFO, features=frozenset())
+    refused = Finding(Subject.TOOL_CALLS, Standing.FAILS, "tools are refused: no role for them")
+    deaf = replace(INFO, features=frozenset(), findings=Findings((refused,)))
     async with running_server(HELLO, info=deaf) as server:
         stream = await server.opened()
         [entry] = await registered(stream, WEATHER)
         error = refusal(entry)
         assert error.reason == "NOT_SERVED"
         assert "CAPABILITY_TOOL_CALLS" in error.message
+        assert "tools are refused: no role for them" in error.message
         assert (await stream.ask()).text == "Hello."
         await stream.close()
 

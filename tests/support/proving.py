@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from precall_service.engine.findings import Findings, Subject
 from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.config import VllmConfig
-from tests.support.prompt_renderers import STOP_TOKENS, model_config, prompt_renderer, tokenizer
+from tests.support.prompt_renderers import (
+    STOP_TOKENS,
+    mistral_renderer,
+    model_config,
+    prompt_renderer,
+    tokenizer,
+)
 
 if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
     from precall_service.engine.vllm.parts import ModelParts
@@ -58,6 +64,16 @@ def parts_of(
             texts=plain_texts(tokenizer(), chat_template),
         ),
     )
+
+
+def mistral_parts() -> ModelParts:
+    """The parts of a model with a mistral-common tokenizer, which writes messages as tokens."""
+    own = mistral_renderer()  # first, since it imports vLLM as precall does
+    from precall_service.engine.vllm.parts import model_parts  # noqa: PLC0415
+
+    config = VllmConfig(model="probe", model_name="probe", tool_call_parser="mistral")
+    renderer = own._renderer  # pyright: ignore[reportPrivateUsage]
+    return replace(model_parts(renderer, model_config(), config), renderer=own)
 
 
 async def proved(parts: ModelParts) -> Findings:

@@ -136,7 +136,12 @@ class ScriptedEngine:
             if writer.finish is Finish.STOP:
                 yield Chunk(template.tokens(template.END), (), (0.0,) if scored else ())
             end = self._end(prompt, spec, writer)
-            yield replace(end, stop_text=ends.stop_text, stray_call=ends.stray_call)
+            yield replace(
+                end,
+                stop_text=ends.stop_text,
+                stray_call=ends.stray_call,
+                cut_after_call=ends.cut_after_call,
+            )
 
     async def load(self) -> EngineLoad:
         """As `Engine.load`."""

@@ -59,10 +59,11 @@ class Unsure:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Says how the step ends: by a stop text, or with a call that was meant but not made."""
+    """Says how the step ends: by a stop text, with a call that was meant but not made, or cut."""
 
     stop_text: str = ""
     stray_call: StrayCall | None = None
+    cut_after_call: bool = False
 
 
 Item: TypeAlias = Piece | Unsure | Ends | Pause | Tick | ServiceError | EngineDiedError

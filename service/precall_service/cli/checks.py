@@ -236,9 +236,10 @@ def check_model(settings: Settings, examine: Callable[[VllmConfig], Findings]) -
         finding = f"{name} is not on this machine yet: it is fetched when the service starts"
         return _doubtful(finding, "check a folder with the model to see what holds of it")
     chosen = (tool, reasoning) == (model.tool_parser, model.reasoning_parser)
+    shown = model.display_name if embedded else model.path_or_name
     finding = (
-        f"{model.display_name if embedded else model.path_or_name}: tool parser {tool or 'none'}, reasoning parser "
-        f"{reasoning or 'none'} ({model.parser_reason if chosen else 'as set'})"
+        f"{shown}: tool parser {tool or 'none'}, reasoning parser {reasoning or 'none'} "
+        f"({model.parser_reason if chosen else 'as set'})"
     )
     if not config.local:
         details = ("what holds of it is found when it is on this machine",)

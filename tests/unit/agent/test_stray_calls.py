@@ -98,6 +98,21 @@ async def test_a_stop_text_after_a_text_ends_an_answer() -> None:
         assert ending.outcome is TurnOutcome.ANSWERED
 
 
+async def test_a_step_that_was_cut_after_its_call_has_made_it() -> None:
+    """The next call is a step of its own, and nothing that ran is thrown away."""
+    cut = Ends(cut_after_call=True)
+    async with agent([*calls(ROME), cut], [*calls(OSLO), cut], says("Both are warm.")) as there:
+        client = there.open(WEATHER, handler=lambda _: HandlerResult("1"))
+        ending = await client.ask(generation=REQUIRED)
+        assert (ending.outcome, ending.text) == (TurnOutcome.ANSWERED, "Both are warm.")
+        assert [call.outcome for call in client.of(ToolCallCompleted)] == [
+            ToolCallOutcome.RESULT,
+            ToolCallOutcome.RESULT,
+        ]
+        assert len(client.of(Invoke)) == 2
+        assert len(there.engine.prompts) == 3
+
+
 @pytest.mark.parametrize("stray", StrayCall)
 @pytest.mark.parametrize("generation", [REQUIRED, GenerationSettings()])
 async def test_a_call_that_was_meant_but_not_made_is_no_answer(

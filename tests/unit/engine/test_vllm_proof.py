@@ -11,7 +11,7 @@ import pytest
 from precall_service.domain.turn import ToolChoice
 from precall_service.engine.findings import Finding, Findings, Standing, Subject
 from tests.support.prompt_renderers import STOP_TOKENS, tokenizer
-from tests.support.proving import limits, parts_of, proved, template
+from tests.support.proving import limits, mistral_parts, parts_of, proved, template
 from tests.support.steps import REQUIRED, declared, named
 from tests.unit.engine.test_vllm_sampling import PARIS, grammar_accepts
 
@@ -62,6 +62,20 @@ async def test_tools_are_taken_by_the_templates_of_the_tests(name: str) -> None:
     findings = await proved(parts_of(template(name), stop=STOP_TOKENS[name]))
     assert findings.hold(Subject.TOOL_CALLS)
     assert findings.hold(Subject.REQUIRED_CALLS)
+
+
+async def test_a_tokenizer_that_writes_messages_itself() -> None:
+    findings = await proved(mistral_parts())
+    assert findings.hold(Subject.PARALLEL_CALLS)
+    assert findings.hold(Subject.REQUIRED_CALLS)
+    limited = limits(findings)
+    assert list(limited) == [
+        Subject.TOOL_CALLS,
+        Subject.SCHEMAS,
+        Subject.APPENDING,
+        Subject.HISTORY,
+    ]
+    assert "either content or tool_calls, but not both" in limited[Subject.TOOL_CALLS]
 
 
 TOOLS_REFUSED = {

@@ -192,7 +192,7 @@ class _Proof:
         return _limited(
             Subject.REQUIRED_CALLS,
             "no grammar holds the model to a required or named call in a form that its parser "
-            "reads: a turn in which it makes none fails with ENGINE_FAILED",
+            "reads: a turn in which it makes none ends with NO_CALL and the reason CALL_MISSING",
         )
 
     async def _required_is_read(self, question: Transcript) -> bool:
@@ -248,6 +248,7 @@ class _Proof:
         thought = chat.said(text=chat.SAID, reasoning=skeletons.THOUGHT)
         try:
             written = await self._readback.written(question, thought)
+            prompt = await self._renderer.render(chat.asked())
         except (TemplateRefusedError, NotReadError):
             return []  # told as a finding on conversations
         if self._parts.parsers.reasoning is None:
@@ -261,7 +262,6 @@ class _Proof:
             )
         except RefutedError as refuted:
             return [_limited(Subject.REASONING, str(refuted))]
-        prompt = await self._renderer.render(chat.asked())
         answer = self._readback.as_written(prompt, chat.SAID)
         if not self._readback.opens_thought(answer):
             try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from itertools import takewhile
+from typing import Any, Final
 
 from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import (
@@ -95,19 +96,30 @@ class ReadBack:
             TemplateRefusedError: the template refuses the message.
             NotReadError: it cannot be told where the message begins.
         """
-        head = await self.rendered(question, ready=True)
+        head = await self._renderer.rendered(question, ready=True)
         whole = await self._with(question, said)
+        if not isinstance(head, str) or not isinstance(whole, str):
+            return self._written_in_tokens(list(head), list(whole))
         start = len(head)
         if not whole.startswith(head):  # the head of a message begins a thought, for example
             other = replace(said, text=_OTHER, reasoning="", tool_calls=())
             try:
-                start = len(common_start(whole, await self._with(question, other)))
+                start = len(common_start(whole, str(await self._with(question, other))))
             except TemplateRefusedError as error:
                 raise NotReadError(
                     f"the chat template refuses a message of text ({error})"
                 ) from error
-        return self.as_written(
-            await self._renderer.render(question), self._up_to_stop(whole[start:])
+        prompt = await self._renderer.render(question)
+        return self.as_written(prompt, self._up_to_stop(whole[start:]))
+
+    def _written_in_tokens(self, head: list[Any], whole: list[Any]) -> Written:
+        """The same for a tokenizer that finds no special tokens in a text, so they must be kept."""
+        if whole[: len(head)] != head:
+            raise NotReadError("a message does not begin where the prompt for it ends")
+        stops = self._renderer.stop_token_ids
+        token_ids = tuple(takewhile(lambda each: each not in stops, whole[len(head) :]))
+        return Written(
+            prompt=Prompt(tuple(head)), text=self.decoded(token_ids), token_ids=token_ids
         )
 
     def as_written(self, prompt: Prompt, text: str) -> Written:
@@ -115,14 +127,14 @@ class ReadBack:
         token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
         return Written(prompt=prompt, text=text, token_ids=token_ids)
 
-    async def _with(self, question: Transcript, said: AssistantMessage) -> str:
+    async def _with(self, question: Transcript, said: AssistantMessage) -> str | list[int]:
         """A rendering that ends with the message, or with what answers its calls.
 
         Templates write the last message as one that is not over, if they take it at all.
         """
         transcript = skeletons.with_messages(question, [said])
         try:
-            return await self.rendered(transcript, ready=False)
+            return await self._renderer.rendered(transcript, ready=False)
         except TemplateRefusedError:
             if not said.tool_calls:
                 raise
@@ -130,7 +142,9 @@ class ReadBack:
             ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text=probe_text("answer"))
             for call in said.tool_calls
         ]
-        return await self.rendered(skeletons.with_messages(transcript, answers), ready=True)
+        return await self._renderer.rendered(
+            skeletons.with_messages(transcript, answers), ready=True
+        )
 
     def _up_to_stop(self, text: str) -> str:
         found = [text.find(stop) for stop in self._stop_texts if stop and stop in text]
