@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precall_service.engine.vllm.json_calls import Arguments, Begun, JsonCallReader, Marks, Text
+from precall_service.engine.vllm.call_reader import Arguments, Begun, Text
+from precall_service.engine.vllm.json_calls import JsonCallReader, JsonForm
 from precall_service.engine.vllm.json_scan import ObjectEnd
 
-MARKS = Marks(("<tool_call>",), "</tool_call>")
-ARRAYS = Marks(("<|tool_call|>", "<tool_call>"), "")
+BLANKS, BRACKET = re.compile(r"\s*"), re.compile(r"\s*\[?\s*")
+MARKS = JsonForm(starts=("<tool_call>",), head=BLANKS, head_part=BLANKS, end="</tool_call>")
+ARRAYS = JsonForm(
+    starts=("<|tool_call|>", "<tool_call>"), head=BRACKET, head_part=BRACKET, several=True
+)
+BARE = JsonForm(starts=("<|python_tag|>",), head=BLANKS, head_part=BLANKS, several=True, bare=True)
 
 
 def pieces_of(text: str, size: int) -> Iterator[str]:
@@ -22,20 +28,20 @@ def pieces_of(text: str, size: int) -> Iterator[str]:
 
 
 def read(
-    text: str, size: int = 3, marks: Marks = MARKS
+    text: str, size: int = 3, form: JsonForm = MARKS
 ) -> tuple[str, list[tuple[str, str]], JsonCallReader]:
-    reader = JsonCallReader(marks)
+    reader = JsonCallReader(form)
     said = ""
     calls: list[tuple[str, str]] = []
-    for piece in pieces_of(text, size):
-        for each in reader.feed(piece):
-            match each:
-                case Text(part):
-                    said += part
-                case Begun(name):
-                    calls.append((name, ""))
-                case Arguments(fragment):
-                    calls[-1] = (calls[-1][0], calls[-1][1] + fragment)
+    reads = [each for piece in pieces_of(text, size) for each in reader.feed(piece)]
+    for each in [*reads, *reader.end()]:
+        match each:
+            case Text(part):
+                said += part
+            case Begun(name):
+                calls.append((name, ""))
+            case Arguments(fragment):
+                calls[-1] = (calls[-1][0], calls[-1][1] + fragment)
     return said, calls, reader
 
 
@@ -94,6 +100,7 @@ def test_all_arguments_arrive_equal(
         ('<tool_call>{"arguments": {"a": 1}, "name": "f"}', "", [("f", '{"a": 1}')]),
         ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}', "", [("f", '{"a": 1}')]),
         ('<tool_call>{"name": "f", "parameters": {}}</tool_call>', "", [("f", "{}")]),
+        ('<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")]),
         ('<tool_call>{"name": "\\u0066", "arguments": {}}', "", [("f", "{}")]),
         ('<tool_call>{"id": [{"x": "}"}], "name": "f", "arguments": {}}', "", [("f", "{}")]),
         (call("{}") + " Done. " + call("{}"), "", [("write", "{}"), ("write", "{}")]),
@@ -157,5 +164,34 @@ def test_calls_in_an_array(mark: str, size: int) -> None:
     objects = ", ".join(f'{{"name": "f", "arguments": {part}}}' for part in (hard, "{}"))
     said, calls, reader = read(f"Hm. {mark} [{objects}] Done.", size, ARRAYS)
     assert (said, calls) == ("Hm. ", [("f", hard), ("f", "{}")])
+    assert not reader.inside
+    assert not reader.lost
+
+
+CALL, HELD = '{"name": "f", "parameters": {"a": 1}}', [("f", '{"a": 1}')]
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("written", "said", "calls"),
+    [
+        (CALL, "", HELD),
+        (f"{CALL}; {CALL}", "", HELD * 2),
+        (f"<|python_tag|>{CALL}", "", HELD),
+        (f"I look. {CALL}", "I look. ", HELD),
+        ('\n{ "type": "function", "parameters": {}, "name": "f"}', "\n", [("f", "{}")]),
+        ('{"name": "Bob", "age": 5} is he.', '{"name": "Bob", "age": 5} is he.', []),
+        ('He is {"name": "Bob"}.', 'He is {"name": "Bob"}.', []),
+        ('{"a": [1, "}"]}', '{"a": [1, "}"]}', []),
+        ("{a: 1} {b}", "{a: 1} {b}", []),
+        ('{"name": "Bo', '{"name": "Bo', []),
+        ("{", "{", []),
+    ],
+)
+def test_an_object_without_a_mark_is_a_call_or_text(
+    written: str, said: str, calls: list[tuple[str, str]], size: int
+) -> None:
+    found_said, found_calls, reader = read(written, size, BARE)
+    assert (found_said, found_calls) == (said, calls)
     assert not reader.inside
     assert not reader.lost

@@ -237,7 +237,7 @@ def step_parser(output: Output) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
 
-    from precall_service.engine.vllm.json_parser import reading_json  # noqa: PLC0415
+    from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
     from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
     from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
 
@@ -248,7 +248,7 @@ def step_parser(output: Output) -> Any:
         tool_strict_level="parameter",
     )
     plans = StepPlans(
-        reading_json(parser_class),
+        reading_calls(parser_class),
         model_tokenizer,
         model_config(),
         structured_calls=True,

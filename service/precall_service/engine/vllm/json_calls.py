@@ -3,57 +3,57 @@
 The end of a call is the end of its JSON object, which JSON alone decides. A mark that is part of a
 string, as in code that an agent writes, ends nothing. Each character is read once.
 
-Never: checks arguments, or knows vLLM.
+Owns: what a form of calls may differ in. Never: checks arguments, or knows vLLM.
 """
 
 from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from precall_service.engine.vllm.call_reader import Arguments, Begun, Read, Text, overlap
 from precall_service.engine.vllm.json_scan import BLANKS, ValueEnd
 
 _ARGUMENTS: Final = ("arguments", "parameters")
-_BLANKS_MAX: Final = 256
-"""More blanks than this after a start mark make it text."""
+_SEPARATORS: Final = f"{BLANKS},;"
+_BARE: Final = ("{", '{"name"')
+"""How a call without a mark begins: first thing in a message, and after text."""
+_HEAD_MAX: Final = 512
+"""More characters than this between a start mark and its object make the mark text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """The marks before a call, in their spellings, and the mark after it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonForm:
+    """How a family of models writes calls.
 
-    Without a mark after it, a call may stand in an array of calls, whose bracket ends them.
+    Attributes:
+        starts: The marks that begin calls, in their spellings.
+        head: What stands between such a mark and the object. If it has the group `name`, the object
+            is the arguments of that tool. If not, the object has the name, too. A group `id` is
+            the id that the model gave the call.
+        head_part: What the beginning of a head looks like. Other text makes the mark text.
+        end: What follows on a call that is an object of its own.
+        around: Marks that stand around all calls.
+        dropped: Other marks that are no text.
+        several: Whether more objects may follow on the first one, each of them a call.
+        names_are_keys: Whether the object is `{"name": {...}}`.
+        bare: Whether an object without a mark may be a call. It is one if it turns out to have a
+            name and arguments.
     """
 
     starts: tuple[str, ...]
-    end: str
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Text outside of calls."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A call has begun."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """More of the arguments of the call that was begun last."""
-
-    fragment: str
-
-
-Read: TypeAlias = Text | Begun | Arguments
+    head: re.Pattern[str]
+    head_part: re.Pattern[str]
+    end: str = ""
+    around: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    several: bool = False
+    names_are_keys: bool = False
+    bare: bool = False
 
 
 _Reads: TypeAlias = "tuple[int, Sequence[Read]]"
@@ -62,21 +62,22 @@ _Reads: TypeAlias = "tuple[int, Sequence[Read]]"
 
 class _State(enum.Enum):
     TEXT = enum.auto()
-    OPENED = enum.auto()  # after the start mark, before the object
+    OPENED = enum.auto()  # at a start mark, before the object
     KEY = enum.auto()
     COLON = enum.auto()
     VALUE = enum.auto()
     INSIDE_KEY = enum.auto()
     INSIDE_VALUE = enum.auto()
     BROKEN = enum.auto()  # the object is no JSON; up to the end mark
-    CLOSED = enum.auto()  # after the object, before the end mark
+    CLOSED = enum.auto()  # after the object
 
 
 class JsonCallReader:
     """Reads one message. Text after a call is dropped: no template has a place for it."""
 
-    def __init__(self, marks: Marks) -> None:
-        self._marks = marks
+    def __init__(self, form: JsonForm) -> None:
+        self._form = form
+        self._marks = (*form.starts, *form.around, *form.dropped, *(_BARE[1:] if form.bare else ()))
         self._state = _State.TEXT
         self._held = ""
         """Text that may be the beginning of a mark, or is one."""
@@ -87,7 +88,13 @@ class JsonCallReader:
         self._quoted = False
         self._early: list[str] = []
         """Arguments that stand before the name."""
-        self._in_array = False
+        self._has_arguments = False
+        self._only_arguments = False
+        """Whether the object is the arguments: its name stood before it."""
+        self._undecided: list[str] | None = None
+        """An object without a mark, as long as it may be text; None if there is none."""
+        self._silent = True
+        """Whether the message has had nothing but blanks so far."""
         self._called = False
         self.lost = False
         """Whether there was markup that became no call."""
@@ -108,10 +115,27 @@ class JsonCallReader:
             before, state = position, self._state
             position, reads = self._step(text, position)
             self.read += position - before
+            if (undecided := self._undecided) is not None:
+                undecided.append(text[before:position])
             yield from reads
             if position == before and self._state is state:
                 self._held = text[position:]
                 return
+            if self._state is _State.TEXT and (taken_back := self._taken_back()):
+                yield taken_back
+
+    def end(self) -> Iterator[Read]:
+        """What was held back of an object that has not become a call when the message ends."""
+        if self._undecided is not None:
+            self._state = _State.TEXT
+            if (taken_back := self._taken_back()) is not None:
+                yield taken_back
+
+    def _taken_back(self) -> Text | None:
+        """The text of an object that was no call after all."""
+        said, self._undecided = "".join(self._undecided or ()), None
+        self._silent = self._silent and not said
+        return Text(said) if said and not self._called else None
 
     def _step(self, text: str, position: int) -> _Reads:
         """Reads on from a position; returns the next one. It stands still until more text comes."""
@@ -127,64 +151,99 @@ class JsonCallReader:
             case _State.INSIDE_KEY | _State.INSIDE_VALUE:
                 return self._inside(text, position)
             case _State.KEY | _State.COLON | _State.VALUE:
-                return self._between(text, position), ()
+                return self._between(text, position)
 
     def _text(self, text: str, position: int) -> _Reads:
-        starts = self._marks.starts
-        found = min((at for mark in starts if (at := text.find(mark, position)) >= 0), default=-1)
-        held = max(overlap(text, mark) for mark in starts)
-        end = max(len(text) - held, position) if found < 0 else found
+        at, mark = self._next_mark(text, position)
+        held = max(overlap(text, each) for each in self._marks)
+        end = max(len(text) - held, position) if at < 0 else at
         if end > position:
-            said = text[position:end]
-            return end, self._outside(said)
-        if found == position:
+            return end, self._outside(text[position:end])
+        if at < 0:
+            return position, ()
+        if mark in self._form.starts:
             self._state = _State.OPENED
-        return position, ()
+            return position, ()
+        if mark not in _BARE:
+            self.lost = self.lost or mark in self._form.around  # unless calls follow
+            return at + len(mark), ()
+        self._open()
+        self._undecided = []
+        return at + 1, ()
+
+    def _next_mark(self, text: str, position: int) -> tuple[int, str]:
+        """Where the next mark is, and which one; a negative position if there is none."""
+        if self._form.bare and self._silent:
+            start = _skip(text, position, BLANKS)
+            if text.startswith(_BARE[0], start):
+                return start, _BARE[0]
+        found = ((at, mark) for mark in self._marks if (at := text.find(mark, position)) >= 0)
+        return min(found, default=(-1, ""))
 
     def _opened(self, text: str, position: int) -> _Reads:
-        """The text from `position` on begins with the start mark."""
-        mark = next(mark for mark in self._marks.starts if text.startswith(mark, position))
-        object_at = _skip(text, position + len(mark), BLANKS)
-        if object_at == len(text) <= position + _BLANKS_MAX:
+        """The text from `position` on begins with a start mark."""
+        mark = max((each for each in self._form.starts if text.startswith(each, position)), key=len)
+        start = position + len(mark)
+        object_at = text.find("{", start)
+        head_end = len(text) if object_at < 0 else object_at
+        if object_at >= 0 and (head := self._form.head.fullmatch(text, start, object_at)):
+            found = head.groupdict()
+            name = found.get("name") or ""
+            self._open(name)
+            if name:
+                return object_at, (Begun(name, found.get("id") or ""),)
+            return object_at + 1, ()
+        begun = self._form.head_part.fullmatch(text, start, head_end)
+        if object_at < 0 and begun and head_end <= start + _HEAD_MAX:
             return position, ()
-        if text.startswith("{", object_at):
-            self._open(in_array=False)
-            return object_at + 1, ()
-        if text.startswith("[", object_at) and not self._marks.end:
-            self._state, self._in_array = _State.CLOSED, True
-            return object_at + 1, ()
         self._state = _State.TEXT  # markup that is no call is text
-        return object_at, self._outside(text[position:object_at])
+        return start, self._outside(mark)
 
-    def _open(self, *, in_array: bool) -> None:
-        self._state, self._in_array = _State.KEY, in_array
-        self._name, self._early = "", []
+    def _open(self, name: str = "") -> None:
+        """Begins an object: the arguments of the tool with this name, or a call if it is empty."""
+        self._name, self._early = name, []
+        self._only_arguments = self._has_arguments = bool(name)
+        if name:
+            self._state, self._value, self._called = _State.INSIDE_VALUE, ValueEnd(), True
+            self._key, self._quoted = _ARGUMENTS[0], False
+        else:
+            self._state = _State.KEY
 
     def _outside(self, text: str) -> Sequence[Read]:
+        self._silent = self._silent and not text.strip()
         return () if self._called else (Text(text),)
 
-    def _between(self, text: str, position: int) -> int:
+    def _between(self, text: str, position: int) -> _Reads:
         position = _skip(text, position, BLANKS + ("," if self._state is _State.KEY else ""))
         if position == len(text):
-            return position
+            return position, ()
         mark = text[position]
-        if self._state is _State.VALUE:
-            self._state, self._value = _State.INSIDE_VALUE, ValueEnd()
-            self._quoted = mark == '"'
-            return position
-        if self._state is _State.KEY and mark == '"':
-            self._state, self._value = _State.INSIDE_KEY, ValueEnd()
-            return position
-        if self._state is _State.COLON and mark == ":":
-            self._state = _State.VALUE
-        elif self._state is _State.KEY and mark == "}":
-            self._state = _State.CLOSED
-            self.lost = self.lost or not self._name
-        else:
-            self._state = _State.BROKEN
-            self.lost = self.lost or not self._name
-            return position
-        return position + 1
+        match self._state, mark:
+            case _State.VALUE, _:
+                self._state, self._value = _State.INSIDE_VALUE, ValueEnd()
+                self._quoted = mark == '"'
+                return position, ()
+            case _State.KEY, '"':
+                self._state, self._value = _State.INSIDE_KEY, ValueEnd()
+                return position, ()
+            case _State.COLON, ":":
+                self._state = _State.VALUE
+            case _State.KEY, "}":
+                return position + 1, self._ended()
+            case _:
+                self._state = _State.BROKEN
+                self.lost = self.lost or not (self._name or self._undecided is not None)
+                return position, ()
+        return position + 1, ()
+
+    def _ended(self) -> Sequence[Read]:
+        """The object has ended; a call without arguments has none."""
+        if self._undecided is not None:
+            self._state = _State.TEXT
+            return ()
+        self._state = _State.CLOSED
+        self.lost = self.lost or not self._name
+        return (Arguments("{}"),) if self._name and not self._has_arguments else ()
 
     def _inside(self, text: str, position: int) -> _Reads:
         end = self._value.feed(text, position)
@@ -192,25 +251,46 @@ class JsonCallReader:
         after = len(text) if end is None else end
         if self._state is _State.INSIDE_KEY:
             self._parts.append(part)
-            if end is not None:
-                self._key, self._state = self._decoded(), _State.COLON
-            return after, ()
+            return after, () if end is None else self._key_read()
         if end is not None:
-            self._state = _State.KEY
+            self._state = _State.CLOSED if self._only_arguments else _State.KEY
         if self._key in _ARGUMENTS:
-            if self._quoted:  # some models write the object as a text
-                self._parts.append(part)
-                part = "" if end is None else self._decoded()
-            if self._name:
-                return after, (Arguments(part),) if part else ()
-            self._early.append(part)
-        elif self._key == "name":
+            return after, self._arguments_read(part, ended=end is not None)
+        if self._key == "name":
             self._parts.append(part)
-            if end is not None and (name := self._decoded()) and not self._name:
-                self._name, self._called = name, True
-                early = "".join(self._early)
-                return after, (Begun(name), Arguments(early)) if early else (Begun(name),)
+            if end is not None:
+                return after, self._named(self._decoded())
         return after, ()
+
+    def _key_read(self) -> Sequence[Read]:
+        self._key, self._state = self._decoded(), _State.COLON
+        if not self._form.names_are_keys:
+            return ()
+        name, self._key, self._name = self._key, _ARGUMENTS[0], ""
+        return self._named(name)
+
+    def _arguments_read(self, part: str, *, ended: bool) -> Sequence[Read]:
+        self._has_arguments = True
+        if self._quoted:  # some models write the object as a text
+            self._parts.append(part)
+            part = self._decoded() if ended else ""
+        if not self._name:
+            self._early.append(part)
+            return ()
+        begun = () if self._undecided is None else self._begin()
+        return (*begun, Arguments(part)) if part else begun
+
+    def _named(self, name: str) -> Sequence[Read]:
+        if not name or self._name:
+            return ()
+        self._name, early = name, "".join(self._early)
+        if self._undecided is not None and not self._has_arguments:
+            return ()
+        return (*self._begin(), Arguments(early)) if early else self._begin()
+
+    def _begin(self) -> Sequence[Read]:
+        self._called, self._undecided = True, None
+        return (Begun(self._name),)
 
     def _decoded(self) -> str:
         """The string that was collected; empty if it is none."""
@@ -223,23 +303,16 @@ class JsonCallReader:
         return value if isinstance(value, str) else ""
 
     def _broken(self, text: str, position: int) -> _Reads:
-        end = text.find(self._marks.end, position)
+        end = text.find(self._form.end, position)
         if end < 0:
-            return len(text) - overlap(text, self._marks.end), ()
+            return len(text) - overlap(text, self._form.end), ()
         self._state = _State.TEXT
-        return end + len(self._marks.end), ()
+        return end + len(self._form.end), ()
 
     def _closed(self, text: str, position: int) -> _Reads:
-        if self._in_array:
-            at = _skip(text, position, f"{BLANKS},")
-            if text.startswith("{", at):
-                self._open(in_array=True)
-                return at + 1, ()
-            if at < len(text):
-                self._state = _State.TEXT
-                at += text[at] == "]"
-            return at, ()
-        end, at = self._marks.end, _skip(text, position, BLANKS)
+        if self._form.several and not self._only_arguments:
+            return self._after_one_of_several(text, position)
+        end, at = self._form.end, _skip(text, position, BLANKS)
         if text.startswith(end, at):
             at += len(end)
         elif end.startswith(text[at:]):
@@ -247,13 +320,15 @@ class JsonCallReader:
         self._state = _State.TEXT
         return at, ()
 
-
-def overlap(text: str, mark: str) -> int:
-    """How many characters at the end of a text may be the beginning of the mark."""
-    for length in range(min(len(mark) - 1, len(text)), 0, -1):
-        if text.endswith(mark[:length]):
-            return length
-    return 0
+    def _after_one_of_several(self, text: str, position: int) -> _Reads:
+        at = _skip(text, position, _SEPARATORS)
+        if text.startswith("{", at):
+            self._open()
+            return at + 1, ()
+        if at < len(text):
+            self._state = _State.TEXT
+            at += text[at] == "]"
+        return at, ()
 
 
 def _skip(text: str, position: int, characters: str) -> int:

@@ -29,7 +29,7 @@ from precall_service.engine.base import (
     StrayCall,
     TextPiece,
 )
-from precall_service.engine.vllm.json_parser import JsonCallParser
+from precall_service.engine.vllm.call_parsers import CallParser
 from precall_service.engine.vllm.json_scan import ObjectEnd
 from precall_service.engine.vllm.pacing import Pace
 from precall_service.engine.vllm.xml_calls import XML_FORMS, XmlCalls
@@ -110,9 +110,9 @@ class StepParser:
         """The pieces that the next generated tokens complete."""
         special = self._special_tokens.among(token_ids)
         self._saw_special = self._saw_special or special
-        json_calls = self._json_calls()
-        if json_calls is not None and json_calls.begun:
-            yield from self._read_json(json_calls, text)
+        own = self._own_parser()
+        if own is not None and own.begun:
+            yield from self._read(own.read(text))
         elif self._pace.take(text, token_ids, special=special):
             yield from self._told(*self._pace.taken())
 
@@ -127,6 +127,8 @@ class StepParser:
             yield from self._told(*self._pace.taken())
         if _buffers(self._parser) and (stopped or not self._open_calls()):
             yield from self._parsed("", (), finished=True)
+        if (own := self._own_parser()) is not None:
+            yield from self._read(own.end())
         missed = self._open_calls() or not (self._texts or self._calls)
         if stopped and missed and self._xml is None:  # XML forms are read alike either way
             yield from self._reread(text, token_ids)
@@ -140,24 +142,24 @@ class StepParser:
         """A call that was meant but not made; None if there are calls, or if none is known of."""
         if self._open_calls():
             return StrayCall.OPEN
-        json_calls = self._json_calls()
-        if self._calls or json_calls is None:
+        own = self._own_parser()
+        if self._calls or own is None:
             return None
-        if json_calls.reader.inside:
+        if own.reader.inside:
             return StrayCall.OPEN
-        if json_calls.reader.lost:
+        if own.reader.lost:
             return StrayCall.LOST
         reasoned, said = "".join(self._reasoning), "".join(self._texts).strip()
-        marked = any(mark in reasoned for mark in json_calls.marks.starts)
+        marked = any(mark in reasoned for mark in own.starts)
         return StrayCall.REASONING if marked and not said else None
 
-    def _json_calls(self) -> JsonCallParser | None:
+    def _own_parser(self) -> CallParser | None:
+        """The parser, if it is ours; past the reasoning it is asked directly, without vLLM's."""
         tool_parser = None if self._parser is None else self._parser.tool_parser
-        return tool_parser if isinstance(tool_parser, JsonCallParser) else None
+        return tool_parser if isinstance(tool_parser, CallParser) else None
 
-    def _read_json(self, parser: JsonCallParser, text: str) -> Iterator[Piece]:
-        """Past the reasoning, our own parser is asked directly, not through vLLM's."""
-        if (delta := parser.read(text)) is not None:
+    def _read(self, delta: DeltaMessage | None) -> Iterator[Piece]:
+        if delta is not None:
             yield from self._pieces(delta)
 
     def _told(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
@@ -190,8 +192,7 @@ class StepParser:
             yield from self._text(text)
             return
         self._prompt_token_ids = None
-        if delta is not None:
-            yield from self._pieces(delta)
+        yield from self._read(delta)
 
     def _reread(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
         """Finds the rest of open calls by parsing the whole message again; also missed calls.
@@ -214,7 +215,7 @@ class StepParser:
             else:
                 call = self._calls[index] = _Call(index)
                 name = encodable(found.name)
-                yield CallBegun(index, name, _written_id(found.id, name))
+                yield CallBegun(index, name)
             told_so_far = call.arguments
             if found.arguments.startswith(told_so_far):
                 yield from self._add(call, found.arguments[len(told_so_far) :])
@@ -244,7 +245,7 @@ class StepParser:
                     yield from self._judged(self._xml.begin(function.name, self._fed))
                 call = self._calls[part.index] = _Call(index=len(self._calls))
                 name = encodable(function.name)
-                yield CallBegun(call.index, name, _written_id(part.id, name))
+                yield CallBegun(call.index, name, self._written_id(part.id))
             if function.arguments:
                 yield from self._add(call, function.arguments)
 
@@ -277,6 +278,10 @@ class StepParser:
         if call is not None:
             yield CallUnreadable(call.index, problem) if problem else CallWritten(call.index)
 
+    def _written_id(self, call_id: str | None) -> str:
+        """The id if the model wrote it; vLLM's parsers make ids up."""
+        return "" if self._own_parser() is None else call_id or ""
+
     def _text(self, text: str) -> Iterator[Piece]:
         text = self._clean(text)
         if text:
@@ -285,15 +290,6 @@ class StepParser:
 
     def _clean(self, text: str) -> str:
         return self._special_tokens.removed_from(text) if self._saw_special else text
-
-
-def _written_id(call_id: str | None, tool_name: str) -> str:
-    """The id if the model wrote it, as Kimi K2 does; parsers make up those of other models."""
-    return (
-        call_id
-        if call_id and re.fullmatch(rf"(functions\.)?{re.escape(tool_name)}:\d+", call_id)
-        else ""
-    )
 
 
 def _buffers(parser: Parser | None) -> bool:

@@ -25,7 +25,7 @@ from precall_service.engine.families import Parsers, choose_parsers, missing_pac
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.branching import THINKING
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
-from precall_service.engine.vllm.json_parser import reading_json
+from precall_service.engine.vllm.call_parsers import reading_calls
 from precall_service.engine.vllm.parsing import SpecialTokens
 from precall_service.engine.vllm.plain_text import plain_texts
 from precall_service.engine.vllm.reasoning import ReasoningMarks, reasoning_marks
@@ -156,7 +156,7 @@ def _plans(
             tokenizer=tokenizer,
         )
         plans = StepPlans(
-            None if parser_class is None else reading_json(parser_class),
+            None if parser_class is None else reading_calls(parser_class),
             tokenizer,
             model_config,
             structured_calls=config.structured_calls,
