@@ -30,7 +30,7 @@ def problems(family: str, *messages: str) -> list[str]:
     found: list[str] = []
     for message in messages:
         calls.feed(message)
-        found.append(calls.begin("f", len(message)))
+        found.append(calls.begin("f"))
     return [*found[1:], calls.end()]
 
 

@@ -3,12 +3,11 @@
 vLLM's parsers for them search for the mark that ends a call, also inside of strings, read the whole
 message again at each token, or know calls only in one of the forms that the family writes.
 
-Owns: the forms of the families. Never: reads a message itself.
+Owns: which of vLLM's parsers are replaced. Never: reads a message itself.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -26,6 +25,8 @@ from vllm.tool_parsers.apertus_tool_parser import ApertusToolParser
 from vllm.tool_parsers.deepseekv3_tool_parser import DeepSeekV3ToolParser
 from vllm.tool_parsers.deepseekv31_tool_parser import DeepSeekV31ToolParser
 from vllm.tool_parsers.ernie45_tool_parser import Ernie45ToolParser
+from vllm.tool_parsers.functiongemma_tool_parser import FunctionGemmaToolParser
+from vllm.tool_parsers.gemma4_engine_tool_parser import Gemma4EngineToolParser
 from vllm.tool_parsers.gigachat3_tool_parser import GigaChat3ToolParser
 from vllm.tool_parsers.granite4_tool_parser import Granite4ToolParser
 from vllm.tool_parsers.granite_engine_tool_parser import GraniteEngineToolParser
@@ -34,63 +35,26 @@ from vllm.tool_parsers.hunyuan_a13b_tool_parser import HunyuanA13BToolParser
 from vllm.tool_parsers.internlm2_tool_parser import Internlm2ToolParser
 from vllm.tool_parsers.jamba_tool_parser import JambaToolParser
 from vllm.tool_parsers.kimi_k2_tool_parser import KimiK2ToolParser
+from vllm.tool_parsers.lfm2_tool_parser import Lfm2ToolParser
+from vllm.tool_parsers.llama4_pythonic_tool_parser import Llama4PythonicToolParser
 from vllm.tool_parsers.llama_tool_parser import Llama3JsonToolParser
 from vllm.tool_parsers.longcat_tool_parser import LongcatFlashToolParser
 from vllm.tool_parsers.mistral_tool_parser import MistralToolParser
+from vllm.tool_parsers.olmo3_tool_parser import Olmo3PythonicToolParser
 
-from precall_service.engine.vllm.call_reader import Arguments, Begun, CallReader, Read, Text
+from precall_service.engine.vllm import call_forms
+from precall_service.engine.vllm.call_reader import (
+    Arguments,
+    Begun,
+    CallReader,
+    Read,
+    Refused,
+    Text,
+)
 from precall_service.engine.vllm.json_calls import JsonCallReader, JsonForm
+from precall_service.engine.vllm.literal_calls import LiteralCallReader, LiteralForm
 
-_BLANKS: Final = re.compile(r"\s*")
-_ARRAY: Final = re.compile(r"\s*\[\s*")
-_ARRAY_OR_NOT: Final = re.compile(r"\s*\[?\s*")
-
-
-def _objects(start: str, end: str) -> JsonForm:
-    return JsonForm(starts=(start,), head=_BLANKS, head_part=_BLANKS, end=end)
-
-
-def _arrays(start: str, end: str, *, names_are_keys: bool = False) -> JsonForm:
-    return JsonForm(
-        starts=(start,),
-        head=_ARRAY,
-        head_part=_ARRAY_OR_NOT,
-        around=(end,),
-        several=True,
-        names_are_keys=names_are_keys,
-    )
-
-
-_HERMES: Final = _objects("<tool_call>", "</tool_call>")
-_KIMI: Final = JsonForm(
-    starts=("<|tool_call_begin|>",),
-    head=re.compile(
-        r"\s*(?=(?P<id>[^\s<]+:\d+)?)(?:functions\.)?(?P<name>[^\s:{}]+)(?::\d+)?\s*"
-        r"<\|tool_call_argument_begin\|>\s*"
-    ),
-    head_part=re.compile(r'[^{}"]*'),
-    end="<|tool_call_end|>",
-    around=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
-)
-_MISTRAL: Final = JsonForm(
-    starts=("[TOOL_CALLS]",),
-    head=re.compile(
-        r"\s*(?:\[?|(?P<name>[\w.-]+)\s*"
-        r"(?:\[CALL_ID\]\s*(?:(?P<id>[0-9A-Za-z]{9})|\w*)\s*)?(?:\[ARGS\])?)\s*"
-    ),
-    head_part=re.compile(r"[\s\w.\[\]-]*"),
-    several=True,
-)
-_DEEPSEEK: Final = JsonForm(
-    starts=("<｜tool▁call▁begin｜>",),  # noqa: RUF001 the bars are part of the token
-    head=re.compile(
-        r"\s*(?:function<｜tool▁sep｜>)?(?P<name>[^\s<{]+)\s*"  # noqa: RUF001
-        r"(?:<｜tool▁sep｜>)?\s*(?:```json)?\s*"  # noqa: RUF001
-    ),
-    head_part=re.compile(r'[^{}"]*'),
-    end="<｜tool▁call▁end｜>",  # noqa: RUF001
-    around=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),  # noqa: RUF001
-)
+THOUGHT_MARKS: Final = ("<think>", "</think>")
 
 
 class CallParser(ToolParser):
@@ -100,11 +64,14 @@ class CallParser(ToolParser):
 
     Attributes:
         form: How the family writes calls.
+        thought: The marks around a thought that begins a message; other marks than the usual ones
+            are read here even if vLLM has a reasoning parser, whose other half was replaced.
         reader: What has read the message so far.
     """
 
     engine_based_streaming = False
-    form: ClassVar[JsonForm]
+    form: ClassVar[JsonForm | LiteralForm]
+    thought: ClassVar[tuple[str, str]] = THOUGHT_MARKS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,6 +79,7 @@ class CallParser(ToolParser):
         self.begun = False
         """Whether the message has left its reasoning: all that follows may be given to `read`."""
         self._calls = 0
+        self._refused: dict[int, str] = {}
 
     @property
     def starts(self) -> tuple[str, ...]:
@@ -121,7 +89,8 @@ class CallParser(ToolParser):
     @classmethod
     def new_reader(cls) -> CallReader:
         """The reader of one message."""
-        return JsonCallReader(cls.form)
+        form = cls.form
+        return JsonCallReader(form) if isinstance(form, JsonForm) else LiteralCallReader(form)
 
     def read(self, text: str) -> DeltaMessage | None:
         """What the next piece of the message, after its reasoning, completes."""
@@ -131,6 +100,11 @@ class CallParser(ToolParser):
     def end(self) -> DeltaMessage | None:
         """What was held back until the message ended."""
         return self._delta(self.reader.end())
+
+    def refused(self) -> dict[int, str]:
+        """What is wrong with calls that were found to be unreadable since this was last asked."""
+        refused, self._refused = self._refused, {}
+        return refused
 
     def _delta(self, reads: Iterable[Read]) -> DeltaMessage | None:
         said: list[str] = []
@@ -152,6 +126,8 @@ class CallParser(ToolParser):
                 case Arguments(fragment):
                     function = DeltaFunctionCall(arguments=fragment)
                     calls.append(DeltaToolCall(index=self._calls - 1, function=function))
+                case Refused(problem):
+                    self._refused[self._calls - 1] = problem
         if not said and not calls:
             return None
         return DeltaMessage(content="".join(said) or None, tool_calls=calls)
@@ -186,32 +162,27 @@ class CallParser(ToolParser):
 class HermesCallParser(CallParser, Hermes2ProToolParser):
     """For `<tool_call>{...}</tool_call>`, with vLLM's grammar of that form."""
 
-    form = _HERMES
+    form = call_forms.HERMES
 
 
 class GraniteCallParser(CallParser):
     """For `<tool_call>[{...}, {...}]`, or the same after a token, of which vLLM has no grammar."""
 
-    form = JsonForm(
-        starts=("<|tool_call|>", "<tool_call>"),
-        head=_ARRAY_OR_NOT,
-        head_part=_ARRAY_OR_NOT,
-        several=True,
-    )
+    form = call_forms.GRANITE
 
 
 class LongcatCallParser(CallParser):
     """As Hermes's, with marks and a grammar of LongCat's own."""
 
     structural_tag_model = LongcatFlashToolParser.structural_tag_model
-    form = _objects("<longcat_tool_call>", "</longcat_tool_call>")
+    form = call_forms.LONGCAT
 
 
 class KimiCallParser(CallParser):
     """For calls whose names and ids stand before their arguments, as Kimi K2 writes them."""
 
     structural_tag_model = KimiK2ToolParser.structural_tag_model
-    form = _KIMI
+    form = call_forms.KIMI
 
 
 class MistralCallParser(CallParser, MistralToolParser):
@@ -221,47 +192,39 @@ class MistralCallParser(CallParser, MistralToolParser):
     """
 
     engine_based_streaming = False
-    form = _MISTRAL
+    form = call_forms.MISTRAL
 
 
 class InternlmCallParser(CallParser):
     """For `<|action_start|><|plugin|>{...}<|action_end|>`."""
 
-    form = _objects("<|action_start|><|plugin|>", "<|action_end|>")
+    form = call_forms.INTERNLM
 
 
 class LlamaCallParser(CallParser):
     """For bare objects, or objects after a token, as Llama 3 writes them."""
 
     structural_tag_model = Llama3JsonToolParser.structural_tag_model
-    form = JsonForm(
-        starts=("<|python_tag|>",), head=_BLANKS, head_part=_BLANKS, several=True, bare=True
-    )
+    form = call_forms.LLAMA
 
 
 class ToolCallsCallParser(CallParser):
     """For `<tool_calls>[{...}, {...}]</tool_calls>`, as Jamba and Hunyuan A13B write them."""
 
-    form = _arrays("<tool_calls>", "</tool_calls>")
+    form = call_forms.TOOL_CALLS
 
 
 class ErnieCallParser(CallParser):
     """As Hermes's, beside texts that stand between marks of their own."""
 
-    form = JsonForm(
-        starts=("<tool_call>",),
-        head=_BLANKS,
-        head_part=_BLANKS,
-        end="</tool_call>",
-        dropped=("<response>", "</response>"),
-    )
+    form = call_forms.ERNIE
 
 
 class DeepSeekCallParser(CallParser):
     """For the calls of DeepSeek V3.1, whose names stand before their arguments."""
 
     structural_tag_model = DeepSeekV31ToolParser.structural_tag_model
-    form = _DEEPSEEK
+    form = call_forms.DEEPSEEK
 
 
 class FencedDeepSeekCallParser(DeepSeekCallParser):
@@ -273,18 +236,45 @@ class FencedDeepSeekCallParser(DeepSeekCallParser):
 class ApertusCallParser(CallParser):
     """For `<|tools_prefix|>[{"name": {...}}]<|tools_suffix|>`."""
 
-    form = _arrays("<|tools_prefix|>", "<|tools_suffix|>", names_are_keys=True)
+    form = call_forms.APERTUS
 
 
 class GigaChatCallParser(CallParser):
     """For an object after a token, or in a message of its own, as GigaChat 3 writes them."""
 
-    form = JsonForm(
-        starts=("<|function_call|>", "function call<|role_sep|>\n"),
-        head=_BLANKS,
-        head_part=_BLANKS,
-        dropped=("<|message_sep|>\n\n",),
-    )
+    form = call_forms.GIGACHAT
+
+
+class LfmCallParser(CallParser):
+    """For `[name(argument='value')]` between the tokens of LFM2."""
+
+    form = call_forms.LFM
+
+
+class OlmoCallParser(CallParser):
+    """For lines of calls between tags, as OLMo 3 writes them."""
+
+    form = call_forms.OLMO
+
+
+class Llama4CallParser(CallParser):
+    """For a list of calls, with or without the tokens around it."""
+
+    form = call_forms.LLAMA4
+
+
+class GemmaCallParser(CallParser):
+    """For `call:name{argument:value}` between the tokens of Gemma 4."""
+
+    supports_required_and_named = False
+    form = call_forms.GEMMA
+    thought = ("<|channel>thought\n", "<channel|>")
+
+
+class FunctionGemmaCallParser(CallParser):
+    """The same with the tokens of FunctionGemma."""
+
+    form = call_forms.FUNCTION_GEMMA
 
 
 _READ_HERE: Final[Mapping[type[ToolParser], type[CallParser]]] = {
@@ -292,6 +282,8 @@ _READ_HERE: Final[Mapping[type[ToolParser], type[CallParser]]] = {
     DeepSeekV31ToolParser: DeepSeekCallParser,
     DeepSeekV3ToolParser: FencedDeepSeekCallParser,
     Ernie45ToolParser: ErnieCallParser,
+    FunctionGemmaToolParser: FunctionGemmaCallParser,
+    Gemma4EngineToolParser: GemmaCallParser,
     GigaChat3ToolParser: GigaChatCallParser,
     Granite4ToolParser: HermesCallParser,
     GraniteEngineToolParser: GraniteCallParser,
@@ -300,9 +292,12 @@ _READ_HERE: Final[Mapping[type[ToolParser], type[CallParser]]] = {
     Internlm2ToolParser: InternlmCallParser,
     JambaToolParser: ToolCallsCallParser,
     KimiK2ToolParser: KimiCallParser,
+    Lfm2ToolParser: LfmCallParser,
     Llama3JsonToolParser: LlamaCallParser,
+    Llama4PythonicToolParser: Llama4CallParser,
     LongcatFlashToolParser: LongcatCallParser,
     MistralToolParser: MistralCallParser,
+    Olmo3PythonicToolParser: OlmoCallParser,
 }
 
 
@@ -325,4 +320,6 @@ def _whole(reads: Iterable[Read]) -> tuple[str, list[tuple[str, str]]]:
                 calls.append((name, []))
             case Arguments(fragment):
                 calls[-1][1].append(fragment)
+            case Refused():
+                pass
     return said, [(name, "".join(fragments)) for name, fragments in calls]

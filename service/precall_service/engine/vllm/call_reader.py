@@ -32,7 +32,14 @@ class Arguments:
     fragment: str
 
 
-Read: TypeAlias = Text | Begun | Arguments
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The call that was begun last cannot be read; `problem` says why, and what to do."""
+
+    problem: str
+
+
+Read: TypeAlias = Text | Begun | Arguments | Refused
 
 
 class CallReader(Protocol):

@@ -29,15 +29,19 @@ from precall_service.engine.base import (
     StrayCall,
     TextPiece,
 )
-from precall_service.engine.vllm.call_parsers import CallParser
+from precall_service.engine.vllm.call_parsers import THOUGHT_MARKS, CallParser
 from precall_service.engine.vllm.json_scan import ObjectEnd
 from precall_service.engine.vllm.pacing import Pace
+from precall_service.engine.vllm.thoughts import LeadingThought
 from precall_service.engine.vllm.xml_calls import XML_FORMS, XmlCalls
 
 log = logging.getLogger(__name__)
 
 _MARK_LENGTH_MAX = 32
 """Longer than any mark for which a parser holds text back. Longer text was dropped on purpose."""
+
+_MARKS_LENGTH_MAX = 2 * _MARK_LENGTH_MAX
+"""The marks around the reasoning and the text of a message are not longer."""
 
 
 class SpecialTokens:
@@ -89,10 +93,10 @@ class StepParser:
         self._special_tokens = special_tokens
         self._saw_special = False
         self._pace = Pace()
+        self._thought = _leading_thought(parser)
+        self._thought_tokens = 0
         form = XML_FORMS.get(type(parser.tool_parser).__name__)
         self._xml = None if form is None else XmlCalls(form)
-        self._fed = 0
-        """The length of the text that the parser was given last."""
         self._unjudged: _Call | None = None
         """The last call in an XML form, until it is certain what it says."""
         self._texts: list[str] = []
@@ -110,6 +114,12 @@ class StepParser:
         """The pieces that the next generated tokens complete."""
         special = self._special_tokens.among(token_ids)
         self._saw_special = self._saw_special or special
+        if not self._thought.past:
+            reasoning, text = self._thought.feed(text)
+            yield from self._reasoned(reasoning)
+            if not self._thought.past:
+                self._thought_tokens += len(token_ids)
+                return
         own = self._own_parser()
         if own is not None and own.begun:
             yield from self._read(own.read(text))
@@ -123,19 +133,29 @@ class StepParser:
         an open call with what it takes for the rest. It is not told if a limit cut an open call.
         """
         stopped = finish is Finish.STOP
+        if not self._thought.past:
+            reasoning, rest = self._thought.rest()
+            yield from self._reasoned(reasoning)
+            yield from self.feed(rest, ())
+        text = text[self._thought.length :]
         if self._pace.holds:
             yield from self._told(*self._pace.taken())
         if _buffers(self._parser) and (stopped or not self._open_calls()):
             yield from self._parsed("", (), finished=True)
         if (own := self._own_parser()) is not None:
             yield from self._read(own.end())
-        missed = self._open_calls() or not (self._texts or self._calls)
-        if stopped and missed and self._xml is None:  # XML forms are read alike either way
+        if stopped and self._missed(text):
             yield from self._reread(text, token_ids)
         if self._xml is not None:
             yield from self._judged(self._xml.end())
         if stopped and not self._calls and not self._reasoning and self.stray_call is None:
             yield from self._held_back(text)
+
+    def _missed(self, text: str) -> bool:
+        """Whether the parser has left a call open, or swallowed more than marks without a call."""
+        told = sum(map(len, self._texts)) + sum(map(len, self._reasoning))
+        swallowed = len(self._clean(text)) - told
+        return bool(self._open_calls()) or (not self._calls and swallowed > _MARKS_LENGTH_MAX)
 
     @property
     def stray_call(self) -> StrayCall | None:
@@ -161,10 +181,13 @@ class StepParser:
     def _read(self, delta: DeltaMessage | None) -> Iterator[Piece]:
         if delta is not None:
             yield from self._pieces(delta)
+        if (own := self._own_parser()) is not None:
+            for index, problem in own.refused().items():
+                self._calls[index].written = True
+                yield CallUnreadable(index, problem)
 
     def _told(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
         if self._xml is not None:
-            self._fed = len(text)
             self._xml.feed(text)
         for piece in self._parsed(text, token_ids, finished=False):
             if isinstance(piece, TextPiece | ReasoningPiece):
@@ -173,7 +196,9 @@ class StepParser:
 
     def reasoning_tokens(self, token_ids: Sequence[int]) -> int:
         """The number of generated tokens that are reasoning."""
-        return 0 if self._parser is None else self._parser.count_reasoning_tokens(token_ids)
+        if self._thought_tokens or self._parser is None:
+            return self._thought_tokens
+        return self._parser.count_reasoning_tokens(token_ids)
 
     def _open_calls(self) -> list[_Call]:
         return [call for call in self._calls.values() if not call.written]
@@ -213,9 +238,8 @@ class StepParser:
             if index < len(told):
                 call = told[index]
             else:
-                call = self._calls[index] = _Call(index)
-                name = encodable(found.name)
-                yield CallBegun(index, name)
+                yield from self._begun(index, found.name)
+                call = self._calls[index]
             told_so_far = call.arguments
             if found.arguments.startswith(told_so_far):
                 yield from self._add(call, found.arguments[len(told_so_far) :])
@@ -228,9 +252,7 @@ class StepParser:
             yield from self._text(rest)
 
     def _pieces(self, delta: DeltaMessage) -> Iterator[Piece]:
-        if delta.reasoning and (reasoning := self._clean(delta.reasoning)):
-            self._reasoning.append(reasoning)
-            yield ReasoningPiece(reasoning)
+        yield from self._reasoned(delta.reasoning or "")
         if delta.content:
             yield from self._text(delta.content)
         for part in delta.tool_calls:
@@ -241,13 +263,16 @@ class StepParser:
             if call is None:
                 if not function.name:
                     continue
-                if self._xml is not None:
-                    yield from self._judged(self._xml.begin(function.name, self._fed))
-                call = self._calls[part.index] = _Call(index=len(self._calls))
-                name = encodable(function.name)
-                yield CallBegun(call.index, name, self._written_id(part.id))
+                yield from self._begun(part.index, function.name, self._written_id(part.id))
+                call = self._calls[part.index]
             if function.arguments:
                 yield from self._add(call, function.arguments)
+
+    def _begun(self, index: int, name: str, written_id: str = "") -> Iterator[Piece]:
+        if self._xml is not None:
+            yield from self._judged(self._xml.begin(name))
+        call = self._calls[index] = _Call(index=len(self._calls))
+        yield CallBegun(call.index, encodable(name), written_id)
 
     def _add(self, call: _Call, fragment: str) -> Iterator[Piece]:
         """Adds to a call's arguments, up to the end of the first JSON object.
@@ -282,6 +307,11 @@ class StepParser:
         """The id if the model wrote it; vLLM's parsers make ids up."""
         return "" if self._own_parser() is None else call_id or ""
 
+    def _reasoned(self, text: str) -> Iterator[Piece]:
+        if reasoning := self._clean(text):
+            self._reasoning.append(reasoning)
+            yield ReasoningPiece(reasoning)
+
     def _text(self, text: str) -> Iterator[Piece]:
         text = self._clean(text)
         if text:
@@ -290,6 +320,15 @@ class StepParser:
 
     def _clean(self, text: str) -> str:
         return self._special_tokens.removed_from(text) if self._saw_special else text
+
+
+def _leading_thought(parser: Parser) -> LeadingThought:
+    """What reads a thought that vLLM's parsers would not tell from text."""
+    own = parser.tool_parser if isinstance(parser.tool_parser, CallParser) else None
+    thought = LeadingThought(*(THOUGHT_MARKS if own is None else own.thought))
+    if parser.reasoning_parser is not None and (own is None or own.thought is THOUGHT_MARKS):
+        thought.past = True
+    return thought
 
 
 def _buffers(parser: Parser | None) -> bool:

@@ -11,7 +11,7 @@ Owns: the marks of each form. Never: reads the arguments; vLLM's parsers do.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 _BLANKS: Final = re.compile(r"\s*")
@@ -22,12 +22,14 @@ class XmlForm:
     """The marks of a form.
 
     Attributes:
-        opening: What stands before the arguments of a call; `{}` is the name of its tool.
+        opening: What stands before the arguments of a call, as a pattern in which `{}` is the name
+            of its tool.
         argument: What stands before a value.
         value_end: What ends a value.
         call_end: What ends a call.
         region_end: What may follow the last call; empty if nothing does.
         others: Marks, besides these ends, that no value may hold.
+        suffix: What some tokenizers add to the names of these marks.
     """
 
     opening: str
@@ -36,11 +38,55 @@ class XmlForm:
     call_end: str
     region_end: str
     others: tuple[str, ...]
+    suffix: re.Pattern[str] | None = None
 
     @property
     def ends(self) -> tuple[str, ...]:
         """The marks that end something."""
         return tuple(filter(None, (self.value_end, self.call_end, self.region_end)))
+
+    def call_length(self, text: str) -> int | None:
+        """Where the call ends whose arguments the text begins with; None if that is uncertain."""
+        position = 0
+        while argument := self.argument.match(text, _after_blanks(text, position)):
+            start = argument.end()
+            end = text.find(self.value_end, start)
+            never = (*self.others, *self.ends)
+            if end < 0 or any(text.find(mark, start, end) >= 0 for mark in never):
+                return None
+            position = end + len(self.value_end)
+        position = _after_blanks(text, position)
+        if not text.startswith(self.call_end, position):
+            return None
+        return position + len(self.call_end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NestedXmlForm(XmlForm):
+    """A form whose values may be elements again, all of whose tags follow on the same mark.
+
+    `argument` is that mark with any tag, whose name is the group `name` and ends it with a `/`.
+    """
+
+    def call_length(self, text: str) -> int | None:
+        """As the form without nesting: each tag must close the last one that is open."""
+        open_names: list[str] = []
+        leaf, position = False, 0
+        for tag in self.argument.finditer(text):
+            name, between = tag["name"], text[position : tag.start()]
+            closes = name.startswith("/")
+            if between.strip() and not (leaf and closes):
+                return None
+            position = tag.end()
+            if not closes:
+                open_names.append(name)
+            elif open_names:
+                if open_names.pop() != name[1:]:
+                    return None
+            else:
+                return position if text.startswith(self.call_end, tag.start()) else None
+            leaf = not closes
+        return None
 
 
 def _functions(region: str) -> XmlForm:
@@ -54,15 +100,39 @@ def _functions(region: str) -> XmlForm:
     )
 
 
+def _invocations(region: str, space: str = "", attribute: str = "") -> XmlForm:
+    return XmlForm(
+        opening=f'<{space}invoke name="{{}}">',
+        argument=re.compile(rf'<{space}parameter name="[^"]*"{attribute}>'),
+        value_end=f"</{space}parameter>",
+        call_end=f"</{space}invoke>",
+        region_end=f"</{region}>",
+        others=(f"<{region}>", f"<{space}invoke name=", f"<{space}parameter name="),
+    )
+
+
+def _deepseek(region: str) -> XmlForm:
+    space = "｜DSML｜"  # noqa: RUF001 the bars are part of the token
+    return _invocations(f"{space}{region}", space, ' string="(?:true|false)"')
+
+
 _QWEN: Final = _functions("tool_call")
 _GLM: Final = XmlForm(
-    opening="<tool_call>{}",
+    opening=r"<tool_call>\s*{}",
     argument=re.compile(r"<arg_key>[^<]*</arg_key>\s*<arg_value>"),
     value_end="</arg_value>",
     call_end="</tool_call>",
     region_end="",
     others=("<tool_call>", "<arg_key>", "</arg_key>", "<arg_value>"),
 )
+_HUNYUAN: Final = replace(
+    _GLM,
+    opening=r"<tool_call>\s*{}\s*<tool_sep>",
+    region_end="</tool_calls>",
+    others=(*_GLM.others, "<tool_calls>", "<tool_sep>"),
+    suffix=re.compile(r"(?<=<)(/?(?:tool_calls?|tool_sep|arg_key|arg_value)):\w+(?=>)"),
+)
+_MINIMAX_MARK: Final = "]<]minimax[>["
 XML_FORMS: Final = {
     "Qwen3EngineToolParser": _QWEN,
     "Step3p5ToolParser": _QWEN,
@@ -70,13 +140,32 @@ XML_FORMS: Final = {
     "SeedOssEngineToolParser": _functions("seed:tool_call"),
     "Glm47MoeModelToolParser": _GLM,
     "Ling3ToolParser": _GLM,
-    "MinimaxM2ToolParser": XmlForm(
-        opening='<invoke name="{}">',
-        argument=re.compile(r'<parameter name="[^"]*">'),
-        value_end="</parameter>",
-        call_end="</invoke>",
-        region_end="</minimax:tool_call>",
-        others=("<minimax:tool_call>", "<invoke name=", "<parameter name="),
+    "HYV3ToolParser": _HUNYUAN,
+    "DotsToolParser": _invocations("dots_function_call"),
+    "MinimaxM2ToolParser": _invocations("minimax:tool_call"),
+    "DeepSeekV32EngineToolParser": _deepseek("function_calls"),
+    "DeepSeekV4EngineToolParser": _deepseek("tool_calls"),
+    "DeepSeekV41EngineToolParser": _deepseek("tool_calls"),
+    "Step3ToolParser": replace(  # whose parser leaves out values with this character
+        _invocations("", "steptml:"),
+        region_end="<｜tool_call_end｜>",  # noqa: RUF001
+        others=("<",),
+    ),
+    "KimiK3ToolParser": XmlForm(
+        opening=r'<\|open\|>call tool="{}" index="\d+"<\|sep\|>',
+        argument=re.compile(r'<\|open\|>argument key="[^"]*" type="\w+"<\|sep\|>'),
+        value_end="<|close|>argument<|sep|>",
+        call_end="<|close|>call<|sep|>",
+        region_end="<|close|>tools<|sep|>",
+        others=("<|open|>", "<|close|>"),
+    ),
+    "MinimaxM3ToolParser": NestedXmlForm(
+        opening=re.escape(_MINIMAX_MARK) + '<invoke name="{}">',
+        argument=re.compile(re.escape(_MINIMAX_MARK) + r"<(?P<name>/?[^<>\s]+)>"),
+        value_end=f"{_MINIMAX_MARK}</",
+        call_end=f"{_MINIMAX_MARK}</invoke>",
+        region_end=f"{_MINIMAX_MARK}</tool_call>",
+        others=(_MINIMAX_MARK,),
     ),
 }
 """By the name of vLLM's parser of the form."""
@@ -100,24 +189,28 @@ class XmlCalls:
         """Adds what the parser is given."""
         self._texts.append(text)
 
-    def begin(self, tool_name: str, length: int) -> str:
-        """Begins a call, whose beginning is in the last `length` characters.
+    def begin(self, tool_name: str) -> str:
+        """Begins a call, whose beginning is in the text so far.
 
         Returns what is wrong with the call before; empty if nothing is.
         """
-        text, opening = "".join(self._texts), self.form.opening.format(tool_name)
-        at = text.find(opening, max(len(text) - length - len(opening), 0))
-        if at < 0:  # some other spelling, of which only the parser knows
+        text = self._text()
+        found = re.search(self.form.opening.format(re.escape(tool_name)), text)
+        if found is None:  # some other spelling, of which only the parser knows
             problem, rest, known = "", text, False
         else:
-            problem = self._problem(text[:at])
-            rest, known = text[at + len(opening) :], True
+            problem = self._problem(text[: found.start()])
+            rest, known = text[found.end() :], True
         self._texts, self._known = [rest], known
         return problem
 
     def end(self) -> str:
         """Ends the message; returns what is wrong with its last call; empty if nothing is."""
-        return self._problem("".join(self._texts))
+        return self._problem(self._text())
+
+    def _text(self) -> str:
+        text = "".join(self._texts)
+        return text if self.form.suffix is None else self.form.suffix.sub(r"\1", text)
 
     def _problem(self, text: str) -> str:
         """What is wrong with the call whose arguments the text begins with."""
@@ -130,25 +223,11 @@ class XmlCalls:
         )
 
     def _is_certain(self, text: str) -> bool:
-        form, position = self.form, 0
-        while True:
-            position = _after_blanks(text, position)
-            argument = form.argument.match(text, position)
-            if argument is None:
-                break
-            start = argument.end()
-            end = text.find(form.value_end, start)
-            if end < 0 or any(text.find(mark, start, end) >= 0 for mark in self._never_in_values):
-                return False
-            position = end + len(form.value_end)
-        if not text.startswith(form.call_end, position):
+        length = self.form.call_length(text)
+        if length is None:
             return False
-        rest = text[position + len(form.call_end) :].lstrip().removeprefix(form.region_end)
-        return not any(mark in rest for mark in form.ends)
-
-    @property
-    def _never_in_values(self) -> tuple[str, ...]:
-        return (*self.form.others, *self.form.ends)
+        rest = text[length:].lstrip().removeprefix(self.form.region_end)
+        return not any(mark in rest for mark in self.form.ends)
 
 
 def _after_blanks(text: str, position: int) -> int:
