@@ -28,6 +28,10 @@ _MARKER: Final = "the text of pattern {}"
 _BYTE_ESCAPE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\\\)*)\\x(?P<digits>[0-9a-fA-F]{2})")
 """How a printed grammar spells U+0080 to U+00FF. Read again, it would take a third digit too, if
 one follows: `\\xe9a` becomes U+0E9A."""
+_BLANKS: Final = re.compile(
+    r'(?<=>") \[ \\n\\r\\t\]\* (?P<value>\w+_prop_\d+) \[ \\n\\r\\t\]\*(?= "</)'
+)
+"""A value between tags in a printed grammar, with any blanks around it."""
 _ESCAPED_DELETE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\{4})*)\\\\u007f")
 """How a printed grammar spells U+007F in a constant or a name: as an escape of JSON, which only
 control characters below U+0020 need. Templates write the character."""
@@ -138,13 +142,37 @@ def _rewritten(node: Any, begins: Collection[str]) -> Any:
             return fields
         return {"type": "grammar", "grammar": json_grammar(fields["json_schema"])}
     if "tags" in fields:
-        fields = fields | {"tags": _in_form(fields["tags"], begins)}
+        tags = _in_form(fields["tags"], begins)
+        fields = fields | {"tags": [each for tag in tags for each in _between_tags(tag)]}
     return {name: _rewritten(value, begins) for name, value in fields.items()}
 
 
 def _in_form(tags: list[dict[str, Any]], begins: Collection[str]) -> list[dict[str, Any]]:
     """The tags of a call that have the template's form; all of them if none has."""
     return [tag for tag in tags if tag.get("begin") in begins] or tags
+
+
+def _between_tags(tag: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tag, with our grammar for values between tags; also without any, if it may have none.
+
+    Where each value has lines of its own, vLLM's grammar of a call without arguments has an empty
+    line, which templates do not write.
+    """
+    fields = cast("dict[str, Any]", tag.get("content") or {})
+    schema, style = fields.get("json_schema"), fields.get("style", "json")
+    if schema is None or style == "json":
+        return [tag]
+    lines = tag["end"].startswith("\n")
+    made = xml_grammar(schema, style, lines=lines)
+    held_tag = tag | {"content": {"type": "grammar", "grammar": made}}
+    if not lines or not isinstance(schema, dict):
+        return [held_tag]
+    known = cast("dict[str, Any]", schema)
+    if known.get("required"):
+        return [held_tag]
+    end = {"type": "const_string", "value": tag["end"].lstrip()}
+    nothing = not known.get("properties") and known.get("additionalProperties") is False
+    return [tag | {"content": end, "end": ""}, *(() if nothing else (held_tag,))]
 
 
 def held_by_grammar(schema: JsonObject) -> Held:
@@ -163,6 +191,15 @@ def json_grammar(schema: JsonObject | bool) -> str:
     return _grammar(json.dumps(schema))
 
 
+def xml_grammar(schema: JsonObject | bool, style: str, *, lines: bool) -> str:
+    """The same for values between tags in a style of xgrammar's, on `lines` of their own or not.
+
+    xgrammar allows any blanks around a value, of which parsers take only a line break away.
+    """
+    blank = r' "\\n"' if lines else ""
+    return _BLANKS.sub(rf"{blank} \g<value>{blank}", _xml_grammar(json.dumps(schema), style))
+
+
 @functools.lru_cache(_GRAMMARS_MAX)
 def _grammar(schema_text: str) -> str:
     """The same for the text of a schema. Tools stand in many plans, and each needs its grammar."""
@@ -172,8 +209,21 @@ def _grammar(schema_text: str) -> str:
     for index, pattern in enumerate(patterns):
         grammar = grammar.replace(json.dumps(json.dumps(_MARKER.format(index))), f"pattern_{index}")
         grammar += f'\npattern_{index} ::= "\\"" Regex({json.dumps(json_regex(pattern))}) "\\""'
-    grammar = _ESCAPED_DELETE.sub(r"\g<before>\\u007f", grammar)
+    return _exact(grammar)
+
+
+def _exact(printed: str) -> str:
+    """A printed grammar that means the same when it is read again."""
+    grammar = _ESCAPED_DELETE.sub(r"\g<before>\\u007f", printed)
     return _BYTE_ESCAPE.sub(r"\g<before>\\u00\g<digits>", grammar)
+
+
+@functools.lru_cache(_GRAMMARS_MAX)
+def _xml_grammar(schema_text: str, style: str) -> str:
+    schema = json.loads(schema_text)
+    content = {"type": "json_schema", "json_schema": schema, "style": style}
+    tag = json.dumps({"type": "structural_tag", "format": content})
+    return _exact(str(Grammar.from_structural_tag(tag)))
 
 
 def _without_patterns(schema: Any, patterns: list[str]) -> Any:
