@@ -17,6 +17,7 @@ from precall_service.domain.messages import (
     Transcript,
     UserMessage,
 )
+from precall_service.domain.subschemas import BY_NAME, LIST, ONE
 from precall_service.domain.tools import ToolDeclaration
 
 ChatMessage: TypeAlias = dict[str, Any]
@@ -73,7 +74,33 @@ def _chat_call(call: ToolCall) -> dict[str, Any]:
 
 def chat_tools(tools: Sequence[ToolDeclaration]) -> list[ChatTool]:
     """Converts tool declarations, for a template."""
-    return [chat_tool(tool.name, tool.description, tool.input_schema) for tool in tools]
+    return [chat_tool(tool.name, tool.description, _shown(tool.input_schema)) for tool in tools]
+
+
+def _shown(schema: JsonValue) -> JsonValue:
+    """The same schema, in which a type that may be null is one type and `nullable`.
+
+    Many templates expect one type; those of Hermes 2 and 3 never end with "null" among several.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    shown = {keyword: _shown_part(keyword, part) for keyword, part in schema.items()}
+    types = schema.get("type")
+    if isinstance(types, Sequence) and not isinstance(types, str) and "null" in types:
+        others = [each for each in types if each != "null"]
+        if others:
+            shown |= {"type": others[0] if len(others) == 1 else others, "nullable": True}
+    return shown
+
+
+def _shown_part(keyword: str, part: JsonValue) -> JsonValue:
+    if keyword in ONE:
+        return _shown(part)
+    if keyword in LIST and isinstance(part, list):
+        return [_shown(each) for each in part]
+    if keyword in BY_NAME and isinstance(part, Mapping):
+        return {name: _shown(each) for name, each in part.items()}
+    return part
 
 
 def chat_tool(name: str, description: str, parameters: JsonValue) -> ChatTool:

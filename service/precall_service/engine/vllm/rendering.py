@@ -327,7 +327,7 @@ class PromptRenderer:
         except (VLLMClientError, ValueError, TimeoutError) as error:
             raise TemplateRefusedError(
                 "the model's chat template refuses the messages, tools or template variables of "
-                f"the conversation: {str(error) or type(error).__name__}"
+                f"the conversation: {_said(error)}"
             ) from error
         prompt = cast(dict[str, Any], rendered)
         # Schemas and variables may spell halves of surrogate pairs, which no tokenizer takes.
@@ -341,6 +341,16 @@ class PromptRenderer:
             [cast(Any, {"prompt": rendered})], _TOKENIZE_PARAMS
         )
         return tuple(cast(dict[str, Any], tokenised)["prompt_token_ids"])
+
+
+def _said(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if "is unsafe" not in text:
+        return text
+    return (
+        f"{text} Templates run in a sandbox, in which they cannot change lists and mappings: name "
+        "one that builds new ones instead with --chat-template"
+    )
 
 
 def _after_marker(rendered: str | list[int], end: str) -> str | None:
