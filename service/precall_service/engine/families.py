@@ -52,6 +52,9 @@ _BY_MODEL_TYPE: Final[Mapping[str, tuple[str, str | None]]] = {
 _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("]<]minimax[>[", "minimax_m3"),
     ("<start_function_call>", "functiongemma"),
+    ("<|function_call|>", "gigachat3"),
+    ("'role': 'function call'", "gigachat3"),
+    ("<tool_sep{}>", "hy_v3"),
     ("<longcat_tool_call>", "longcat"),
     ("<seed:tool_call>", "seed_oss"),
     ("<minimax:tool_call>", "minimax_m2"),
@@ -76,15 +79,18 @@ _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<|start_header_id|>ipython", "llama3_json"),
 )
 
-# Forms that no parser of vLLM reads, although another family's parser has the same mark: it would
-# lose calls, or run them without their arguments.
+# Forms that no parser of vLLM reads well, although one has the same mark: it would lose calls, or
+# run them without their arguments.
 _UNREAD_FORMS: Final[tuple[tuple[str, str | None, str], ...]] = (
     ("<function=", "<parameter=", "<function=name>{...}</function>, as Functionary does"),
     ("<tool_calls>[", None, "<tool_calls>[...]</tool_calls>, as Apriel does"),
+    # vLLM's parser cuts values that hold a mark, also in CDATA, and leaves calls in the text.
+    ('<function name="', None, "<function name=...><param name=...>, as MiniCPM5 does"),
 )
 
 _REASONING_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<seed:think>", "seed_oss"),
+    ("<think{}>", "hy_v3"),
     ("<mm:think>", "minimax_m3"),
     ("[THINK]", "mistral"),
     ("<|START_THINKING|>", "cohere_command3"),
@@ -141,7 +147,8 @@ def choose_parsers(config: Mapping[str, object], chat_template: str | None) -> P
             return Parsers(
                 tool=None,
                 reasoning=None,
-                reason=f"the chat template writes calls as {form}, which no parser of vLLM reads",
+                reason=f"the chat template writes calls as {form}, which no parser of vLLM reads "
+                "well",
             )
     tool, mark = _tool_parser(chat_template)
     return Parsers(

@@ -75,6 +75,9 @@ DEEPSEEK_MARK = "<｜tool▁calls▁begin｜>"  # noqa: RUF001 the bars are part
         ({"model_type": "mistral"}, "<tool_calls>[{'name':<tool_call>[TOOL_CALLS]", None, None),
         ({"model_type": "granitemoehybrid"}, "<tool_call>", "granite4", None),
         ({"model_type": "gemma4"}, "<|tool_call><|channel>thought", "gemma4", "gemma4"),
+        ({"model_type": "gigachat3"}, "<|function_call|>", "gigachat3", None),
+        ({"model_type": "gigachat3"}, "{'role': 'function call'}", "gigachat3", None),
+        ({"model_type": "hy_v3"}, "'<tool_sep{}>' '<think{}>'", "hy_v3", "hy_v3"),
         ({"model_type": "seed_oss"}, "<seed:tool_call><seed:think>", "seed_oss", "seed_oss"),
     ],
 )
@@ -95,7 +98,11 @@ def test_an_unknown_template_gives_no_parser_and_says_why() -> None:
 
 @pytest.mark.parametrize(
     ("template", "form"),
-    [("<function=f>{}</function>", "Functionary"), ("<tool_calls>[<tool_call>", "Apriel")],
+    [
+        ("<function=f>{}</function>", "Functionary"),
+        ("<tool_calls>[<tool_call>", "Apriel"),
+        ('<function name="f"><param name="a">1</param></function>', "MiniCPM5"),
+    ],
 )
 def test_a_form_like_that_of_another_family_is_refused_with_the_reason(
     template: str, form: str
