@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precall_service.engine.vllm.call_reader import Arguments, Begun, Text
+from precall_service.engine.vllm.call_reader import Arguments, Begun, Refused, Text
 from precall_service.engine.vllm.json_calls import JsonCallReader, JsonForm
 from precall_service.engine.vllm.json_scan import ObjectEnd
 
@@ -42,6 +42,8 @@ def read(
                 calls.append((name, ""))
             case Arguments(fragment):
                 calls[-1] = (calls[-1][0], calls[-1][1] + fragment)
+            case Refused():
+                raise AssertionError
     return said, calls, reader
 
 

@@ -120,20 +120,19 @@ class _Literals:
 
     def named_values(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        while self._kind is not None:
+        while self._goes_on():
             kind, name = self._take()
             named = kind == "word" or (kind == "string" and self._bare_texts)
             if not named or name in values:
                 raise ValueError(f"a new name is expected instead of {_shown(name)}")
             self._expect(self._assigns)
             values[name] = self._value()
-            if self._kind is not None:
+            if self._goes_on():
                 self._expect(",")
         return values
 
-    @property
-    def _kind(self) -> str | None:
-        return self._tokens[self._next][0]
+    def _goes_on(self) -> bool:
+        return self._next < len(self._tokens) - 1
 
     def _take(self) -> _Token:
         token = self._tokens[self._next]
