@@ -192,7 +192,7 @@ def other_grammar() -> Generator[str]:
     from vllm.sampling_params import StructuredOutputsParams  # noqa: PLC0415
     from vllm.tool_parsers import ToolParserManager  # noqa: PLC0415
 
-    from precall_service.engine.vllm.json_parser import HermesCallParser  # noqa: PLC0415
+    from precall_service.engine.vllm.call_parsers import HermesCallParser  # noqa: PLC0415
 
     class OtherGrammar(HermesCallParser):
         structural_tag_model = None
