@@ -119,11 +119,16 @@ def _gemma(start: str, end: str, quote: str) -> Writer:
 
 
 def _kimi_k3(calls: Sequence[Call]) -> str:
-    kinds = {str: "string", int: "number", float: "number", bool: "boolean", dict: "object"}
+    kinds: dict[type[object], str] = {str: "string", int: "number", float: "number"}
+    kinds |= {bool: "boolean", dict: "object"}
+
+    def kind(value: object) -> str:
+        return kinds.get(type(value), "array")
+
     texts = [
         f'<|open|>call tool="{name}" index="{number}"<|sep|>'
         + "".join(
-            f'<|open|>argument key="{key}" type="{kinds.get(type(value), "array")}"<|sep|>'
+            f'<|open|>argument key="{key}" type="{kind(value)}"<|sep|>'
             f"{_bare(value)}<|close|>argument<|sep|>"
             for key, value in arguments.items()
         )
