@@ -24,8 +24,8 @@ from precall_service.engine.base import EngineStartError
 from precall_service.engine.families import Parsers, choose_parsers, missing_package
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.branching import THINKING
-from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.call_parsers import reading_calls
+from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.parsing import SpecialTokens
 from precall_service.engine.vllm.plain_text import plain_texts
 from precall_service.engine.vllm.reasoning import ReasoningMarks, reasoning_marks
