@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import model_templates
-from model_templates import FetchError
+from scripts import model_templates
+from scripts.model_templates import FetchError
 
 PLACE = f"llama_cpp_python-{model_templates.VERSION}/vendor/llama.cpp/models/templates"
 
