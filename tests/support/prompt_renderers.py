@@ -10,8 +10,10 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,6 +56,7 @@ _SPECIAL_TOKENS = (
     *("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
     *("<think>", "</think>", "<tool_response>", "</tool_response>"),
 )
+_TAG = re.compile(r"</?(?:\w+:)?(?:think|tool_\w+|arg_\w+)>")
 _TEMPLATES = Path(__file__).parent / "templates"
 MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
 
@@ -61,7 +64,7 @@ MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_2409
 @functools.cache
 def prompt_renderer(name: str) -> PromptRenderer:
     """The renderer with a template."""
-    renderer = _base_renderer()
+    renderer = base_renderer()
     from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
     from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
 
@@ -77,14 +80,14 @@ def prompt_renderer(name: str) -> PromptRenderer:
 @functools.cache
 def mistral_renderer() -> PromptRenderer:
     """A renderer with a mistral-common tokenizer."""
-    base = _base_renderer()
+    base = base_renderer()
     from vllm.renderers.mistral import MistralRenderer  # noqa: PLC0415
     from vllm.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
 
     from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
     from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
 
-    folder = _temporary_folder()
+    folder = temporary_folder()
     shutil.copy(MISTRAL_TOKENIZER, folder / "tekken.json")
     mistral = cast("Any", MistralTokenizer).from_pretrained(folder)
     return PromptRenderer(
@@ -97,12 +100,12 @@ def mistral_renderer() -> PromptRenderer:
 
 def model_config() -> Any:
     """VLLM's configuration of the model that all renderers here share."""
-    return _base_renderer().model_config
+    return base_renderer().model_config
 
 
 def tokenizer() -> Any:
     """The tokenizer that all renderers but Mistral's share."""
-    return _base_renderer().get_tokenizer()
+    return base_renderer().get_tokenizer()
 
 
 def token_ids(text: str) -> tuple[int, ...]:
@@ -122,9 +125,10 @@ def _embedded() -> Any:
 
 
 @functools.cache
-def _base_renderer() -> Any:
-    folder = _temporary_folder()
-    _write_tokenizer(Path(_embedded().path_or_name), folder)
+def base_renderer() -> Any:
+    """VLLM's renderer with the shared tokenizer."""
+    folder = temporary_folder()
+    write_tokenizer(folder, _SPECIAL_TOKENS, begin=BEGIN)
     environment.prepare(VllmConfig(model=str(folder), model_name="tokenizer", device=Device.CPU))
     environment.import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
@@ -138,19 +142,32 @@ def _base_renderer() -> Any:
     return renderer
 
 
-def _temporary_folder() -> Path:
+def temporary_folder() -> Path:
+    """A new folder, which is removed when the process ends."""
     folder = tempfile.mkdtemp(prefix="precall-tokenizer-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
-def _write_tokenizer(model: Path, folder: Path) -> None:
+def write_tokenizer(
+    folder: Path, tokens: Collection[str], *, begin: str = "", vocabulary: int | None = None
+) -> dict[str, int]:
+    """Writes the embedded model's tokenizer and configuration, with more tokens. Returns their ids.
+
+    Those that look like tags of XML are not special, as in the tokenizers of models that have such.
+    If there is a token to begin with, the tokenizer puts it before each text. A tokenizer with the
+    first tokens of the vocabulary alone splits texts into more tokens, and is read much faster.
+    """
+    model = Path(_embedded().path_or_name)
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         shutil.copy(model / name, folder)
     tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    _shorten(tokenizer["model"], vocabulary)
+    known = {token["content"] for token in tokenizer["added_tokens"]}
     first = 1 + max(
         *(token["id"] for token in tokenizer["added_tokens"]), *tokenizer["model"]["vocab"].values()
     )
+    ids = {text: first + index for index, text in enumerate(t for t in tokens if t not in known)}
     tokenizer["added_tokens"] += [
         {
             "id": token_id,
@@ -159,16 +176,24 @@ def _write_tokenizer(model: Path, folder: Path) -> None:
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": True,
+            "special": not _TAG.fullmatch(content),
         }
-        for token_id, content in enumerate(_SPECIAL_TOKENS, start=first)
+        for content, token_id in ids.items()
     ]
-    begin_id = first + _SPECIAL_TOKENS.index(BEGIN)
-    sequence, begin = {"Sequence": {"id": "A", "type_id": 0}}, {"id": BEGIN, "type_id": 0}
-    tokenizer["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": begin}, sequence],
-        "pair": [sequence, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {BEGIN: {"id": BEGIN, "ids": [begin_id], "tokens": [BEGIN]}},
-    }
+    if begin:
+        sequence, token = {"Sequence": {"id": "A", "type_id": 0}}, {"id": begin, "type_id": 0}
+        tokenizer["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": token}, sequence],
+            "pair": [sequence, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {begin: {"id": begin, "ids": [ids[begin]], "tokens": [begin]}},
+        }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+
+
+def _shorten(model: dict[str, Any], vocabulary: int | None) -> None:
+    """Leaves the first tokens, which are special ones, bytes, and the most frequent pairs."""
+    kept = {text: number for text, number in model["vocab"].items() if number < (vocabulary or 1e9)}
+    model["vocab"] = kept
+    model["merges"] = [[one, two] for one, two in model["merges"] if one + two in kept]
