@@ -16,14 +16,18 @@ _TIMEOUT_S = 300
 
 
 def share_engine(items: list[pytest.Item], folder: Path) -> None:
-    """Puts the folder's tests on one event loop; tests that kill the engine run last."""
+    """Puts the folder's tests on one event loop.
+
+    Tests that kill the engine run last, but for those that start others in its place.
+    """
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.engine)
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
             if pytest_asyncio.is_async_test(item):
                 item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-    items.sort(key=lambda item: "kill_engine" in getattr(item, "fixturenames", ()))
+    last = ("tiny_engine", "kill_engine")
+    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in last])
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

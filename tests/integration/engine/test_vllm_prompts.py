@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
-
-from precall_service.domain.messages import Message, ToolMessage, Transcript, UserMessage
+from precall_service.domain.messages import UserMessage
 from precall_service.domain.turn import GenerationSettings
 from precall_service.engine.base import Engine, Finish, Prompt
+from tests.support.engine_prompts import answers, appended, rendered_afresh, tokenizer
 from tests.support.steps import (
     NONE,
     REQUIRED,
@@ -18,36 +17,12 @@ from tests.support.steps import (
     step_spec,
 )
 
-if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
-    from precall_service.engine.vllm.engine import VllmEngine
-
 QUESTION = asked(
     "What is the weather in Paris, and what time is it in Rome?",
     declared("get_weather"),
     declared("get_time"),
     system_prompt="You answer with what the functions say.",
 )
-
-
-def tokenizer(engine: Engine) -> Any:
-    llm = cast("VllmEngine", engine)._llm  # pyright: ignore[reportPrivateUsage]
-    return llm.renderer.get_tokenizer()
-
-
-async def appended(
-    engine: Engine, prompt: Prompt, said: Said, transcript: Transcript, *following: Message
-) -> Prompt:
-    """Appends to the prompt and compares the result with a rendering of the whole transcript."""
-    longer = await engine.append(prompt, said.end, transcript, following)
-    whole = await engine.render(after(transcript, *following))
-    decode, encode = tokenizer(engine).decode, tokenizer(engine).encode
-    assert decode(longer.token_ids) == decode(whole.token_ids)
-    tokens = said.end.token_ids
-    if tuple(encode(decode(tokens), add_special_tokens=False)) == tokens:  # as the template would
-        assert longer == whole
-    renderer = cast("VllmEngine", engine)._renderer  # pyright: ignore[reportPrivateUsage]
-    assert renderer.rendered_afresh == 0
-    return longer
 
 
 def cached_at_least(engine: Engine, prompt: Prompt, said: Said) -> int:
@@ -57,14 +32,6 @@ def cached_at_least(engine: Engine, prompt: Prompt, said: Said) -> int:
     """
     block = engine.info.kv_block_tokens
     return (len(prompt) + len(said.end.token_ids) - 1) // block * block
-
-
-def answers(said: Said) -> list[ToolMessage]:
-    texts = ("It is sunny in Paris.", "It is 9:15 in Rome.")
-    return [
-        ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text=texts[number % 2])
-        for number, call in enumerate(said.calls)
-    ]
 
 
 async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> None:
@@ -83,6 +50,7 @@ async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> 
     said = await heard(engine.generate(prompt, spec))
     transcript = after(transcript, said.message)
     await appended(engine, prompt, said, transcript, UserMessage(text="Thank you"))
+    assert rendered_afresh(engine) == 0
 
 
 async def test_calls_have_the_template_s_form(vllm_engine: Engine) -> None:
@@ -101,6 +69,7 @@ async def test_a_step_cut_by_a_limit_is_continued(vllm_engine: Engine) -> None:
     assert said.end.finish is Finish.LENGTH
     transcript = after(chat, said.message)
     longer = await appended(vllm_engine, prompt, said, transcript, UserMessage(text="Go on."))
+    assert rendered_afresh(vllm_engine) == 0
     again = await heard(vllm_engine.generate(longer, step_spec(max_tokens=1)))
     assert again.end.cached_tokens >= cached_at_least(vllm_engine, prompt, said)
 

@@ -1,0 +1,96 @@
+"""The real engine runs each main family's path: its template, its grammar, its parser, its steps.
+
+The models are tiny and of random weights. They write calls because their grammars leave nothing
+else, and each call must be read; what is appended must be what the template writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from precall_service.domain.messages import Transcript, UserMessage
+from precall_service.engine.base import Engine, Feature
+from precall_service.engine.findings import Subject
+from precall_service.engine.vllm.factory import VllmEngineFactory
+from tests.support.engine_keeper import EngineKeeper
+from tests.support.engine_prompts import answers, appended, rendered_afresh
+from tests.support.steps import NONE, REQUIRED, after, declared, heard, named, step_spec
+from tests.support.tiny_models import GEMMA4, GPT_OSS, LLAMA, MISTRAL, QWEN3, TinyModel, write_model
+
+SCHEMA = """{
+  "type": "object",
+  "properties": {
+    "city": {"enum": ["Paris", "Montréal"]},
+    "days": {"type": "integer", "minimum": 1, "maximum": 9}
+  },
+  "required": ["city", "days"],
+  "additionalProperties": false
+}"""
+"""A model of random weights ends no free text, so there is none."""
+TOOLS = (declared("get_weather", SCHEMA), declared("get_time", SCHEMA))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tiny_engine(
+    tiny: TinyModel, tmp_path: Path, engine_keeper: EngineKeeper
+) -> AsyncGenerator[Engine]:
+    """An engine of its own for one test; the shared one is ended first."""
+    await engine_keeper.close()
+    config = write_model(tiny, tmp_path)
+    engine = await VllmEngineFactory(config)(lambda _stage, _fraction: None)
+    yield engine
+    await engine.close()
+
+
+def question(model: TinyModel) -> Transcript:
+    return Transcript(
+        messages=(UserMessage(text="How is Paris, and what time is it?"),),
+        system_prompt="Be brief.",
+        tools=TOOLS,
+        template_variables=model.variables,
+    )
+
+
+@pytest.mark.parametrize("tiny", [QWEN3, LLAMA, MISTRAL, GPT_OSS], ids=lambda tiny: tiny.template)
+async def test_a_turn_of_required_calls(tiny: TinyModel, tiny_engine: Engine) -> None:
+    assert tiny_engine.info.findings.hold(Subject.REQUIRED_CALLS)
+    transcript = question(tiny)
+    prompt = await tiny_engine.render(transcript)
+    for choice in (REQUIRED, named("get_time")):
+        spec = step_spec(
+            max_tokens=100, tools=TOOLS, tool_choice=choice, template_variables=tiny.variables
+        )
+        said = await heard(tiny_engine.generate(prompt, spec))
+        (arguments,) = said.arguments
+        assert arguments["city"] in {"Paris", "Montréal"}
+        assert arguments["days"] in range(1, 10)
+        assert said.calls[0].tool_name == choice.tool_name or choice is REQUIRED
+        called = after(transcript, said.message)
+        prompt = await appended(tiny_engine, prompt, said, called, *answers(said))
+        transcript = after(called, *answers(said))
+    assert rendered_afresh(tiny_engine) == 0
+    await answered(tiny, tiny_engine, transcript)
+
+
+@pytest.mark.parametrize("tiny", [GEMMA4], ids=lambda tiny: tiny.template)
+async def test_a_turn_without_a_grammar(tiny: TinyModel, tiny_engine: Engine) -> None:
+    """Nothing holds these models to calls, so a model of random weights makes none."""
+    assert Feature.TOOL_CALLS in tiny_engine.info.features
+    assert not tiny_engine.info.findings.hold(Subject.REQUIRED_CALLS)
+    await answered(tiny, tiny_engine, question(tiny))
+
+
+async def answered(model: TinyModel, engine: Engine, transcript: Transcript) -> None:
+    """An answer, and the user's next message."""
+    prompt = await engine.render(transcript)
+    spec = step_spec(
+        max_tokens=8, tools=TOOLS, tool_choice=NONE, template_variables=model.variables
+    )
+    said = await heard(engine.generate(prompt, spec))
+    assert not said.calls
+    transcript = after(transcript, said.message)
+    await appended(engine, prompt, said, transcript, UserMessage(text="Thank you"))
