@@ -25,3 +25,9 @@ def fits(pattern: str, text: str) -> bool:
     """Whether a model could write this text under a pattern."""
     (found,) = derivable({"type": "string", "pattern": pattern}, [text])
     return found
+
+
+def allowed(structural_tag: str, text: str) -> bool:
+    """Whether a model could write this text under a structural tag."""
+    grammar = Grammar.from_structural_tag(structural_tag)
+    return _is_grammar_accept_string(grammar, text)
