@@ -45,6 +45,9 @@ MODEL_TYPES: Final = {
 }
 """The `model_type` of the models whose family it tells."""
 
+_TOKENIZER_SETTINGS: Final = {"tencent-Hy3": {"token_suffix": ":opensource"}}
+"""What a parser looks for in the configuration of its family's tokenizer."""
+
 _RENDERER_MODES: Final = {
     "deepseek_v32": "deepseek_v32",
     "deepseek_v4": "deepseek_v4",
@@ -55,8 +58,15 @@ _RENDERER_MODES: Final = {
 _VOCABULARY: Final = 4096
 """The tokens of a family's tokenizer before its special ones."""
 
-_UNSPELLED: Final = {"meta-llama-Llama-3.2-3B-Instruct": ("<|python_tag|>",)}
-"""Special tokens that a family's parser needs and its template does not spell."""
+_UNSPELLED: Final = {
+    "meta-llama-Llama-3.2-3B-Instruct": ("<|python_tag|>",),
+    "tencent-Hy3": tuple(
+        f"<{slash}{tag}:opensource>"
+        for tag in ("think", "tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
+        for slash in ("", "/")
+    ),
+}
+"""Special tokens that a family's parser needs and its template does not spell as a whole."""
 
 _SPECIAL: Final = re.compile(
     r"<\|[^|<>\s'\"{}]+\|?>|<[a-z_]+\|>|<｜[^｜<>\s]+｜>"  # noqa: RUF001 the bars are part of tokens
@@ -123,7 +133,11 @@ def family_tokenizer(name: str, place: Path, *more: str) -> dict[str, int]:
     tokens = [*dict.fromkeys((*more, *special_tokens(name)))]
     if MODEL_TYPES.get(name) == "gpt_oss":
         return write_harmony_tokenizer(place, tokens)
-    return write_tokenizer(place, tokens, vocabulary=_VOCABULARY)
+    ids = write_tokenizer(place, tokens, vocabulary=_VOCABULARY)
+    path = place / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | _TOKENIZER_SETTINGS.get(name, {})
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return ids
 
 
 @functools.lru_cache(2)  # each has tokenizers of its own

@@ -56,7 +56,7 @@ _SPECIAL_TOKENS = (
     *("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
     *("<think>", "</think>", "<tool_response>", "</tool_response>"),
 )
-_TAG = re.compile(r"</?(?:\w+:)?(?:think|tool_\w+|arg_\w+)>")
+_TAG = re.compile(r"</?(?:\w+:)?(?:think|tool_\w+|arg_\w+)(?::\w+)?>")
 _TEMPLATES = Path(__file__).parent / "templates"
 MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_240911.json"
 
