@@ -119,11 +119,18 @@ def _gemma(start: str, end: str, quote: str) -> Writer:
 
 
 def _kimi_k3(calls: Sequence[Call]) -> str:
-    kinds: dict[type[object], str] = {str: "string", int: "number", float: "number"}
-    kinds |= {bool: "boolean", dict: "object"}
-
     def kind(value: object) -> str:
-        return kinds.get(type(value), "array")
+        match value:
+            case str():
+                return "string"
+            case bool():
+                return "boolean"
+            case int() | float():
+                return "number"
+            case dict():
+                return "object"
+            case _:
+                return "array"
 
     texts = [
         f'<|open|>call tool="{name}" index="{number}"<|sep|>'
