@@ -24,6 +24,7 @@ from precall_service.engine.base import (
     GenerationRefusedError,
     Priority,
 )
+from precall_service.engine.findings import Subject
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.environment import describe_environment
 from precall_service.engine.vllm.factory import VllmEngineFactory
@@ -50,6 +51,9 @@ def silent(_stage: str, _fraction: float | None) -> None:
 
 def test_the_embedded_model_can_do_everything(vllm_engine: Engine) -> None:
     assert vllm_engine.info.features == frozenset(Feature)
+    findings = vllm_engine.info.findings
+    assert {finding.subject for finding in findings.each} == set(Subject)
+    assert not [finding for finding in findings.each if finding.limits]
 
 
 async def test_a_start_reports_its_stages(vllm_engine: Engine, engine_keeper: EngineKeeper) -> None:

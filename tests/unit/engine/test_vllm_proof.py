@@ -199,7 +199,8 @@ def other_grammar() -> Generator[str]:
         supports_required_and_named = False
 
         def adjust_request(self, request: Any) -> Any:
-            if request.tools and request.tool_choice not in {None, "auto", "none"}:
+            choice = request.tool_choice
+            if request.tools and not (isinstance(choice, str) and choice in {"auto", "none"}):
                 request.structured_outputs = StructuredOutputsParams(json={"type": "object"})
             return request
 
