@@ -193,6 +193,7 @@ class MistralCallParser(CallParser, MistralToolParser):
 
     engine_based_streaming = False
     form = call_forms.MISTRAL
+    thought = ("[THINK]", "[/THINK]")
 
 
 class InternlmCallParser(CallParser):
@@ -307,6 +308,13 @@ def reading_calls(parser_class: type[Parser]) -> type[Parser]:
     if own is not None:
         parser_class.tool_parser_cls = _READ_HERE.get(own, own)
     return parser_class
+
+
+def own_opening(tool_parser: ToolParser | None) -> str:
+    """What opens a thought, if a parser of ours reads it instead of vLLM's; else an empty text."""
+    if not isinstance(tool_parser, CallParser) or tool_parser.thought is THOUGHT_MARKS:
+        return ""
+    return tool_parser.thought[0]
 
 
 def _whole(reads: Iterable[Read]) -> tuple[str, list[tuple[str, str]]]:

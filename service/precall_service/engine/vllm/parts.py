@@ -24,7 +24,7 @@ from precall_service.engine.base import EngineStartError
 from precall_service.engine.families import Parsers, choose_parsers, missing_package
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.branching import THINKING
-from precall_service.engine.vllm.call_parsers import reading_calls
+from precall_service.engine.vllm.call_parsers import own_opening, reading_calls
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.parsing import SpecialTokens
 from precall_service.engine.vllm.plain_text import plain_texts
@@ -173,8 +173,10 @@ def _plans(
 
 def _marks(plans: StepPlans, tokenizer: TokenizerLike) -> ReasoningMarks | None:
     plan = plans.plan((), ToolChoice(), THINKING)
-    parser = None if plan.make_parser is None else plan.make_parser().reasoning_parser
-    return None if parser is None else reasoning_marks(parser, tokenizer)
+    parser = None if plan.make_parser is None else plan.make_parser()
+    if parser is None or parser.reasoning_parser is None:
+        return None
+    return reasoning_marks(parser.reasoning_parser, tokenizer, own_opening(parser.tool_parser))
 
 
 def _stop_token_ids(renderer: BaseRenderer[Any], model_config: ModelConfig) -> frozenset[int]:

@@ -167,7 +167,7 @@ class ReadBack:
         """
         if self._marks is None or skeletons.THOUGHT in written.text:
             return written
-        begun = "" if self.opens_thought(written) else self._marks.start
+        begun = "" if self.opens_thought(written) else self._marks.opening
         thought = f"{begun}{skeletons.THOUGHT}{self._marks.end}"
         return self.as_written(written.prompt, f"{thought}\n\n{self.without_thought(written)}")
 

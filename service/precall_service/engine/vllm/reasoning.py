@@ -23,8 +23,12 @@ from vllm.tokenizers import TokenizerLike
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningMarks:
-    """The texts around a model's reasoning, each of which is one token."""
+    """The texts around a model's reasoning, each of which is one token.
 
+    `opening` is what the model writes first: `start`, and in some families a word after it.
+    """
+
+    opening: str
     start: str
     start_id: int
     end: str
@@ -37,7 +41,9 @@ class ReasoningMarks:
         return last == self.start_id
 
 
-def reasoning_marks(parser: ReasoningParser, tokenizer: TokenizerLike) -> ReasoningMarks | None:
+def reasoning_marks(
+    parser: ReasoningParser, tokenizer: TokenizerLike, opening: str = ""
+) -> ReasoningMarks | None:
     """The marks that a reasoning parser looks for; None if they are not single tokens."""
     start, end = parser.reasoning_start_str, parser.reasoning_end_str
     if not start or not end:
@@ -45,7 +51,9 @@ def reasoning_marks(parser: ReasoningParser, tokenizer: TokenizerLike) -> Reason
     start_ids, end_ids = [tokenizer.encode(text, add_special_tokens=False) for text in (start, end)]
     if len(start_ids) != 1 or len(end_ids) != 1:
         return None
-    return ReasoningMarks(start=start, start_id=start_ids[0], end=end, end_id=end_ids[0])
+    return ReasoningMarks(
+        opening=opening or start, start=start, start_id=start_ids[0], end=end, end_id=end_ids[0]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
