@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from precall_service.domain.messages import Transcript, UserMessage
-from precall_service.engine.base import Engine, Feature
+from precall_service.domain.messages import Message, Transcript, UserMessage
+from precall_service.engine.base import Engine, Feature, Prompt
 from precall_service.engine.findings import Subject
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from tests.support.engine_keeper import EngineKeeper
-from tests.support.engine_prompts import answers, appended, rendered_afresh
-from tests.support.steps import NONE, REQUIRED, after, declared, heard, named, step_spec
+from tests.support.engine_prompts import answers, rendered_afresh
+from tests.support.steps import NONE, REQUIRED, Said, after, declared, heard, named, step_spec
 from tests.support.tiny_models import GEMMA4, GPT_OSS, LLAMA, MISTRAL, QWEN3, TinyModel, write_model
 
 SCHEMA = """{
@@ -70,7 +70,7 @@ async def test_a_turn_of_required_calls(tiny: TinyModel, tiny_engine: Engine) ->
         assert arguments["days"] in range(1, 10)
         assert said.calls[0].tool_name == choice.tool_name or choice is REQUIRED
         called = after(transcript, said.message)
-        prompt = await appended(tiny_engine, prompt, said, called, *answers(said))
+        prompt = await continued(tiny_engine, prompt, said, called, *answers(said))
         transcript = after(called, *answers(said))
     assert rendered_afresh(tiny_engine) == 0
     await answered(tiny, tiny_engine, transcript)
@@ -93,4 +93,29 @@ async def answered(model: TinyModel, engine: Engine, transcript: Transcript) -> 
     said = await heard(engine.generate(prompt, spec))
     assert not said.calls
     transcript = after(transcript, said.message)
-    await appended(engine, prompt, said, transcript, UserMessage(text="Thank you"))
+    following = UserMessage(text="Thank you")
+    longer = await engine.append(prompt, said.end, transcript, [following])
+    assert longer == await engine.render(after(transcript, following)) or not rewritten(engine)
+
+
+def rewritten(engine: Engine) -> bool:
+    """Whether each new turn is a rendering of the whole."""
+    return not engine.info.findings.hold(Subject.HISTORY)
+
+
+async def continued(
+    engine: Engine, prompt: Prompt, said: Said, transcript: Transcript, *following: Message
+) -> Prompt:
+    """Appends, and compares what is added to the model's tokens with the template's rendering.
+
+    The head of a message may be written otherwise in a history: without the empty thought of
+    Qwen3, for example.
+    """
+    longer = await engine.append(prompt, said.end, transcript, following)
+    whole = await engine.render(after(transcript, *following))
+    kept = prompt.token_ids + said.end.token_ids[:-1]
+    added = longer.token_ids[len(kept) :]
+    assert longer.token_ids[: len(kept)] == kept
+    assert added
+    assert whole.token_ids[-len(added) :] == added
+    return longer
