@@ -129,8 +129,6 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.mark.parametrize("name", read_families())
 def test_a_call_arrives_equal_or_is_refused(name: str, runner: asyncio.Runner) -> None:
     found = family(name)
-    if not runner.run(written(found, "plain", {"text": "a"})).text:
-        pytest.skip("the template leaves calls out of the history, so nothing can be read back")
 
     @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
     @given(CALLS, SIZES)
@@ -145,7 +143,8 @@ def test_a_call_arrives_equal_or_is_refused(name: str, runner: asyncio.Runner) -
             calls,
         )
         # Some templates spell booleans and accents otherwise than grammars do: as Python, escaped.
-        if called[0] == "plain" and not {"exact", "kind"} & called[1].keys():
+        # A call that is refused because it holds its own mark is not one that a grammar allows.
+        if calls and called[0] == "plain" and not {"exact", "kind"} & called[1].keys():
             # Grammars hold from the end of the thought on, which some templates write though empty.
             said = without_thought(found, message)
             assert allowed_by_grammar(found, said), said

@@ -30,6 +30,7 @@ _COLUMNS: Final[Mapping[Subject, str]] = {
     Subject.HISTORY: "new turns",
 }
 _WORDS: Final = {Standing.HOLDS: "yes", Standing.LIMITED: "limited", Standing.FAILS: "no"}
+_SILENT: Final = re.compile(r"the chat template leaves calls out of the history.*\n  (.*)")
 _ROW: Final = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<parsers>[^|]*) \| (?P<calls>\w+) \|", re.M)
 
 
@@ -62,9 +63,14 @@ def refreshed(text: str, families: Iterable[Proved]) -> str:
 
 
 def read_families() -> list[str]:
-    """The families of the document whose calls are read."""
-    rows = _ROW.finditer(DOCUMENT.read_text(encoding="utf-8"))
-    return [row["name"] for row in rows if row["calls"] != "no"]
+    """The families of the document whose calls are written by the template and read back."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    silent = _SILENT.findall(text)
+    return [
+        row["name"]
+        for row in _ROW.finditer(text)
+        if row["calls"] != "no" and not any(f"`{row['name']}`" in names for names in silent)
+    ]
 
 
 async def _proved(name: str) -> Proved:
