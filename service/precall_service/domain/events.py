@@ -175,6 +175,18 @@ class FrameRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class LoosenedKeyword:
+    """A keyword of a tool's schema that does not bind the model while it writes a call."""
+
+    path: str = ""
+    """Its place in the schema, such as "$.properties.url.pattern", with references followed and
+    `allOf` merged: the part that a property refers to is named as if it stood there. "$" is the
+    whole schema."""
+    reason: str = ""
+    """Why it does not bind the model, or not exactly."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolRegistration:
     """The outcome for one declared tool."""
 
@@ -185,6 +197,12 @@ class ToolRegistration:
     error: ServiceError | None = None
     """Set if the tool was refused: what was wrong, where, the limit, and what to do (see
     FrameRejected.error)."""
+    loosened: tuple[LoosenedKeyword, ...] = ()
+    """The keywords of the input schema that do not bind the model while it writes the arguments.
+    Arguments are checked against the whole schema before a handler runs, and the model is told what
+    does not fit. So a loosened keyword may cost another step, but lets nothing through. Empty if
+    every keyword binds the model, if the server does not hold calls to their schemas at all, and if
+    its engine was not ready at the time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,18 @@ def frame_rejected(value: events.FrameRejected) -> common_pb2.FrameRejected:
     )
 
 
+def loosened_keyword(value: events.LoosenedKeyword) -> tool_pb2.LoosenedKeyword:
+    """LoosenedKeyword as a message."""
+    return tool_pb2.LoosenedKeyword(path=value.path, reason=value.reason)
+
+
 def tool_registration(value: events.ToolRegistration) -> tool_pb2.ToolRegistration:
     """ToolRegistration as a message."""
     return tool_pb2.ToolRegistration(
         name=value.name,
         version=value.version,
         error=None if value.error is None else to_status(value.error),
+        loosened=[loosened_keyword(each) for each in value.loosened],
     )
 
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15precall/v1/tool.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xd2\x02\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x19\n\x11input_schema_json\x18\x04 \x01(\t\x12\x1a\n\x12output_schema_json\x18\x05 \x01(\t\x12(\n\x07\x65\x66\x66\x65\x63ts\x18\x06 \x01(\x0b\x32\x17.precall.v1.ToolEffects\x12*\n\x05\x63\x61\x63he\x18\x07 \x01(\x0b\x32\x1b.precall.v1.ToolCachePolicy\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_concurrency\x18\t \x01(\r\x12\x12\n\nrate_limit\x18\n \x01(\r\x12\x30\n\rrate_interval\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb7\x01\n\x0bToolEffects\x12\x11\n\tread_only\x18\x01 \x01(\x08\x12\x18\n\x10speculation_safe\x18\x02 \x01(\x08\x12\x12\n\nidempotent\x18\x03 \x01(\x08\x12\x12\n\nopen_world\x18\x04 \x01(\x08\x12\x19\n\x11requires_approval\x18\x05 \x01(\x08\x12\x19\n\x11\x61pproval_may_edit\x18\x06 \x01(\x08\x12\r\n\x05reads\x18\x07 \x03(\t\x12\x0e\n\x06writes\x18\x08 \x03(\t\"`\n\x0fToolCachePolicy\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x05scope\x18\x02 \x01(\x0e\x32\x16.precall.v1.CacheScope\"0\n\rRegisterTools\x12\x1f\n\x05tools\x18\x01 \x03(\x0b\x32\x10.precall.v1.Tool\"^\n\x0fToolsRegistered\x12\x16\n\x0e\x66rame_sequence\x18\x01 \x01(\x04\x12\x33\n\rregistrations\x18\x02 \x03(\x0b\x32\x1c.precall.v1.ToolRegistration\"T\n\x10ToolRegistration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\x1e\n\rWithdrawTools\x12\r\n\x05names\x18\x01 \x03(\t\"N\n\x0eToolsWithdrawn\x12\x16\n\x0e\x66rame_sequence\x18\x01 \x01(\x04\x12\r\n\x05names\x18\x02 \x03(\t\x12\x15\n\runknown_names\x18\x03 \x03(\t\"1\n\x13SharedToolSelection\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\r\n\x05names\x18\x02 \x03(\t\"N\n\nSharedTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\";\n\x12SharedToolsChanged\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.precall.v1.SharedTool*_\n\nCacheScope\x12\x1b\n\x17\x43\x41\x43HE_SCOPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41\x43HE_SCOPE_CONVERSATION\x10\x01\x12\x16\n\x12\x43\x41\x43HE_SCOPE_TENANT\x10\x02\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15precall/v1/tool.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xd2\x02\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x19\n\x11input_schema_json\x18\x04 \x01(\t\x12\x1a\n\x12output_schema_json\x18\x05 \x01(\t\x12(\n\x07\x65\x66\x66\x65\x63ts\x18\x06 \x01(\x0b\x32\x17.precall.v1.ToolEffects\x12*\n\x05\x63\x61\x63he\x18\x07 \x01(\x0b\x32\x1b.precall.v1.ToolCachePolicy\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_concurrency\x18\t \x01(\r\x12\x12\n\nrate_limit\x18\n \x01(\r\x12\x30\n\rrate_interval\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb7\x01\n\x0bToolEffects\x12\x11\n\tread_only\x18\x01 \x01(\x08\x12\x18\n\x10speculation_safe\x18\x02 \x01(\x08\x12\x12\n\nidempotent\x18\x03 \x01(\x08\x12\x12\n\nopen_world\x18\x04 \x01(\x08\x12\x19\n\x11requires_approval\x18\x05 \x01(\x08\x12\x19\n\x11\x61pproval_may_edit\x18\x06 \x01(\x08\x12\r\n\x05reads\x18\x07 \x03(\t\x12\x0e\n\x06writes\x18\x08 \x03(\t\"`\n\x0fToolCachePolicy\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x05scope\x18\x02 \x01(\x0e\x32\x16.precall.v1.CacheScope\"0\n\rRegisterTools\x12\x1f\n\x05tools\x18\x01 \x03(\x0b\x32\x10.precall.v1.Tool\"^\n\x0fToolsRegistered\x12\x16\n\x0e\x66rame_sequence\x18\x01 \x01(\x04\x12\x33\n\rregistrations\x18\x02 \x03(\x0b\x32\x1c.precall.v1.ToolRegistration\"\x83\x01\n\x10ToolRegistration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12-\n\x08loosened\x18\x04 \x03(\x0b\x32\x1b.precall.v1.LoosenedKeyword\"/\n\x0fLoosenedKeyword\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1e\n\rWithdrawTools\x12\r\n\x05names\x18\x01 \x03(\t\"N\n\x0eToolsWithdrawn\x12\x16\n\x0e\x66rame_sequence\x18\x01 \x01(\x04\x12\r\n\x05names\x18\x02 \x03(\t\x12\x15\n\runknown_names\x18\x03 \x03(\t\"1\n\x13SharedToolSelection\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\r\n\x05names\x18\x02 \x03(\t\"N\n\nSharedTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\";\n\x12SharedToolsChanged\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.precall.v1.SharedTool*_\n\nCacheScope\x12\x1b\n\x17\x43\x41\x43HE_SCOPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41\x43HE_SCOPE_CONVERSATION\x10\x01\x12\x16\n\x12\x43\x41\x43HE_SCOPE_TENANT\x10\x02\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'precall.v1.tool_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z9github.com/precall/precall/clients/go/precallv1;precallv1'
-  _globals['_CACHESCOPE']._serialized_start=1255
-  _globals['_CACHESCOPE']._serialized_end=1350
+  _globals['_CACHESCOPE']._serialized_start=1352
+  _globals['_CACHESCOPE']._serialized_end=1447
   _globals['_TOOL']._serialized_start=95
   _globals['_TOOL']._serialized_end=433
   _globals['_TOOLEFFECTS']._serialized_start=436
@@ -46,16 +46,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERTOOLS']._serialized_end=767
   _globals['_TOOLSREGISTERED']._serialized_start=769
   _globals['_TOOLSREGISTERED']._serialized_end=863
-  _globals['_TOOLREGISTRATION']._serialized_start=865
-  _globals['_TOOLREGISTRATION']._serialized_end=949
-  _globals['_WITHDRAWTOOLS']._serialized_start=951
-  _globals['_WITHDRAWTOOLS']._serialized_end=981
-  _globals['_TOOLSWITHDRAWN']._serialized_start=983
-  _globals['_TOOLSWITHDRAWN']._serialized_end=1061
-  _globals['_SHAREDTOOLSELECTION']._serialized_start=1063
-  _globals['_SHAREDTOOLSELECTION']._serialized_end=1112
-  _globals['_SHAREDTOOL']._serialized_start=1114
-  _globals['_SHAREDTOOL']._serialized_end=1192
-  _globals['_SHAREDTOOLSCHANGED']._serialized_start=1194
-  _globals['_SHAREDTOOLSCHANGED']._serialized_end=1253
+  _globals['_TOOLREGISTRATION']._serialized_start=866
+  _globals['_TOOLREGISTRATION']._serialized_end=997
+  _globals['_LOOSENEDKEYWORD']._serialized_start=999
+  _globals['_LOOSENEDKEYWORD']._serialized_end=1046
+  _globals['_WITHDRAWTOOLS']._serialized_start=1048
+  _globals['_WITHDRAWTOOLS']._serialized_end=1078
+  _globals['_TOOLSWITHDRAWN']._serialized_start=1080
+  _globals['_TOOLSWITHDRAWN']._serialized_end=1158
+  _globals['_SHAREDTOOLSELECTION']._serialized_start=1160
+  _globals['_SHAREDTOOLSELECTION']._serialized_end=1209
+  _globals['_SHAREDTOOL']._serialized_start=1211
+  _globals['_SHAREDTOOL']._serialized_end=1289
+  _globals['_SHAREDTOOLSCHANGED']._serialized_start=1291
+  _globals['_SHAREDTOOLSCHANGED']._serialized_end=1350
 # @@protoc_insertion_point(module_scope)

@@ -273,6 +273,7 @@ class ToolRegistration(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    LOOSENED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The tool's name, as declared."""
     version: _builtins.str
@@ -281,20 +282,57 @@ class ToolRegistration(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Set if the tool was refused: what was wrong, where, the limit, and what to do (see FrameRejected.error)."""
 
+    @_builtins.property
+    def loosened(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoosenedKeyword]:
+        """The keywords of the input schema that do not bind the model while it writes the arguments. Arguments are checked
+        against the whole schema before a handler runs, and the model is told what does not fit. So a loosened keyword may
+        cost another step, but lets nothing through. Empty if every keyword binds the model, if the server does not hold
+        calls to their schemas at all, and if its engine was not ready at the time.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         version: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        loosened: _abc.Iterable[Global___LoosenedKeyword] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "loosened", b"loosened", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolRegistration: _TypeAlias = ToolRegistration  # noqa: Y015
+
+@_typing.final
+class LoosenedKeyword(_message.Message):
+    """A keyword of a tool's schema that does not bind the model while it writes a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Its place in the schema, such as "$.properties.url.pattern", with references followed and `allOf` merged: the part
+    that a property refers to is named as if it stood there. "$" is the whole schema.
+    """
+    reason: _builtins.str
+    """Why it does not bind the model, or not exactly."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoosenedKeyword: _TypeAlias = LoosenedKeyword  # noqa: Y015
 
 @_typing.final
 class WithdrawTools(_message.Message):
