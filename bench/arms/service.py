@@ -19,8 +19,10 @@ from precall_service import app
 from precall_service.agent.account import Happening, Sampled, TurnAccount
 from precall_service.agent.conversation import Conversation
 from precall_service.cli.launch import engine_config
+from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Message, Transcript
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
     Engine,
@@ -36,6 +38,9 @@ from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.settings import load_settings
 from precall_service.tools.link import HandlerAnswer
+
+TICK_S = 0.001
+"""How often the event loop is watched."""
 
 
 class ForcedCalls:
@@ -53,6 +58,9 @@ class ForcedCalls:
     @property
     def info(self) -> EngineInfo:
         return self._engine.info
+
+    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+        return await self._engine.judge(tools)
 
     async def render(self, transcript: Transcript) -> Prompt:
         return await self._engine.render(transcript)
@@ -205,6 +213,29 @@ class Gaps:
         return {"gaps_s": taken}
 
 
+class Pauses:
+    """How long the event loop lets nothing else run."""
+
+    def __init__(self) -> None:
+        self._longest_s = 0.0
+        self._watching: asyncio.Task[None] | None = None
+
+    async def take(self, _fields: JsonObject) -> JsonObject:
+        """Returns the longest pause since the last call; the first call begins to watch."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        longest_s, self._longest_s = self._longest_s, 0.0
+        return {"longest_s": longest_s}
+
+    async def _watch(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.perf_counter()
+            self._longest_s = max(self._longest_s, now - last - TICK_S)
+            last = now
+
+
 async def main(config: JsonObject, link: Link) -> None:
     """Serves until the bench ends."""
     engine_section = {name: config[name] for name in ("model", "device", "vllm")}
@@ -221,7 +252,7 @@ async def main(config: JsonObject, link: Link) -> None:
         bare.append(Bare(cast(Any, engine)._llm))
         return ForcedCalls(engine, forced_calls) if forced_calls else engine
 
-    gaps = Gaps()
+    gaps, pauses = Gaps(), Pauses()
     async with app.serve(
         settings, factory, model=model.display_name, on_progress=lambda _stage, _fraction: None
     ) as service:
@@ -232,6 +263,7 @@ async def main(config: JsonObject, link: Link) -> None:
             "continued": bare[0].continued,
             "generate": bare[0].generate,
             "gaps": gaps.take,
+            "pauses": pauses.take,
         }
         await link.answer({"address": service.address}, commands)
 

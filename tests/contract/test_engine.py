@@ -99,6 +99,12 @@ class EngineContract:
         assert info.kv_tokens >= info.context_tokens_max
         assert info.sequences_max > 0
 
+    async def test_a_tool_of_an_ordinary_schema_binds_the_model_as_a_whole(
+        self, engine: Engine
+    ) -> None:
+        assert [list(each) for each in await engine.judge([WEATHER, TIME])] == [[], []]
+        assert not await engine.judge([])
+
     async def test_renders_the_same_transcript_to_the_same_prompt(self, engine: Engine) -> None:
         assert await engine.render(QUESTION) == await engine.render(QUESTION)
         assert await engine.render(asked("Hello")) != await engine.render(asked("Goodbye"))

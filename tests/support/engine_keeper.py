@@ -7,8 +7,10 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     Engine,
     EngineDiedError,
@@ -99,6 +101,9 @@ class LentEngine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.info: EngineInfo = engine.info
+
+    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+        return await self._engine.judge(tools)
 
     async def render(self, transcript: Transcript) -> Prompt:
         return await self._engine.render(transcript)

@@ -9,12 +9,13 @@ from xgrammar import Grammar
 from xgrammar.testing import _is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
 
 from precall_service.domain.json import JsonObject, JsonValue
-from precall_service.engine.vllm.grammars import held_by_grammar, json_grammar
+from precall_service.engine.vllm.grammars import AS_JSON
+from precall_service.engine.vllm.tool_grammars import tool_grammar
 
 
 def derivable(schema: JsonObject, values: Sequence[JsonValue]) -> list[bool]:
     """Which of the values a model could write under the grammar of a schema."""
-    grammar = Grammar.from_ebnf(json_grammar(held_by_grammar(schema).schema))
+    grammar = Grammar.from_ebnf(tool_grammar(schema, [AS_JSON]).texts[AS_JSON])
     return [
         _is_grammar_accept_string(grammar, json.dumps(value, ensure_ascii=False))
         for value in values

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.messages import Message, Transcript
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     Chunk,
     EngineDiedError,
@@ -60,6 +62,8 @@ class ScriptedEngine:
         self.specs: list[StepSpec] = []
         self.prompts: list[Prompt] = []
         self.closed = False
+        self.loosened: Mapping[str, Sequence[LoosenedKeyword]] = {}
+        """What `judge` says of tools, by their names."""
         self.template_refusal = ""
         """If set, `render` and `append` raise a TemplateRefusedError with this message."""
 
@@ -74,6 +78,10 @@ class ScriptedEngine:
         for future in (self._dying(), *(turn for _, _, turn, _, _ in self._waiting)):
             if not future.done():
                 future.set_result(None)
+
+    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+        """As `Engine.judge`."""
+        return [self.loosened.get(tool.name, ()) for tool in tools]
 
     async def render(self, transcript: Transcript) -> Prompt:
         """As `Engine.render`."""

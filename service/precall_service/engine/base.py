@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
@@ -252,6 +253,18 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo:
         """The engine's identity and capacity."""
+        ...
+
+    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+        """The keywords of each tool's input schema that do not bind the model, with the reasons.
+
+        Whatever costs the engine much to hold calls to is found here, bounded in time and memory,
+        and not held. So a tool of any schema that was declared can be generated with. A generation
+        with tools that were not judged judges them first.
+
+        None are returned for an engine that holds calls to no schemas at all.
+        On cancel: the engine goes on, and keeps what it finds out.
+        """
         ...
 
     async def render(self, transcript: Transcript) -> Prompt:

@@ -6,12 +6,13 @@ A stand-in takes the place of vLLM.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from precall_service.domain.errors import Reason
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     CallBegun,
     EngineDiedError,
@@ -62,6 +63,16 @@ class FakeProcesses:
             self.output_handler.set_result(None)
 
 
+class GrammarsMadeHere:
+    """As a GrammarMaker, without a process."""
+
+    async def of(self, tools: Sequence[ToolDeclaration]) -> list[Any]:
+        from precall_service.engine.vllm.grammars import AS_JSON  # noqa: PLC0415
+        from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
+
+        return [tool_grammar(tool.input_schema, [AS_JSON]) for tool in tools]
+
+
 async def generated(
     spec: StepSpec,
     *,
@@ -102,12 +113,14 @@ def engine_of(
         plans.limit_calls()
     processes: Any = FakeProcesses(dead=dead)
     unused: Any = None
+    grammars: Any = GrammarsMadeHere()
     return VllmEngine(
         llm,
         info=unused,
         renderer=unused,
         branches=None,
         plans=plans,
+        grammars=grammars,
         special_tokens=SpecialTokens({}),
         processes=processes,
         stop_timeout_s=1.0,

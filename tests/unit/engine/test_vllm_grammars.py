@@ -18,11 +18,13 @@ def call_tag(begin: str, schema: JsonObject, style: str = "json") -> dict[str, A
 def written_as_templates_do(form: dict[str, Any]) -> dict[str, Any]:
     from precall_service.engine.vllm.grammars import (  # noqa: PLC0415
         CallForm,
+        arguments_grammar,
         as_templates_write,
     )
 
     tag = json.dumps({"type": "structural_tag", "format": form})
-    return json.loads(as_templates_write(tag, ["look"], CallForm(*MARKS)))["format"]
+    written = as_templates_write(tag, ["look"], CallForm(*MARKS), arguments_grammar)
+    return json.loads(written)["format"]
 
 
 def test_the_templates_own_form_is_kept_of_several() -> None:

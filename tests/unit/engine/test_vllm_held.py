@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 
-from precall_service.engine.vllm.grammars import held_by_grammar
-from precall_service.engine.vllm.held import ENUM_BYTES_MAX, ITEMS_MAX
+from precall_service.domain.events import LoosenedKeyword
+from precall_service.engine.vllm import tool_grammars
+from precall_service.engine.vllm.grammars import AS_JSON, ArgumentsForm
+from precall_service.engine.vllm.held import COUNTED_MAX, ENUM_BYTES_MAX, ITEMS_MAX
+from precall_service.engine.vllm.tool_grammars import (
+    GRAMMAR_BYTES_MAX,
+    LOOSENED_MAX,
+    SET_CHARS_MAX,
+    SET_COMPILE_MAX_S,
+    ToolGrammar,
+    tool_grammar,
+    within_budget,
+)
 from tests.support.grammars import derivable
 
 
@@ -21,7 +32,7 @@ def of(**properties: Any) -> dict[str, Any]:
 
 
 def loosened(schema: dict[str, Any]) -> list[str]:
-    return [each.path for each in held_by_grammar(schema).loosened]
+    return [each.path for each in tool_grammar(schema, [AS_JSON]).loosened]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +152,88 @@ def test_a_tool_has_one_budget_for_its_patterns() -> None:
 def test_a_schema_that_no_grammar_can_hold_allows_any_object(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from precall_service.engine.vllm import grammars  # noqa: PLC0415
-
-    def refuse(_schema: Any) -> str:
+    def refuse(schema: Any, form: ArgumentsForm) -> str:
         raise RuntimeError("[12:00:00] grammar.cc:1: what it cannot hold\n")
 
-    monkeypatch.setattr(grammars, "json_grammar", refuse)
-    found = held_by_grammar(of(a={}))
+    monkeypatch.setattr(tool_grammars, "arguments_grammar", refuse)
+    found = tool_grammar(of(a={}), [AS_JSON])
+    assert (found.schema, found.texts) == ({"type": "object"}, {})
+    assert found.loosened == (LoosenedKeyword("$", "what it cannot hold"),)
+
+
+def optional(count: int, **more: Any) -> dict[str, Any]:
+    names = [f"p{number}" for number in range(count)]
+    return {"type": "object", "properties": {name: {"type": "integer"} for name in names}, **more}
+
+
+def test_too_many_optional_properties_leave_the_object_open() -> None:
+    schema = of(a=optional(1200), b={"type": "integer"})
+    assert loosened(schema) == ["$.properties.a.properties"]
+    assert derivable(schema, [{"a": {"x": 1}, "b": 1}, {"a": 1, "b": 1}, {"a": {}}]) == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_optional_properties_share_the_budget_of_the_tool() -> None:
+    schema = of(a=optional(900), b=optional(900))
+    assert loosened(schema) == ["$.properties.b.properties"]
+
+
+@pytest.mark.parametrize("keyword", ["minProperties", "maxProperties"])
+def test_a_bound_on_few_optional_properties_is_held(keyword: str) -> None:
+    few, many = optional(COUNTED_MAX, **{keyword: 2}), optional(COUNTED_MAX + 1, **{keyword: 2})
+    assert (loosened(few), loosened(many)) == ([], [f"$.{keyword}"])
+    values = [{}, {"p0": 1, "p1": 1}, {"p0": 1, "p1": 1, "p2": 1}]
+    held = [False, True, True] if keyword == "minProperties" else [True, True, False]
+    assert (derivable(few, values), derivable(many, values)) == (held, [True] * 3)
+
+
+def test_a_bound_that_the_properties_imply_is_no_bound() -> None:
+    names = [f"p{number}" for number in range(3)]
+    schema = optional(60, minProperties=3, maxProperties=60, required=names)
+    assert loosened(schema) == []
+    assert derivable(schema, [dict.fromkeys(names, 1), {"p0": 1}]) == [True, False]
+
+
+def test_a_large_enumeration_of_objects_is_loosened() -> None:
+    values = [{"number": number} for number in range(1000)]
+    assert loosened(of(a={"enum": values})) == ["$.properties.a.enum"]
+    assert loosened(of(a={"enum": values[:100]})) == []
+
+
+def test_without_what_is_costly_the_rest_is_held() -> None:
+    schema = of(a={"type": "string", "pattern": "^a$"}, b={"type": "integer"}, c=optional(50))
+    found = tool_grammar(schema, [AS_JSON], costly=False)
+    assert [each.path for each in found.loosened] == [
+        "$.properties.a.pattern",
+        "$.properties.c.properties",
+    ]
+    assert "took too long" in found.loosened[0].reason
+
+
+def test_a_grammar_that_is_too_large_allows_any_object() -> None:
+    found = tool_grammar(
+        optional(3000, required=[f"p{number}" for number in range(3000)]), [AS_JSON]
+    )
     assert found.schema == {"type": "object"}
-    assert [str(each) for each in found.loosened] == ["$: what it cannot hold"]
+    assert [each.path for each in found.loosened] == ["$"]
+    assert f"the limit is {GRAMMAR_BYTES_MAX}" in found.loosened[0].reason
+
+
+def test_not_every_one_of_many_keywords_is_named() -> None:
+    parts: dict[str, Any] = {f"p{n}": {"not": {}} for n in range(LOOSENED_MAX + 2)}
+    found = tool_grammar({"type": "object", "properties": parts}, ()).loosened
+    assert len(found) == LOOSENED_MAX + 1
+    assert found[-1] == LoosenedKeyword("$", "2 more keywords of it")
+
+
+def test_the_tools_of_a_turn_share_a_budget() -> None:
+    half = ToolGrammar(schema=True, texts={AS_JSON: "half"}, compile_s=SET_COMPILE_MAX_S / 2)
+    more = ToolGrammar(schema=True, texts={AS_JSON: "more"}, compile_s=SET_COMPILE_MAX_S / 2 + 0.1)
+    cheap = ToolGrammar(schema=True, texts={AS_JSON: "cheap"})
+    large = ToolGrammar(schema=True, texts={AS_JSON: "x" * SET_CHARS_MAX})
+    fitting = within_budget([half, more, half, cheap, large])
+    assert [each.texts.get(AS_JSON) for each in fitting] == ["half", None, "half", "cheap", None]
+    assert fitting[1].schema == fitting[4].schema == {"type": "object"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +16,16 @@ from tests.support.steps import NONE, REQUIRED, declared, named, step_spec
 TOOLS = (declared("get_weather"), declared("get_time"))
 
 
-def plans(*, structured_calls: bool = True, defaults: dict[str, Any] | None = None) -> Any:
+def plans(
+    *, parser: str = "hermes", structured_calls: bool = True, defaults: dict[str, Any] | None = None
+) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
 
     from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
 
     parser_class = ParserManager.get_parser(
-        tool_parser_name="hermes",
+        tool_parser_name=parser,
         enable_auto_tools=True,
         tool_strict_level="parameter" if structured_calls else "auto",
     )
@@ -91,22 +94,50 @@ def test_json_is_spaced_as_templates_space_it(arguments: str) -> None:
     assert not accepts(REQUIRED, written("get_weather", arguments))
 
 
-def test_what_a_grammar_cannot_hold_is_left_out_alone_and_logged_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_what_a_grammar_cannot_hold_is_left_out_alone() -> None:
     pattern = '{"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=x)y"}}}'
     odd = (declared("odd", schema=pattern), TOOLS[0])
     assert accepts(REQUIRED, written("odd", '{"a": "z"}'), tools=odd)
     assert not accepts(REQUIRED, written("odd", '{"b": [1, null]}'), tools=odd), "an invented name"
     assert accepts(REQUIRED, written("get_weather", PARIS), tools=odd)
     assert not accepts(REQUIRED, written("get_weather", "{}"), tools=odd)
-    caplog.clear()
+
+
+@pytest.mark.parametrize("parser", ["hermes", "qwen3_xml", "glm47", "minimax_m2", "deepseek_v32"])
+def test_grammars_that_have_been_made_are_not_made_again(
+    monkeypatch: pytest.MonkeyPatch, parser: str
+) -> None:
+    made = plans(parser=parser)
+    from precall_service.engine.vllm import sampling  # noqa: PLC0415
+    from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
+
+    forms = made.forms_of_arguments(TOOLS[0])
+    known = [tool_grammar(tool.input_schema, list(forms)) for tool in TOOLS]
+    whole = made.plan(TOOLS, REQUIRED).structured_outputs
+    monkeypatch.setattr(sampling, "arguments_grammar", None)
+    assert made.plan(TOOLS, REQUIRED, {}, known).structured_outputs == whole
+
+
+def test_a_tool_that_does_not_fit_beside_the_others_is_logged_and_held_to_any_object(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     made = plans()
-    for choice in (REQUIRED, NONE, REQUIRED):
-        made.plan(odd, choice)
-    [message] = caplog.messages
-    assert message.startswith("calls of tool 'odd' are not held to $.properties.a.pattern: ")
-    assert message.endswith("a lookahead, a lookbehind, or flags")
+    from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
+
+    known = [replace(tool_grammar(tool.input_schema, ()), compile_s=3.0) for tool in TOOLS]
+    tag = made.plan(TOOLS, REQUIRED, {}, known).structured_outputs.structural_tag
+    assert grammar_accepts(tag, written("get_time", '{"x": 1}'))
+    assert not grammar_accepts(tag, written("get_weather", '{"x": 1}'))
+    assert "calls of tool 'get_time', one of 2, are held to no schema" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("parser", "style", "lines"),
+    [("hermes", "json", False), ("qwen3_xml", "qwen_xml", True), ("glm47", "glm_xml", False)],
+)
+def test_the_form_of_arguments_is_known(parser: str, style: str, lines: bool) -> None:
+    [form] = plans(parser=parser).forms_of_arguments(TOOLS[0])
+    assert (form.style, form.lines) == (style, lines)
 
 
 def test_without_structured_calls_a_required_call_is_still_a_call() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from precall_service.engine.vllm.grammars import held_by_grammar
+from precall_service.engine.vllm.tool_grammars import tool_grammar
 from tests.support.prompt_renderers import model_config, tokenizer
 from tests.support.steps import REQUIRED, declared
 from tests.support.written_calls import FAMILIES
@@ -112,4 +112,4 @@ def test_blanks_are_no_part_of_what_a_schema_fixes(family: str, schema: dict[str
 
 
 def test_all_that_a_tool_declares_is_held() -> None:
-    assert held_by_grammar(tool(a=ADDRESS)).loosened == ()
+    assert tool_grammar(tool(a=ADDRESS), ()).loosened == ()

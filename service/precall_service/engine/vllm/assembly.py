@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 
 import vllm
+from vllm.tokenizers import TokenizerLike
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import EngineInfo, Feature
@@ -14,6 +16,9 @@ from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.branching import THINKING, Branches
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
+from precall_service.engine.vllm.grammar_maker import GrammarMaker
+from precall_service.engine.vllm.grammar_process import GrammarProcess
+from precall_service.engine.vllm.grammar_worker import Form, Start
 from precall_service.engine.vllm.parts import ModelParts, model_parts
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.proof import prove, warn_of
@@ -22,16 +27,23 @@ from precall_service.engine.vllm.reasoning import ReasoningLimit
 log = logging.getLogger(__name__)
 
 
-async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig) -> VllmEngine:
-    """Returns the engine around a running AsyncLLM.
+async def assemble(
+    llm: AsyncLLM, processes: EngineProcesses, grammars: GrammarProcess, config: VllmConfig
+) -> VllmEngine:
+    """Returns the engine around a running AsyncLLM and the process that makes its grammars.
 
     Raises:
         EngineStartError: the parsers do not fit the model's tokenizer.
+        OSError: the process has ended.
     """
     parts = model_parts(llm.renderer, llm.model_config, config)
     findings = await prove(parts)
     warn_of(findings)
     features = _features(parts, findings)
+    if Feature.TOOL_CALLS in features:
+        await grammars.serve(_start(llm, parts))  # the proof has chosen the forms of calls
+    else:
+        await grammars.close()
     branches = await _branches(parts, features)
     limit = _reasoning_limit(parts, config)
     if limit is not None:
@@ -44,6 +56,7 @@ async def assemble(llm: AsyncLLM, processes: EngineProcesses, config: VllmConfig
         renderer=parts.renderer,
         branches=branches,
         plans=parts.plans,
+        grammars=GrammarMaker(grammars),
         special_tokens=parts.special_tokens,
         processes=processes,
         stop_timeout_s=config.stop_timeout_s,
@@ -62,6 +75,23 @@ def _features(parts: ModelParts, findings: Findings) -> frozenset[Feature]:
     if findings.hold(Subject.SCHEMAS):
         features.add(Feature.STRUCTURED_CALLS)
     return frozenset(features)
+
+
+def _start(llm: AsyncLLM, parts: ModelParts) -> Start:
+    """What the process that makes grammars is to know of the model."""
+    forms = parts.plans.forms_of_arguments(probes.TOOL)
+    return Start(
+        tokenizer_info=_tokenizer_info(llm, parts.tokenizer),
+        forms=[Form(style=form.style, lines=form.lines) for form in forms],
+    )
+
+
+def _tokenizer_info(llm: AsyncLLM, tokenizer: TokenizerLike) -> str:
+    """What a compiler of grammars needs to know of the model's tokens, as vLLM's own knows it."""
+    backend = XgrammarBackend(
+        llm.vllm_config, tokenizer=tokenizer, vocab_size=llm.model_config.get_vocab_size()
+    )
+    return backend.compiler.compile_grammar('root ::= "any"').tokenizer_info.serialize_json()
 
 
 def _reasoning_limit(parts: ModelParts, config: VllmConfig) -> ReasoningLimit | None:

@@ -22,13 +22,16 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.messages import Message, Transcript
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     CallBegun,
     Chunk,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
+    Feature,
     Finish,
     GenerationFailedError,
     GenerationRefusedError,
@@ -40,12 +43,14 @@ from precall_service.engine.base import (
     TextPiece,
 )
 from precall_service.engine.vllm.branching import Branches
+from precall_service.engine.vllm.grammar_maker import GrammarMaker
 from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.reasoning import ReasoningLimit
 from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampling import StepPlan, StepPlans
 from precall_service.engine.vllm.scheduling import LOAD_UTILITY
+from precall_service.engine.vllm.tool_grammars import ToolGrammar
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +127,7 @@ class VllmEngine:
         renderer: PromptRenderer,
         branches: Branches | None,
         plans: StepPlans,
+        grammars: GrammarMaker,
         special_tokens: SpecialTokens,
         processes: EngineProcesses,
         stop_timeout_s: float,
@@ -133,6 +139,7 @@ class VllmEngine:
         self._renderer = renderer
         self._branches = branches
         self._plans = plans
+        self._grammars = grammars
         self._special_tokens = special_tokens
         self._processes = processes
         self._stop_timeout_s = stop_timeout_s
@@ -143,6 +150,12 @@ class VllmEngine:
     def info(self) -> EngineInfo:
         """As `Engine.info`."""
         return self._info
+
+    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+        """As `Engine.judge`."""
+        if Feature.STRUCTURED_CALLS not in self._info.features:
+            return [()] * len(tools)
+        return [grammar.loosened for grammar in await self._grammars.of(tools)]
 
     async def render(self, transcript: Transcript) -> Prompt:
         """As `Engine.render`."""
@@ -165,7 +178,7 @@ class VllmEngine:
         if self._branches is None:
             return None
         written = Prompt((*prompt.token_ids, *token_ids))
-        _, parser = self._planned(written, spec)
+        _, parser = self._planned(written, spec, await self._grammars.of(spec.tools))
         if parser is None or parser.reasoning_ended is not False:
             return None
         return await self._branches.prompt(prompt, token_ids, spec.template_variables)
@@ -177,7 +190,7 @@ class VllmEngine:
         closed here.
         """
         sampled = _Sampled(token_ids=[], texts=[])
-        plan, parser = self._planned(prompt, spec)
+        plan, parser = self._planned(prompt, spec, await self._grammars.of(spec.tools))
         grammar, reasoning_ended = self._grammar(prompt, plan, parser)
         params = self._params(spec, grammar, parsed=parser is not None)
         calls = CallLimit(plan.calls_max)
@@ -274,6 +287,7 @@ class VllmEngine:
 
     async def close(self) -> None:
         """As `Engine.close`."""
+        await self._grammars.close()
         await self._processes.close(self._stop_timeout_s)
 
     def _alive(self) -> asyncio.Task[None]:
@@ -282,14 +296,16 @@ class VllmEngine:
         assert handler is not None, "the first generation, during the start, has begun it"
         return handler
 
-    def _planned(self, prompt: Prompt, spec: StepSpec) -> tuple[StepPlan, StepParser | None]:
+    def _planned(
+        self, prompt: Prompt, spec: StepSpec, grammars: Sequence[ToolGrammar]
+    ) -> tuple[StepPlan, StepParser | None]:
         """The plan of a step, and its parser; no parser if the step can bring text only.
 
         Raises:
             GenerationRefusedError: a parser does not take the tools or the template variables.
         """
         try:
-            plan = self._plans.plan(spec.tools, spec.tool_choice, spec.template_variables)
+            plan = self._plans.plan(spec.tools, spec.tool_choice, spec.template_variables, grammars)
             if plan.make_parser is None:
                 return plan, None
             return plan, StepParser(

@@ -9,21 +9,17 @@ Never: decides which tools may be called; vLLM's grammar has decided that.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from xgrammar import Grammar
 
 from precall_service.domain.json import JsonObject
-from precall_service.domain.normal_schema import normal_form
-from precall_service.engine.vllm.held import Held, Loosened, held
 from precall_service.engine.vllm.patterns import json_regex
 
-_GRAMMARS_MAX: Final = 256
 _MARKER: Final = "the text of pattern {}"
 _BYTE_ESCAPE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\\\)*)\\x(?P<digits>[0-9a-fA-F]{2})")
 """How a printed grammar spells U+0080 to U+00FF. Read again, it would take a third digit too, if
@@ -35,6 +31,23 @@ _BLANKS: Final = re.compile(
 _ESCAPED_DELETE: Final = re.compile(r"(?P<before>(?<!\\)(?:\\{4})*)\\\\u007f")
 """How a printed grammar spells U+007F in a constant or a name: as an escape of JSON, which only
 control characters below U+0020 need. Templates write the character."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsForm:
+    """How calls have their arguments: in a style of xgrammar's.
+
+    `lines`: each value between tags has lines of its own.
+    """
+
+    style: str
+    lines: bool = False
+
+
+AS_JSON: Final = ArgumentsForm("json")
+
+GrammarOf: TypeAlias = Callable[[JsonObject | bool, ArgumentsForm], str]
+"""The grammar of arguments in a form, of a schema: `arguments_grammar`, or one made before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,9 @@ def whole_call(written: str, tool_name: str, arguments_json: str, call_id: str) 
     return WholeCall(before, between, after, call_id if call_id in between + after else "")
 
 
-def one_call_of(schemas: Mapping[str, JsonObject], form: WholeCall) -> str:
+def one_call_of(
+    schemas: Mapping[str, JsonObject | bool], form: WholeCall, grammar_of: GrammarOf
+) -> str:
     """The grammar of a message that is one call in this form, as a structural tag.
 
     `schemas` are those of the tools that may be called, by name, as `held` returned them.
@@ -81,7 +96,7 @@ def one_call_of(schemas: Mapping[str, JsonObject], form: WholeCall) -> str:
             "type": "sequence",
             "elements": [
                 *_with_any_id(f"{form.before}{name}{form.between}", form.call_id),
-                {"type": "grammar", "grammar": json_grammar(schema)},
+                {"type": "grammar", "grammar": grammar_of(schema, AS_JSON)},
                 *_with_any_id(form.after, form.call_id),
             ],
         }
@@ -113,11 +128,16 @@ def form_of_calls(structural_tag: str, tool_name: str, rendered: str) -> CallFor
 
 
 def as_templates_write(
-    structural_tag: str, tool_names: Collection[str], form: CallForm | None
+    structural_tag: str, tool_names: Collection[str], form: CallForm | None, grammar_of: GrammarOf
 ) -> str:
     """The same grammar with JSON spaced as `{"a": 1, "b": 2}` and calls in one form."""
     begins = [form.begin(name) for name in tool_names] if form else []
-    return json.dumps(_rewritten(json.loads(structural_tag), begins))
+    return json.dumps(_rewritten(json.loads(structural_tag), begins, grammar_of))
+
+
+def schema_text(schema: JsonObject | bool) -> str:
+    """A text that is the same for the same schema."""
+    return json.dumps(schema)
 
 
 def _begins(node: Any) -> Iterator[str]:
@@ -131,20 +151,21 @@ def _begins(node: Any) -> Iterator[str]:
         yield from _begins(list(fields.values()))
 
 
-def _rewritten(node: Any, begins: Collection[str]) -> Any:
+def _rewritten(node: Any, begins: Collection[str], grammar_of: GrammarOf) -> Any:
     if isinstance(node, list):
-        return [_rewritten(item, begins) for item in cast("list[Any]", node)]
+        return [_rewritten(item, begins, grammar_of) for item in cast("list[Any]", node)]
     if not isinstance(node, dict):
         return node
     fields = cast("dict[str, Any]", node)
     if fields.get("type") == "json_schema":  # a schema holds no tags, only lookalikes
-        if fields["style"] != "json":
+        if fields["style"] != AS_JSON.style:
             return fields
-        return {"type": "grammar", "grammar": json_grammar(fields["json_schema"])}
+        return {"type": "grammar", "grammar": grammar_of(fields["json_schema"], AS_JSON)}
     if "tags" in fields:
         tags = _in_form(fields["tags"], begins)
-        fields = fields | {"tags": [each for tag in tags for each in _between_tags(tag)]}
-    return {name: _rewritten(value, begins) for name, value in fields.items()}
+        held = [each for tag in tags for each in _between_tags(tag, grammar_of)]
+        fields = fields | {"tags": held}
+    return {name: _rewritten(value, begins, grammar_of) for name, value in fields.items()}
 
 
 def _in_form(tags: list[dict[str, Any]], begins: Collection[str]) -> list[dict[str, Any]]:
@@ -152,20 +173,19 @@ def _in_form(tags: list[dict[str, Any]], begins: Collection[str]) -> list[dict[s
     return [tag for tag in tags if tag.get("begin") in begins] or tags
 
 
-def _between_tags(tag: dict[str, Any]) -> list[dict[str, Any]]:
+def _between_tags(tag: dict[str, Any], grammar_of: GrammarOf) -> list[dict[str, Any]]:
     """The tag, with our grammar for values between tags; also without any, if it may have none.
 
     Where each value has lines of its own, vLLM's grammar of a call without arguments has an empty
     line, which templates do not write.
     """
     fields = cast("dict[str, Any]", tag.get("content") or {})
-    schema, style = fields.get("json_schema"), fields.get("style", "json")
-    if schema is None or style == "json":
+    schema, style = fields.get("json_schema"), fields.get("style", AS_JSON.style)
+    if schema is None or style == AS_JSON.style:
         return [tag]
-    lines = tag["end"].startswith("\n")
-    made = xml_grammar(schema, style, lines=lines)
-    held_tag = tag | {"content": {"type": "grammar", "grammar": made}}
-    if not lines or not isinstance(schema, dict):
+    form = ArgumentsForm(style, lines=tag["end"].startswith("\n"))
+    held_tag = tag | {"content": {"type": "grammar", "grammar": grammar_of(schema, form)}}
+    if not form.lines or not isinstance(schema, dict):
         return [held_tag]
     known = cast("dict[str, Any]", schema)
     if known.get("required"):
@@ -175,36 +195,18 @@ def _between_tags(tag: dict[str, Any]) -> list[dict[str, Any]]:
     return [tag | {"content": end, "end": ""}, *(() if nothing else (held_tag,))]
 
 
-def held_by_grammar(schema: JsonObject) -> Held:
-    """What a grammar holds of a tool's schema; any object, if it can hold none of it."""
-    found = held(normal_form(schema))
-    try:
-        json_grammar(found.schema)
-    except RuntimeError as error:
-        reason = str(error).strip().rsplit(": ", maxsplit=1)[-1]
-        return Held({"type": "object"}, (*found.loosened, Loosened("$", reason)))
-    return found
+def arguments_grammar(schema: JsonObject | bool, form: ArgumentsForm) -> str:
+    """The grammar of arguments in this form, of a schema that `held` returned.
 
-
-def json_grammar(schema: JsonObject | bool) -> str:
-    """The grammar of a JSON schema, which must be one that `held` returned."""
-    return _grammar(json.dumps(schema))
-
-
-def xml_grammar(schema: JsonObject | bool, style: str, *, lines: bool) -> str:
-    """The same for values between tags in a style of xgrammar's, on `lines` of their own or not.
-
-    xgrammar allows any blanks around a value, of which parsers take only a line break away.
+    Raises:
+        RuntimeError: xgrammar cannot express it.
     """
-    blank = r' "\\n"' if lines else ""
-    return _BLANKS.sub(rf"{blank} \g<value>{blank}", _xml_grammar(json.dumps(schema), style))
+    return _json_grammar(schema) if form == AS_JSON else _xml_grammar(schema, form)
 
 
-@functools.lru_cache(_GRAMMARS_MAX)
-def _grammar(schema_text: str) -> str:
-    """The same for the text of a schema. Tools stand in many plans, and each needs its grammar."""
+def _json_grammar(schema: JsonObject | bool) -> str:
     patterns: list[str] = []
-    unpatterned = json.dumps(_without_patterns(json.loads(schema_text), patterns))
+    unpatterned = json.dumps(_without_patterns(schema, patterns))
     grammar = str(Grammar.from_json_schema(unpatterned, any_whitespace=False))
     for index, pattern in enumerate(patterns):
         grammar = grammar.replace(json.dumps(json.dumps(_MARKER.format(index))), f"pattern_{index}")
@@ -212,18 +214,19 @@ def _grammar(schema_text: str) -> str:
     return _exact(grammar)
 
 
+def _xml_grammar(schema: JsonObject | bool, form: ArgumentsForm) -> str:
+    """Xgrammar allows any blanks around a value, of which parsers take only a line break away."""
+    content = {"type": "json_schema", "json_schema": schema, "style": form.style}
+    tag = json.dumps({"type": "structural_tag", "format": content})
+    blank = r' "\\n"' if form.lines else ""
+    grammar = _exact(str(Grammar.from_structural_tag(tag)))
+    return _BLANKS.sub(rf"{blank} \g<value>{blank}", grammar)
+
+
 def _exact(printed: str) -> str:
     """A printed grammar that means the same when it is read again."""
     grammar = _ESCAPED_DELETE.sub(r"\g<before>\\u007f", printed)
     return _BYTE_ESCAPE.sub(r"\g<before>\\u00\g<digits>", grammar)
-
-
-@functools.lru_cache(_GRAMMARS_MAX)
-def _xml_grammar(schema_text: str, style: str) -> str:
-    schema = json.loads(schema_text)
-    content = {"type": "json_schema", "json_schema": schema, "style": style}
-    tag = json.dumps({"type": "structural_tag", "format": content})
-    return _exact(str(Grammar.from_structural_tag(tag)))
 
 
 def _without_patterns(schema: Any, patterns: list[str]) -> Any:

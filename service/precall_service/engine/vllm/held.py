@@ -6,22 +6,34 @@ holds. Arguments are checked against the whole schema again before a call is mad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.json import JsonObject, JsonValue, spell_path
 from precall_service.engine.vllm.ecma import PatternError
 from precall_service.engine.vllm.patterns import whole_regex
 
 ENUM_BYTES_MAX: Final = 64 << 10
 """The most characters of all the values of one enumeration."""
+ENUM_NESTED_BYTES_MAX: Final = 8 << 10
+"""The same if a value is an object or a list, which takes several rules of the grammar."""
+COUNTED_MAX: Final = 24
+"""The most optional properties beside a bound on their number: a grammar counts them in each order,
+so it grows with their square, and its cost with more than that."""
+OPTIONAL_PER_WEIGHT: Final = 1200
+"""The optional properties of an object weigh as much as their number squared divided by this."""
 ITEMS_MAX: Final = 128
 """The greatest bound on the items of a list that is held."""
 TOOL_WEIGHT_MAX: Final = 1024
-"""The greatest weight of all patterns and lengths of one tool, about two seconds to compile."""
+"""The greatest weight of all patterns, lengths and optional properties of one tool: about two
+seconds to compile."""
 INTEGER_MAX: Final = 2**53 - 1
 """The greatest bound of a number that is held."""
+_SPENT: Final = "what is before it has used up what one tool may weigh"
+_TOO_COSTLY: Final = "the tool took too long to compile with such keywords"
 _FORMATS: Final = frozenset({"date", "uuid"})
 """Formats that mean the same to xgrammar, to handlers, and to RFC 3339 or RFC 9562."""
 _UNHELD: Final = frozenset(
@@ -42,37 +54,27 @@ _HELD: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Loosened:
-    """A keyword of a schema that the grammar does not hold, or not exactly, and why.
-
-    `path` is its place in the normal form, such as `$.properties.url.pattern`.
-    """
-
-    path: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.why}"
-
-
-@dataclass(frozen=True, slots=True)
 class Held:
     """A schema that xgrammar can compile, and what it leaves out of the one that was given."""
 
     schema: JsonObject | bool
-    loosened: tuple[Loosened, ...]
+    loosened: tuple[LoosenedKeyword, ...]
 
 
-def held(normal: JsonObject | bool) -> Held:
-    """Returns what a grammar can hold of a schema in its normal form."""
-    holder = _Holder()
+def held(normal: JsonObject | bool, *, costly: bool = True) -> Held:
+    """Returns what a grammar can hold of a schema in its normal form.
+
+    Without `costly`, it leaves out every keyword that has a weight.
+    """
+    holder = _Holder(costly=costly)
     return Held(holder.part(normal, ()), tuple(holder.loosened))
 
 
 class _Holder:
-    def __init__(self) -> None:
-        self.loosened: list[Loosened] = []
-        self._weight_left = TOOL_WEIGHT_MAX
+    def __init__(self, *, costly: bool) -> None:
+        self.loosened: list[LoosenedKeyword] = []
+        self._weight_left = TOOL_WEIGHT_MAX if costly else 0
+        self._spent = _SPENT if costly else _TOO_COSTLY
 
     def part(self, schema: JsonValue, path: tuple[str | int, ...]) -> JsonObject | bool:
         """Returns what can be held of a part of the schema."""
@@ -83,12 +85,34 @@ class _Holder:
         if "$ref" in schema:
             return {"$ref": schema["$ref"], **self._definitions(schema, path)}
         found: dict[str, JsonValue] = {}
-        for keyword, value in schema.items():
+        for keyword, value in self._affordable(schema, path).items():
             if keyword in _UNHELD:
                 self._loosen(path, keyword, "grammars cannot hold it")
             elif keyword in _HELD:
                 found |= self._keyword(schema, keyword, value, path)
         return _open_where_nothing_is_said(schema, found)
+
+    def _affordable(self, schema: JsonObject, path: tuple[str | int, ...]) -> JsonObject:
+        """Returns the schema without properties, or bounds on their number, that cost too much."""
+        properties = schema.get("properties")
+        if not isinstance(properties, Mapping):
+            return schema
+        required = set(cast("Sequence[str]", schema.get("required", ())))
+        optional = sum(name not in required for name in properties)
+        weight = optional**2 // OPTIONAL_PER_WEIGHT
+        if weight > self._weight_left:
+            self._loosen(path, "properties", f"{optional} optional ones, and {self._spent}")
+            return {keyword: schema[keyword] for keyword in ("type", "$defs") if keyword in schema}
+        self._weight_left -= weight
+        kept = dict(schema)
+        for keyword in _implied(schema, properties, required):
+            del kept[keyword]
+        for keyword in {"minProperties", "maxProperties"} & kept.keys():
+            if optional > COUNTED_MAX:
+                why = f"it is not held beside more than {COUNTED_MAX} optional properties"
+                self._loosen(path, keyword, f"{why}, and there are {optional}")
+                del kept[keyword]
+        return kept
 
     def _keyword(
         self, schema: JsonObject, keyword: str, value: JsonValue, path: tuple[str | int, ...]
@@ -169,12 +193,12 @@ class _Holder:
         self, values: Sequence[JsonValue], path: tuple[str | int, ...]
     ) -> Mapping[str, JsonValue]:
         size = sum(len(str(value)) for value in values)
-        if size <= ENUM_BYTES_MAX:
-            return (
-                {"anyOf": [_only(each) for each in values]} if _nested(values) else {"enum": values}
-            )
-        self._loosen(path, "enum", f"{size} characters, the limit is {ENUM_BYTES_MAX}")
-        return {}
+        nested = any(isinstance(each, (Mapping, list)) for each in values)
+        limit = ENUM_NESTED_BYTES_MAX if nested else ENUM_BYTES_MAX
+        if size > limit:
+            self._loosen(path, "enum", f"{size} characters, the limit is {limit}")
+            return {}
+        return {"anyOf": [_only(each) for each in values]} if nested else {"enum": values}
 
     def _pattern(
         self, keyword: str, pattern: str, path: tuple[str | int, ...]
@@ -186,7 +210,7 @@ class _Holder:
             self._loosen(path, keyword, f"grammars cannot hold {error}")
             return {}
         if regex.weight > self._weight_left:
-            self._loosen(path, keyword, "the patterns before it have used up what one tool may")
+            self._loosen(path, keyword, self._spent)
             return {}
         self._weight_left -= regex.weight
         if regex.loosened:
@@ -220,11 +244,19 @@ class _Holder:
         return {keyword: int(value) if value == int(value) else value}
 
     def _loosen(self, path: tuple[str | int, ...], keyword: str | int, why: str) -> None:
-        self.loosened.append(Loosened(spell_path("$", (*path, keyword)), why))
+        self.loosened.append(LoosenedKeyword(spell_path("$", (*path, keyword)), why))
 
 
-def _nested(values: Sequence[JsonValue]) -> bool:
-    return any(isinstance(each, (Mapping, list)) for each in values)
+def _implied(schema: JsonObject, properties: JsonObject, required: set[str]) -> Iterator[str]:
+    """Yields the bounds on the number of properties that a grammar holds without them.
+
+    It allows no additional properties unless the schema does.
+    """
+    if cast("float", schema.get("minProperties", math.inf)) <= len(required):
+        yield "minProperties"
+    closed = not schema.get("additionalProperties") and "patternProperties" not in schema
+    if closed and cast("float", schema.get("maxProperties", -1)) >= len(properties):
+        yield "maxProperties"
 
 
 def _only(value: JsonValue) -> JsonObject:

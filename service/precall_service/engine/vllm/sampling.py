@@ -20,30 +20,31 @@ from vllm.parser.abstract_parser import Parser
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tokenizers import TokenizerLike
 
-from precall_service.domain.json import JsonValue, dump
+from precall_service.domain.json import JsonObject, JsonValue, dump
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import StepSpec
 from precall_service.engine.vllm.chat import ChatTool, chat_tool
 from precall_service.engine.vllm.grammars import (
+    ArgumentsForm,
     CallForm,
     WholeCall,
+    arguments_grammar,
     as_templates_write,
     form_of_calls,
-    held_by_grammar,
     one_call_of,
+    schema_text,
 )
-from precall_service.engine.vllm.held import Held
 from precall_service.engine.vllm.reasoning import ReasoningLimit
+from precall_service.engine.vllm.tool_grammars import ToolGrammar, tool_grammar, within_budget
 
 log = logging.getLogger(__name__)
 
 _PLANS_MAX: Final = 64
-_SCHEMAS_MAX: Final = 1024
 _NO_VARIABLES: Final[Mapping[str, JsonValue]] = MappingProxyType({})
 
-_PlanKey: TypeAlias = tuple[tuple[str, ...], ToolChoice, str]
-"""The digests of the tools, the tool choice, and the template variables as JSON."""
+_PlanKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...] | None, ToolChoice, str]
+"""The digests of the tools, their grammars, the tool choice, and the template variables as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class StepPlan:
         make_parser: Makes the parser of one step; None if a step can bring text only.
         reasoning_parser_kwargs: For the parser in the engine's process, which finds where the
             grammar begins and must therefore know the same variables.
+        forms: The forms of arguments that its grammars are for.
         calls_max: The most calls that a step may make; None if there is no limit.
         limited: If reasoning has a limit, the grammar of a step that reasons and then follows
             `structured_outputs`: by whether the prompt has begun the reasoning.
@@ -65,6 +67,7 @@ class StepPlan:
     make_parser: Callable[[], Parser] | None
     reasoning_parser_kwargs: dict[str, Any] | None
     structured_outputs: StructuredOutputsParams | None
+    forms: frozenset[ArgumentsForm]
     calls_max: int | None
     limited: Mapping[bool, StructuredOutputsParams]
 
@@ -94,24 +97,36 @@ class StepPlans:
         self._unset: Mapping[str, JsonValue] = _NO_VARIABLES
         self._limit: ReasoningLimit | None = None
         self._plans: LRUCache[_PlanKey, StepPlan] = LRUCache(_PLANS_MAX)
-        self._held: LRUCache[str, Held] = LRUCache(_SCHEMAS_MAX)
-        """What grammars hold of the schemas of tools, by the digests of the tools."""
 
     def plan(
         self,
         tools: tuple[ToolDeclaration, ...],
         choice: ToolChoice,
         variables: Mapping[str, JsonValue] = _NO_VARIABLES,
+        grammars: Sequence[ToolGrammar] | None = None,
     ) -> StepPlan:
         """The plan for these tools, this choice and these template variables.
 
-        Parsers need the variables to know whether the template left reasoning out.
+        Parsers need the variables to know whether the template left reasoning out. `grammars` are
+        those of the tools. Without them they are made here: that is for the tools of the proof,
+        which finds out in which forms the others are to be made, and would take minutes for some
+        tools of a client.
         """
         variables = {**self._unset, **variables}
-        key = tuple(tool.digest for tool in tools), choice, dump(variables)
+        texts = None
+        if grammars is not None:
+            texts = tuple(text for grammar in grammars for text in grammar.texts.values())
+        key = tuple(tool.digest for tool in tools), texts, choice, dump(variables)
         if key not in self._plans:
-            self._plans[key] = self._make(tools, choice, variables)
+            if grammars is None:
+                grammars = [tool_grammar(tool.input_schema, ()) for tool in tools]
+            self._plans[key] = self._make(tools, choice, variables, _fitting(tools, grammars))
         return self._plans[key]
+
+    def forms_of_arguments(self, tool: ToolDeclaration) -> frozenset[ArgumentsForm]:
+        """The forms of arguments that grammars of calls, such as of this tool, are for."""
+        choices = ToolChoice(), ToolChoice(mode=ToolChoiceMode.REQUIRED)
+        return frozenset(form for each in choices for form in self.plan((tool,), each).forms)
 
     def take_unset_as(self, variables: Mapping[str, JsonValue]) -> None:
         """From now on tells parsers these values of template variables that a step does not set."""
@@ -180,15 +195,18 @@ class StepPlans:
         return SamplingParams(**settings)
 
     def _make(
-        self, tools: tuple[ToolDeclaration, ...], choice: ToolChoice, variables: dict[str, Any]
+        self,
+        tools: tuple[ToolDeclaration, ...],
+        choice: ToolChoice,
+        variables: dict[str, Any],
+        grammars: Sequence[ToolGrammar],
     ) -> StepPlan:
         required = choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
         requires_as_ours = required and not self._requires_as_vllm
-        shown = [self._tool(tool) for tool in tools]
         request = ChatCompletionRequest.model_validate(
             {
                 "messages": [{"role": "user", "content": ""}],
-                "tools": shown or None,
+                "tools": list(map(self._tool, tools, grammars)) or None,
                 "tool_choice": _tool_choice(ToolChoice() if requires_as_ours else choice)
                 if tools
                 else None,
@@ -208,16 +226,20 @@ class StepPlans:
             )
             if tools and choice.mode is not ToolChoiceMode.NONE and not requires_as_ours:
                 request = cast("ChatCompletionRequest", make_parser().adjust_request(request))
+        texts = _Texts(grammars)
         if requires_as_ours:
-            outputs = self._one_call(shown, choice)
+            schemas = {tool.name: made.schema for tool, made in zip(tools, grammars, strict=True)}
+            outputs = self._one_call(schemas, choice, texts)
         else:
-            outputs = self._grammar(request.structured_outputs, tools)
+            names = [tool.name for tool in tools]
+            outputs = self._grammar(request.structured_outputs, names, texts)
         limit = self._limit if reasons else None
         return StepPlan(
             request=request,
             make_parser=make_parser,
             reasoning_parser_kwargs={"chat_template_kwargs": variables} if reasons else None,
             structured_outputs=outputs,
+            forms=frozenset(texts.forms),
             calls_max=self._calls_max,
             limited={opened: limit.applied_to(outputs, opened=opened) for opened in (True, False)}
             if limit
@@ -225,39 +247,68 @@ class StepPlans:
         )
 
     def _one_call(
-        self, tools: Sequence[ChatTool], choice: ToolChoice
+        self, schemas: Mapping[str, JsonObject | bool], choice: ToolChoice, texts: _Texts
     ) -> StructuredOutputsParams | None:
-        """The grammar of one call of these tools, or of the one that is named."""
-        if self._whole_call is None or not tools:
+        """The grammar of one call of tools with these schemas, or of the one that is named."""
+        if self._whole_call is None or not schemas:
             return None
-        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         if choice.mode is ToolChoiceMode.NAMED:
             schemas = {choice.tool_name: schemas[choice.tool_name]}
         if not self._structured_calls:
             schemas = {name: {"type": "object"} for name in schemas}
-        return StructuredOutputsParams(structural_tag=one_call_of(schemas, self._whole_call))
+        tag = one_call_of(schemas, self._whole_call, texts.grammar_of)
+        return StructuredOutputsParams(structural_tag=tag)
 
-    def _tool(self, tool: ToolDeclaration) -> ChatTool:
+    def _tool(self, tool: ToolDeclaration, grammar: ToolGrammar) -> ChatTool:
         """The tool as parsers and grammars see it, with what a grammar can hold of its schema."""
-        known = self._held.get(tool.digest)
-        if known is None:
-            known = self._held[tool.digest] = held_by_grammar(tool.input_schema)
-            if self._structured_calls:
-                for loosened in known.loosened:
-                    log.warning("calls of tool %r are not held to %s", tool.name, loosened)
-        shown = chat_tool(tool.name, tool.description, known.schema)
+        shown = chat_tool(tool.name, tool.description, grammar.schema)
         if self._structured_calls:
             shown["function"]["strict"] = True
         return shown
 
     def _grammar(
-        self, outputs: StructuredOutputsParams | None, tools: tuple[ToolDeclaration, ...]
+        self, outputs: StructuredOutputsParams | None, tool_names: Sequence[str], texts: _Texts
     ) -> StructuredOutputsParams | None:
         if outputs is None or outputs.structural_tag is None:
             return outputs
-        names = [tool.name for tool in tools]
-        tag = as_templates_write(outputs.structural_tag, names, self._call_form)
+        tag = outputs.structural_tag
+        tag = as_templates_write(tag, tool_names, self._call_form, texts.grammar_of)
         return StructuredOutputsParams(structural_tag=tag)
+
+
+class _Texts:
+    """The texts of a plan's grammars. What has not been made already is made here.
+
+    `forms` has the forms of arguments that were asked for.
+    """
+
+    def __init__(self, grammars: Sequence[ToolGrammar]) -> None:
+        self._known = {
+            (schema_text(grammar.schema), form): text
+            for grammar in grammars
+            for form, text in grammar.texts.items()
+        }
+        self.forms: set[ArgumentsForm] = set()
+
+    def grammar_of(self, schema: JsonObject | bool, form: ArgumentsForm) -> str:
+        """The grammar of a schema that a tool holds a call to, in this form of arguments."""
+        self.forms.add(form)
+        known = self._known.get((schema_text(schema), form))
+        return arguments_grammar(schema, form) if known is None else known
+
+
+def _fitting(
+    tools: Sequence[ToolDeclaration], grammars: Sequence[ToolGrammar]
+) -> Sequence[ToolGrammar]:
+    """The grammars as far as one turn may have them; the log names the tools that go without."""
+    fitting = within_budget(grammars)
+    for tool, own, kept in zip(tools, grammars, fitting, strict=True):
+        if kept is not own:
+            log.warning(
+                "calls of tool %r, one of %d, are held to no schema in a turn with all of them: %s",
+                *(tool.name, len(tools), kept.loosened[0].reason),
+            )
+    return fitting
 
 
 def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:

@@ -40,6 +40,7 @@ from precall_service.engine.vllm.arguments import engine_arguments
 from precall_service.engine.vllm.assembly import assemble
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
+from precall_service.engine.vllm.grammar_process import GrammarProcess
 from precall_service.engine.vllm.logs import StartError, StartLog
 from precall_service.engine.vllm.parts import chosen_parsers
 from precall_service.engine.vllm.processes import EngineProcesses
@@ -82,6 +83,17 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
         RuntimeError: the engine did not start this time.
     On cancel: its processes are killed.
     """
+    grammars = GrammarProcess()
+    try:
+        return await _started(config, on_progress, grammars)
+    except BaseException:
+        await grammars.close()
+        raise
+
+
+async def _started(
+    config: VllmConfig, on_progress: Progress, grammars: GrammarProcess
+) -> VllmEngine:
     async with StartLog(config.log_level) as start_log:
         try:
             on_progress("reading the model's configuration", None)
@@ -90,6 +102,7 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
             )
             # vLLM reports nothing in between that a program could read.
             on_progress("starting the engine and loading the model", None)
+            await grammars.spawn()  # it imports while the engine does
             llm = await _launched(engine_config)
         except EngineStartError:
             raise
@@ -97,7 +110,7 @@ async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
             raise _failure(error, start_log.errors) from error
     processes = EngineProcesses(llm)
     try:
-        engine = await assemble(llm, processes, config)
+        engine = await assemble(llm, processes, grammars, config)
         on_progress("generating for the first time", None)
         await _first_generated(engine, config.start_timeout_s)
     except BaseException:
@@ -217,7 +230,7 @@ async def _first_generated(engine: VllmEngine, timeout_s: float) -> None:
 
     Raises:
         EngineStartError: its template refuses every message.
-        RuntimeError: it does not generate in time.
+        RuntimeError: it does not generate in time, or makes no grammars.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -238,6 +251,9 @@ async def _warm_up(engine: VllmEngine) -> None:
         raise EngineStartError(f"{error}. Name one that fits with --chat-template") from error
     choices: list[tuple[tuple[ToolDeclaration, ...], ToolChoice]] = [((), ToolChoice())]
     if Feature.STRUCTURED_CALLS in engine.info.features:
+        (loosened,) = await engine.judge([probes.TOOL])
+        if loosened:
+            raise RuntimeError(f"the engine did not start: {loosened[0].reason}")
         choices.append(((probes.TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED)))
     for number, (tools, choice) in enumerate(choices):
         spec = StepSpec(
