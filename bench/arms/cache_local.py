@@ -19,6 +19,7 @@ from precall_service.domain.json import JsonObject
 from precall_service.domain.resources import read_nodes
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.loop_clock import LoopClock
+from precall_service.tools.declarations import declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
@@ -113,7 +114,7 @@ async def joined(fields: JsonObject) -> JsonObject:
     clock = LoopClock()
     link = RecordingLink()
     tools = Toolset(link, tool_limits())
-    tools.register([cached.proposal()])
+    tools.add(declare(cached.proposal(), tool_limits()))
     [tool] = tools.snapshot()
     async with cached.memory_cache() as cache, Dispatcher(clock, tool_limits()) as dispatcher:
         calls = CachedCalls(cache, dispatcher, clock)

@@ -70,8 +70,9 @@ async def _turn(there: Agent, tool: ToolProposal) -> float:
     """Runs the one turn of a new conversation, and returns its seconds of processor time."""
     transcript = Transcript(messages=(), system_prompt="", template_variables={})
     with there.conversations.opened("ann", "helper", transcript, *SPECULATION) as conversation:
-        conversation.register([tool], path="open.tools")
+        await conversation.register_tools(1, [tool])
         running = asyncio.create_task(conversation.run())
+        await conversation.outbox.take()  # the answer
         began = time.process_time()
         await conversation.start_turn(
             TurnSpec(turn_id="turn-1", text="hi", generation=GenerationSettings(), limits=LIMITS)

@@ -29,7 +29,7 @@ from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
 from precall_service.speculation.base import Predictor
 from precall_service.speculation.limits import SpeculationLimits
-from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerAnswer, HandlerResult
 from precall_tracing.turns import Tracer, default_tracer
@@ -266,8 +266,9 @@ class Agent:
         conversation = self._open.enter_context(
             self.conversations.opened(tenant, "helper", transcript, speculation)
         )
-        registrations = conversation.register(tools, path="open.tools")
-        assert all(registration.error is None for registration in registrations)
+        toolset = conversation._toolset  # pyright: ignore[reportPrivateUsage]
+        for tool in tools:
+            toolset.add(declare(tool, self.conversations.tool_limits))
         client = Client(conversation, handler)
         self.clients.append(client)
         return client

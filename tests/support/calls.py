@@ -10,7 +10,7 @@ from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import InvocationCancelReason, ToolCallOutcome
 from precall_service.domain.tools import ToolEffects
-from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
@@ -48,19 +48,20 @@ class Calls:
         effects: ToolEffects | None = None,
     ) -> None:
         """Registers the tool, or updates it."""
-        [registration] = self.toolset.register(
-            [
-                ToolProposal(
-                    name="weather",
-                    input_schema_json=CITY_SCHEMA,
-                    output_schema_json=output_schema,
-                    effects=effects or ToolEffects(read_only=read_only),
-                    timeout_s=TIMEOUT_S,
-                    max_concurrency=2,
-                )
-            ]
+        self.add(
+            ToolProposal(
+                name="weather",
+                input_schema_json=CITY_SCHEMA,
+                output_schema_json=output_schema,
+                effects=effects or ToolEffects(read_only=read_only),
+                timeout_s=TIMEOUT_S,
+                max_concurrency=2,
+            )
         )
-        assert registration.error is None
+
+    def add(self, proposal: ToolProposal) -> None:
+        """Registers a tool, or updates it."""
+        self.toolset.add(declare(proposal, self.limits))
 
     @property
     def tool(self) -> RegisteredTool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.calls import SAFE, TIMEOUT_S
 from tests.support.links import RecordingLink
@@ -25,11 +25,8 @@ class Process:
         self.tools: tuple[RegisteredTool, ...] = self.toolset.snapshot()
 
     def register(self) -> None:
-        self.toolset.register(
-            [
-                ToolProposal(
-                    name=name, effects=SAFE, timeout_s=TIMEOUT_S, max_concurrency=self.slots
-                )
-                for name in NAMES
-            ]
-        )
+        for name in NAMES:
+            proposal = ToolProposal(
+                name=name, effects=SAFE, timeout_s=TIMEOUT_S, max_concurrency=self.slots
+            )
+            self.toolset.add(declare(proposal, LIMITS))

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from precall_service.agent import refusals
 from precall_service.agent.context import TurnContext, TurnServices
@@ -41,9 +42,12 @@ from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
 from precall_service.tools.declarations import ToolLimits, ToolProposal
 from precall_service.tools.link import HandlerAnswer
-from precall_service.tools.toolset import RegisteredTool, Toolset
+from precall_service.tools.toolset import RegisteredTool, Registration, Toolset
 
 log = logging.getLogger(__name__)
+
+UNJUDGED_MAX: Final = 4
+"""Frames with tools that have no answer yet; if there are more, the client's frames wait."""
 
 
 class Conversation:
@@ -73,6 +77,7 @@ class Conversation:
         self._toolset = Toolset(self, tool_limits)
         self._turn: Turn | None = None
         self._ended = EndedTurns(limits.ended_turns_max)
+        self._unjudged: asyncio.Queue[tuple[int, list[Registration]]] = asyncio.Queue(UNJUDGED_MAX)
         self._wake = asyncio.Event()
         self._draining = False
         self.error: ServiceError | None = None
@@ -86,24 +91,40 @@ class Conversation:
 
     # Frames of the client.
 
-    def register(
-        self, proposals: Sequence[ToolProposal], *, path: str
-    ) -> tuple[ToolRegistration, ...]:
+    async def register(self, proposals: Sequence[ToolProposal], *, path: str) -> list[Registration]:
         """Registers or updates inline tools; a running turn keeps offering those it began with.
 
         `path` is the field of the client's frame that holds the tools, for errors.
         """
         refused = self._no_tool_calls()
         if refused is not None:
-            return tuple(
-                ToolRegistration(name=p.name, version="", error=refused) for p in proposals
-            )
-        return tuple(self._toolset.register(proposals, path=path))
+            return [Registration(ToolRegistration(name=p.name, error=refused)) for p in proposals]
+        return await self._toolset.register(proposals, path=path)
+
+    async def judged(self, registrations: Sequence[Registration]) -> tuple[ToolRegistration, ...]:
+        """Returns the outcomes, with what the engine does not hold calls of the tools to.
+
+        An engine that is not ready holds nobody up: it judges the tools when a turn uses them.
+        """
+        tools = [each.declaration for each in registrations if each.declaration is not None]
+        engine = self._services.engines.running
+        if engine is None:
+            return tuple(each.outcome for each in registrations)
+        loosened = iter(await engine.judge(tools))
+        return tuple(
+            each.outcome
+            if each.declaration is None
+            else replace(each.outcome, loosened=tuple(next(loosened)))
+            for each in registrations
+        )
 
     async def register_tools(self, frame: int, proposals: Sequence[ToolProposal]) -> None:
-        """Registers tools, and answers with one ToolsRegistered."""
-        registrations = self.register(proposals, path="register_tools.tools")
-        await self.outbox.put(ToolsRegistered(frame, registrations))
+        """Registers tools; `run` answers with one ToolsRegistered once they are judged.
+
+        The client's next frames need not wait for that: they may be results of a running turn.
+        """
+        registrations = await self.register(proposals, path="register_tools.tools")
+        await self._unjudged.put((frame, registrations))
 
     async def withdraw_tools(self, frame: int, names: Sequence[str]) -> None:
         """Withdraws tools, and answers with one ToolsWithdrawn."""
@@ -218,19 +239,31 @@ class Conversation:
 
         On cancel (the client is gone): the running turn is cancelled and no more events are sent.
         """
-        try:
-            while True:
-                if self._turn is not None:
-                    await self._run_turn(self._turn)
-                elif self._draining:
-                    return
-                else:
-                    self._wake.clear()
-                    await self._wake.wait()
-        finally:
-            self._services.dispatcher.link_lost(self)
-            self._cancel_expiry()
-            self.outbox.close()
+        async with asyncio.TaskGroup() as group:
+            answering = group.create_task(self._answer_registrations())
+            try:
+                await self._run_turns()
+                await self._unjudged.join()
+            finally:
+                self._services.dispatcher.link_lost(self)
+                self._cancel_expiry()
+                self.outbox.close()
+                answering.cancel()
+
+    async def _run_turns(self) -> None:
+        while self._turn is not None or not self._draining:
+            if self._turn is not None:
+                await self._run_turn(self._turn)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _answer_registrations(self) -> None:
+        while True:
+            frame, registrations = await self._unjudged.get()
+            outcomes = await self.judged(registrations)
+            await self.outbox.put(ToolsRegistered(frame, outcomes))
+            self._unjudged.task_done()
 
     def drain(self, error: ServiceError | None = None) -> None:
         """Accepts no more turns, and ends the stream with `error` once the running turn has ended.

@@ -6,13 +6,14 @@ Never: runs of handlers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import ToolRegistration
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.tools.declarations import ToolLimits, ToolProposal, declare
+from precall_service.tools.declarations import CheckedTool, ToolLimits, ToolProposal, declare
 from precall_service.tools.link import HandlerLink
 from precall_service.tools.schema import Schema
 
@@ -45,6 +46,14 @@ class RegisteredTool:
         return self.toolset.current(self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The outcome for a proposed tool, with its declaration if it was accepted."""
+
+    outcome: ToolRegistration
+    declaration: ToolDeclaration | None = None
+
+
 class Toolset:
     """The tools of one stream. A snapshot does not change when the tools do."""
 
@@ -53,28 +62,40 @@ class Toolset:
         self._limits = limits
         self._tools: dict[str, RegisteredTool] = {}
 
-    def register(
+    async def register(
         self, proposals: Sequence[ToolProposal], *, path: str = "register_tools.tools"
-    ) -> list[ToolRegistration]:
+    ) -> list[Registration]:
         """Accepts or refuses each tool separately, in order.
 
         A tool with a known name replaces the old one and keeps its position. A refused update
         leaves the old one registered. `path` is the field of the tools, for errors.
+        On cancel: the tools so far are registered.
         """
         names: set[str] = set()
-        registrations: list[ToolRegistration] = []
+        registrations: list[Registration] = []
         for index, proposal in enumerate(proposals):
             try:
-                tool = self._admit(proposal, names, f"{path}[{index}].")
+                tool = await self._checked(proposal, names, f"{path}[{index}].")
             except ServiceError as error:
-                registrations.append(ToolRegistration(name=proposal.name, error=error))
+                refused = ToolRegistration(name=proposal.name, error=error)
+                registrations.append(Registration(refused))
             else:
-                self._tools[tool.name] = tool
-                registrations.append(
-                    ToolRegistration(name=tool.name, version=tool.declaration.version)
-                )
+                self.add(tool)
+                version = tool.declaration.version
+                accepted = ToolRegistration(name=proposal.name, version=version)
+                registrations.append(Registration(accepted, tool.declaration))
             names.add(proposal.name)
         return registrations
+
+    def add(self, tool: CheckedTool) -> None:
+        """Adds a tool, or replaces the one of its name."""
+        self._tools[tool.declaration.name] = RegisteredTool(
+            declaration=tool.declaration,
+            arguments=tool.arguments,
+            result=tool.result,
+            link=self._link,
+            toolset=self,
+        )
 
     def withdraw(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Withdraws tools. Returns the withdrawn names, and those that were not registered.
@@ -96,7 +117,7 @@ class Toolset:
         """The tool of that name, or None if none is registered."""
         return self._tools.get(name)
 
-    def _admit(self, proposal: ToolProposal, names: set[str], path: str) -> RegisteredTool:
+    async def _checked(self, proposal: ToolProposal, names: set[str], path: str) -> CheckedTool:
         if proposal.name in names:
             raise ServiceError(
                 Reason.TOOL_DUPLICATE,
@@ -112,11 +133,5 @@ class Toolset:
                 field=f"{path}name",
                 metadata={"limit": str(self._limits.tools_max)},
             )
-        checked = declare(proposal, self._limits, path=path)
-        return RegisteredTool(
-            declaration=checked.declaration,
-            arguments=checked.arguments,
-            result=checked.result,
-            link=self._link,
-            toolset=self,
-        )
+        # Compiling patterns can take tenths of a second, without Python's lock.
+        return await asyncio.to_thread(declare, proposal, self._limits, path=path)

@@ -86,7 +86,8 @@ class ConverseStream:
                 whom = self._context.peer(), tenant
                 log.info("refused a conversation to %s (tenant %s): %s", *whom, error.label)
                 raise
-            registrations = conversation.register(opening.proposals, path="open.tools")
+            proposed = await conversation.register(opening.proposals, path="open.tools")
+            registrations = await conversation.judged(proposed)
             log.info("%s opened by %r", conversation.who, opening.client_name)
             del opening  # else the history would stay in memory as long as the stream
             await self._converse(conversation, registrations)

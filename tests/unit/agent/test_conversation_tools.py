@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,16 @@ from precall_service.domain.events import (
     InvocationCancelReason,
     InvocationCommitted,
     Invoke,
+    LoosenedKeyword,
     ToolCallCompleted,
     ToolCallOutcome,
     ToolsRegistered,
     ToolsWithdrawn,
 )
+from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
 from precall_service.engine.base import Feature
+from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerResult
 from tests.support.agent import (
@@ -115,13 +119,15 @@ async def test_tools_are_refused_by_a_model_without_tool_calls() -> None:
     info = replace(INFO, features=INFO.features - {Feature.TOOL_CALLS})
     async with agent_on(ScriptedEngine([says("Yes.")], info)) as there:
         client = there.open()
-        registrations = client.conversation.register([WEATHER, TIME], path="open.tools")
-        assert [registration.name for registration in registrations] == ["weather", "time"]
-        for registration in registrations:
+        proposals = [WEATHER, TIME]
+        registrations = await client.conversation.register(proposals, path="open.tools")
+        outcomes = await client.conversation.judged(registrations)
+        assert [registration.name for registration in outcomes] == ["weather", "time"]
+        for registration in outcomes:
             assert registration.error is not None
             assert registration.error.reason is Reason.NOT_SERVED
             assert "--tool-call-parser" in registration.error.message
-        assert client.conversation.register([], path="open.tools") == ()
+        assert await client.conversation.register([], path="open.tools") == []
         assert (await client.ask()).text == "Yes."
 
 
@@ -215,3 +221,66 @@ async def test_an_answer_to_an_invocation_of_another_conversation_is_refused() -
         assert caught.value.reason is Reason.INVOCATION_UNKNOWN
         await client.answer()
         assert client.ending().text == "Yes."
+
+
+URL = LoosenedKeyword("$.properties.url.pattern", "no grammar holds a lookahead")
+
+
+async def test_the_answer_says_what_does_not_bind_the_model() -> None:
+    engine = ScriptedEngine([says("Yes.")])
+    engine.loosened = {"time": [URL]}
+    async with agent_on(engine) as there:
+        client = there.open()
+        proposals = [WEATHER, ToolProposal(name="no good"), TIME]
+        await client.conversation.register_tools(1, proposals)
+        await settle()
+        [registered] = client.of(ToolsRegistered)
+        assert [each.loosened for each in registered.registrations] == [(), (), (URL,)]
+
+
+async def test_frames_do_not_wait_for_the_judgement_of_tools(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = ScriptedEngine([calls(ROME), says("Yes."), says("Well.")])
+    judged = asyncio.Event()
+
+    async def judge(tools: Sequence[ToolDeclaration]) -> list[list[LoosenedKeyword]]:
+        await judged.wait()
+        return [[] for _ in tools]
+
+    monkeypatch.setattr(engine, "judge", judge)
+    async with agent_on(engine) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await client.conversation.register_tools(2, [TIME])
+        await client.answer()
+        assert client.ending().text == "Yes."
+        await client.ask()
+        assert not client.of(ToolsRegistered)
+        judged.set()
+        await settle()
+        assert [each.frame_sequence for each in client.of(ToolsRegistered)] == [2]
+        assert [tool.name for tool in engine.specs[-1].tools] == ["weather", "time"]
+
+
+async def test_a_half_close_waits_for_the_answer_to_a_registration() -> None:
+    async with agent_on(ScriptedEngine([])) as there:
+        client = there.open()
+        await client.conversation.register_tools(1, [WEATHER])
+        client.conversation.hang_up()
+        await settle()
+        assert len(client.of(ToolsRegistered)) == 1
+
+
+async def test_an_engine_that_starts_holds_no_registration_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = ScriptedEngine([])
+    engine.loosened = {"weather": [URL]}
+    async with agent_on(engine) as there:
+        client = there.open()
+        monkeypatch.setattr(EngineSupervisor, "running", None)
+        await client.conversation.register_tools(1, [WEATHER])
+        await settle()
+        [registered] = client.of(ToolsRegistered)
+        assert [each.loosened for each in registered.registrations] == [()]

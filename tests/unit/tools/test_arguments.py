@@ -7,7 +7,7 @@ import pytest
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.tools.arguments import check_arguments
-from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.toolset import RegisteredTool, Toolset
 from tests.support.links import RecordingLink
 from tests.support.tools import CITY_SCHEMA, tool_limits
@@ -17,7 +17,8 @@ LIMITS = tool_limits()
 
 def tool(input_schema_json: str = CITY_SCHEMA) -> RegisteredTool:
     toolset = Toolset(RecordingLink(), LIMITS)
-    toolset.register([ToolProposal(name="weather", input_schema_json=input_schema_json)])
+    proposal = ToolProposal(name="weather", input_schema_json=input_schema_json)
+    toolset.add(declare(proposal, LIMITS))
     [registered] = toolset.snapshot()
     return registered
 

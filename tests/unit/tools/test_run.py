@@ -9,7 +9,7 @@ import pytest
 
 from precall_service.domain.errors import Reason
 from precall_service.domain.events import InvocationCancelReason, Invoke, ToolCallOutcome
-from precall_service.tools.declarations import ToolProposal
+from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerError, HandlerResult
 from precall_service.tools.run import CANCEL_TIMEOUT_S, Run
@@ -247,7 +247,7 @@ async def test_a_defect_in_reading_a_result_ends_the_call(
 
 def launched(dispatcher: Dispatcher, link: RecordingLink, call_id: str = "c") -> Run:
     toolset = Toolset(link, tool_limits())
-    toolset.register([ToolProposal(name="weather", max_concurrency=1)])
+    toolset.add(declare(ToolProposal(name="weather", max_concurrency=1), tool_limits()))
     [tool] = toolset.snapshot()
     return dispatcher.launch(tool=tool, arguments_json="{}", context=CONTEXT, call_id=call_id)
 

@@ -69,14 +69,12 @@ async def test_withdrawn_tool_ends_later_calls_and_waiting_ones(calls: Calls) ->
 async def test_updated_tool_takes_over_waiting_calls(calls: Calls) -> None:
     before = calls.tool
     made = [await calls.call() for _ in range(4)]
-    calls.toolset.register(
-        [
-            ToolProposal(
-                name="weather",
-                version="2",
-                input_schema_json='{"type":"object","properties":{"city":{"maxLength":3}}}',
-            )
-        ]
+    calls.add(
+        ToolProposal(
+            name="weather",
+            version="2",
+            input_schema_json='{"type":"object","properties":{"city":{"maxLength":3}}}',
+        )
     )
     # The current declaration has more slots, and stricter arguments.
     later = await calls.call('{"city":"Ulm"}', tool=before)

@@ -132,16 +132,14 @@ async def test_a_speculative_run_does_not_start_with_other_effects(calls: Calls)
     for number in range(2):
         await calls.launch(call_id=f"busy-{number}")
     guess, promoted = await calls.guess(), await calls.guess()
-    calls.toolset.register(
-        [
-            ToolProposal(
-                name="weather",
-                input_schema_json=CITY_SCHEMA,
-                effects=ToolEffects(writes=("city:{city}",)),
-                timeout_s=TIMEOUT_S,
-                max_concurrency=2,
-            )
-        ]
+    calls.add(
+        ToolProposal(
+            name="weather",
+            input_schema_json=CITY_SCHEMA,
+            effects=ToolEffects(writes=("city:{city}",)),
+            timeout_s=TIMEOUT_S,
+            max_concurrency=2,
+        )
     )
     promoted.commit("p")
     await calls.answer(0)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason
-from precall_service.domain.events import ToolRegistration
 from precall_service.tools.declarations import ToolProposal
-from precall_service.tools.toolset import Toolset
+from precall_service.tools.toolset import Registration, Toolset
 from tests.support.links import RecordingLink
 from tests.support.tools import tool_limits
 
@@ -22,56 +21,56 @@ def names(tools: Toolset) -> list[str]:
     return [each.name for each in tools.snapshot()]
 
 
-def reasons(registrations: list[ToolRegistration]) -> list[Reason | None]:
-    return [each.error and each.error.reason for each in registrations]
+def reasons(registrations: list[Registration]) -> list[Reason | None]:
+    return [each.outcome.error and each.outcome.error.reason for each in registrations]
 
 
-def test_registers_in_order() -> None:
+async def test_registers_in_order() -> None:
     tools = toolset()
-    registrations = tools.register([tool("b", version="1"), tool("a")])
+    registrations = await tools.register([tool("b", version="1"), tool("a")])
     assert names(tools) == ["b", "a"]
-    assert [each.name for each in registrations] == ["b", "a"]
-    assert registrations[0].version == "1"
-    assert len(registrations[1].version) == 16
+    assert [each.outcome.name for each in registrations] == ["b", "a"]
+    assert registrations[0].outcome.version == "1"
+    assert len(registrations[1].outcome.version) == 16
 
 
-def test_each_tool_is_refused_on_its_own() -> None:
+async def test_each_tool_is_refused_on_its_own() -> None:
     tools = toolset()
-    registrations = tools.register([tool("a"), tool("b c"), tool("a"), tool("d")])
+    registrations = await tools.register([tool("a"), tool("b c"), tool("a"), tool("d")])
     assert reasons(registrations) == [
         None,
         Reason.TOOL_NAME_INVALID,
         Reason.TOOL_DUPLICATE,
         None,
     ]
-    assert [each.error.field for each in registrations if each.error] == [
+    assert [each.outcome.error.field for each in registrations if each.outcome.error] == [
         "register_tools.tools[1].name",
         "register_tools.tools[2].name",
     ]
     assert names(tools) == ["a", "d"]
 
 
-def test_path_of_the_handshake() -> None:
-    [registration] = toolset().register([tool("")], path="open.tools")
-    assert registration.error is not None
-    assert registration.error.field == "open.tools[0].name"
+async def test_path_of_the_handshake() -> None:
+    [registration] = await toolset().register([tool("")], path="open.tools")
+    assert registration.outcome.error is not None
+    assert registration.outcome.error.field == "open.tools[0].name"
 
 
-def test_limit_counts_new_names_only() -> None:
+async def test_limit_counts_new_names_only() -> None:
     tools = toolset()
-    tools.register([tool("a"), tool("b"), tool("c")])
-    registrations = tools.register([tool("d"), tool("a", version="2")])
+    await tools.register([tool("a"), tool("b"), tool("c")])
+    registrations = await tools.register([tool("d"), tool("a", version="2")])
     assert reasons(registrations) == [Reason.LIMIT_REACHED, None]
     tools.withdraw(["b"])
-    assert reasons(tools.register([tool("d")])) == [None]
+    assert reasons(await tools.register([tool("d")])) == [None]
     assert names(tools) == ["a", "c", "d"]
 
 
-def test_snapshot_stays_while_the_tools_change() -> None:
+async def test_snapshot_stays_while_the_tools_change() -> None:
     tools = toolset()
-    tools.register([tool("a", version="1"), tool("b")])
+    await tools.register([tool("a", version="1"), tool("b")])
     snapshot = tools.snapshot()
-    tools.register([tool("a", version="2")])
+    await tools.register([tool("a", version="2")])
     tools.withdraw(["b"])
 
     a, b = snapshot
@@ -83,17 +82,17 @@ def test_snapshot_stays_while_the_tools_change() -> None:
     assert b.current() is None
 
 
-def test_refused_update_changes_nothing() -> None:
+async def test_refused_update_changes_nothing() -> None:
     tools = toolset()
-    tools.register([tool("a", version="1")])
+    await tools.register([tool("a", version="1")])
     [before] = tools.snapshot()
-    assert reasons(tools.register([tool("a", schema="[]")])) == [Reason.TOOL_SCHEMA_INVALID]
+    assert reasons(await tools.register([tool("a", schema="[]")])) == [Reason.TOOL_SCHEMA_INVALID]
     assert before.current() is before
 
 
-def test_withdraw_tells_what_it_did_not_know() -> None:
+async def test_withdraw_tells_what_it_did_not_know() -> None:
     tools = toolset()
-    tools.register([tool("a"), tool("b")])
+    await tools.register([tool("a"), tool("b")])
     assert tools.withdraw(["b", "x", "b"]) == (["b"], ["x"])
     assert tools.withdraw(["b"]) == ([], ["b"])
     assert names(tools) == ["a"]

@@ -171,10 +171,11 @@ def test_any_turn_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> No
 
 @any_frame
 @given(frames("register_tools"))
-def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> None:
+async def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     toolset = Toolset(RecordingLink(), tool_limits())
     tools = frame.register_tools.tools
-    entries = toolset.register(opening_in.proposals("tools", tools, tools_max=len(tools)))
+    proposals = opening_in.proposals("tools", tools, tools_max=len(tools))
+    entries = [each.outcome for each in await toolset.register(proposals)]
     assert [entry.name for entry in entries] == [tool.name for tool in tools]
     for entry in entries:
         assert (entry.error is None) == bool(entry.version)
