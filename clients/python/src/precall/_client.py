@@ -15,11 +15,13 @@ from precall import _errors, _frames, _speculation_frames
 from precall._address import checked_address, checked_metadata
 from precall._cache import ToolCache
 from precall._connection import Connection
-from precall._conversation import Conversation, Opening
+from precall._conversation import Conversation
 from precall._errors import ConnectError
 from precall._messages import Message
+from precall._opening import Opening
 from precall._options import ClientOptions
 from precall._pool import HandlerPool
+from precall._registrations import LoosenedKeywords
 from precall._served import UnservedOptions
 from precall._server import ServerInfo
 from precall._speculation import ModeName, Speculation, SpeculationStats
@@ -70,6 +72,7 @@ class Client:
         self._cache = ToolCache(self._connection)
         self._tools: dict[str, Tool] = {}
         self._unserved = UnservedOptions()
+        self._loosened = LoosenedKeywords()
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,6 +193,7 @@ class Client:
             address=self.address,
             options=self._options,
             unserved=self._unserved,
+            loosened=self._loosened,
         )
         return Conversation(opening)
 

@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
@@ -21,40 +20,18 @@ from precall._errors import ConversationClosedError, PrecallError
 from precall._feed import TurnFeed
 from precall._invocations import Invocations
 from precall._messages import Answer
-from precall._options import ClientOptions
-from precall._pool import HandlerPool
+from precall._opening import Opening
 from precall._registrations import ToolVersions
 from precall._replies import Replies
-from precall._served import UnservedOptions
 from precall._server import Capability, ServerLimits
 from precall._speculation import Speculation
-from precall._stream import Call, ConverseStream, open_stream
+from precall._stream import ConverseStream, open_stream
 from precall._tool import Tool, ToolLike, ToolOptions, as_tool
 from precall._turn import Turn
 from precall._turn_options import TurnOptions
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 
 logger = logging.getLogger("precall")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
-    """What a client gives to a conversation."""
-
-    connect: Callable[[Conversation], tuple[Call, HandlerPool]]
-    """Starts the call, and returns it with the pool that the handlers run in."""
-    frame: agent_pb2.OpenConversation
-    """The handshake, without tools."""
-    tools: tuple[Tool, ...]
-    """The tools that it begins with."""
-    known: Callable[[ToolLike], Tool]
-    """Returns the client's tool for a function, or makes one."""
-    address: str
-    """The server's address, for messages."""
-    options: ClientOptions
-    """Timeouts and limits."""
-    unserved: UnservedOptions
-    """Warns where an option of a tool has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +54,7 @@ class Conversation:
         self._open: _Open | None = None
         self._end: PrecallError | None = None
         self._turn: TurnFeed | None = None
-        self._versions = ToolVersions()
+        self._versions = ToolVersions(opening.loosened)
         self._replies = Replies(opening.options.answer_timeout_s)
         self._changing = asyncio.Lock()
 
