@@ -33,6 +33,8 @@ BENCHES = (
     "cache",
     "history",
     "turn",
+    "registration",
+    "arguments",
     "demo",
     "speculation_oracle",
     "speculation_fork",
