@@ -103,7 +103,7 @@ def test_what_a_grammar_cannot_hold_is_left_out_alone() -> None:
     assert not accepts(REQUIRED, written("get_weather", "{}"), tools=odd)
 
 
-@pytest.mark.parametrize("parser", ["hermes", "qwen3_xml", "glm47", "minimax_m2", "deepseek_v32"])
+@pytest.mark.parametrize("parser", ["hermes", "granite", "qwen3_xml", "glm47", "deepseek_v32"])
 def test_grammars_that_have_been_made_are_not_made_again(
     monkeypatch: pytest.MonkeyPatch, parser: str
 ) -> None:
@@ -133,11 +133,43 @@ def test_a_tool_that_does_not_fit_beside_the_others_is_logged_and_held_to_any_ob
 
 @pytest.mark.parametrize(
     ("parser", "style", "lines"),
-    [("hermes", "json", False), ("qwen3_xml", "qwen_xml", True), ("glm47", "glm_xml", False)],
+    [
+        ("hermes", "json", False),
+        ("granite", "json", False),
+        ("qwen3_xml", "qwen_xml", True),
+        ("glm47", "glm_xml", False),
+    ],
 )
 def test_the_form_of_arguments_is_known(parser: str, style: str, lines: bool) -> None:
     [form] = plans(parser=parser).forms_of_arguments(TOOLS[0])
     assert (form.style, form.lines) == (style, lines)
+
+
+def recursive(name: str, value: str, levels: int = 0) -> ToolDeclaration:
+    node: dict[str, Any] = {"value": {"type": value}, "next": {"$ref": "#"}}
+    for _ in range(levels):
+        node = {"inner": {"type": "object", "properties": node}}
+    return declared(name, schema=json.dumps({"type": "object", "properties": node}))
+
+
+def test_a_list_of_required_calls_holds_tools_of_any_schemas() -> None:
+    """VLLM refuses two tools that define a name in two ways, and one that is nested deeply."""
+    made = plans(parser="granite")
+    tools = recursive("a", "integer"), recursive("b", "string"), recursive("deep", "string", 40)
+    tag = made.plan(tools, REQUIRED).structured_outputs.structural_tag
+    call = '{{"name": "{}", "parameters": {}}}'.format
+    two, wrong = '{"value": 1, "next": {"value": 2}}', '{"value": 1, "next": {"value": "2"}}'
+    text = call("b", '{"value": "1", "next": {"value": "2"}}')
+    assert grammar_accepts(tag, f"[{call('a', two)}, {text}]")
+    assert not grammar_accepts(tag, f"[{call('a', wrong)}]")
+    assert not grammar_accepts(tag, "[]")
+    tag = made.plan(tools, named("a")).structured_outputs.structural_tag
+    assert grammar_accepts(tag, two)
+    assert not grammar_accepts(tag, wrong)
+    made.limit_calls()
+    tag = made.plan(tools, REQUIRED).structured_outputs.structural_tag
+    assert grammar_accepts(tag, f"[{text}]")
+    assert not grammar_accepts(tag, f"[{text}, {text}]")
 
 
 def test_without_structured_calls_a_required_call_is_still_a_call() -> None:

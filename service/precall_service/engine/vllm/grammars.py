@@ -106,6 +106,41 @@ def one_call_of(
     return json.dumps({"type": "structural_tag", "format": one})
 
 
+def calls_listed(
+    schemas: Mapping[str, JsonObject | bool], grammar_of: GrammarOf, *, several: bool
+) -> str:
+    """The grammar of a list of calls that vLLM reads in every family with no grammar of its own.
+
+    VLLM makes one schema of all tools for it, which it refuses if two tools define a name in two
+    ways, or if one is nested deeply.
+    """
+    calls = [
+        {
+            "type": "tag",
+            "begin": f'{{"name": {json.dumps(name)}, "parameters": ',
+            "content": {"type": "grammar", "grammar": grammar_of(schema, AS_JSON)},
+            "end": "}",
+        }
+        for name, schema in schemas.items()
+    ]
+    listed = {
+        "type": "tags_with_separator",
+        "tags": calls,
+        "separator": ", ",
+        "at_least_one": True,
+        "stop_after_first": not several,
+    }
+    ends = [{"type": "const_string", "value": value} for value in "[]"]
+    form = {"type": "sequence", "elements": [ends[0], listed, ends[1]]}
+    return json.dumps({"type": "structural_tag", "format": form})
+
+
+def arguments_alone(schema: JsonObject | bool, grammar_of: GrammarOf) -> str:
+    """The grammar of a named call, which vLLM reads in the same families, as a structural tag."""
+    form = {"type": "grammar", "grammar": grammar_of(schema, AS_JSON)}
+    return json.dumps({"type": "structural_tag", "format": form})
+
+
 def _with_any_id(text: str, call_id: str) -> list[dict[str, str]]:
     """The parts of a grammar for a text, in which any other id may stand for this one."""
     texts = text.split(call_id) if call_id else [text]

@@ -29,8 +29,10 @@ from precall_service.engine.vllm.grammars import (
     ArgumentsForm,
     CallForm,
     WholeCall,
+    arguments_alone,
     arguments_grammar,
     as_templates_write,
+    calls_listed,
     form_of_calls,
     one_call_of,
     schema_text,
@@ -202,12 +204,13 @@ class StepPlans:
         grammars: Sequence[ToolGrammar],
     ) -> StepPlan:
         required = choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
-        requires_as_ours = required and not self._requires_as_vllm
+        reads_as_any = required and not self._requires_as_vllm
+        held_here = reads_as_any or (required and self._lists_required_calls())
         request = ChatCompletionRequest.model_validate(
             {
                 "messages": [{"role": "user", "content": ""}],
                 "tools": list(map(self._tool, tools, grammars)) or None,
-                "tool_choice": _tool_choice(ToolChoice() if requires_as_ours else choice)
+                "tool_choice": _tool_choice(ToolChoice() if reads_as_any else choice)
                 if tools
                 else None,
                 "parallel_tool_calls": self._calls_max is None,
@@ -224,12 +227,12 @@ class StepPlans:
                 model_config=self._model_config,
                 chat_template_kwargs=variables,
             )
-            if tools and choice.mode is not ToolChoiceMode.NONE and not requires_as_ours:
+            if tools and choice.mode is not ToolChoiceMode.NONE and not held_here:
                 request = cast("ChatCompletionRequest", make_parser().adjust_request(request))
         texts = _Texts(grammars)
-        if requires_as_ours:
+        if held_here and tools:
             schemas = {tool.name: made.schema for tool, made in zip(tools, grammars, strict=True)}
-            outputs = self._one_call(schemas, choice, texts)
+            outputs = self._required_calls(schemas, choice, texts)
         else:
             names = [tool.name for tool in tools]
             outputs = self._grammar(request.structured_outputs, names, texts)
@@ -246,17 +249,32 @@ class StepPlans:
             else {},
         )
 
-    def _one_call(
+    def _lists_required_calls(self) -> bool:
+        """Whether required calls are read as a list in JSON, and a named one as its arguments."""
+        if self._parser_class is None or self._parser_class.tool_parser_cls is None:
+            return False
+        return self._parser_class.tool_parser_cls.supports_required_and_named
+
+    def _required_calls(
         self, schemas: Mapping[str, JsonObject | bool], choice: ToolChoice, texts: _Texts
     ) -> StructuredOutputsParams | None:
-        """The grammar of one call of tools with these schemas, or of the one that is named."""
-        if self._whole_call is None or not schemas:
-            return None
-        if choice.mode is ToolChoiceMode.NAMED:
+        """The grammar of calls of tools with these schemas, or of a call of the one that is named.
+
+        None if no form of such a call is known that is read.
+        """
+        named = choice.mode is ToolChoiceMode.NAMED
+        if named:
             schemas = {choice.tool_name: schemas[choice.tool_name]}
         if not self._structured_calls:
             schemas = {name: {"type": "object"} for name in schemas}
-        tag = one_call_of(schemas, self._whole_call, texts.grammar_of)
+        if not self._requires_as_vllm:
+            if self._whole_call is None:
+                return None
+            tag = one_call_of(schemas, self._whole_call, texts.grammar_of)
+        elif named:
+            tag = arguments_alone(schemas[choice.tool_name], texts.grammar_of)
+        else:
+            tag = calls_listed(schemas, texts.grammar_of, several=self._calls_max is None)
         return StructuredOutputsParams(structural_tag=tag)
 
     def _tool(self, tool: ToolDeclaration, grammar: ToolGrammar) -> ChatTool:
