@@ -31,8 +31,8 @@ async def test_a_tool_of_any_schema_is_judged_and_then_called(
 async def test_many_costly_tools_share_what_one_turn_may(
     vllm_engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Tools of 600 optional properties: those that do not fit are held to any object."""
-    tools = tuple(declared(f"wide_{n}", schema=json.dumps(_wide(600, n))) for n in range(12))
+    """Tools of 1,000 properties: those that do not fit are held to any object."""
+    tools = tuple(declared(f"wide_{n}", schema=json.dumps(_wide(1000, n))) for n in range(16))
     assert not any(await vllm_engine.judge(tools))
     prompt = await vllm_engine.render(asked("Call a tool."))
     spec = step_spec(max_tokens=8, tools=tools, tool_choice=REQUIRED)
@@ -42,4 +42,5 @@ async def test_many_costly_tools_share_what_one_turn_may(
 
 def _wide(count: int, number: int) -> JsonObject:
     names = [f"property_{number}_{index}" for index in range(count)]
-    return {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    properties: JsonObject = {name: {"type": "string"} for name in names}
+    return {"type": "object", "properties": properties, "required": names}
