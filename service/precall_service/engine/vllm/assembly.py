@@ -12,7 +12,7 @@ from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import EngineInfo, Feature
 from precall_service.engine.findings import Findings, Standing, Subject
-from precall_service.engine.vllm import probes
+from precall_service.engine.vllm import probe_chat, probes
 from precall_service.engine.vllm.branching import THINKING, Branches
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.engine import VllmEngine
@@ -79,7 +79,7 @@ def _features(parts: ModelParts, findings: Findings) -> frozenset[Feature]:
 
 def _start(llm: AsyncLLM, parts: ModelParts) -> Start:
     """What the process that makes grammars is to know of the model."""
-    forms = parts.plans.forms_of_arguments(probes.TOOL)
+    forms = parts.plans.forms_of_arguments(probe_chat.LOOKUP)
     return Start(
         tokenizer_info=_tokenizer_info(llm, parts.tokenizer),
         forms=[Form(style=form.style, lines=form.lines) for form in forms],
