@@ -115,7 +115,7 @@ NESTED = ordered(
 TOOLS = (declared("plain", SCHEMA), declared("deep", NESTED_SCHEMA))
 QUESTION = asked("Go on.", *TOOLS)
 CALLS = st.tuples(st.just("plain"), ARGUMENTS) | st.tuples(st.just("deep"), NESTED)
-SIZES = st.sampled_from([1, 2, 3, 7])
+SIZES = st.sampled_from([1, 2, 3, 7, 10_000])
 """Tokens that come at once."""
 
 

@@ -95,6 +95,7 @@ class StepParser:
         self._pace = Pace()
         self._thought = _leading_thought(parser)
         self._thought_tokens = 0
+        self._end_of_thought = _end_of_thought(parser)
         form = XML_FORMS.get(type(parser.tool_parser).__name__)
         self._xml = None if form is None else XmlCalls(form)
         self._unjudged: _Call | None = None
@@ -112,6 +113,16 @@ class StepParser:
 
     def feed(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
         """The pieces that the next generated tokens complete."""
+        if self._end_of_thought is not None and self._end_of_thought[1] in token_ids:
+            (mark, mark_id), self._end_of_thought = self._end_of_thought, None
+            before, _, after = text.partition(mark)
+            if after:
+                end = list(token_ids).index(mark_id) + 1
+                yield from self._fed(before + mark, token_ids[:end])
+                text, token_ids = after, token_ids[end:]
+        yield from self._fed(text, token_ids)
+
+    def _fed(self, text: str, token_ids: Sequence[int]) -> Iterator[Piece]:
         special = self._special_tokens.among(token_ids)
         self._saw_special = self._saw_special or special
         if not self._thought.past:
@@ -320,6 +331,17 @@ class StepParser:
 
     def _clean(self, text: str) -> str:
         return self._special_tokens.removed_from(text) if self._saw_special else text
+
+
+def _end_of_thought(parser: Parser) -> tuple[str, int] | None:
+    """The mark that ends reasoning, and its token. What follows it is given to parsers apart.
+
+    Given both at once, vLLM's parsers also drop the mark where it stands in a call that follows.
+    """
+    reasoning = parser.reasoning_parser
+    mark = None if reasoning is None else reasoning.reasoning_end_str
+    mark_id = reasoning.vocab.get(mark) if reasoning is not None and mark else None
+    return None if mark is None or mark_id is None else (mark, mark_id)
 
 
 def _leading_thought(parser: Parser) -> LeadingThought:
