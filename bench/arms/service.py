@@ -25,6 +25,7 @@ from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
+    Draft,
     Engine,
     EngineInfo,
     EngineLoad,
@@ -74,6 +75,9 @@ class ForcedCalls:
         self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
     ) -> Prompt | None:
         return await self._engine.branch(prompt, token_ids, spec)
+
+    async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
+        await self._engine.draft(spec, drafts)
 
     def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         conversation_id = spec.step_id.rpartition("-")[0]

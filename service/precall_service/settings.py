@@ -91,6 +91,8 @@ class EngineSection(_Section):
     """The most tokens that a step may reason. None: no limit, or the embedded model's own."""
     chat_template: Path | None = None
     structured_calls: bool = True
+    drafts: bool = True
+    """Whether predicted calls are verified instead of generated, where the engine can do that."""
     kv_cache_bytes: PositiveInt | None = None
     share_prefix_cache: bool = False
     """Whether tenants share the prefix cache. One can then detect another's prompts by timing."""
@@ -225,6 +227,8 @@ class SpeculationSection(_Section):
     """The most that a conversation gets, and what it gets if it asks for nothing."""
     predictors: frozenset[PredictorChoice] = frozenset(get_args(PredictorChoice))
     depth_max: Annotated[int, Field(ge=1, le=8)] = 2
+    verify_drafts: bool = True
+    """Whether predicted calls are verified in the engine instead of generated."""
     open_world_tools: frozenset[str] = frozenset()
     """Tools that may run early although they are declared as open-world."""
     stages: dict[Annotated[str, AfterValidator(_checked_stage_key)], Mode] = {}
@@ -243,12 +247,14 @@ class SpeculationSection(_Section):
 
     def limits(self) -> SpeculationLimits:
         """Returns the limits of speculation."""
-        own = {"mode", "predictors", "depth_max", "open_world_tools", "stages"}
+        most = {"mode", "predictors", "depth_max", "verify_drafts"}
+        own = most | {"open_world_tools", "stages"}
         return SpeculationLimits(
             most=SpeculationSettings(
                 mode=SpeculationMode[self.mode.upper()],
                 predictors=frozenset(Predictor[each.upper()] for each in self.predictors),
                 max_depth=self.depth_max,
+                verify_drafts=self.verify_drafts,
             ),
             stages={
                 _stage_key(key): SpeculationMode[mode.upper()] for key, mode in self.stages.items()

@@ -14,6 +14,7 @@ from precall_service.domain.messages import ToolMessage, UserMessage
 from precall_service.engine.base import (
     CallBegun,
     Chunk,
+    Draft,
     Engine,
     EngineDiedError,
     Finish,
@@ -124,6 +125,17 @@ class EngineContract:
         )
         assert said.end.finish is Finish.LENGTH
         assert len(said.end.token_ids) == 5
+
+    async def test_drafts_change_no_token(self, engine: Engine) -> None:
+        prompt = await engine.render(QUESTION)
+        spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=REQUIRED)
+        plain = await heard(engine.generate(prompt, spec))
+        drafts = tuple(Draft(call.tool_name, call.arguments_json) for call in plain.calls)
+        assert drafts
+        again = replace(spec, step_id=f"{spec.step_id}-again", drafts=drafts)
+        drafted = await heard(engine.generate(prompt, again))
+        assert (drafted.end.token_ids, drafted.arguments) == (plain.end.token_ids, plain.arguments)
+        await engine.draft(again, drafts)  # the step has ended: nothing happens
 
     async def test_a_required_call_is_valid_against_its_schema(self, engine: Engine) -> None:
         said = await heard(

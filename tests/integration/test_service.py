@@ -15,12 +15,12 @@ from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
     Engine,
     EngineFactory,
-    EngineState,
     Progress,
     Prompt,
     StepSpec,
     StepStream,
 )
+from precall_service.engine.supervisor import EngineState
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
 from tests.support.steps import until_idle

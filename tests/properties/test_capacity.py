@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from precall_service.admission import Admission, AdmissionLimits
 from precall_service.agent.capacity import follow_engine
-from precall_service.engine.base import EngineStartError, EngineState
-from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
+from precall_service.engine.base import EngineStartError
+from precall_service.engine.supervisor import EngineState, EngineSupervisor, RestartPolicy
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import ScriptedEngine, ScriptedFactory
 

@@ -11,7 +11,7 @@ import pytest
 
 from precall.v1 import agent_pb2, invocation_pb2, turn_pb2
 from precall_service.app import Service, serve
-from precall_service.engine.base import EngineState
+from precall_service.engine.supervisor import EngineState
 from precall_service.settings import load_settings
 from tests.support.clock import settle
 from tests.support.scripts import Pause, calls, in_turn, says

@@ -50,7 +50,7 @@ async def granted(
 
 
 async def test_without_a_wish_a_conversation_gets_what_the_operator_allows() -> None:
-    expected = Asked(mode=ISSUE, predictors=ALL, max_depth=2, verify_drafts=False)
+    expected = Asked(mode=ISSUE, predictors=ALL, max_depth=2, verify_drafts=True)
     assert await granted(None) == expected
     assert await granted(Asked()) == expected
 
@@ -101,7 +101,15 @@ async def test_a_client_can_only_narrow_the_depth(asked: int, depth: int) -> Non
 
 async def test_events_are_granted_to_those_that_ask() -> None:
     assert (await granted(Asked(send_events=True))).send_events
-    assert (await granted(Asked(verify_drafts=True))).verify_drafts is False, "not served yet"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("asked", [True, False, None])
+async def test_a_client_can_only_narrow_the_drafts(asked: bool | None, *, allowed: bool) -> None:
+    found = await granted(Asked(verify_drafts=asked), {"verify_drafts": allowed})
+    assert found.verify_drafts == (allowed and asked is not False)
+    off = await granted(Asked(mode=OFF, verify_drafts=asked), {"verify_drafts": allowed})
+    assert off.verify_drafts is False
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
+    Draft,
     Engine,
     EngineDiedError,
     EngineInfo,
@@ -121,6 +122,9 @@ class LentEngine:
         self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
     ) -> Prompt | None:
         return await self._engine.branch(prompt, token_ids, spec)
+
+    async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
+        await self._engine.draft(spec, drafts)
 
     def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         return self._engine.generate(prompt, spec)

@@ -19,6 +19,7 @@ from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     Chunk,
+    Draft,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
@@ -61,6 +62,7 @@ class ScriptedEngine:
         self._cached_blocks: set[int] = set()
         self.specs: list[StepSpec] = []
         self.prompts: list[Prompt] = []
+        self.drafts: dict[str, list[Draft]] = {}
         self.closed = False
         self.loosened: Mapping[str, Sequence[LoosenedKeyword]] = {}
         """What `judge` says of tools, by their names."""
@@ -112,6 +114,12 @@ class ScriptedEngine:
         if ending is None or not spec.template_variables.get("enable_thinking", True):
             return None
         return Prompt((*prompt.token_ids, *token_ids, *template.tokens(ending)))
+
+    async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
+        """As `Engine.draft`: records them in `drafts`, by step. It accepts none."""
+        self._check_alive()
+        if Feature.DRAFTS in self._info.features:
+            self.drafts.setdefault(spec.step_id, []).extend(drafts)
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""

@@ -58,6 +58,14 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftsVerified:
+    """The engine verified this many tokens of drafts in the step that has just ended."""
+
+    proposed: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallTaken:
     """A call of the finished step enters its path; ToolCallCompleted follows at the end."""
 
@@ -69,6 +77,7 @@ Happening = (
     TurnStarted
     | StepBegan
     | Sampled
+    | DraftsVerified
     | StepCompleted
     | CallTaken
     | ToolCallCompleted

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from precall_service.admission import Admission, Capacity
-from precall_service.engine.base import EngineState
-from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.engine.supervisor import EngineState, EngineSupervisor
 
 
 def follow_engine(admission: Admission, engines: EngineSupervisor) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.early_runs import EarlyRuns
 from precall_service.agent.situations import Situations
+from precall_service.agent.step_drafts import StepDrafts
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import DiscardReason
 from precall_service.domain.events import Predictor as PredictorName
@@ -46,6 +47,8 @@ class Proposals:
         ledger: Ledger,
         runs: EarlyRuns,
         situations: Situations,
+        *,
+        drafts: StepDrafts,
     ) -> None:
         self._services = services
         self._shared = services.speculation
@@ -54,6 +57,7 @@ class Proposals:
         self._ledger = ledger
         self._runs = runs
         self._situations = situations
+        self._drafts = drafts
         self._tools = {tool.name: tool for tool in context.tools}
         self._early = situations.early
         self._won: set[int] = set()
@@ -181,6 +185,7 @@ class Proposals:
             return  # it has said so before
         self._ledger.propose(prediction)
         self._record.tool(tool.name).of(name).proposed += 1
+        self._drafts.predict(prediction)
         reason = (
             DiscardReason.DUPLICATE
             if any(self._runs.serves(each) for each in others)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
+from precall_service.agent.account import (
+    CallTaken,
+    DraftsVerified,
+    Happening,
+    Sampled,
+    StepBegan,
+)
+from precall_service.agent.draft_savings import DraftSavings
 from precall_service.agent.overlap import Overlap
 from precall_service.domain.events import (
     PredictionConfirmed,
@@ -44,11 +51,13 @@ class TurnReporter:
         self._confirmed = 0
         self._wasted_s = 0.0
         self._overlap = Overlap()
+        self._drafts = DraftSavings()
         self._usage = TokenUsage()
 
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
         if type(happening) is Sampled:  # the hot path: tested first, without `match`
+            self._drafts.sample(at, len(happening.token_ids))
             if happening.pieces:
                 self._take_pieces(at, happening)
             return
@@ -57,9 +66,12 @@ class TurnReporter:
                 self._queue_s = waited_s
             case StepBegan():
                 self._end_tools()
+                self._drafts.begin_step()
                 self._steps += 1
                 self._calls_in_step = 0
                 self._step_began_at = at
+            case DraftsVerified(proposed, accepted):
+                self._drafts.verify(proposed, accepted)
             case StepCompleted(_, finish, usage):
                 self._end_step(at, finish, usage)
             case CallTaken() if self._calls_taken_at is None:
@@ -100,6 +112,7 @@ class TurnReporter:
             tool_time_hidden_s=self._overlap.hidden_s,
             continuation_time_s=self._continuation_s,
             saved_by_overlap_s=self._overlap.saved_s,
+            saved_by_drafts_s=max(0.0, self._drafts.saved_s),
             wasted_time_s=self._wasted_s,
             steps=self._steps,
             tool_calls=self._calls,
@@ -107,6 +120,8 @@ class TurnReporter:
             cache_hits=self._cache_hits,
             predictions=self._predictions,
             predictions_confirmed=self._confirmed,
+            draft_tokens_proposed=self._drafts.proposed,
+            draft_tokens_accepted=self._drafts.accepted,
         )
 
     def _take_pieces(self, at: float, sampled: Sampled) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 
-from precall_service.agent.account import StepBegan
+from precall_service.agent.account import DraftsVerified, StepBegan
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step, StepReader
@@ -55,6 +55,9 @@ class TurnSteps:
         self._reader = None
         self.tokens_left -= len(step.end.token_ids)
         self._scope.transcript.keep_step(prompt, step)
+        if step.end.drafted_tokens:
+            drafts = DraftsVerified(step.end.drafted_tokens, step.end.accepted_tokens)
+            self._scope.account.note(drafts)
         self._note_end(step.finish, step.usage(prompt))
         self._calls.open(reader.calls_told)
         await self._calls.end_unmade(step)

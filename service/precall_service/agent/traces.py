@@ -173,6 +173,9 @@ class TurnSpans:
                 names.TURN_PREDICTIONS: report.predictions,
                 names.TURN_PREDICTIONS_CONFIRMED: report.predictions_confirmed,
                 names.TURN_SAVED_BY_OVERLAP: report.saved_by_overlap_s,
+                names.TURN_SAVED_BY_DRAFTS: report.saved_by_drafts_s,
+                names.TURN_DRAFT_TOKENS_PROPOSED: report.draft_tokens_proposed,
+                names.TURN_DRAFT_TOKENS_ACCEPTED: report.draft_tokens_accepted,
                 names.TURN_WASTED_TIME: report.wasted_time_s,
             }
         )

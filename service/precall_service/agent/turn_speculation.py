@@ -28,6 +28,7 @@ from precall_service.agent.engine_load import Pace
 from precall_service.agent.outbox import Push
 from precall_service.agent.proposals import Proposals
 from precall_service.agent.situations import Situations
+from precall_service.agent.step_drafts import StepDrafts
 from precall_service.cache.base import Lookup
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import (
@@ -83,7 +84,10 @@ class TurnSpeculation:
         self._record = self._shared.records.of(context.tenant)
         self._tools = {tool.name: tool for tool in context.tools}
         self._situations = Situations(context, spec, services)
-        self._proposals = Proposals(services, context, self._ledger, self._runs, self._situations)
+        self._drafts = StepDrafts(services, context)
+        self._proposals = Proposals(
+            services, context, self._ledger, self._runs, self._situations, drafts=self._drafts
+        )
         self._first_token_at = self._sampled_at = self._step_ended_at = 0.0
         self._alone, self._beside = Pace(), Pace()
         """The pace of the current step, without branches of any turn beside it, and with them."""
@@ -143,6 +147,7 @@ class TurnSpeculation:
         self._run_times.clear()
         self._alone, self._beside = Pace(), Pace()
         self._situations.begin_step(began)
+        self._drafts.begin_step(began)
         self._proposals.ask(Moment.STEP_BEGAN)
 
     def _sampled(self, sampled: Sampled) -> None:
@@ -160,6 +165,7 @@ class TurnSpeculation:
     def _end_step(self, finish: StepFinishReason) -> None:
         """Resolves the predictions of the step, now that the model has shown what it does."""
         self._proposals.stop()
+        self._drafts.end_step()
         calls = finish is StepFinishReason.TOOL_CALLS
         self._situations.end_step(finish)
         made = {key for key, _ in self._calls.values()} if calls else set[CallKey | None]()

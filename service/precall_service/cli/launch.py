@@ -72,6 +72,7 @@ def engine_config(
         reasoning_parser=engine.reasoning_parser or model.reasoning_parser,
         reasoning_tokens_max=engine.reasoning_tokens_max or model.reasoning_tokens_max,
         structured_calls=engine.structured_calls,
+        drafts=engine.drafts,
         device=Device(engine.device),
         kv_cache_bytes=engine.kv_cache_bytes,
         share_prefix_cache=engine.share_prefix_cache,

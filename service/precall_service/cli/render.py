@@ -217,6 +217,12 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
         yield "hidden tool time", f"{report.tool_time_hidden_s:.2f} s while the model generated"
     if report.saved_by_overlap_s:
         yield "saved by overlap", f"{report.saved_by_overlap_s:.2f} s"
+    if report.draft_tokens_proposed:
+        accepted, proposed = report.draft_tokens_accepted, report.draft_tokens_proposed
+        yield (
+            "drafts",
+            (f"{accepted} of {proposed} tokens accepted, {report.saved_by_drafts_s:.2f} s saved"),
+        )
     if report.predictions:
         yield "predictions confirmed", f"{report.predictions_confirmed} of {report.predictions}"
     if report.wasted_time_s:

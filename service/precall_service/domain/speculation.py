@@ -37,6 +37,7 @@ class SpeculationRequest:
     mode: SpeculationMode | None = None
     predictors: frozenset[Predictor] = frozenset()
     max_depth: int = 0
+    verify_drafts: bool | None = None
     send_events: bool = False
 
 
@@ -46,12 +47,14 @@ class SpeculationSettings:
 
     Attributes:
         max_depth: How many calls ahead of the model predictions may run; 1 is its next call.
+        verify_drafts: Whether predicted calls are verified in the engine, if it can do that.
         send_events: Whether the client is sent the events of predictions.
     """
 
     mode: SpeculationMode = SpeculationMode.ISSUE
     predictors: frozenset[Predictor] = PREDICTORS
     max_depth: int = 2
+    verify_drafts: bool = True
     send_events: bool = False
 
     def narrowed(self, asked: SpeculationRequest) -> SpeculationSettings:
@@ -63,5 +66,6 @@ class SpeculationSettings:
             mode=mode if common else SpeculationMode.OFF,
             predictors=common,
             max_depth=depth,
+            verify_drafts=self.verify_drafts and asked.verify_drafts is not False,
             send_events=asked.send_events,
         )

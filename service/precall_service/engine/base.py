@@ -33,15 +33,7 @@ class Feature(enum.Enum):
     STRUCTURED_CALLS = "calls held to their schemas"
     REASONING = "reasoning told apart from text"
     BRANCHES = "branches off a step that reasons"
-
-
-class EngineState(enum.Enum):
-    """The state of the engine."""
-
-    STARTING = 1
-    READY = 2
-    RESTARTING = 3
-    FAILED = 4
+    DRAFTS = "predicted calls verified instead of generated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +78,18 @@ class Priority(enum.IntEnum):
     SPECULATES = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A call that the model is expected to write next.
+
+    The engine verifies its tokens several at a time, and keeps those that the model would have
+    written. So a draft changes how fast a step is generated, and nothing else.
+    """
+
+    tool_name: str
+    arguments_json: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
     """How one step is generated.
@@ -96,6 +100,7 @@ class StepSpec:
         template_variables: The variables that the prompt was rendered with. Parsers read them too:
             they decide, for example, whether the model reasons.
         log_probabilities: Whether the chunks have the log probabilities of their tokens.
+        drafts: The calls that the model is expected to write, the likeliest first.
     """
 
     step_id: str
@@ -109,6 +114,7 @@ class StepSpec:
         default_factory=lambda: MappingProxyType({})
     )
     log_probabilities: bool = False
+    drafts: tuple[Draft, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +208,7 @@ class StepEnd:
     """The last item of a generation.
 
     `token_ids` are all sampled tokens, the end token included: those of the chunks, in order.
+    `drafted_tokens` were verified as drafts, and `accepted_tokens` of them were kept.
     `raw_text` is their text without special tokens, which stands in the transcript if a limit has
     cut the step inside a call. `stop_text` is the stop text that ended it, if one did.
     `cut_after_call` says that the engine ended it, because the model began a second call and its
@@ -213,6 +220,8 @@ class StepEnd:
     raw_text: str
     cached_tokens: int
     reasoning_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     stop_text: str = ""
     stray_call: StrayCall | None = None
     cut_after_call: bool = False
@@ -311,6 +320,19 @@ class Engine(Protocol):
 
         Raises:
             GenerationRefusedError: the engine refuses the tools or the template variables.
+        """
+        ...
+
+    async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
+        """Has calls verified in a step in progress, as soon as the model begins to write them.
+
+        `spec` is the step's; the likeliest draft comes first. Does nothing if the step has ended or
+        the backend verifies no drafts (`Feature.DRAFTS`).
+
+        On cancel: the drafts may be staged nevertheless.
+
+        Raises:
+            EngineDiedError: the engine's process has died.
         """
         ...
 

@@ -12,6 +12,7 @@ Concurrency: one event loop; `run` is one long-lived coroutine.
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -24,11 +25,19 @@ from precall_service.engine.base import (
     EngineFactory,
     EngineInfo,
     EngineStartError,
-    EngineState,
     Progress,
 )
 
 log = logging.getLogger(__name__)
+
+
+class EngineState(enum.Enum):
+    """The state of the engine."""
+
+    STARTING = 1
+    READY = 2
+    RESTARTING = 3
+    FAILED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

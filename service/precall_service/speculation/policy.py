@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.events import DiscardReason, Predictor
@@ -22,6 +23,8 @@ from precall_service.speculation.ledger import Prediction, State
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.places import Place
 from precall_service.speculation.records import TenantRecord, ToolRecord
+
+DRAFT_PROBABILITY_MIN: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,14 @@ class Policy:
         """
         overlap_s = max(tenant.tool(name).run_times.within(place.lead_s) for name in tools)
         return place.win_rate * overlap_s > cost * place.takes_s or tenant.explores()
+
+    def worth_drafting(self, prediction: Prediction, tool: ToolRecord) -> bool:
+        """Returns whether the engine should verify a predicted call instead of generating it.
+
+        A draft that is wrong costs about two steps of the engine, and one that is right saves
+        nearly as many as the call has tokens, which are twenty and more.
+        """
+        return self.probability(prediction, tool) >= DRAFT_PROBABILITY_MIN
 
     def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the expected value of running a prediction early, in seconds."""

@@ -16,8 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from precall.v1 import agent_pb2_grpc, tool_cache_pb2_grpc
 from precall_service.agent.conversations import Conversations
 from precall_service.cache.cache import ToolCache
-from precall_service.engine.base import EngineState
-from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from precall_service.transport.health import HealthServicer
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.servicers import (

@@ -33,6 +33,7 @@ def speculation_request(asked: prediction_pb2.SpeculationSettings) -> Speculatio
             Predictor(each) if each in known else Predictor.UNSPECIFIED for each in asked.predictors
         ),
         max_depth=asked.max_depth,
+        verify_drafts=asked.verify_drafts if asked.HasField("verify_drafts") else None,
         send_events=asked.send_events,
     )
 
@@ -47,7 +48,7 @@ def speculation_settings(granted: SpeculationSettings) -> prediction_pb2.Specula
             for each in (() if off else granted.predictors)
         ),
         max_depth=0 if off else granted.max_depth,
-        verify_drafts=False,
+        verify_drafts=not off and granted.verify_drafts,
         send_events=granted.send_events,
     )
 

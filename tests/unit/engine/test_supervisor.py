@@ -9,8 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from precall_service.domain.errors import Code, Reason, ServiceError
-from precall_service.engine.base import EngineStartError, EngineState, Progress
-from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
+from precall_service.engine.base import EngineStartError, Progress
+from precall_service.engine.supervisor import EngineState, EngineSupervisor, RestartPolicy
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
 

@@ -119,6 +119,7 @@ def engine_of(
         info=unused,
         renderer=unused,
         branches=None,
+        drafting=None,
         plans=plans,
         grammars=grammars,
         special_tokens=SpecialTokens({}),

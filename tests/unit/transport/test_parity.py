@@ -12,7 +12,7 @@ from google.rpc import code_pb2
 from precall.v1 import agent_pb2, error_pb2, generation_pb2
 from precall_service.domain.errors import Code, Reason
 from precall_service.domain.turn import ToolChoiceMode
-from precall_service.engine.base import EngineState
+from precall_service.engine.supervisor import EngineState
 
 PROTO = Path(__file__).resolve().parents[3] / "proto" / "precall" / "v1"
 

@@ -52,6 +52,9 @@ class Speculation:
     """The predictors that may be used. Empty: all that the server has."""
     max_depth: int
     """How many calls ahead of the model it may run. 0: the server's default."""
+    verify_drafts: bool | None
+    """Whether the engine may verify predicted calls instead of generating them. None: the server's
+    default."""
     events: bool
     """Whether turns have the prediction events, such as `PredictionConfirmed`."""
 
@@ -61,6 +64,7 @@ class Speculation:
         *,
         predictors: Iterable[Predictor | PredictorName] = (),
         max_depth: int = 0,
+        verify_drafts: bool | None = None,
         events: bool = False,
     ) -> None:
         """Makes a setting.
@@ -71,6 +75,8 @@ class Speculation:
                 all that the server has.
             max_depth: How many calls ahead of the model speculation may run. 0: the server's
                 default.
+            verify_drafts: Whether the engine may verify predicted calls instead of generating
+                them. None: the server's default.
             events: Whether turns have the prediction events.
 
         Raises:
@@ -81,6 +87,7 @@ class Speculation:
             "mode": mode,
             "predictors": predictors if isinstance(predictors, str) else tuple(predictors),
             "max_depth": max_depth,
+            "verify_drafts": verify_drafts,
             "events": events,
         }
         checked = _SPECULATION.validate(given, "speculation")
@@ -89,6 +96,7 @@ class Speculation:
             "mode": _MODES[words] if isinstance(words, str) else words,
             "predictors": tuple(map(Predictor, checked["predictors"])),
             "max_depth": checked["max_depth"],
+            "verify_drafts": checked["verify_drafts"],
             "events": checked["events"],
         }
         for name, value in kept.items():
@@ -108,6 +116,7 @@ class _SpeculationArguments(TypedDict):
         ),
     ]
     max_depth: CountOrZero
+    verify_drafts: Annotated[bool | None, Field(description="True, False or None")]
     events: Flag
 
 

@@ -32,6 +32,7 @@ def settings(asked: Speculation) -> prediction_pb2.SpeculationSettings:
         mode=mode_number(asked.mode) if asked.mode else prediction_pb2.SPECULATION_MODE_UNSPECIFIED,
         predictors=map(predictor_number, asked.predictors),
         max_depth=asked.max_depth,
+        verify_drafts=asked.verify_drafts,
         send_events=asked.events,
     )
 
@@ -42,6 +43,7 @@ def granted(said: prediction_pb2.SpeculationSettings) -> Speculation:
         member(SpeculationMode, _MODE, said.mode) if said.mode else SpeculationMode.OFF,
         predictors=[member(Predictor, _PREDICTOR, number) for number in said.predictors],
         max_depth=said.max_depth,
+        verify_drafts=said.verify_drafts if said.HasField("verify_drafts") else None,
         events=said.send_events,
     )
 

@@ -14,7 +14,9 @@ from precall_service.engine.base import EngineInfo, Feature
 from precall_service.engine.findings import Findings, Standing, Subject
 from precall_service.engine.vllm import probe_chat, probes
 from precall_service.engine.vllm.branching import THINKING, Branches
+from precall_service.engine.vllm.call_texts import CallTexts
 from precall_service.engine.vllm.config import VllmConfig
+from precall_service.engine.vllm.drafting import Drafting, verifies_drafts
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.grammar_maker import GrammarMaker
 from precall_service.engine.vllm.grammar_process import GrammarProcess
@@ -50,11 +52,15 @@ async def assemble(
         parts.plans.limit_reasoning(limit)
     if branches is not None:
         features |= {Feature.BRANCHES}
+    drafting = _drafting(llm, parts, features, config)
+    if drafting is not None:
+        features |= {Feature.DRAFTS}
     return VllmEngine(
         llm,
         info=_info(llm, config, features, findings),
         renderer=parts.renderer,
         branches=branches,
+        drafting=drafting,
         plans=parts.plans,
         grammars=GrammarMaker(grammars),
         special_tokens=parts.special_tokens,
@@ -116,6 +122,16 @@ async def _branches(parts: ModelParts, features: frozenset[Feature]) -> Branches
         return None  # without a grammar nothing would hold a branch to a call
     branches = Branches(parts.renderer, parts.marks)
     return branches if await branches.known(THINKING) else None
+
+
+def _drafting(
+    llm: AsyncLLM, parts: ModelParts, features: frozenset[Feature], config: VllmConfig
+) -> Drafting | None:
+    """What stages drafts; None if the engine verifies none, or the model makes no calls."""
+    if not (config.drafts and Feature.TOOL_CALLS in features and verifies_drafts(llm.vllm_config)):
+        return None
+    texts = CallTexts(parts.renderer, parts.tokenizer.all_special_ids)
+    return Drafting(llm, texts, structured=Feature.STRUCTURED_CALLS in features)
 
 
 def _info(

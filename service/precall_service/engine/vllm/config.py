@@ -55,6 +55,9 @@ class VllmConfig:
     structured_calls: bool = True
     """Whether every call is held to its schema while it is generated."""
 
+    drafts: bool = True
+    """Whether predicted calls are verified instead of generated, where the engine can do that."""
+
     device: Device = Device.AUTO
     kv_cache_bytes: int | None = None
     """Size of the KV cache; None: our default on a CPU, vLLM's on a GPU."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.logprobs import Logprob
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import CompletionOutput
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -26,8 +25,8 @@ from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
-    CallBegun,
     Chunk,
+    Draft,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
@@ -43,13 +42,15 @@ from precall_service.engine.base import (
     TextPiece,
 )
 from precall_service.engine.vllm.branching import Branches
+from precall_service.engine.vllm.drafting import Drafting
 from precall_service.engine.vllm.grammar_maker import GrammarMaker
 from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.reasoning import ReasoningLimit
 from precall_service.engine.vllm.rendering import PromptRenderer
+from precall_service.engine.vllm.sampled import CallLimit, Sampled
 from precall_service.engine.vllm.sampling import StepPlan, StepPlans
-from precall_service.engine.vllm.scheduling import LOAD_UTILITY
+from precall_service.engine.vllm.scheduling import DRAFTS_ARGUMENT, LOAD_UTILITY
 from precall_service.engine.vllm.tool_grammars import ToolGrammar
 
 log = logging.getLogger(__name__)
@@ -74,48 +75,6 @@ _GENERATION_FIELDS: Final = frozenset(
 """Parameters that vLLM and the contract's GenerationSettings call by the same name."""
 
 
-@dataclass(slots=True)
-class _Sampled:
-    """The tokens and texts that a step has generated so far."""
-
-    token_ids: list[int]
-    texts: list[str]
-    cached_tokens: int = 0
-
-    def add(self, output: RequestOutput) -> None:
-        completion = output.outputs[0]
-        self.token_ids += completion.token_ids
-        self.texts.append(completion.text)
-        if output.num_cached_tokens:
-            self.cached_tokens = output.num_cached_tokens
-
-    def ending(self, parser: StepParser | None, finish: Finish) -> Iterable[Piece]:
-        """The pieces that the parser still holds back when the step ends."""
-        if parser is None:
-            return ()
-        return parser.end(finish, "".join(self.texts), self.token_ids)
-
-
-class CallLimit:
-    """Lets the pieces of so many calls pass; None: of any number.
-
-    The step is then over: the template would refuse a message with one call more, after its tools
-    have run.
-    """
-
-    def __init__(self, calls_max: int | None) -> None:
-        self._calls_max = calls_max
-        self.exceeded = False
-
-    def within(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The pieces before the first call that is too many."""
-        for piece in () if self.exceeded else pieces:
-            if isinstance(piece, CallBegun) and piece.index == self._calls_max:
-                self.exceeded = True
-                return
-            yield piece
-
-
 class VllmEngine:
     """vLLM, in this process and its children."""
 
@@ -126,6 +85,7 @@ class VllmEngine:
         info: EngineInfo,
         renderer: PromptRenderer,
         branches: Branches | None,
+        drafting: Drafting | None,
         plans: StepPlans,
         grammars: GrammarMaker,
         special_tokens: SpecialTokens,
@@ -138,6 +98,7 @@ class VllmEngine:
         self._info = info
         self._renderer = renderer
         self._branches = branches
+        self._drafting = drafting
         self._plans = plans
         self._grammars = grammars
         self._special_tokens = special_tokens
@@ -183,17 +144,25 @@ class VllmEngine:
             return None
         return await self._branches.prompt(prompt, token_ids, spec.template_variables)
 
+    async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
+        """As `Engine.draft`."""
+        if self._drafting is not None:
+            await self._drafting.stage(spec, drafts)
+
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`.
 
         On cancel, or if closed early: AsyncLLM aborts the generation, because its own generator is
         closed here.
         """
-        sampled = _Sampled(token_ids=[], texts=[])
+        sampled = Sampled()
         plan, parser = self._planned(prompt, spec, await self._grammars.of(spec.tools))
         grammar, reasoning_ended = self._grammar(prompt, plan, parser)
         params = self._params(spec, grammar, parsed=parser is not None)
         calls = CallLimit(plan.calls_max)
+        if self._drafting is not None:
+            drafts = await self._drafting.of(spec, reasons=reasoning_ended is False)
+            params.extra_args = {DRAFTS_ARGUMENT: drafts} if drafts else None
         try:
             async with contextlib.aclosing(
                 self._llm.generate(
@@ -340,7 +309,7 @@ class VllmEngine:
 
     def _end(
         self,
-        sampled: _Sampled,
+        sampled: Sampled,
         parser: StepParser | None,
         finish: Finish,
         completion: CompletionOutput,
@@ -354,6 +323,8 @@ class VllmEngine:
             raw_text=text if parser is None else self._special_tokens.removed_from(text),
             cached_tokens=sampled.cached_tokens,
             reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
+            drafted_tokens=sampled.drafted_tokens,
+            accepted_tokens=sampled.accepted_tokens,
             stop_text=stop if isinstance(stop, str) and not calls.exceeded else "",
             stray_call=None if calls.exceeded else stray_call,
             cut_after_call=calls.exceeded,

@@ -33,6 +33,12 @@ _EXPECTED: Final = (
     "Default vLLM sampling parameters have been overridden",
     "Chat template rejected the request",  # the client is told
     "[shutdown] ",
+    # About the proposer that precall itself chose, which proposes nothing.
+    "Using a custom class-based proposer backend",
+    "Async scheduling not supported with custom_class-based",
+    "max_num_scheduled_tokens is set to",
+    "min_p and logit_bias parameters won't work with speculative decoding",
+    "Speculative decoding on CPU without Intel OpenMP",
 )
 """Warnings about what precall itself chose, or that every start on a CPU logs."""
 

@@ -1,22 +1,139 @@
-"""Adds to the engine's process a utility that reads its load.
+"""vLLM's schedulers, with the drafts of calls that the model is expected to write.
 
-vLLM imports the class named by `scheduler_cls` in every EngineCore process. This module re-exports
-vLLM's own schedulers unchanged, so that vLLM imports this module there; the import adds the
-utility. A stat logger would not do: it is called after steps only, and an engine whose last
-generation was aborted may take no further step.
+A *draft* is text that a generation may write next. Its tokens are given to the engine as vLLM gives
+those of speculative decoding: the engine computes them in one step and keeps those that it would
+have sampled itself. A draft comes with the request (`SamplingParams.extra_args`) or, while it
+runs, through a utility. A generation without a draft takes vLLM's ordinary path.
 
-Concurrency: a utility runs in the engine's main loop, between two steps.
+vLLM imports the class named by `scheduler_cls` in every EngineCore process; the import of this
+module also adds the utilities there. A stat logger would not do for the load: it is called after
+steps only, and an engine whose last generation was aborted may take no further step.
+
+Concurrency: schedulers and utilities run in the engine's main loop, between two steps.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+from vllm.tokenizers import registry as tokenizers
+from vllm.v1.core.sched import scheduler as vllm_scheduler
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
+from vllm.v1.outputs import DraftTokenIds
+from vllm.v1.request import Request, RequestStatus
+from xgrammar import TokenizerInfo
 
-__all__ = ["LOAD_UTILITY", "AsyncScheduler", "Scheduler"]
+from precall_service.engine.vllm.drafts import DraftTokens, StagedDrafts
+from precall_service.engine.vllm.proposing import is_ours
 
-LOAD_UTILITY = "precall_load"
+__all__ = ["DRAFTS_ARGUMENT", "LOAD_UTILITY", "STAGE_UTILITY", "AsyncScheduler", "Scheduler"]
+
+log = logging.getLogger(__name__)
+
+LOAD_UTILITY: Final = "precall_load"
+STAGE_UTILITY: Final = "precall_stage"
+DRAFTS_ARGUMENT: Final = "precall_drafts"
+"""The extra argument of a request that has its drafts."""
+
+Drafts = Sequence[Mapping[str, Any]]
+"""Drafts as they cross the border of a process: the fields of each `DraftTokens`."""
+
+
+class Scheduler(vllm_scheduler.Scheduler):
+    """vLLM's scheduler for engines that wait for each step, with drafts."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._staged: dict[str, StagedDrafts] = {}
+
+    def stage(self, step_id: str, drafts: Drafts) -> None:
+        """Adds drafts to a request that waits or runs; does nothing if there is none."""
+        for request in self.requests.values():
+            if _external_id(request) == step_id and not request.is_finished():
+                self._stage(request, drafts)
+                self._propose(request)
+
+    def add_request(self, request: Request) -> None:
+        """As vLLM's, with the drafts that come with the request."""
+        super().add_request(request)
+        params = request.sampling_params
+        if params is not None and params.extra_args and DRAFTS_ARGUMENT in params.extra_args:
+            self._stage(request, params.extra_args[DRAFTS_ARGUMENT])
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """As vLLM's; then each request that follows a draft is given its next tokens."""
+        before = {each: self.requests[each].num_output_tokens for each in self._staged}
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for request_id, staged in list(self._staged.items()):
+            request = self.requests[request_id]
+            output = request.output_token_ids
+            staged.follow(output)
+            drafted = scheduler_output.scheduled_spec_decode_tokens.get(request_id, ())
+            sampled = len(output) - before[request_id]
+            if drafted and sampled <= len(drafted):
+                staged.rejected(output, sampled)
+            self._propose(request)
+        return outputs
+
+    def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
+        """As vLLM's, except for requests that follow a draft of ours."""
+        pairs = zip(draft_token_ids.req_ids, draft_token_ids.draft_token_ids, strict=True)
+        others = [(each, tokens) for each, tokens in pairs if not self._follows(each)]
+        super().update_draft_token_ids(
+            DraftTokenIds([each for each, _ in others], [tokens for _, tokens in others])
+        )
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._staged.pop(request.request_id, None)
+        return super()._free_request(request, *args, **kwargs)
+
+    def _stage(self, request: Request, drafts: Drafts) -> None:
+        if not self.num_spec_tokens:
+            return
+        staged = self._staged.setdefault(request.request_id, StagedDrafts(self._token_bytes))
+        staged.stage((DraftTokens(**draft) for draft in drafts), request.output_token_ids)
+
+    def _propose(self, request: Request) -> None:
+        """Gives the request the next tokens of a draft, for the next step of the engine."""
+        staged, params = self._staged.get(request.request_id), request.sampling_params
+        if (
+            staged is None
+            or params is None
+            or request.status is not RequestStatus.RUNNING
+            or request.is_prefill_chunk
+            or not request.num_output_tokens
+        ):
+            return
+        # One more token is sampled after the last one that is accepted.
+        left = min(
+            request.max_tokens - request.num_output_tokens, self.max_model_len - request.num_tokens
+        )
+        stops = set(params.all_stop_token_ids)
+        if params.eos_token_id is not None:
+            stops.add(params.eos_token_id)
+        tokens = staged.propose(min(self.num_spec_tokens, left - 1), stops)
+        if tokens:
+            valid = self.structured_output_manager.validate_tokens(request, tokens)
+            request.spec_token_ids = valid
+
+    def _follows(self, request_id: str) -> bool:
+        return request_id in self._staged and bool(self.requests[request_id].spec_token_ids)
+
+    @functools.cached_property
+    def _token_bytes(self) -> list[bytes]:
+        """The text of each token. Takes a moment for a large vocabulary, so it is warmed up."""
+        config = self.vllm_config.model_config
+        tokenizer = cast("Any", tokenizers).cached_tokenizer_from_config(config)
+        return TokenizerInfo.from_huggingface(tokenizer).decoded_vocab
+
+
+def _external_id(request: Request) -> str:
+    """The id that a request was sent with; vLLM appends a hyphen and a number of its own."""
+    return request.request_id.rpartition("-")[0]
 
 
 def _load(core: EngineCore) -> tuple[int, int, float]:
@@ -25,4 +142,24 @@ def _load(core: EngineCore) -> tuple[int, int, float]:
     return running, waiting, core.scheduler.get_kv_cache_usage()
 
 
+def _stage(core: EngineCore, step_id: str, drafts: Drafts) -> None:
+    if isinstance(core.scheduler, Scheduler):
+        core.scheduler.stage(step_id, drafts)
+
+
+def _asking_for_drafts(post_step: Callable[..., None]) -> Callable[..., None]:
+    """Leaves out the question for the workers' drafts, which takes a message for each step.
+
+    Our proposer has none.
+    """
+
+    def asking(core: EngineCore, *args: Any, **kwargs: Any) -> None:
+        if not is_ours(core.vllm_config.speculative_config):
+            post_step(core, *args, **kwargs)
+
+    return asking
+
+
 setattr(EngineCore, LOAD_UTILITY, _load)
+setattr(EngineCore, STAGE_UTILITY, _stage)
+EngineCore.post_step = _asking_for_drafts(EngineCore.post_step)

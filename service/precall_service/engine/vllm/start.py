@@ -27,6 +27,7 @@ from precall_service.domain.messages import Transcript, UserMessage
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
+    Draft,
     EngineStartError,
     Feature,
     Priority,
@@ -39,6 +40,7 @@ from precall_service.engine.vllm import probes, scheduling
 from precall_service.engine.vllm.arguments import engine_arguments
 from precall_service.engine.vllm.assembly import assemble
 from precall_service.engine.vllm.config import VllmConfig
+from precall_service.engine.vllm.drafting import prepare_for_drafts
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.grammar_process import GrammarProcess
 from precall_service.engine.vllm.logs import StartError, StartLog
@@ -138,8 +140,11 @@ def created_config(config: VllmConfig, logging_config: Path | None = None) -> En
     ):  # which see neither files nor sockets here
         arguments.logging_config = LoggingConfig(pylogging_config_file=str(logging_config))
     # Grammars begin where the reasoning ends, so the engine has to recognise its end.
-    parsers = chosen_parsers(config, arguments.create_model_config())
+    model_config = arguments.create_model_config()
+    parsers = chosen_parsers(config, model_config)
     arguments.reasoning_parser = parsers.reasoning or ""
+    if config.drafts:
+        prepare_for_drafts(arguments, model_config, on_cpu=current_platform.is_cpu())
     engine_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
     scheduler = engine_config.scheduler_config
     name = "AsyncScheduler" if scheduler.async_scheduling else "Scheduler"
@@ -243,7 +248,7 @@ async def _first_generated(engine: VllmEngine, timeout_s: float) -> None:
 
 
 async def _warm_up(engine: VllmEngine) -> None:
-    """Generates freely, and as a branch does, so that nothing is left to build on first use."""
+    """Generates freely, as a branch does, and with drafts: nothing is built on first use."""
     transcript = Transcript(messages=(UserMessage(text="Hello"),))
     try:
         prompt = await engine.render(transcript)
@@ -255,16 +260,18 @@ async def _warm_up(engine: VllmEngine) -> None:
         if loosened:
             raise RuntimeError(f"the engine did not start: {loosened[0].reason}")
         choices.append(((probes.TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED)))
+    drafts = (Draft(probes.TOOL.name, "{}"),)
     for number, (tools, choice) in enumerate(choices):
         spec = StepSpec(
             step_id=f"warm-up-{number}",
-            max_tokens=2,
+            max_tokens=4,
             generation=GenerationSettings(temperature=0.0),
             tools=tools,
             tool_choice=choice,
             priority=Priority.STARTS_TURN,
             tenant="",
             log_probabilities=bool(tools),
+            drafts=drafts if tools else (),
         )
         async for _ in engine.generate(prompt, spec):
             pass

@@ -1,0 +1,162 @@
+"""Follows a generation through the calls that it is expected to write, to the next tokens.
+
+A draft is found in what a generation writes by its bytes and not by its tokens: under a grammar, a
+model may write the same text in other tokens than its tokenizer would. Tokens of a draft are
+proposed only from where the two agree again.
+
+Owns: how far a generation has written each of its drafts, and when a draft is given up.
+Never: verifies tokens, which the engine does; knows tokenizers or vLLM.
+Concurrency: used by the scheduler alone, between two steps of the engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+DRAFTS_MAX: Final = 16
+"""The most drafts of one generation. Further ones are left out."""
+DRAFT_TOKENS_MAX: Final = 1024
+"""The most tokens of one draft. The rest is left out."""
+MISFITS_MAX: Final = 4
+"""How often a generation may write a draft's text in other tokens before the draft is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftTokens:
+    """The tokens that a generation is expected to write in a row.
+
+    Attributes:
+        token_ids: All of them, as the tokenizer writes their text.
+        mark_tokens: How many must have been written before the rest is proposed; at least one.
+        again: Whether they may be written several times, as the end of a call is.
+    """
+
+    token_ids: tuple[int, ...]
+    mark_tokens: int
+    again: bool = False
+
+
+class _Draft:
+    """One draft, and how much of its beginning stands at the end of what was written.
+
+    That is found with the algorithm of Knuth, Morris and Pratt (SIAM J. Comput. 6, 1977), whose
+    cost does not grow with how often the beginning of the draft occurs in a text.
+    """
+
+    def __init__(self, draft: DraftTokens, token_bytes: Sequence[bytes]) -> None:
+        self._token_ids = draft.token_ids[:DRAFT_TOKENS_MAX]
+        texts = [token_bytes[token_id] for token_id in self._token_ids]
+        self._text = b"".join(texts)
+        ends = itertools.accumulate(map(len, texts), initial=0)
+        self._token_after = {end: index for index, end in enumerate(ends)}
+        self._mark = sum(map(len, texts[: draft.mark_tokens]))
+        self._fallbacks = _fallbacks(self._text)
+        self._written = 0
+        self._proposed_at = 0
+        self._again = draft.again
+        self._misfits = 0
+        self.over = not self._text
+        """Whether nothing of it will be proposed again."""
+
+    def write(self, text: bytes) -> None:
+        """Takes what the generation has written next."""
+        for byte in text:
+            if self._written == len(self._text):  # only if it may be written again
+                self._written = self._fallbacks[-1]
+            while self._written and self._text[self._written] != byte:
+                self._written = self._fallbacks[self._written - 1]
+            self._written += self._text[self._written] == byte
+            if self._written == len(self._text) and not self._again:
+                self.over = True
+                return
+
+    def propose(self) -> tuple[int, ...]:
+        """The tokens that come next by this draft; none if the generation does not follow it."""
+        index = self._token_after.get(self._written)
+        if self.over or index is None or self._written < self._mark:
+            return ()
+        self._proposed_at = self._written
+        return self._token_ids[index:]
+
+    def rejected(self, written: int) -> None:
+        """The engine has rejected a token that was proposed last, and `written` bytes were written.
+
+        The draft is given up unless they are its own text in other tokens.
+        """
+        self._misfits += 1
+        follows = self._written == self._proposed_at + written
+        self.over = self.over or not follows or self._misfits > MISFITS_MAX
+
+
+class StagedDrafts:
+    """The drafts of one generation, the likeliest first."""
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        """`token_bytes` has the text of each token of the vocabulary."""
+        self._token_bytes = token_bytes
+        self._drafts: list[_Draft] = []
+        self._followed = 0
+        self._proposed: _Draft | None = None
+
+    def stage(self, drafts: Iterable[DraftTokens], output: Sequence[int]) -> None:
+        """Adds drafts to a generation that has sampled the tokens `output` so far."""
+        self.follow(output)
+        written = self._bytes(output[-DRAFT_TOKENS_MAX:])
+        for given in itertools.islice(drafts, DRAFTS_MAX - len(self._drafts)):
+            if all(0 <= token_id < len(self._token_bytes) for token_id in given.token_ids):
+                draft = _Draft(given, self._token_bytes)
+                draft.write(written)
+                self._drafts.append(draft)
+        self._tidy()
+
+    def follow(self, output: Sequence[int]) -> None:
+        """Takes the tokens of `output` that are new since the last time."""
+        new = self._bytes(output[self._followed :])
+        self._followed = len(output)
+        for draft in self._drafts:
+            draft.write(new)
+        self._tidy()
+
+    def propose(self, tokens_max: int, stop_token_ids: Collection[int]) -> list[int]:
+        """The next tokens by the likeliest draft that is followed, up to a stop token."""
+        for draft in self._drafts:
+            tokens = itertools.takewhile(
+                lambda token_id: token_id not in stop_token_ids,
+                draft.propose()[: max(0, tokens_max)],
+            )
+            if proposed := list(tokens):
+                self._proposed = draft
+                return proposed
+        self._proposed = None
+        return []
+
+    def rejected(self, output: Sequence[int], sampled: int) -> None:
+        """The engine has rejected a token of the last proposal, and sampled this many tokens."""
+        if self._proposed is not None:
+            self._proposed.rejected(len(self._bytes(output[len(output) - sampled :])))
+        self._tidy()
+
+    def __bool__(self) -> bool:
+        return bool(self._drafts)
+
+    def _tidy(self) -> None:
+        self._drafts = [draft for draft in self._drafts if not draft.over]
+
+    def _bytes(self, token_ids: Sequence[int]) -> bytes:
+        # A model may have more tokens than its tokenizer, which have no text.
+        known = (each for each in token_ids if each < len(self._token_bytes))
+        return b"".join(self._token_bytes[each] for each in known)
+
+
+def _fallbacks(text: bytes) -> list[int]:
+    """For each beginning of the text, the length of the longest shorter one that also ends it."""
+    lengths = [0] * len(text)
+    for index in range(1, len(text)):
+        length = lengths[index - 1]
+        while length and text[length] != text[index]:
+            length = lengths[length - 1]
+        lengths[index] = length + (text[length] == text[index])
+    return lengths
