@@ -226,6 +226,7 @@ async def test_server_info_describes_the_server_and_its_load() -> None:
             agent_pb2.CAPABILITY_TOOL_CALLS,
             agent_pb2.CAPABILITY_STRUCTURED_CALLS,
             agent_pb2.CAPABILITY_REASONING,
+            agent_pb2.CAPABILITY_DRAFTS,
             agent_pb2.CAPABILITY_TOOL_CACHE,
             agent_pb2.CAPABILITY_SPECULATION,
         ]
