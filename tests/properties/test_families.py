@@ -147,7 +147,9 @@ def test_a_call_arrives_equal_or_is_refused(name: str, runner: asyncio.Runner) -
         if calls and called[0] == "plain" and not {"exact", "kind"} & called[1].keys():
             # Grammars hold from the end of the thought on, which some templates write though empty.
             said = without_thought(found, message)
-            assert allowed_by_grammar(found, said), said
+            # Texts with a bound are held to letters as they are; a few templates escape them.
+            escaped = "code" in called[1] and "\\u" in said
+            assert escaped or allowed_by_grammar(found, said), said
 
     check()
 
