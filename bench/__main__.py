@@ -35,6 +35,7 @@ BENCHES = (
     "turn",
     "registration",
     "arguments",
+    "drafts",
     "demo",
     "speculation_oracle",
     "speculation_fork",
