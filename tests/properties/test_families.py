@@ -21,10 +21,7 @@ from precall_service.domain.json import JsonObject, dump, parse_object
 from precall_service.domain.messages import AssistantMessage, ToolCall
 from precall_service.domain.turn import ToolChoice
 from precall_service.engine.base import (
-    CallBegun,
-    CallPiece,
     CallUnreadable,
-    CallWritten,
     Finish,
     Piece,
     StrayCall,
@@ -33,7 +30,7 @@ from tests.support.authored import TEXT
 from tests.support.grammars import allowed
 from tests.support.model_families import Family, family
 from tests.support.model_table import read_families
-from tests.support.steps import asked, declared
+from tests.support.steps import asked, calls_of, declared
 
 if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
     from precall_service.engine.vllm.readback import Written
@@ -201,13 +198,7 @@ def read(found: Family, message: Written, size: int) -> tuple[list[Piece], Stray
 
 def complete(pieces: Sequence[Piece]) -> list[tuple[str, JsonObject]]:
     """The names and arguments of the calls that were read."""
-    names = {piece.index: piece.tool_name for piece in pieces if isinstance(piece, CallBegun)}
-    arguments = dict.fromkeys(names, "")
-    for piece in pieces:
-        if isinstance(piece, CallPiece):
-            arguments[piece.index] += piece.json_fragment
-    complete = [piece.index for piece in pieces if isinstance(piece, CallWritten)]
-    return [(names[index], parse_object(arguments[index])) for index in complete]
+    return [(call.tool_name, parse_object(call.arguments_json)) for call in calls_of(pieces)]
 
 
 def valid(calls: list[tuple[str, JsonObject]]) -> bool:

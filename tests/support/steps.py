@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -142,7 +143,7 @@ async def heard(generation: StepStream) -> Said:
         end=end,
         text="".join(piece.text for piece in pieces if isinstance(piece, TextPiece)),
         reasoning="".join(piece.text for piece in pieces if isinstance(piece, ReasoningPiece)),
-        calls=_calls(pieces),
+        calls=calls_of(pieces),
     )
 
 
@@ -154,7 +155,8 @@ async def first_chunk(generation: StepStream) -> Chunk:
     return chunk
 
 
-def _calls(pieces: list[Piece]) -> tuple[ToolCall, ...]:
+def calls_of(pieces: Sequence[Piece]) -> tuple[ToolCall, ...]:
+    """The complete calls; checks the order of the pieces."""
     names: dict[int, str] = {}
     fragments: dict[int, list[str]] = {}
     written: list[int] = []

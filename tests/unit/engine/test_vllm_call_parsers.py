@@ -17,9 +17,7 @@ from precall_service.domain.turn import ToolChoice
 from precall_service.engine import families
 from precall_service.engine.base import (
     CallBegun,
-    CallPiece,
     CallUnreadable,
-    CallWritten,
     Finish,
     Piece,
     ReasoningPiece,
@@ -27,7 +25,7 @@ from precall_service.engine.base import (
 )
 from tests.support import prompt_renderers
 from tests.support.prompt_renderers import model_config
-from tests.support.steps import declared
+from tests.support.steps import calls_of, declared
 from tests.support.written_calls import FAMILIES, Call, Family
 
 SCHEMA = json.dumps(
@@ -124,20 +122,11 @@ def heard(family: Family, written: str, size: int) -> Heard:
         pieces += parser.feed(text, ids)
     ids = tokenizer(family.tokens).encode(written, add_special_tokens=False)
     pieces += parser.end(Finish.STOP, written, ids)
-    names = {each.index: each.tool_name for each in pieces if isinstance(each, CallBegun)}
-    arguments = dict.fromkeys(names, "")
-    for each in pieces:
-        if isinstance(each, CallPiece):
-            arguments[each.index] += each.json_fragment
     return Heard(
         text="".join(each.text for each in pieces if isinstance(each, TextPiece)).strip(),
         reasoning="".join(each.text for each in pieces if isinstance(each, ReasoningPiece)),
-        begun=len(names),
-        written=[
-            (names[each.index], json.loads(arguments[each.index]))
-            for each in pieces
-            if isinstance(each, CallWritten)
-        ],
+        begun=sum(isinstance(each, CallBegun) for each in pieces),
+        written=[(call.tool_name, json.loads(call.arguments_json)) for call in calls_of(pieces)],
         refused=[each.problem for each in pieces if isinstance(each, CallUnreadable)],
     )
 
