@@ -25,6 +25,11 @@ class ToolChoice:
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     tool_name: str = ""
 
+    @property
+    def requires_call(self) -> bool:
+        """Whether a call must be made, of any tool or of the one that is named."""
+        return self.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
+
     def is_met_by(self, called: Collection[str]) -> bool:
         """Returns whether a message that calls these tools makes the call that must be made."""
         match self.mode:

@@ -10,7 +10,9 @@ import pytest
 
 from precall_service.domain.json import JsonValue, dump
 from precall_service.engine.base import Draft
-from tests.support.prompt_renderers import prompt_renderer, token_ids, tokenizer
+from tests.support import proving
+from tests.support.prompt_renderers import STOP_TOKENS, token_ids, tokenizer
+from tests.support.proving import parts_of
 from tests.support.steps import declared
 
 if TYPE_CHECKING:  # importing vLLM is slow
@@ -33,10 +35,10 @@ EMBEDDED = "embedded"
 
 
 def texts(template: str) -> CallTexts:
-    renderer = prompt_renderer(template)
+    parts = parts_of(proving.template(template), stop=STOP_TOKENS[template])
     from precall_service.engine.vllm.call_texts import CallTexts  # noqa: PLC0415
 
-    return CallTexts(renderer, tokenizer().all_special_ids)
+    return CallTexts(parts)
 
 
 async def written(

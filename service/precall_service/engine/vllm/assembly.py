@@ -127,11 +127,10 @@ async def _branches(parts: ModelParts, features: frozenset[Feature]) -> Branches
 def _drafting(
     llm: AsyncLLM, parts: ModelParts, features: frozenset[Feature], config: VllmConfig
 ) -> Drafting | None:
-    """What stages drafts; None if the engine verifies none, or the model makes no calls."""
+    """What makes drafts; None if the engine verifies none, or the model makes no calls."""
     if not (config.drafts and Feature.TOOL_CALLS in features and verifies_drafts(llm.vllm_config)):
         return None
-    texts = CallTexts(parts.renderer, parts.tokenizer.all_special_ids)
-    return Drafting(llm, texts, structured=Feature.STRUCTURED_CALLS in features)
+    return Drafting(CallTexts(parts), structured=Feature.STRUCTURED_CALLS in features)
 
 
 def _info(

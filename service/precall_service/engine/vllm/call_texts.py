@@ -1,9 +1,9 @@
 """Writes a predicted call in the tokens that this model is expected to write it in.
 
-The text is cut out of a short conversation that the model's template renders: what it writes for a
-message with this call, and not for one without. Arguments stand in the order of the tool's schema,
-as the grammar holds the model to. The result is a guess that the engine verifies: if a template
-writes calls in another way than its model, drafts are rejected and nothing else happens.
+The text is cut out of a short conversation that the model's template renders, as the proof at the
+start does it (`readback`). Arguments stand in the order of the tool's schema, as the grammar holds
+the model to. The result is a guess that the engine verifies: if a template writes calls in another
+way than its model, drafts are rejected and nothing else happens.
 
 Owns: drafts as tokens.
 Never: decides which calls are drafted.
@@ -12,7 +12,6 @@ Never: decides which calls are drafted.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Final
 
 from cachetools import LRUCache
@@ -23,7 +22,8 @@ from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Draft, TemplateRefusedError
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.drafts import DraftTokens
-from precall_service.engine.vllm.rendering import PromptRenderer
+from precall_service.engine.vllm.parts import ModelParts
+from precall_service.engine.vllm.readback import NotReadError, ReadBack
 
 _MARK_BYTES: Final = 6
 """How much of a call must have been written, at least, before the rest is drafted. A special token
@@ -33,9 +33,10 @@ counts as much."""
 class CallTexts:
     """Writes calls for one model with one template."""
 
-    def __init__(self, renderer: PromptRenderer, special_ids: Collection[int]) -> None:
-        self._renderer = renderer
-        self._special_ids = frozenset(special_ids)
+    def __init__(self, parts: ModelParts) -> None:
+        self._renderer = parts.renderer
+        self._readback = ReadBack(parts)
+        self._special_ids = frozenset(parts.tokenizer.all_special_ids)
         self._ends: LRUCache[str, DraftTokens | None] = LRUCache(probes.SHAPES_MAX)
 
     async def tokens(
@@ -92,27 +93,18 @@ class CallTexts:
         )
         call = ToolCall(call_id=probes.CALL_ID, tool_name=tool.name, arguments_json=arguments_json)
         try:
-            calls, answers = [
-                await self._renderer.rendered(
-                    replace(question, messages=(*question.messages, message)), ready=False
-                )
-                for message in (
-                    AssistantMessage(text="", tool_calls=(call,)),
-                    AssistantMessage(text=probes.MARKER),
-                )
-            ]
-        except TemplateRefusedError:
+            text = await self._readback.text(
+                question, AssistantMessage(text="", tool_calls=(call,))
+            )
+        except (TemplateRefusedError, NotReadError):
             return ""
-        if not isinstance(calls, str) or not isinstance(answers, str):
-            return ""
-        head = probes.common_start(calls, answers)
-        return self._renderer.up_to_end(calls[len(head) :]).strip()
+        return self._readback.without_thought(text).strip()
 
     def _mark(self, token_ids: tuple[int, ...]) -> int:
         """How many tokens tell that a call begins."""
         size = 0
         for index, token_id in enumerate(token_ids):
-            size += len(self._renderer.text_of(token_id))
+            size += len(self._readback.decoded([token_id]))
             if token_id in self._special_ids or size >= _MARK_BYTES:
                 return index + 1
         return len(token_ids)

@@ -50,7 +50,7 @@ from precall_service.engine.vllm.reasoning import ReasoningLimit
 from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampled import CallLimit, Sampled
 from precall_service.engine.vllm.sampling import StepPlan, StepPlans
-from precall_service.engine.vllm.scheduling import DRAFTS_ARGUMENT, LOAD_UTILITY
+from precall_service.engine.vllm.scheduling import DRAFTS_ARGUMENT, LOAD_UTILITY, STAGE_UTILITY
 from precall_service.engine.vllm.tool_grammars import ToolGrammar
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,9 @@ _DIED: Final = "the engine's process died"
 _DEATH_WAIT_S: Final = 30.0
 """How long to wait for the death of an engine that aborts a generation by itself. An engine that
 shuts down aborts its generations first, then ends its workers, and then dies."""
+
+_STAGE_TIMEOUT_S: Final = 5.0
+"""How long the engine may take to accept a draft: no longer than a step, unless it hangs."""
 
 _GENERATION_FIELDS: Final = frozenset(
     {
@@ -146,8 +149,14 @@ class VllmEngine:
 
     async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
         """As `Engine.draft`."""
-        if self._drafting is not None:
-            await self._drafting.stage(spec, drafts)
+        staged = [] if self._drafting is None else await self._drafting.more(spec, drafts)
+        if not staged:
+            return
+        try:
+            async with asyncio.timeout(_STAGE_TIMEOUT_S):
+                await self._asked(STAGE_UTILITY, spec.step_id, staged)
+        except TimeoutError:
+            log.warning("the engine has not accepted a draft within %g s", _STAGE_TIMEOUT_S)
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`.
@@ -161,7 +170,7 @@ class VllmEngine:
         params = self._params(spec, grammar, parsed=parser is not None)
         calls = CallLimit(plan.calls_max)
         if self._drafting is not None:
-            drafts = await self._drafting.of(spec, reasons=reasoning_ended is False)
+            drafts = await self._drafting.first(spec, reasons=reasoning_ended is False)
             params.extra_args = {DRAFTS_ARGUMENT: drafts} if drafts else None
         try:
             async with contextlib.aclosing(
@@ -223,28 +232,35 @@ class VllmEngine:
             raise _refused(error) from error
 
     async def load(self) -> EngineLoad:
-        """As `Engine.load`. Waits until the engine has finished the step that it computes.
-
-        Also waits for the engine's death, since a process that dies never answers the call.
-        """
-        core = cast("Any", self._llm.engine_core)
-        call: asyncio.Future[list[tuple[int, int, float]]] = asyncio.ensure_future(
-            core.call_utility_all_async(LOAD_UTILITY)
-        )
-        try:
-            await asyncio.wait((call, self._alive()), return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                raise EngineDiedError(_DIED)
-            loads = call.result()
-        except EngineDeadError as error:
-            raise EngineDiedError(_DIED) from error
-        finally:
-            call.cancel()
+        """As `Engine.load`. Waits until the engine has finished the step that it computes."""
+        loads: list[tuple[int, int, float]] = await self._asked(LOAD_UTILITY)
         return EngineLoad(
             running=sum(load[0] for load in loads),
             waiting=sum(load[1] for load in loads),
             kv_usage=sum(load[2] for load in loads) / len(loads),
         )
+
+    async def _asked(self, utility: str, *arguments: object) -> list[Any]:
+        """The answers to a utility of `scheduling`, one for each process of the engine.
+
+        Also waits for the engine's death, since a process that dies never answers.
+
+        Raises:
+            EngineDiedError: the engine's process has died.
+        """
+        core = cast("Any", self._llm.engine_core)
+        call: asyncio.Future[list[Any]] = asyncio.ensure_future(
+            core.call_utility_all_async(utility, *arguments)
+        )
+        try:
+            await asyncio.wait((call, self._alive()), return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                raise EngineDiedError(_DIED)
+            return call.result()
+        except EngineDeadError as error:
+            raise EngineDiedError(_DIED) from error
+        finally:
+            call.cancel()
 
     async def wait_dead(self) -> None:
         """As `Engine.wait_dead`."""

@@ -225,7 +225,7 @@ class _Proof:
             written = await self._readback.written(question, chat.said(call))
         except (TemplateRefusedError, NotReadError):
             return None
-        text = self._readback.without_thought(written)
+        text = self._readback.without_thought(written.text)
         arguments = json.dumps(parse_object(call.arguments_json))  # spaced as templates do it
         return whole_call(text, call.tool_name, arguments, call.call_id)
 

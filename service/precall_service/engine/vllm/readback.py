@@ -97,10 +97,23 @@ class ReadBack:
             NotReadError: it cannot be told where the message begins.
         """
         head = await self._renderer.rendered(question, ready=True)
-        whole = await self._with(question, said)
-        if not isinstance(head, str) or not isinstance(whole, str):
-            return self._written_in_tokens(list(head), list(whole))
-        start = len(head)
+        if not isinstance(head, str):
+            return self._written_in_tokens(head, list(await self._with(question, said)))
+        text = await self._cut(head, question, said)
+        return self.as_written(await self._renderer.render(question), text)
+
+    async def text(self, question: Transcript, said: AssistantMessage) -> str:
+        """The text of the same; empty if the model's tokenizer writes messages as tokens.
+
+        Raises:
+            TemplateRefusedError: the template refuses the message.
+            NotReadError: it cannot be told where the message begins.
+        """
+        head = await self._renderer.rendered(question, ready=True)
+        return await self._cut(head, question, said) if isinstance(head, str) else ""
+
+    async def _cut(self, head: str, question: Transcript, said: AssistantMessage) -> str:
+        whole, start = str(await self._with(question, said)), len(head)
         if not whole.startswith(head):  # the head of a message begins a thought, for example
             other = replace(said, text=_OTHER, reasoning="", tool_calls=())
             try:
@@ -109,8 +122,7 @@ class ReadBack:
                 raise NotReadError(
                     f"the chat template refuses a message of text ({error})"
                 ) from error
-        prompt = await self._renderer.render(question)
-        return self.as_written(prompt, self._up_to_stop(whole[start:]))
+        return self._up_to_stop(whole[start:])
 
     def _written_in_tokens(self, head: list[Any], whole: list[Any]) -> Written:
         """The same for a tokenizer that finds no special tokens in a text, so they must be kept."""
@@ -154,11 +166,11 @@ class ReadBack:
         """Whether the head of the message begins a thought."""
         return self._marks is not None and self._marks.opened_in(written.prompt.token_ids)
 
-    def without_thought(self, written: Written) -> str:
+    def without_thought(self, text: str) -> str:
         """The text of a message after its thought, if it has one."""
-        if self._marks is None or self._marks.end not in written.text:
-            return written.text
-        return written.text.partition(self._marks.end)[2].lstrip()
+        if self._marks is None or self._marks.end not in text:
+            return text
+        return text.partition(self._marks.end)[2].lstrip()
 
     def with_thought(self, written: Written) -> Written:
         """The message after a thought, as the model writes one, whatever the template does with it.
@@ -169,7 +181,7 @@ class ReadBack:
             return written
         begun = "" if self.opens_thought(written) else self._marks.opening
         thought = f"{begun}{skeletons.THOUGHT}{self._marks.end}"
-        return self.as_written(written.prompt, f"{thought}\n\n{self.without_thought(written)}")
+        return self.as_written(written.prompt, f"{thought}\n\n{self.without_thought(written.text)}")
 
     def read(
         self,

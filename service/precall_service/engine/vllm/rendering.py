@@ -248,14 +248,6 @@ class PromptRenderer:
         delta = _after_marker(one, end)
         return end if delta == _after_marker(later_one, end) else None
 
-    def up_to_end(self, text: str) -> str:
-        """The text up to the first token that ends a message."""
-        return min((text.partition(end)[0] for end in self._stop_texts), key=len, default=text)
-
-    def text_of(self, token_id: int) -> str:
-        """The text of one token."""
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
-
     def _end_in(self, tail: str) -> str | None:
         stops = [(tail.find(text), text) for text in self._stop_texts if text in tail]
         if stops:

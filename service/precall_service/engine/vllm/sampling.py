@@ -203,9 +203,8 @@ class StepPlans:
         variables: dict[str, Any],
         grammars: Sequence[ToolGrammar],
     ) -> StepPlan:
-        required = choice.mode in {ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED}
-        reads_as_any = required and not self._requires_as_vllm
-        held_here = reads_as_any or (required and self._lists_required_calls())
+        reads_as_any = choice.requires_call and not self._requires_as_vllm
+        held_here = reads_as_any or (choice.requires_call and self._lists_required_calls())
         request = ChatCompletionRequest.model_validate(
             {
                 "messages": [{"role": "user", "content": ""}],
