@@ -1,4 +1,4 @@
-"""vLLM's CPU worker, without the call that ends it when a seeded prompt is computed in parts.
+"""vLLM's CPU worker, without two defects: in seeded prompts, and in the sampling of drafted rows.
 
 vLLM draws a token for every row of a batch, also for a row whose prompt is not computed to its
 end. It drops that token and then rewinds the seeded generator that drew it, with `set_offset`.

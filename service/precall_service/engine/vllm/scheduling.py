@@ -15,7 +15,6 @@ Concurrency: schedulers and utilities run in the engine's main loop, between two
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -31,8 +30,6 @@ from precall_service.engine.vllm.drafts import DraftTokens, StagedDrafts
 from precall_service.engine.vllm.proposing import is_ours
 
 __all__ = ["DRAFTS_ARGUMENT", "LOAD_UTILITY", "STAGE_UTILITY", "AsyncScheduler", "Scheduler"]
-
-log = logging.getLogger(__name__)
 
 LOAD_UTILITY: Final = "precall_load"
 STAGE_UTILITY: Final = "precall_stage"
@@ -112,11 +109,9 @@ class Scheduler(vllm_scheduler.Scheduler):
         left = min(
             request.max_tokens - request.num_output_tokens, self.max_model_len - request.num_tokens
         )
-        stops = set(params.all_stop_token_ids)
-        if params.eos_token_id is not None:
-            stops.add(params.eos_token_id)
-        tokens = staged.propose(min(self.num_spec_tokens, left - 1), stops)
-        if tokens:
+        # The stop tokens include the model's own end of a message.
+        tokens_max = min(self.num_spec_tokens, left - 1)
+        if tokens := staged.propose(tokens_max, params.all_stop_token_ids):
             valid = self.structured_output_manager.validate_tokens(request, tokens)
             request.spec_token_ids = valid
 

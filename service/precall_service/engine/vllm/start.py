@@ -135,9 +135,8 @@ def created_config(config: VllmConfig, logging_config: Path | None = None) -> En
             f"`{install_command('cpu')}` for the CPU"
         )
     arguments = engine_arguments(config, on_cpu=current_platform.is_cpu())
-    if logging_config and not _has_remote_processes(
-        arguments
-    ):  # which see neither files nor sockets here
+    # Remote processes see neither files nor sockets here.
+    if logging_config and not _has_remote_processes(arguments):
         arguments.logging_config = LoggingConfig(pylogging_config_file=str(logging_config))
     # Grammars begin where the reasoning ends, so the engine has to recognise its end.
     model_config = arguments.create_model_config()
