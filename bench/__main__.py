@@ -33,6 +33,7 @@ BENCHES = (
     "cache",
     "history",
     "turn",
+    "regression",
     "registration",
     "arguments",
     "drafts",

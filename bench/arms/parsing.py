@@ -26,7 +26,7 @@ async def main(_config: JsonObject, link: Link) -> None:
 
     from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
     from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
 
     parser_class = ParserManager.get_parser(tool_parser_name="hermes", enable_auto_tools=True)
     assert parser_class is not None
@@ -35,7 +35,6 @@ async def main(_config: JsonObject, link: Link) -> None:
         tokenizer(),
         model_config(),
         structured_calls=True,
-        defaults={},
     )
     plan = plans.plan((TOOL,), ToolChoice())
     make_parser = plan.make_parser

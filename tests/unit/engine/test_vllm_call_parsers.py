@@ -82,14 +82,12 @@ def plan(parser: str, tokens: tuple[str, ...]) -> Any:
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
 
     from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
 
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name=parser, enable_auto_tools=True, tool_strict_level="parameter"
     )
-    plans: Any = StepPlans(
-        reading_calls(parser_class), own, model_config(), structured_calls=True, defaults={}
-    )
+    plans: Any = StepPlans(reading_calls(parser_class), own, model_config(), structured_calls=True)
     return plans.plan(TOOLS, ToolChoice())
 
 

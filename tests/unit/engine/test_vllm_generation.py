@@ -6,7 +6,7 @@ A stand-in takes the place of vLLM.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,20 +95,21 @@ def engine_of(
     reasoning: str | None = None,
     share_prefix_cache: bool = False,
     calls_max: int | None = None,
+    verify: Callable[[Any], None] | None = None,
 ) -> VllmEngine:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
 
     from precall_service.engine.vllm.engine import VllmEngine  # noqa: PLC0415
     from precall_service.engine.vllm.parsing import SpecialTokens  # noqa: PLC0415
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.planning import Planning  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.sampling import StepSampling  # noqa: PLC0415
 
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name="hermes", reasoning_parser_name=reasoning, enable_auto_tools=True
     )
-    plans = StepPlans(
-        parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
-    )
+    plans = StepPlans(parser_class, model_tokenizer, model_config(), structured_calls=True)
     if calls_max is not None:
         plans.limit_calls()
     processes: Any = FakeProcesses(dead=dead)
@@ -120,7 +121,8 @@ def engine_of(
         renderer=unused,
         branches=None,
         drafting=None,
-        plans=plans,
+        planning=Planning(plans, verify or (lambda _grammar: None)),
+        sampling=StepSampling({}),
         grammars=grammars,
         special_tokens=SpecialTokens({}),
         processes=processes,
@@ -161,7 +163,7 @@ async def test_variables_that_a_parser_refuses_are_refused() -> None:
 async def test_tools_that_a_parser_fails_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With any error, since vLLM's parsers do not check what they are given."""
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
 
     def fail(*_arguments: object) -> None:
         raise AttributeError("'int' object has no attribute 'items'")
@@ -228,16 +230,28 @@ async def test_a_value_error_is_no_fault_of_the_client(caplog: pytest.LogCapture
     assert "ValueError" in caplog.text
 
 
+async def test_a_grammar_that_vllm_refuses_is_refused() -> None:
+    tokenizer()  # first, since it imports vLLM as precall does
+    from vllm.exceptions import VLLMValidationError  # noqa: PLC0415
+
+    def refuse(_grammar: object) -> None:
+        raise VLLMValidationError("Invalid structural tag specification.")
+
+    engine = engine_of(FakeLlm("stop", None), verify=refuse)
+    with pytest.raises(GenerationRefusedError, match="Invalid structural tag"):
+        await heard(engine.generate(Prompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
+
+
 async def test_settings_that_vllm_refuses_without_a_word_are_refused_by_the_errors_type(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.sampling import StepSampling  # noqa: PLC0415
 
     def refuse(*_arguments: object, **_options: object) -> None:
         raise ValueError
 
-    monkeypatch.setattr(StepPlans, "sampling_params", refuse)
+    monkeypatch.setattr(StepSampling, "params", refuse)
     with pytest.raises(GenerationRefusedError, match="refuses this step: ValueError"):
         await generated(step_spec())
 

@@ -239,7 +239,7 @@ def step_parser(output: Output) -> Any:
 
     from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
     from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
 
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name=output.tool,
@@ -252,7 +252,6 @@ def step_parser(output: Output) -> Any:
         model_tokenizer,
         model_config(),
         structured_calls=True,
-        defaults={},
     )
     plan = plans.plan(TOOLS, output.choice, output.variables)
     special = {

@@ -13,7 +13,7 @@ from precall_service.engine.findings import Finding, Findings, Standing, Subject
 from tests.support.prompt_renderers import STOP_TOKENS, tokenizer
 from tests.support.proving import limits, mistral_parts, parts_of, proved, template
 from tests.support.steps import REQUIRED, declared, named
-from tests.unit.engine.test_vllm_sampling import PARIS, grammar_accepts
+from tests.unit.engine.test_vllm_plans import PARIS, grammar_accepts
 
 TOOLS = (declared("get_weather"), declared("get_time"))
 

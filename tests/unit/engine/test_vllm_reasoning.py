@@ -31,8 +31,8 @@ def matcher(choice: ToolChoice, *, opened: bool) -> Any:
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
     from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo  # noqa: PLC0415
 
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
     from precall_service.engine.vllm.reasoning import ReasoningLimit  # noqa: PLC0415
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
 
     parser_class = ParserManager.get_parser(
         tool_parser_name="hermes",
@@ -40,7 +40,7 @@ def matcher(choice: ToolChoice, *, opened: bool) -> Any:
         enable_auto_tools=True,
         tool_strict_level="parameter",
     )
-    plans = StepPlans(parser_class, tokenizer(), model_config(), structured_calls=True, defaults={})
+    plans = StepPlans(parser_class, tokenizer(), model_config(), structured_calls=True)
     plans.limit_reasoning(
         ReasoningLimit(
             marks=limited_to, tokens_max=LIMIT, special_ids=frozenset(tokenizer().all_special_ids)

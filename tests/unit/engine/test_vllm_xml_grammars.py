@@ -33,16 +33,14 @@ def structural_tag(family: str, schema: str) -> Any:
     from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
     from xgrammar import Grammar  # noqa: PLC0415
 
-    from precall_service.engine.vllm.sampling import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
 
     parser_class = ParserManager.get_parser(
         tool_parser_name=FAMILIES[family].parser,
         enable_auto_tools=True,
         tool_strict_level="parameter",
     )
-    plans = StepPlans(
-        parser_class, model_tokenizer, model_config(), structured_calls=True, defaults={}
-    )
+    plans = StepPlans(parser_class, model_tokenizer, model_config(), structured_calls=True)
     outputs = plans.plan((declared("f", schema),), REQUIRED).structured_outputs
     assert outputs is not None
     assert outputs.structural_tag is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import vllm
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.tokenizers import TokenizerLike
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
@@ -22,6 +24,7 @@ from precall_service.engine.vllm.grammar_maker import GrammarMaker
 from precall_service.engine.vllm.grammar_process import GrammarProcess
 from precall_service.engine.vllm.grammar_worker import Form, Start
 from precall_service.engine.vllm.parts import ModelParts, model_parts
+from precall_service.engine.vllm.planning import Planning
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.proof import prove, warn_of
 from precall_service.engine.vllm.reasoning import ReasoningLimit
@@ -61,13 +64,28 @@ async def assemble(
         renderer=parts.renderer,
         branches=branches,
         drafting=drafting,
-        plans=parts.plans,
+        planning=Planning(parts.plans, partial(_verify, llm)),
+        sampling=parts.sampling,
         grammars=GrammarMaker(grammars),
         special_tokens=parts.special_tokens,
         processes=processes,
         stop_timeout_s=config.stop_timeout_s,
         share_prefix_cache=config.share_prefix_cache,
         reasoning_limit=limit,
+    )
+
+
+def _verify(llm: AsyncLLM, grammar: StructuredOutputsParams) -> None:
+    """Has vLLM verify a grammar, and note in it which of its backends is to compile it.
+
+    Raises:
+        VLLMClientError: no backend takes it.
+    """
+    SamplingParams(structured_outputs=grammar).verify(
+        llm.model_config,
+        None,
+        llm.vllm_config.structured_outputs_config,
+        llm.renderer.get_tokenizer(),
     )
 
 

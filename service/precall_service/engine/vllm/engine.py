@@ -45,13 +45,14 @@ from precall_service.engine.vllm.branching import Branches
 from precall_service.engine.vllm.drafting import Drafting
 from precall_service.engine.vllm.grammar_maker import GrammarMaker
 from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
+from precall_service.engine.vllm.planning import Planning
+from precall_service.engine.vllm.plans import StepPlan
 from precall_service.engine.vllm.processes import EngineProcesses
 from precall_service.engine.vllm.reasoning import ReasoningLimit
 from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampled import CallLimit, Sampled
-from precall_service.engine.vllm.sampling import StepPlan, StepPlans
+from precall_service.engine.vllm.sampling import StepSampling
 from precall_service.engine.vllm.scheduling import DRAFTS_ARGUMENT, LOAD_UTILITY, STAGE_UTILITY
-from precall_service.engine.vllm.tool_grammars import ToolGrammar
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class VllmEngine:
         renderer: PromptRenderer,
         branches: Branches | None,
         drafting: Drafting | None,
-        plans: StepPlans,
+        planning: Planning,
+        sampling: StepSampling,
         grammars: GrammarMaker,
         special_tokens: SpecialTokens,
         processes: EngineProcesses,
@@ -102,7 +104,8 @@ class VllmEngine:
         self._renderer = renderer
         self._branches = branches
         self._drafting = drafting
-        self._plans = plans
+        self._planning = planning
+        self._sampling = sampling
         self._grammars = grammars
         self._special_tokens = special_tokens
         self._processes = processes
@@ -142,7 +145,7 @@ class VllmEngine:
         if self._branches is None:
             return None
         written = Prompt((*prompt.token_ids, *token_ids))
-        _, parser = self._planned(written, spec, await self._grammars.of(spec.tools))
+        _, parser = await self._planned(written, spec)
         if parser is None or parser.reasoning_ended is not False:
             return None
         return await self._branches.prompt(prompt, token_ids, spec.template_variables)
@@ -165,7 +168,7 @@ class VllmEngine:
         closed here.
         """
         sampled = Sampled()
-        plan, parser = self._planned(prompt, spec, await self._grammars.of(spec.tools))
+        plan, parser = await self._planned(prompt, spec)
         grammar, reasoning_ended = self._grammar(prompt, plan, parser)
         params = self._params(spec, grammar, parsed=parser is not None)
         calls = CallLimit(plan.calls_max)
@@ -227,7 +230,7 @@ class VllmEngine:
         self, spec: StepSpec, grammar: StructuredOutputsParams | None, *, parsed: bool
     ) -> SamplingParams:
         try:
-            return self._plans.sampling_params(spec, grammar, parsed=parsed)
+            return self._sampling.params(spec, grammar, parsed=parsed)
         except (VLLMClientError, ValueError) as error:
             raise _refused(error) from error
 
@@ -273,6 +276,7 @@ class VllmEngine:
     async def close(self) -> None:
         """As `Engine.close`."""
         await self._grammars.close()
+        self._planning.close()
         await self._processes.close(self._stop_timeout_s)
 
     def _alive(self) -> asyncio.Task[None]:
@@ -281,21 +285,23 @@ class VllmEngine:
         assert handler is not None, "the first generation, during the start, has begun it"
         return handler
 
-    def _planned(
-        self, prompt: Prompt, spec: StepSpec, grammars: Sequence[ToolGrammar]
-    ) -> tuple[StepPlan, StepParser | None]:
+    async def _planned(self, prompt: Prompt, spec: StepSpec) -> tuple[StepPlan, StepParser | None]:
         """The plan of a step, and its parser; no parser if the step can bring text only.
 
         Raises:
-            GenerationRefusedError: a parser does not take the tools or the template variables.
+            GenerationRefusedError: a parser does not take the tools or the template variables, or
+                vLLM does not take the grammar.
         """
+        grammars = await self._grammars.of(spec.tools)
         try:
-            plan = self._plans.plan(spec.tools, spec.tool_choice, spec.template_variables, grammars)
+            plan = await self._planning.plan(spec, grammars)
             if plan.make_parser is None:
                 return plan, None
             return plan, StepParser(
                 plan.make_parser, plan.request, prompt.token_ids, self._special_tokens
             )
+        except VLLMClientError as error:
+            raise _refused(error) from error
         except Exception as error:  # vLLM's parsers raise anything on input of a client
             log.warning("vLLM's parsers refuse the tools or variables of a step", exc_info=True)
             raise GenerationRefusedError(

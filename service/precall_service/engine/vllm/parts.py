@@ -28,9 +28,10 @@ from precall_service.engine.vllm.call_parsers import own_opening, reading_calls
 from precall_service.engine.vllm.config import NO_PARSER, VllmConfig
 from precall_service.engine.vllm.parsing import SpecialTokens
 from precall_service.engine.vllm.plain_text import plain_texts
+from precall_service.engine.vllm.plans import StepPlans
 from precall_service.engine.vllm.reasoning import ReasoningMarks, reasoning_marks
 from precall_service.engine.vllm.rendering import PromptRenderer
-from precall_service.engine.vllm.sampling import StepPlans
+from precall_service.engine.vllm.sampling import StepSampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class ModelParts:
     tokenizer: TokenizerLike
     parsers: Parsers
     plans: StepPlans
+    sampling: StepSampling
     renderer: PromptRenderer
     special_tokens: SpecialTokens
     marks: ReasoningMarks | None
@@ -73,6 +75,7 @@ def model_parts(
         tokenizer=tokenizer,
         parsers=parsers,
         plans=plans,
+        sampling=StepSampling(model_config.get_diff_sampling_param()),
         renderer=PromptRenderer(
             renderer,
             chat_template=config.chat_template,
@@ -160,7 +163,6 @@ def _plans(
             tokenizer,
             model_config,
             structured_calls=config.structured_calls,
-            defaults=model_config.get_diff_sampling_param(),
         )
         plans.plan((probes.TOOL,), ToolChoice())  # most parsers look for their tokens when made
     except Exception as error:  # vLLM's parsers raise anything
