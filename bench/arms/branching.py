@@ -134,7 +134,7 @@ class Forker:
         assert end is not None
         return _Written(
             token_ids=end.token_ids,
-            reasoning_tokens=end.reasoning_tokens,
+            reasoning_tokens=end.usage.reasoning_tokens,
             reasoning=reasoning,
             calls=tuple(Call.read(names[index], arguments[index]) for index in names),
             seconds=time.perf_counter() - began,

@@ -25,6 +25,7 @@ from precall_service.engine.base import (
     StepStream,
     TextPiece,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt, own
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripts import obedient
 from tests.support.steps import (
@@ -96,8 +97,9 @@ class EngineContract:
         info = engine.info
         assert info.name
         assert info.model
-        assert info.context_tokens_max > info.kv_block_tokens > 0
-        assert info.kv_tokens >= info.context_tokens_max
+        sizes = info.kv_tokens or 0, info.context_tokens_max or 0, info.kv_block_tokens or 0
+        assert sizes == tuple(sorted(sizes, reverse=True))
+        assert all(sizes)
         assert info.sequences_max > 0
 
     async def test_a_tool_of_an_ordinary_schema_binds_the_model_as_a_whole(
@@ -212,17 +214,17 @@ class EngineContract:
         ]
         transcript = after(QUESTION, said.message)
         longer = await engine.append(prompt, said.end, transcript, answers)
-        kept = prompt.token_ids + said.end.token_ids
-        assert longer.token_ids[: len(kept)] == kept
-        assert len(longer) > len(kept)
+        kept = own(prompt).token_ids + said.end.token_ids
+        assert own(longer).token_ids[: len(kept)] == kept
+        assert len(own(longer)) > len(kept)
 
     async def test_appending_after_a_limit_keeps_every_sampled_token(self, engine: Engine) -> None:
         prompt = await engine.render(asked("Tell me a story"))
         said = await heard(engine.generate(prompt, step_spec(max_tokens=7)))
         transcript = after(asked("Tell me a story"), said.message)
         longer = await engine.append(prompt, said.end, transcript, [UserMessage(text="Go on")])
-        kept = prompt.token_ids + said.end.token_ids
-        assert longer.token_ids[: len(kept)] == kept
+        kept = own(prompt).token_ids + said.end.token_ids
+        assert own(longer).token_ids[: len(kept)] == kept
 
     async def test_a_branch_skips_the_rest_of_a_thought(self, engine: Engine) -> None:
         prompt = await engine.render(THOUGHTFUL)
@@ -230,12 +232,12 @@ class EngineContract:
             sampled = (await first_chunk(step)).token_ids
             branch = await engine.branch(prompt, sampled, thinking())
             assert branch is not None
-            begun = prompt.token_ids + sampled
-            assert branch.token_ids[: len(begun)] == begun
+            begun = own(prompt).token_ids + sampled
+            assert own(branch).token_ids[: len(begun)] == begun
             said = await heard(engine.generate(branch, thinking(Priority.SPECULATES)))
         assert said.calls
         assert not said.reasoning
-        assert said.end.reasoning_tokens == 0
+        assert said.end.usage.reasoning_tokens == 0
 
     async def test_a_branch_before_the_first_token_skips_the_whole_thought(
         self, engine: Engine
@@ -262,14 +264,14 @@ class EngineContract:
         prompt = await engine.render(asked("Once more, and once more again. " * 12))
         await heard(engine.generate(prompt, step_spec(max_tokens=1)))
         again = await heard(engine.generate(prompt, step_spec(max_tokens=1)))
-        block = engine.info.kv_block_tokens
-        assert again.end.cached_tokens == (len(prompt) - 1) // block * block > 0
+        block = engine.info.kv_block_tokens or 0
+        assert again.end.usage.cached_tokens == (len(own(prompt)) - 1) // block * block > 0
 
     async def test_tenants_do_not_share_the_cache(self, engine: Engine) -> None:
         prompt = await engine.render(asked("What one tenant says to the model. " * 12))
         for tenant in ("one", "two"):
             said = await heard(engine.generate(prompt, step_spec(max_tokens=1, tenant=tenant)))
-            assert said.end.cached_tokens == 0
+            assert said.end.usage.cached_tokens == 0
 
     async def test_closing_a_generation_early_aborts_it(self, engine: Engine) -> None:
         prompt = await prompt_of_a_long_answer(engine)
@@ -304,8 +306,8 @@ class EngineContract:
         await until_idle(engine)
 
     async def test_a_prompt_beyond_the_context_is_refused(self, engine: Engine) -> None:
-        token = (await engine.render(asked("Hello"))).token_ids[0]
-        prompt = Prompt((token,) * (engine.info.context_tokens_max + 1))
+        token = own(await engine.render(asked("Hello"))).token_ids[0]
+        prompt = TokenPrompt((token,) * ((engine.info.context_tokens_max or 0) + 1))
         with pytest.raises(GenerationRefusedError, match=str(len(prompt))):
             await heard(engine.generate(prompt, step_spec()))
         await until_idle(engine)

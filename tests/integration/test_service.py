@@ -21,6 +21,7 @@ from precall_service.engine.base import (
     StepStream,
 )
 from precall_service.engine.supervisor import EngineState
+from precall_service.engine.vllm.token_prompt import own
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
 from tests.support.steps import until_idle
@@ -120,7 +121,7 @@ async def test_sequential_calls_grow_one_prompt(vllm_factory: EngineFactory) -> 
     assert functions.words
     assert functions.cities
     assert answer.report.steps == 3
-    first, second, third, fourth = (prompt.token_ids for prompt in engines[0].prompts)
+    first, second, third, fourth = (own(prompt).token_ids for prompt in engines[0].prompts)
     assert second[: len(first)] == first
     assert third[: len(second)] == second
     assert fourth[: len(third)] == third

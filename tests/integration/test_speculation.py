@@ -22,6 +22,7 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
+from precall_service.engine.vllm.token_prompt import own
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
 
@@ -45,7 +46,7 @@ class RecordingEngine(LentEngine):
             async for chunk in chunks:
                 if isinstance(chunk, StepEnd) and not speculates:
                     conversation, _, _ = spec.step_id.rpartition("-")
-                    self.tokens[conversation] += [prompt.token_ids, chunk.token_ids]
+                    self.tokens[conversation] += [own(prompt).token_ids, chunk.token_ids]
                 yield chunk
 
 

@@ -30,7 +30,8 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.domain.turn import GenerationSettings, TurnSpec
-from precall_service.engine.base import Prompt, StepSpec
+from precall_service.engine.base import StepSpec
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.tools.link import HandlerError, HandlerResult
 from tests.support import scripted_template as template
 from tests.support.agent import LIMITS, Agent, Client, agent_on, scripted
@@ -317,7 +318,7 @@ def called(event: ToolCallReady) -> Called:
     return event.tool_name, json.loads(event.arguments_json)["path"]
 
 
-def script(prompt: Prompt, _spec: StepSpec) -> list[Item]:
+def script(prompt: TokenPrompt, _spec: StepSpec) -> list[Item]:
     """Makes the calls that the user asks for, and answers when they have ended."""
     *_, last = template.prompt_text(prompt).removesuffix("\n<model>").split("\n")
     if not last.startswith("<user>"):

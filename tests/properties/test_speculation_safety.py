@@ -38,9 +38,9 @@ from precall_service.engine.base import (
     EngineDiedError,
     GenerationFailedError,
     Priority,
-    Prompt,
     StepSpec,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerError, HandlerResult
@@ -135,7 +135,7 @@ class Play:
             for name, each in zip(names, moves, strict=False)
         ]
 
-    def _next_step(self, _prompt: Prompt, spec: StepSpec) -> list[Item]:
+    def _next_step(self, _prompt: TokenPrompt, spec: StepSpec) -> list[Item]:
         if spec.priority is Priority.SPECULATES:
             return [Pause(self._gate), *calls(*POOL[:3])]
         items = STEPS[next(self._steps)]

@@ -14,6 +14,7 @@ from precall_service.domain.events import Invoke, TurnOutcome
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.turn import GenerationSettings, TurnLimits
 from precall_service.engine.base import Finish, Prompt, StepEnd, StepSpec
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.tools.link import HandlerResult
 from tests.support import scripted_template as template
 from tests.support.agent import WEATHER, Client, agent_on
@@ -79,12 +80,16 @@ class CheckedEngine(ScriptedEngine):
         self.appended = 0
         self.canonical = True
 
-    def _next_step(self, prompt: Prompt, spec: StepSpec) -> list[Item]:
+    def _next_step(self, prompt: TokenPrompt, spec: StepSpec) -> list[Item]:
         return self.steps.pop(0).items
 
     async def append(
-        self, prompt: Prompt, end: StepEnd, transcript: Transcript, following: Sequence[Message]
-    ) -> Prompt:
+        self,
+        prompt: Prompt,
+        end: StepEnd,
+        transcript: Transcript,
+        following: Sequence[Message],
+    ) -> TokenPrompt:
         appended = await super().append(prompt, end, transcript, following)
         whole = replace(transcript, messages=(*transcript.messages, *following))
         said = template.messages_text(transcript.messages[-1:])
@@ -112,7 +117,7 @@ class Oracle:
             self.so_far += "<model>"
             self.prompts.append(self.so_far)
             writer = said.written(asked.max_tokens)
-            self.so_far += template.prompt_text(Prompt(template.tokens(writer.text))) + "\n"
+            self.so_far += template.prompt_text(TokenPrompt(template.tokens(writer.text))) + "\n"
             streamed += said.text[: _room_for_text(said, asked.max_tokens)]
             if writer.finish is Finish.LENGTH:
                 return TurnOutcome.LIMIT, streamed

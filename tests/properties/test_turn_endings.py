@@ -20,10 +20,10 @@ from precall_service.engine.base import (
     EngineDiedError,
     GenerationFailedError,
     GenerationRefusedError,
-    Prompt,
     StepSpec,
     StrayCall,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.tools.link import HandlerError, HandlerResult
 from tests.support.agent import (
     LIMITS,
@@ -81,7 +81,7 @@ class Play:
         self.sent: list[tuple[Client, str]] = []
         self.engines = [ScriptedEngine(self._next_step) for _ in range(ENGINES)]
 
-    def _next_step(self, prompt: Prompt, spec: StepSpec) -> list[Item]:
+    def _next_step(self, prompt: TokenPrompt, spec: StepSpec) -> list[Item]:
         items = STEPS[next(self._steps, "answer")]
         middle = len(items) // 2
         return [*items[:middle], Pause(self._gate), *items[middle:]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from precall_service.domain.events import TokenUsage
 from precall_service.domain.json import dump
 from precall_service.domain.messages import (
     AssistantMessage,
@@ -13,7 +14,8 @@ from precall_service.domain.messages import (
     Transcript,
     UserMessage,
 )
-from precall_service.engine.base import Finish, Prompt, StepEnd
+from precall_service.engine.base import Finish, StepEnd
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from tests.support.prompt_renderers import STOP_TOKENS, prompt_renderer, token_ids
 from tests.support.steps import after
 
@@ -50,7 +52,9 @@ async def sampled(name: str, transcript: Transcript, message: AssistantMessage) 
 
 
 def ended(finish: Finish, sampled_ids: Sequence[int], raw_text: str = "") -> StepEnd:
-    return StepEnd(finish=finish, token_ids=tuple(sampled_ids), raw_text=raw_text, cached_tokens=0)
+    return StepEnd(
+        finish=finish, token_ids=tuple(sampled_ids), raw_text=raw_text, usage=TokenUsage()
+    )
 
 
 async def check(
@@ -59,7 +63,7 @@ async def check(
     message: AssistantMessage,
     following: Sequence[Message],
     end: StepEnd | None = None,
-) -> tuple[Prompt, Prompt]:
+) -> tuple[TokenPrompt, TokenPrompt]:
     """Appends, and compares with a rendering of the whole transcript. Returns both prompts."""
     renderer = prompt_renderer(name)
     prompt = await renderer.render(transcript)

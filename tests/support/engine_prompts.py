@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from precall_service.domain.messages import Message, ToolMessage, Transcript
 from precall_service.engine.base import Engine, Prompt
+from precall_service.engine.vllm.token_prompt import own
 from tests.support.steps import Said, after
 
 if TYPE_CHECKING:  # importing vLLM is slow, and it reads environment variables that are set later
@@ -24,7 +25,7 @@ async def appended(
     longer = await engine.append(prompt, said.end, transcript, following)
     whole = await engine.render(after(transcript, *following))
     decode, encode = tokenizer(engine).decode, tokenizer(engine).encode
-    assert decode(longer.token_ids) == decode(whole.token_ids)
+    assert decode(own(longer).token_ids) == decode(own(whole).token_ids)
     tokens = said.end.token_ids
     if tuple(encode(decode(tokens), add_special_tokens=False)) == tokens:  # as the template would
         assert longer == whole

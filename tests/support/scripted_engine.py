@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from precall_service.domain.events import LoosenedKeyword
+from precall_service.domain.events import LoosenedKeyword, TokenUsage
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
@@ -34,8 +34,11 @@ from precall_service.engine.base import (
     TemplateRefusedError,
     TextPiece,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt, own
 from tests.support import scripted_template as template
 from tests.support.scripts import Ends, Pause, Script, Step, StepWriter, Tick, in_turn
+
+BLOCK_TOKENS = 16
 
 INFO = EngineInfo(
     name="scripted",
@@ -43,7 +46,7 @@ INFO = EngineInfo(
     context_tokens_max=8192,
     sequences_max=64,
     kv_tokens=1 << 20,
-    kv_block_tokens=16,
+    kv_block_tokens=BLOCK_TOKENS,
     features=frozenset(Feature),
 )
 
@@ -61,7 +64,7 @@ class ScriptedEngine:
         self._arrivals = itertools.count()
         self._cached_blocks: set[int] = set()
         self.specs: list[StepSpec] = []
-        self.prompts: list[Prompt] = []
+        self.prompts: list[TokenPrompt] = []
         self.drafts: dict[str, list[Draft]] = {}
         self.closed = False
         self.loosened: Mapping[str, Sequence[LoosenedKeyword]] = {}
@@ -85,10 +88,10 @@ class ScriptedEngine:
         """As `Engine.judge`."""
         return [self.loosened.get(tool.name, ()) for tool in tools]
 
-    async def render(self, transcript: Transcript) -> Prompt:
+    async def render(self, transcript: Transcript) -> TokenPrompt:
         """As `Engine.render`."""
         self._check_template()
-        return Prompt(template.tokens(template.transcript_text(transcript)))
+        return TokenPrompt(template.tokens(template.transcript_text(transcript)))
 
     async def append(
         self,
@@ -96,16 +99,16 @@ class ScriptedEngine:
         end: StepEnd,
         transcript: Transcript,
         following: Sequence[Message],
-    ) -> Prompt:
+    ) -> TokenPrompt:
         """As `Engine.append`."""
         self._check_template()
         close = template.END if end.finish is Finish.LENGTH else ""
         delta = f"{close}{template.messages_text(following)}{template.MODEL}"
-        return Prompt(prompt.token_ids + end.token_ids + template.tokens(delta))
+        return TokenPrompt(own(prompt).token_ids + end.token_ids + template.tokens(delta))
 
     async def branch(
         self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
-    ) -> Prompt | None:
+    ) -> TokenPrompt | None:
         """As `Engine.branch`. The variable `enable_thinking` turns reasoning off."""
         if Feature.BRANCHES not in self._info.features:
             return None
@@ -113,7 +116,7 @@ class ScriptedEngine:
         ending = template.end_of_reasoning(text)
         if ending is None or not spec.template_variables.get("enable_thinking", True):
             return None
-        return Prompt((*prompt.token_ids, *token_ids, *template.tokens(ending)))
+        return TokenPrompt((*own(prompt).token_ids, *token_ids, *template.tokens(ending)))
 
     async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
         """As `Engine.draft`: records them in `drafts`, by step. It accepts none."""
@@ -124,15 +127,17 @@ class ScriptedEngine:
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""
         self._check_alive()
-        if not 0 < len(prompt) < self._info.context_tokens_max:
-            raise GenerationRefusedError(f"a prompt of {len(prompt)} tokens does not fit")
+        start = own(prompt)
+        room = self._info.context_tokens_max
+        if not start or (room is not None and len(start) >= room):
+            raise GenerationRefusedError(f"a prompt of {len(start)} tokens does not fit")
         self.specs.append(spec)
-        self.prompts.append(prompt)
-        async with self._slot(prompt, spec):
+        self.prompts.append(start)
+        async with self._slot(start, spec):
             writer = StepWriter(spec.max_tokens)
             scored = spec.log_probabilities
             ends = Ends()
-            for item in self._script(prompt, spec):
+            for item in self._script(start, spec):
                 if self._dead:
                     raise EngineDiedError(_DIED)
                 # The fast path, for benchmarks.
@@ -151,7 +156,7 @@ class ScriptedEngine:
                         break
             if writer.finish is Finish.STOP:
                 yield Chunk(template.tokens(template.END), (), (0.0,) if scored else ())
-            end = self._end(prompt, spec, writer)
+            end = self._end(start, spec, writer)
             yield replace(
                 end,
                 stop_text=ends.stop_text,
@@ -165,7 +170,7 @@ class ScriptedEngine:
         return EngineLoad(
             running=len(self._running),
             waiting=sum(not turn.done() for _, _, turn, _, _ in self._waiting),
-            kv_usage=sum(self._running.values()) / self._info.kv_tokens,
+            kv_usage=sum(self._running.values()) / (self._info.kv_tokens or 1),
         )
 
     async def wait_dead(self) -> None:
@@ -206,7 +211,7 @@ class ScriptedEngine:
         self._check_alive()
 
     @asynccontextmanager
-    async def _slot(self, prompt: Prompt, spec: StepSpec) -> AsyncGenerator[None]:
+    async def _slot(self, prompt: TokenPrompt, spec: StepSpec) -> AsyncGenerator[None]:
         """Holds one of the engine's slots. Slots are given by priority, then by arrival."""
         try:
             if len(self._running) < self._info.sequences_max:
@@ -231,7 +236,7 @@ class ScriptedEngine:
                 turn.set_result(None)
                 return
 
-    def _end(self, prompt: Prompt, spec: StepSpec, writer: StepWriter) -> StepEnd:
+    def _end(self, prompt: TokenPrompt, spec: StepSpec, writer: StepWriter) -> StepEnd:
         cached_tokens = self._cached_tokens(prompt.token_ids, spec.tenant)
         end = template.END if writer.finish is Finish.STOP else ""
         token_ids = template.tokens(writer.text + end)
@@ -240,19 +245,23 @@ class ScriptedEngine:
             finish=writer.finish,
             token_ids=token_ids,
             raw_text=writer.text,
-            cached_tokens=cached_tokens,
-            reasoning_tokens=writer.reasoning_tokens,
+            usage=TokenUsage(
+                input_tokens=len(prompt),
+                cached_tokens=cached_tokens,
+                output_tokens=len(token_ids),
+                reasoning_tokens=writer.reasoning_tokens,
+            ),
         )
 
     def _cached_tokens(self, token_ids: tuple[int, ...], tenant: str) -> int:
         """The number of cached tokens of a prompt: whole blocks, without the last token."""
         blocks = self._blocks(token_ids[:-1], tenant)
         count = sum(1 for _ in itertools.takewhile(self._cached_blocks.__contains__, blocks))
-        return count * self._info.kv_block_tokens
+        return count * BLOCK_TOKENS
 
     def _blocks(self, token_ids: tuple[int, ...], tenant: str) -> Iterator[int]:
         """The keys of the whole blocks. A key depends on the tenant and on all tokens before it."""
-        size = self._info.kv_block_tokens
+        size = BLOCK_TOKENS
         name = hash(tenant)
         for start in range(0, len(token_ids) - size + 1, size):
             name = hash((name, token_ids[start : start + size]))

@@ -11,7 +11,7 @@ from precall_service.domain.messages import (
     Transcript,
     UserMessage,
 )
-from precall_service.engine.base import Prompt
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 
 # Special tokens: characters of Unicode's private use area, which no test text contains.
 END = "\U000f0000"
@@ -34,7 +34,7 @@ def tokens(text: str) -> tuple[int, ...]:
     return tuple(map(ord, text))
 
 
-def prompt_text(prompt: Prompt) -> str:
+def prompt_text(prompt: TokenPrompt) -> str:
     """A prompt as readable text, one line for each message."""
     return "".join(map(chr, prompt.token_ids)).translate(_READABLE)
 

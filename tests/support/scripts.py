@@ -20,12 +20,12 @@ from precall_service.engine.base import (
     Finish,
     Piece,
     Priority,
-    Prompt,
     ReasoningPiece,
     StepSpec,
     StrayCall,
     TextPiece,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from tests.support import scripted_template as template
 
 
@@ -71,7 +71,7 @@ Item: TypeAlias = Piece | Unsure | Ends | Pause | Tick | ServiceError | EngineDi
 leaves the engine alive."""
 
 Step: TypeAlias = Sequence[Item]
-Script: TypeAlias = Callable[[Prompt, StepSpec], Step]
+Script: TypeAlias = Callable[[TokenPrompt, StepSpec], Step]
 
 
 class StepWriter:
@@ -185,7 +185,7 @@ def in_turn(*steps: Step, branches: Script | Sequence[Step] = ()) -> Script:
     rest = iter(steps)
     branch = branches if callable(branches) else _in_order(branches)
 
-    def script(prompt: Prompt, spec: StepSpec) -> Step:
+    def script(prompt: TokenPrompt, spec: StepSpec) -> Step:
         if spec.priority is Priority.SPECULATES:
             return branch(prompt, spec)
         step = next(rest, None)
@@ -205,7 +205,7 @@ def always(step: Step) -> Script:
     return lambda _prompt, _spec: step
 
 
-def obedient(prompt: Prompt, spec: StepSpec) -> Step:
+def obedient(prompt: TokenPrompt, spec: StepSpec) -> Step:
     """A script that makes a call if the tool choice demands one, else text up to the limit.
 
     With `enable_thinking` it thinks before that, unless the prompt has ended the thought.

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from precall_service.app import serve
-from precall_service.engine.base import Progress, Prompt, StepSpec
+from precall_service.engine.base import Progress, StepSpec
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.settings import load_settings
 from tests.support.scripted_engine import INFO, ScriptedEngine
 from tests.support.scripted_template import prompt_text
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 START_S = 30.0
 
 
-def obey(prompt: Prompt, _spec: StepSpec) -> Step:
+def obey(prompt: TokenPrompt, _spec: StepSpec) -> Step:
     """Makes the call that the user asks for, or answers after it."""
     last = prompt_text(prompt).split("\n")[-2]
     if not last.startswith("<user>"):

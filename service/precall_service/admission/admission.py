@@ -28,10 +28,10 @@ from precall_service.domain.errors import Reason, ServiceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The engine's capacity: sequences at once, and tokens of KV cache."""
+    """The engine's capacity: sequences at once, and tokens of KV cache, if it is known."""
 
     slots: int
-    kv_tokens: int
+    kv_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,9 +257,9 @@ class Admission:
             return False
         if not self._admitted:
             return True
-        return (
-            len(self._admitted) < self._capacity.slots
-            and self._tokens_held + share.tokens <= self._capacity.kv_tokens
+        kv_tokens = self._capacity.kv_tokens
+        return len(self._admitted) < self._capacity.slots and (
+            kv_tokens is None or self._tokens_held + share.tokens <= kv_tokens
         )
 
     def _pop_waiting(self) -> None:

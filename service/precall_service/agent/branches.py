@@ -32,6 +32,7 @@ from precall_service.engine.base import (
     Prompt,
     StepSpec,
     TextPiece,
+    room_for,
 )
 from precall_service.speculation.base import Branch, Candidate
 
@@ -98,14 +99,16 @@ class Branches:
         with self._counted():
             try:
                 start = await engine.branch(origin.prompt, origin.sampled, spec)
-                room = 0 if start is None else engine.info.context_tokens_max - len(start)
-                if start is None or room <= 0:
+                if start is None:
+                    return
+                room = room_for(engine, start)
+                if room is not None and room <= 0:
                     return
                 origin.on_begin()
                 branch_spec = replace(
                     spec,
                     step_id=f"{spec.step_id}-{secrets.token_hex(4)}",
-                    max_tokens=min(room, self._tokens_max),
+                    max_tokens=self._tokens_max if room is None else min(room, self._tokens_max),
                     generation=GenerationSettings(
                         temperature=temperature, tool_choice=spec.tool_choice
                     ),

@@ -152,13 +152,14 @@ def step_cut(limit: int) -> ServiceError:
     )
 
 
-def context_full(model: str, limit: int) -> ServiceError:
-    """A step filled the context window before its message ended."""
+def context_full(model: str, limit: int | None) -> ServiceError:
+    """A step filled the context window, of `limit` tokens if known, before its message ended."""
+    window = "" if limit is None else f", which has {limit} tokens"
     return ServiceError(
         Reason.LIMIT_REACHED,
-        f"the answer was cut because the conversation fills the context window of {model}, which "
-        f"has {limit} tokens: continue in a new conversation with a shorter history",
-        metadata={"limit": str(limit)},
+        f"the answer was cut because the conversation fills the context window of {model}{window}: "
+        "continue in a new conversation with a shorter history",
+        metadata={} if limit is None else {"limit": str(limit)},
     )
 
 

@@ -16,14 +16,13 @@ from precall_service.domain.events import (
     ReasoningDelta,
     StepFinishReason,
     TextDelta,
-    TokenUsage,
     ToolCallArgumentsDelta,
     ToolCallReady,
     ToolCallStarted,
 )
 from precall_service.domain.messages import AssistantMessage, ToolCall
 from precall_service.engine import base
-from precall_service.engine.base import Finish, Prompt, StepEnd, StepStream, StrayCall
+from precall_service.engine.base import Finish, StepEnd, StepStream, StrayCall
 
 _CALL_ID_ALPHABET = string.ascii_letters + string.digits
 _UNFINISHED = "the message ended before the arguments did: write the whole call again"
@@ -65,15 +64,6 @@ class Step:
             return StepFinishReason.TOOL_CALLS
         return (
             StepFinishReason.LENGTH if self.end.finish is Finish.LENGTH else StepFinishReason.STOP
-        )
-
-    def usage(self, prompt: Prompt) -> TokenUsage:
-        """Returns the tokens that the step used, with those of its prompt."""
-        return TokenUsage(
-            input_tokens=len(prompt),
-            cached_tokens=self.end.cached_tokens,
-            output_tokens=len(self.end.token_ids),
-            reasoning_tokens=self.end.reasoning_tokens,
         )
 
 

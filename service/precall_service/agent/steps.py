@@ -19,7 +19,7 @@ from precall_service.domain.events import (
     TokenUsage,
 )
 from precall_service.domain.turn import ToolChoice
-from precall_service.engine.base import Engine, Priority, Prompt, StepSpec
+from precall_service.engine.base import Engine, Priority, Prompt, StepSpec, room_for
 
 
 class TurnSteps:
@@ -44,8 +44,8 @@ class TurnSteps:
             EngineDiedError, ServiceError: from the engine.
         On cancel or error: the generation is aborted; the caller must still call `end_all`.
         """
-        self._prompt_tokens = len(prompt)
-        await self._scope.emit(StepStarted(self.number, len(prompt)))
+        self._prompt_tokens = prompt.tokens or 0
+        await self._scope.emit(StepStarted(self.number, self._prompt_tokens))
         spec = self._step_spec(engine, prompt, choice)
         self._scope.account.note(StepBegan(self.number, prompt, spec))
         self._reader = reader = StepReader(
@@ -53,12 +53,12 @@ class TurnSteps:
         )
         step = await reader.read(engine.generate(prompt, spec))
         self._reader = None
-        self.tokens_left -= len(step.end.token_ids)
+        self.tokens_left -= step.end.usage.output_tokens
         self._scope.transcript.keep_step(prompt, step)
         if step.end.drafted_tokens:
             drafts = DraftsVerified(step.end.drafted_tokens, step.end.accepted_tokens)
             self._scope.account.note(drafts)
-        self._note_end(step.finish, step.usage(prompt))
+        self._note_end(step.finish, step.end.usage)
         self._calls.open(reader.calls_told)
         await self._calls.end_unmade(step)
         await self._send_end()
@@ -77,11 +77,13 @@ class TurnSteps:
         await self._send_end()
 
     def _step_spec(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> StepSpec:
-        room = engine.info.context_tokens_max - len(prompt)
+        room = room_for(engine, prompt)
         wanted = self._scope.spec.generation.max_step_tokens
         return StepSpec(
             step_id=f"{self._scope.context.conversation_id}-{secrets.token_hex(6)}",
-            max_tokens=min(room, self.tokens_left, room if wanted is None else wanted),
+            max_tokens=min(
+                limit for limit in (self.tokens_left, room, wanted) if limit is not None
+            ),
             generation=self._scope.spec.generation,
             tools=self._scope.context.transcript.tools,
             tool_choice=choice,

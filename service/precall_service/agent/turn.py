@@ -40,7 +40,7 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.messages import Message
 from precall_service.domain.turn import ToolChoice, TurnSpec
-from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
+from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt, room_for
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
 
@@ -148,18 +148,20 @@ class Turn:
         services, limits = self._scope.services, self.spec.limits
         engine = services.engines.engine()
         prompt = await self._scope.transcript.first_prompt(engine)
-        if not _fits(engine, prompt):
-            raise _too_long(engine, prompt)
+        if (refused := _too_long(engine, prompt)) is not None:
+            raise refused
         tenant, tool_set = self._scope.context.tenant, _tool_set(self._scope.context.tools)
         # A safe estimate until growth is learned: results may be as long as what is generated.
-        safe = min(2 * limits.max_turn_tokens, engine.info.context_tokens_max - len(prompt))
-        expected = len(prompt) + services.growth.expected(tenant, tool_set, safe=safe)
+        safe, room = 2 * limits.max_turn_tokens, room_for(engine, prompt)
+        safe = safe if room is None else min(safe, room)
+        begins = prompt.tokens or 0
+        expected = begins + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
             await self._wait_for_admission(share)
             services.speculation.branches.make_room(engine.info.sequences_max)
             tokens = await self._step_until_done(prompt, share)
         if self._outcome is TurnOutcome.ANSWERED:  # a cut turn would have grown further
-            services.growth.observe(tenant, tool_set, tokens - len(prompt))
+            services.growth.observe(tenant, tool_set, tokens - begins)
 
     async def _wait_for_admission(self, share: Share) -> None:
         services = self._scope.services
@@ -198,7 +200,7 @@ class Turn:
         choice = self.spec.generation.tool_choice
         while True:
             step = await self._generate(engine, prompt, choice)
-            held = len(prompt) + len(step.end.token_ids)
+            held = step.end.usage.input_tokens + step.end.usage.output_tokens
             share.grow(held)
             if (limit := self._limit_reached(engine, step)) is not None:
                 self._set(TurnOutcome.LIMIT, limit)
@@ -213,12 +215,12 @@ class Turn:
             await share.resume()
             engine = self._engine()
             prompt = await self._scope.transcript.continued_prompt(engine)
-            if not _fits(engine, prompt):
+            if (refused := _too_long(engine, prompt)) is not None:
                 # If these results stayed, no later turn would fit either.
                 self._scope.transcript.replace_answers(model_text(refusals.answer_too_long()))
-                self._set(TurnOutcome.LIMIT, _too_long(engine, prompt))
+                self._set(TurnOutcome.LIMIT, refused)
                 return held
-            share.grow(len(prompt))
+            share.grow(prompt.tokens or held)
             choice = choice.after(step.readable)
 
     def _engine(self) -> Engine:
@@ -250,7 +252,7 @@ class Turn:
             return refusals.too_many_tokens(limits.max_turn_tokens)
         if not cut:
             return None
-        generated, wanted = len(step.end.token_ids), self.spec.generation.max_step_tokens
+        generated, wanted = step.end.usage.output_tokens, self.spec.generation.max_step_tokens
         if wanted is not None and generated >= wanted:
             return refusals.step_cut(wanted)
         return refusals.context_full(engine.info.model, engine.info.context_tokens_max)
@@ -293,13 +295,12 @@ def _missed_call(step: Step, choice: ToolChoice) -> ServiceError | None:
     return refusals.call_missing(choice) if missing else None
 
 
-def _fits(engine: Engine, prompt: Prompt) -> bool:
-    return len(prompt) < engine.info.context_tokens_max
-
-
-def _too_long(engine: Engine, prompt: Prompt) -> ServiceError:
-    info = engine.info
-    return refusals.prompt_too_long(len(prompt), info.model, info.context_tokens_max)
+def _too_long(engine: Engine, prompt: Prompt) -> ServiceError | None:
+    """Returns why a prompt is refused; None if it leaves room for an answer, or may do so."""
+    info, tokens = engine.info, prompt.tokens
+    if info.context_tokens_max is None or tokens is None or tokens < info.context_tokens_max:
+        return None
+    return refusals.prompt_too_long(tokens, info.model, info.context_tokens_max)
 
 
 def _tool_set(tools: Sequence[RegisteredTool]) -> str:

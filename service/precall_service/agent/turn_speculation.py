@@ -88,7 +88,9 @@ class TurnSpeculation:
         self._proposals = Proposals(
             services, context, self._ledger, self._runs, self._situations, drafts=self._drafts
         )
-        self._first_token_at = self._sampled_at = self._step_ended_at = 0.0
+        self._first_token_at = self._step_ended_at = 0.0
+        self._sampled_at: float | None = None
+        """When the step sampled its latest tokens; None before its first."""
         self._alone, self._beside = Pace(), Pace()
         """The pace of the current step, without branches of any turn beside it, and with them."""
         self._calls: dict[str, tuple[CallKey | None, str]] = {}
@@ -108,7 +110,7 @@ class TurnSpeculation:
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
         if type(happening) is Sampled:  # the hot path: tested first, without `match`
-            if not self._situations.token_ids:
+            if self._sampled_at is None:
                 self._first_token_at = at
             else:
                 pace = self._beside if self._shared.branches.running else self._alone
@@ -145,6 +147,7 @@ class TurnSpeculation:
         self._calls.clear()
         self._claimed.clear()
         self._run_times.clear()
+        self._sampled_at = None
         self._alone, self._beside = Pace(), Pace()
         self._situations.begin_step(began)
         self._drafts.begin_step(began)

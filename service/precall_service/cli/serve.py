@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from precall_service.app import Service
     from precall_service.cli.interrupts import Interrupts
+    from precall_service.engine.base import EngineInfo
     from precall_service.settings import Settings
 
 HELP = options.help_text(
@@ -152,13 +154,20 @@ def _show_ready(console: Console, service: Service) -> None:
         "model": service.model,
         "engine": engine.name,
         "device": installed.device if installed else "unknown",
-        "holds": f"{engine.sequences_max} turns at once, {engine.kv_tokens:,} tokens of KV cache, "
-        f"{engine.context_tokens_max:,} tokens of context",
+        "holds": ", ".join(_capacity(engine)),
         "try": f"precall chat --address {_local_address(service.address)}",
     }
     console.print(f"[bold]precall {__version__} is ready[/]")
     for name, value in rows.items():
         console.print(f"  {name:<8} {value}", markup=False)
+
+
+def _capacity(engine: EngineInfo) -> Iterator[str]:
+    yield f"{engine.sequences_max} turns at once"
+    if engine.kv_tokens is not None:
+        yield f"{engine.kv_tokens:,} tokens of KV cache"
+    if engine.context_tokens_max is not None:
+        yield f"{engine.context_tokens_max:,} tokens of context"
 
 
 def _show_draining(console: Console, service: Service, drain_s: float) -> None:

@@ -253,7 +253,8 @@ class StepStarted:
     step: int = 0
     """The number of the step in its turn, from 0."""
     prompt_tokens: int = 0
-    """The number of tokens in its prompt."""
+    """The number of tokens in its prompt. 0 if it is unknown, since a server elsewhere counts them
+    at the end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 Owns: the protocol between the turn loop and the backend that runs the model.
 Never: conversations, admission, tool handlers.
 
-A `Prompt` is an immutable list of tokens. Within a turn it only grows: first by the tokens that
-the model sampled, then by the tokens that the template writes for the messages that follow. A
-prompt belongs to no engine process. It therefore survives a restart of the engine, and a turn is
-given up by dropping its prompt.
+A `Prompt` is an immutable value, which only the backend that made it reads: tokens for an engine in
+this process, messages for a server elsewhere. Within a turn it only grows: first by what the model
+wrote, then by the messages that follow. A prompt belongs to no engine process. It therefore
+survives a restart of the engine, and a turn is given up by dropping its prompt.
+
+A backend may know the tokens that it generates, and how large its context and its KV cache are, but
+need not: what it does not know is None, or empty.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.events import LoosenedKeyword
+from precall_service.domain.events import LoosenedKeyword, TokenUsage
 from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
@@ -38,14 +41,14 @@ class Feature(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """A started engine's identity and capacity. Token counts are those of one engine."""
+    """A started engine's identity and capacity; None for a number that it does not know."""
 
     name: str
     model: str
-    context_tokens_max: int
+    context_tokens_max: int | None
     sequences_max: int
-    kv_tokens: int
-    kv_block_tokens: int
+    kv_tokens: int | None
+    kv_block_tokens: int | None
     features: frozenset[Feature]
     findings: Findings = NOTHING_FOUND
     """What was proved of the model at the start, where something was."""
@@ -60,14 +63,13 @@ class EngineLoad:
     kv_usage: float
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The exact tokens that a step starts from."""
+class Prompt(Protocol):
+    """What a step starts from. Only the backend that made it reads it."""
 
-    token_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
+    @property
+    def tokens(self) -> int | None:
+        """Its length in tokens; None if the backend does not know it."""
+        ...
 
 
 class Priority(enum.IntEnum):
@@ -174,6 +176,8 @@ Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWrit
 class Chunk:
     """One output of the engine: the tokens that it has just sampled, and the pieces read from them.
 
+    A backend that is not told the tokens has none of them here.
+
     A chunk may have no pieces: the parser holds tokens back until it knows what they are, such as
     the start of a mark or of a character. The pieces of a chunk may therefore cover tokens of
     earlier chunks too. A last chunk without tokens has the pieces that were held back to the end.
@@ -208,6 +212,7 @@ class StepEnd:
     """The last item of a generation.
 
     `token_ids` are all sampled tokens, the end token included: those of the chunks, in order.
+    `usage` counts the tokens of the prompt and those that were sampled.
     `drafted_tokens` were verified as drafts, and `accepted_tokens` of them were kept.
     `raw_text` is their text without special tokens, which stands in the transcript if a limit has
     cut the step inside a call. `stop_text` is the stop text that ended it, if one did.
@@ -218,8 +223,7 @@ class StepEnd:
     finish: Finish
     token_ids: tuple[int, ...]
     raw_text: str
-    cached_tokens: int
-    reasoning_tokens: int = 0
+    usage: TokenUsage
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     stop_text: str = ""
@@ -370,6 +374,12 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Ends the engine and its processes. Idempotent and bounded in time."""
         ...
+
+
+def room_for(engine: Engine, prompt: Prompt) -> int | None:
+    """The tokens that fit after a prompt, 0 or less if it is too long; None if that is unknown."""
+    most, used = engine.info.context_tokens_max, prompt.tokens
+    return None if most is None or used is None else most - used
 
 
 Progress = Callable[[str, float | None], None]

@@ -68,7 +68,7 @@ class ServerInfo:
             schema_bytes_max=tools.schema_bytes_max,
             description_bytes_max=tools.description_bytes_max,
             result_bytes_max=tools.result_bytes_max,
-            context_tokens_max=0 if info is None else info.context_tokens_max,
+            context_tokens_max=(info and info.context_tokens_max) or 0,
             messages_max=self.agent_limits.messages_max,
             turn_limits_max=turn_pb2.TurnLimits(
                 max_steps=turn.max_steps,

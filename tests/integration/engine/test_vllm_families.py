@@ -16,6 +16,7 @@ from precall_service.domain.messages import Message, Transcript, UserMessage
 from precall_service.engine.base import Engine, Feature, Prompt
 from precall_service.engine.findings import Subject
 from precall_service.engine.vllm.factory import VllmEngineFactory
+from precall_service.engine.vllm.token_prompt import own
 from tests.support.engine_keeper import EngineKeeper
 from tests.support.engine_prompts import answers, rendered_afresh
 from tests.support.steps import NONE, REQUIRED, Said, after, declared, heard, named, step_spec
@@ -113,9 +114,10 @@ async def continued(
     """
     longer = await engine.append(prompt, said.end, transcript, following)
     whole = await engine.render(after(transcript, *following))
-    kept = prompt.token_ids + said.end.token_ids[:-1]
-    added = longer.token_ids[len(kept) :]
-    assert longer.token_ids[: len(kept)] == kept
+    kept = own(prompt).token_ids + said.end.token_ids[:-1]
+    grown = own(longer).token_ids
+    added = grown[len(kept) :]
+    assert grown[: len(kept)] == kept
     assert added
-    assert whole.token_ids[-len(added) :] == added
+    assert own(whole).token_ids[-len(added) :] == added
     return longer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from precall_service.domain.messages import UserMessage
 from precall_service.domain.turn import GenerationSettings
 from precall_service.engine.base import Engine, Finish, Prompt
+from precall_service.engine.vllm.token_prompt import own
 from tests.support.engine_prompts import answers, appended, rendered_afresh, tokenizer
 from tests.support.steps import (
     NONE,
@@ -30,8 +31,8 @@ def cached_at_least(engine: Engine, prompt: Prompt, said: Said) -> int:
 
     The last token was never an input of the model, so it is not in the cache.
     """
-    block = engine.info.kv_block_tokens
-    return (len(prompt) + len(said.end.token_ids) - 1) // block * block
+    block = engine.info.kv_block_tokens or 0
+    return (len(own(prompt)) + len(said.end.token_ids) - 1) // block * block
 
 
 async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> None:
@@ -44,7 +45,7 @@ async def test_a_turn_of_several_steps_grows_one_prompt(vllm_engine: Engine) -> 
         transcript = after(transcript, said.message)
         longer = await appended(engine, prompt, said, transcript, *answers(said))
         again = await heard(engine.generate(longer, step_spec(max_tokens=1)))
-        assert again.end.cached_tokens >= cached_at_least(engine, prompt, said)
+        assert again.end.usage.cached_tokens >= cached_at_least(engine, prompt, said)
         prompt, transcript = longer, after(transcript, *answers(said))
     spec = step_spec(max_tokens=60, tools=transcript.tools, tool_choice=NONE)
     said = await heard(engine.generate(prompt, spec))
@@ -59,7 +60,7 @@ async def test_calls_have_the_template_s_form(vllm_engine: Engine) -> None:
     spec = step_spec(max_tokens=200, tools=QUESTION.tools, tool_choice=REQUIRED)
     said = await heard(vllm_engine.generate(prompt, spec))
     whole = await vllm_engine.render(after(QUESTION, said.message, *answers(said)))
-    assert said.end.raw_text in tokenizer(vllm_engine).decode(whole.token_ids)
+    assert said.end.raw_text in tokenizer(vllm_engine).decode(own(whole).token_ids)
 
 
 async def test_a_step_cut_by_a_limit_is_continued(vllm_engine: Engine) -> None:
@@ -71,7 +72,7 @@ async def test_a_step_cut_by_a_limit_is_continued(vllm_engine: Engine) -> None:
     longer = await appended(vllm_engine, prompt, said, transcript, UserMessage(text="Go on."))
     assert rendered_afresh(vllm_engine) == 0
     again = await heard(vllm_engine.generate(longer, step_spec(max_tokens=1)))
-    assert again.end.cached_tokens >= cached_at_least(vllm_engine, prompt, said)
+    assert again.end.usage.cached_tokens >= cached_at_least(vllm_engine, prompt, said)
 
 
 async def test_a_stop_string_ends_a_step_and_is_removed(vllm_engine: Engine) -> None:
@@ -89,7 +90,7 @@ async def test_a_stop_string_ends_a_step_and_is_removed(vllm_engine: Engine) -> 
     longer = await vllm_engine.append(prompt, said.end, transcript, [UserMessage(text="Go on.")])
     whole = await vllm_engine.render(after(transcript, UserMessage(text="Go on.")))
     decode = tokenizer(vllm_engine).decode
-    assert decode(longer.token_ids) == decode(whole.token_ids)
+    assert decode(own(longer).token_ids) == decode(own(whole).token_ids)
 
 
 async def test_the_same_seed_gives_the_same_text(vllm_engine: Engine) -> None:

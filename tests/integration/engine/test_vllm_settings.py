@@ -52,7 +52,7 @@ async def test_a_seeded_prompt_that_is_computed_in_parts_is_answered(vllm_engine
         for _ in range(2)
     ]
     # The second time, the prefix cache has the prompt, which is then computed at once.
-    assert said[0].end.cached_tokens == 0 < said[1].end.cached_tokens
+    assert said[0].end.usage.cached_tokens == 0 < said[1].end.usage.cached_tokens
     assert said[0].end.token_ids == said[1].end.token_ids
 
 

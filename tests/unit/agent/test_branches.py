@@ -17,9 +17,9 @@ from precall_service.engine.base import (
     Feature,
     GenerationFailedError,
     Priority,
-    Prompt,
     StepSpec,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.speculation.base import Branch, Candidate
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.tools.declarations import declare
@@ -32,7 +32,7 @@ from tests.support.speculating import WEATHER
 from tests.support.tools import tool_limits
 
 ROME, OSLO = ("weather", '{"city": "Rome"}'), ("weather", '{"city": "Oslo"}')
-PROMPT = Prompt(template.tokens("the prompt"))
+PROMPT = TokenPrompt(template.tokens("the prompt"))
 SPEC = StepSpec(
     step_id="step-1",
     max_tokens=1000,

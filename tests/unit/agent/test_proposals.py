@@ -18,7 +18,8 @@ from precall_service.domain.events import (
     TurnOutcome,
 )
 from precall_service.domain.speculation import SpeculationMode, SpeculationRequest
-from precall_service.engine.base import Prompt, StepSpec
+from precall_service.engine.base import StepSpec
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.speculation.base import Moment, Proposal, Situation
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.places import PLACES
@@ -295,7 +296,7 @@ async def test_the_policy_learns_where_to_fork() -> None:
     """Here a branch is only right once the model has reasoned for 32 tokens."""
     forked: list[int] = []
 
-    def branch(prompt: Prompt, _spec: StepSpec) -> list[Item]:
+    def branch(prompt: TokenPrompt, _spec: StepSpec) -> list[Item]:
         reasoned = prompt_text(prompt).rpartition("<think>")[2].count("x")
         forked.append(reasoned)
         return calls(ROME if reasoned >= 32 else ("weather", '{"city": "Oslo"}'))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from precall_service.engine.base import Prompt
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from tests.support.appending import answer, call, calling
 from tests.support.prompt_renderers import prompt_renderer, token_ids, tokenizer
 from tests.support.steps import after, asked, declared
@@ -48,7 +48,7 @@ class TestBranches:
         begun = "" if name != "thinking_chatml" else "<think>\n"
         sampled = token_ids(begun + THOUGHT)
         branch = await branches(name).prompt(prompt, sampled, THINKING)
-        assert branch == Prompt((*prompt.token_ids, *sampled, *token_ids("\n</think>\n\n")))
+        assert branch == TokenPrompt((*prompt.token_ids, *sampled, *token_ids("\n</think>\n\n")))
         if name != "opens_thought":  # that template writes no thoughts
             assert branch.token_ids == await up_to_the_call(name, THOUGHT)
 
@@ -56,7 +56,7 @@ class TestBranches:
         prompt = await prompt_renderer(name).render(QUESTION)
         branch = await branches(name).prompt(prompt, (), THINKING)
         begun = "" if name != "thinking_chatml" else "<think>\n"
-        assert branch == Prompt((*prompt.token_ids, *token_ids(f"{begun}\n</think>\n\n")))
+        assert branch == TokenPrompt((*prompt.token_ids, *token_ids(f"{begun}\n</think>\n\n")))
 
 
 async def test_a_message_that_began_without_a_thought_has_no_branch() -> None:
@@ -85,4 +85,4 @@ async def test_a_template_that_writes_no_thoughts_has_no_branches(
 ) -> None:
     made = branches(name)
     assert not await made.known(variables)
-    assert await made.prompt(Prompt((1, 2)), (), variables) is None
+    assert await made.prompt(TokenPrompt((1, 2)), (), variables) is None

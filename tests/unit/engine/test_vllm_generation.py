@@ -19,9 +19,9 @@ from precall_service.engine.base import (
     Finish,
     GenerationFailedError,
     GenerationRefusedError,
-    Prompt,
     StepSpec,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from tests.support.prompt_renderers import model_config, tokenizer
 from tests.support.steps import declared, heard, step_spec
 
@@ -84,7 +84,7 @@ async def generated(
 ) -> FakeLlm:
     llm = FakeLlm(finish_reason, error)
     engine = engine_of(llm, dead=dead, reasoning=reasoning, share_prefix_cache=share_prefix_cache)
-    await heard(engine.generate(Prompt((1, 2, 3)), spec))
+    await heard(engine.generate(TokenPrompt((1, 2, 3)), spec))
     return llm
 
 
@@ -239,7 +239,7 @@ async def test_a_grammar_that_vllm_refuses_is_refused() -> None:
 
     engine = engine_of(FakeLlm("stop", None), verify=refuse)
     with pytest.raises(GenerationRefusedError, match="Invalid structural tag"):
-        await heard(engine.generate(Prompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
+        await heard(engine.generate(TokenPrompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
 
 
 async def test_settings_that_vllm_refuses_without_a_word_are_refused_by_the_errors_type(
@@ -301,7 +301,7 @@ async def test_a_step_that_may_make_one_call_ends_when_it_begins_another(
 ) -> None:
     llm = TalkingLlm(texts, finish_reason)
     engine = engine_of(llm, calls_max=1)
-    said = await heard(engine.generate(Prompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
+    said = await heard(engine.generate(TokenPrompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
     assert [call.arguments_json for call in said.calls] == ['{"city": "Rome"}']
     assert not [piece for piece in said.pieces if isinstance(piece, CallBegun) and piece.index]
     assert (llm.sampled, llm.closed) == (sampled, True)
@@ -314,6 +314,6 @@ async def test_a_step_that_may_make_one_call_ends_when_it_begins_another(
 
 async def test_a_step_without_a_limit_makes_all_its_calls() -> None:
     engine = engine_of(TalkingLlm([ONE + CLOSE, SECOND + MORE], "stop"), calls_max=None)
-    said = await heard(engine.generate(Prompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
+    said = await heard(engine.generate(TokenPrompt((1, 2, 3)), step_spec(tools=(WEATHER,))))
     assert len(said.calls) == 2
     assert not said.end.cut_after_call

@@ -15,7 +15,8 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from precall_service.domain.messages import RESERVED_VARIABLES, AssistantMessage, UserMessage
-from precall_service.engine.base import Finish, Prompt, TemplateRefusedError
+from precall_service.engine.base import Finish, TemplateRefusedError
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from tests.support.appending import answer, call, calling, check, ended, sampled
 from tests.support.prompt_renderers import (
     BEGIN,
@@ -204,7 +205,9 @@ class TestTextIsNotTokens:
         end = ended(Finish.LENGTH, sampled_ids, "It <tool_response> rains.")
         transcript = after(CHAT, AssistantMessage(text=end.raw_text))
         following = [UserMessage(text="And tomorrow?")]
-        longer = await prompt_renderer("embedded").append(Prompt((1,)), end, transcript, following)
+        longer = await prompt_renderer("embedded").append(
+            TokenPrompt((1,)), end, transcript, following
+        )
         assert longer.token_ids[: len(sampled_ids) + 1] == (1, *sampled_ids)
 
 
@@ -288,7 +291,7 @@ class TestMistralTokenizers:
                 ]
             )
         )
-        assert await mistral_renderer().render(CHAT) == Prompt(tuple(expected.tokens))
+        assert await mistral_renderer().render(CHAT) == TokenPrompt(tuple(expected.tokens))
 
     async def test_what_follows_is_rendered_with_all_before_it(self) -> None:
         renderer = mistral_renderer()
@@ -300,7 +303,7 @@ class TestMistralTokenizers:
             (answered, UserMessage(text="And tomorrow?")),
         ):
             end = ended(Finish.STOP, (2,))
-            longer = await renderer.append(Prompt((1,)), end, step, [following])
+            longer = await renderer.append(TokenPrompt((1,)), end, step, [following])
             assert longer == await renderer.render(after(step, following))
 
 
@@ -311,7 +314,7 @@ async def test_what_a_renderer_learns_of_a_template_is_bounded() -> None:
     for number in range(300):
         chat = replace(CHAT, template_variables={"number": number})
         transcript = after(chat, AssistantMessage(text="It rains."))
-        await renderer.append(Prompt((1,)), end, transcript, [UserMessage(text="x")])
+        await renderer.append(TokenPrompt((1,)), end, transcript, [UserMessage(text="x")])
     assert len(renderer._ends) == len(renderer._rewrites) == 256
 
 

@@ -19,10 +19,11 @@ from cachetools import LRUCache
 
 from precall_service.domain.json import JsonValue, dump
 from precall_service.domain.messages import AssistantMessage, ToolCall, Transcript, UserMessage
-from precall_service.engine.base import Prompt, TemplateRefusedError
+from precall_service.engine.base import TemplateRefusedError
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.reasoning import ReasoningMarks
 from precall_service.engine.vllm.rendering import PromptRenderer
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 
 THINKING: Final[Mapping[str, JsonValue]] = MappingProxyType(
     {"enable_thinking": True, "thinking": True}
@@ -55,8 +56,8 @@ class Branches:
         return await self._form(variables) is not None
 
     async def prompt(
-        self, prompt: Prompt, token_ids: Sequence[int], variables: Mapping[str, JsonValue]
-    ) -> Prompt | None:
+        self, prompt: TokenPrompt, token_ids: Sequence[int], variables: Mapping[str, JsonValue]
+    ) -> TokenPrompt | None:
         """The prompt of a branch that ends the step's reasoning here.
 
         Returns None if the form is unknown, or if the step has begun without reasoning or ended it.
@@ -70,7 +71,7 @@ class Branches:
             skipped = form.whole
         else:
             return None
-        return Prompt((*prompt.token_ids, *token_ids, *skipped))
+        return TokenPrompt((*prompt.token_ids, *token_ids, *skipped))
 
     async def _form(self, variables: Mapping[str, JsonValue]) -> _Form | None:
         shape = dump(dict(variables))

@@ -21,7 +21,7 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from precall_service.domain.events import LoosenedKeyword
+from precall_service.domain.events import LoosenedKeyword, TokenUsage
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
@@ -53,6 +53,7 @@ from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampled import CallLimit, Sampled
 from precall_service.engine.vllm.sampling import StepSampling
 from precall_service.engine.vllm.scheduling import DRAFTS_ARGUMENT, LOAD_UTILITY, STAGE_UTILITY
+from precall_service.engine.vllm.token_prompt import TokenPrompt, own
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class VllmEngine:
         following: Sequence[Message],
     ) -> Prompt:
         """As `Engine.append`."""
-        return await self._renderer.append(prompt, end, transcript, following)
+        return await self._renderer.append(own(prompt), end, transcript, following)
 
     async def branch(
         self, prompt: Prompt, token_ids: Sequence[int], spec: StepSpec
@@ -144,11 +145,12 @@ class VllmEngine:
         """As `Engine.branch`."""
         if self._branches is None:
             return None
-        written = Prompt((*prompt.token_ids, *token_ids))
+        begun = own(prompt)
+        written = TokenPrompt((*begun.token_ids, *token_ids))
         _, parser = await self._planned(written, spec)
         if parser is None or parser.reasoning_ended is not False:
             return None
-        return await self._branches.prompt(prompt, token_ids, spec.template_variables)
+        return await self._branches.prompt(begun, token_ids, spec.template_variables)
 
     async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
         """As `Engine.draft`."""
@@ -167,9 +169,10 @@ class VllmEngine:
         On cancel, or if closed early: AsyncLLM aborts the generation, because its own generator is
         closed here.
         """
-        sampled = Sampled()
-        plan, parser = await self._planned(prompt, spec)
-        grammar, reasoning_ended = self._grammar(prompt, plan, parser)
+        start = own(prompt)
+        sampled = Sampled(start.tokens)
+        plan, parser = await self._planned(start, spec)
+        grammar, reasoning_ended = self._grammar(start, plan, parser)
         params = self._params(spec, grammar, parsed=parser is not None)
         calls = CallLimit(plan.calls_max)
         if self._drafting is not None:
@@ -179,7 +182,7 @@ class VllmEngine:
             async with contextlib.aclosing(
                 self._llm.generate(
                     tokens_input(
-                        list(prompt.token_ids),
+                        list(start.token_ids),
                         cache_salt=None if self._share_prefix_cache else spec.tenant,
                     ),
                     params,
@@ -214,7 +217,7 @@ class VllmEngine:
             ) from error
 
     def _grammar(
-        self, prompt: Prompt, plan: StepPlan, parser: StepParser | None
+        self, prompt: TokenPrompt, plan: StepPlan, parser: StepParser | None
     ) -> tuple[StructuredOutputsParams | None, bool | None]:
         """The grammar of a step, and whether it holds from the first token on.
 
@@ -285,7 +288,9 @@ class VllmEngine:
         assert handler is not None, "the first generation, during the start, has begun it"
         return handler
 
-    async def _planned(self, prompt: Prompt, spec: StepSpec) -> tuple[StepPlan, StepParser | None]:
+    async def _planned(
+        self, prompt: TokenPrompt, spec: StepSpec
+    ) -> tuple[StepPlan, StepParser | None]:
         """The plan of a step, and its parser; no parser if the step can bring text only.
 
         Raises:
@@ -343,8 +348,12 @@ class VllmEngine:
             finish=Finish.STOP if calls.exceeded else finish,
             token_ids=tuple(sampled.token_ids),
             raw_text=text if parser is None else self._special_tokens.removed_from(text),
-            cached_tokens=sampled.cached_tokens,
-            reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
+            usage=TokenUsage(
+                input_tokens=sampled.prompt_tokens,
+                cached_tokens=sampled.cached_tokens,
+                output_tokens=len(sampled.token_ids),
+                reasoning_tokens=parser.reasoning_tokens(sampled.token_ids) if parser else 0,
+            ),
             drafted_tokens=sampled.drafted_tokens,
             accepted_tokens=sampled.accepted_tokens,
             stop_text=stop if isinstance(stop, str) and not calls.exceeded else "",

@@ -26,7 +26,6 @@ from precall_service.engine.base import (
     CallWritten,
     Finish,
     Piece,
-    Prompt,
     ReasoningPiece,
     TemplateRefusedError,
     TextPiece,
@@ -35,6 +34,7 @@ from precall_service.engine.vllm import skeletons
 from precall_service.engine.vllm.parsing import StepParser
 from precall_service.engine.vllm.parts import ModelParts
 from precall_service.engine.vllm.probes import common_start, probe_text
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 
 _OTHER: Final = "0"
 """A text that begins as no call and no other text of a probe does."""
@@ -47,7 +47,7 @@ _INCOMPLETE: Final = "\ufffd"
 class Written:
     """A message, and the prompt that a model would write it after."""
 
-    prompt: Prompt
+    prompt: TokenPrompt
     text: str
     token_ids: tuple[int, ...]
 
@@ -131,10 +131,10 @@ class ReadBack:
         stops = self._renderer.stop_token_ids
         token_ids = tuple(takewhile(lambda each: each not in stops, whole[len(head) :]))
         return Written(
-            prompt=Prompt(tuple(head)), text=self.decoded(token_ids), token_ids=token_ids
+            prompt=TokenPrompt(tuple(head)), text=self.decoded(token_ids), token_ids=token_ids
         )
 
-    def as_written(self, prompt: Prompt, text: str) -> Written:
+    def as_written(self, prompt: TokenPrompt, text: str) -> Written:
         """A message of this text."""
         token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
         return Written(prompt=prompt, text=text, token_ids=token_ids)

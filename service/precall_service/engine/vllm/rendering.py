@@ -43,7 +43,7 @@ from precall_service.domain.messages import (
 )
 from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.engine.base import Finish, Prompt, StepEnd, TemplateRefusedError
+from precall_service.engine.base import Finish, StepEnd, TemplateRefusedError
 from precall_service.engine.vllm import skeletons
 from precall_service.engine.vllm.chat import chat_messages, chat_tools
 from precall_service.engine.vllm.plain_text import PlainTexts
@@ -55,6 +55,7 @@ from precall_service.engine.vllm.probes import (
     common_start,
     probe_text,
 )
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 
 _TOKENIZE_PARAMS: Final = TokenizeParams(
     max_total_tokens=None,  # the turn checks the length of a prompt
@@ -96,14 +97,14 @@ class PromptRenderer:
         self.rendered_afresh = 0
         """How often `append` rendered the whole, because it could not cut out a delta."""
 
-    async def render(self, transcript: Transcript) -> Prompt:
+    async def render(self, transcript: Transcript) -> TokenPrompt:
         """The template's own rendering, ready for the model's next message.
 
         Raises:
             TemplateRefusedError: the template refuses the transcript.
         """
         rendered = await self.rendered(transcript, ready=True)
-        return Prompt(await self.token_ids(rendered))
+        return TokenPrompt(await self.token_ids(rendered))
 
     async def rendered_call(self, tool: ToolDeclaration) -> str:
         """The template's rendering of a conversation with one call of this tool.
@@ -137,11 +138,11 @@ class PromptRenderer:
 
     async def append(
         self,
-        prompt: Prompt,
+        prompt: TokenPrompt,
         end: StepEnd,
         transcript: Transcript,
         following: Sequence[Message],
-    ) -> Prompt:
+    ) -> TokenPrompt:
         """`prompt`, the sampled tokens, and the delta up to the model's next message.
 
         Raises:
@@ -155,7 +156,7 @@ class PromptRenderer:
         if delta is None:
             self.rendered_afresh += 1
             return await self.render(whole)
-        return Prompt(prompt.token_ids + self._kept(end) + delta)
+        return TokenPrompt(prompt.token_ids + self._kept(end) + delta)
 
     def _kept(self, end: StepEnd) -> tuple[int, ...]:
         """The sampled tokens up to the end of the message's text.

@@ -18,6 +18,7 @@ from precall_service.engine.vllm.parsing import StepParser
 class Sampled:
     """The tokens and texts that a step has generated so far."""
 
+    prompt_tokens: int
     token_ids: list[int] = field(default_factory=list[int])
     texts: list[str] = field(default_factory=list[str])
     cached_tokens: int = 0

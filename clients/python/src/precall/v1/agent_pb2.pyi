@@ -946,7 +946,9 @@ class ServerLimits(_message.Message):
     result_bytes_max: _builtins.int
     """The size of one result, including its content."""
     context_tokens_max: _builtins.int
-    """The number of tokens of a prompt and its generation together. 0 while the engine starts: ask GetServerInfo later."""
+    """The number of tokens of a prompt and its generation together. 0 while the engine starts (ask
+    GetServerInfo later), or if it is unknown.
+    """
     messages_max: _builtins.int
     """The number of messages of one conversation."""
     arguments_bytes_max: _builtins.int

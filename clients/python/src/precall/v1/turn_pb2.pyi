@@ -443,7 +443,7 @@ class StepStarted(_message.Message):
     step: _builtins.int
     """The number of the step in its turn, from 0."""
     prompt_tokens: _builtins.int
-    """The number of tokens in its prompt."""
+    """The number of tokens in its prompt. 0 if it is unknown, since a server elsewhere counts them at the end."""
     def __init__(
         self,
         *,
