@@ -174,13 +174,10 @@ Piece: TypeAlias = TextPiece | ReasoningPiece | CallBegun | CallPiece | CallWrit
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One output of the engine: the tokens that it has just sampled, and the pieces read from them.
+    """One output of the engine: the tokens just sampled, if it knows them, and what they complete.
 
-    A backend that is not told the tokens has none of them here.
-
-    A chunk may have no pieces: the parser holds tokens back until it knows what they are, such as
-    the start of a mark or of a character. The pieces of a chunk may therefore cover tokens of
-    earlier chunks too. A last chunk without tokens has the pieces that were held back to the end.
+    A chunk may have no pieces, since the parser holds back the start of a mark or of a character.
+    Its pieces may therefore cover tokens of earlier chunks. A last chunk may have pieces only.
 
     If the step's spec asks for them, `log_probabilities` has the natural logarithm of each token's
     probability among the tokens that the grammar allows. If it allows one token only, that is 0.
@@ -330,8 +327,8 @@ class Engine(Protocol):
     async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
         """Has calls verified in a step in progress, as soon as the model begins to write them.
 
-        `spec` is the step's; the likeliest draft comes first. Does nothing if the step has ended or
-        the backend verifies no drafts (`Feature.DRAFTS`).
+        `spec` is the step's; the likeliest draft comes first. Does nothing if the step has ended,
+        or without `Feature.DRAFTS`.
 
         On cancel: the drafts may be staged nevertheless.
 
