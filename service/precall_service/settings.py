@@ -26,6 +26,7 @@ from precall_service.cache.limits import CacheLimits
 from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.domain.turn import TurnLimits
+from precall_service.engine.openai.config import LimitField
 from precall_service.engine.supervisor import RestartPolicy
 from precall_service.speculation.limits import SpeculationLimits, StageKey
 from precall_service.tools.declarations import ToolLimits
@@ -80,8 +81,11 @@ class ServerSection(_Section):
 class EngineSection(_Section):
     """`[engine]`: the model and how it is served."""
 
+    backend: Literal["vllm", "openai"] = "vllm"
+    """vllm: an engine in this process. openai: the server of section [openai]."""
     model: str | None = None
-    """None: the embedded default model. Otherwise a local folder or a model's name on a hub."""
+    """None: the embedded default model. Otherwise a local folder or a model's name on a hub. For
+    a server, a model's name there; None: the one model that it has."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     tool_call_parser: str | None = None
     """One of vLLM's tool parsers. None: chosen from the model; "none": no tool calls."""
@@ -112,6 +116,25 @@ class EngineSection(_Section):
         return RestartPolicy(
             backoff_first_s=self.restart_backoff_first_s, backoff_max_s=self.restart_backoff_max_s
         )
+
+
+class OpenAiSection(_Section):
+    """`[openai]`: the OpenAI-compatible server that takes the place of an engine."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """The base of its interface, such as http://localhost:8000/v1."""
+    api_key: SecretStr = SecretStr("none")
+    turns_max: Count = 64
+    """How many turns it is given at once."""
+    context_tokens_max: PositiveInt | None = None
+    """None: what the server says, if it does."""
+    step_tokens_max: Count = 4096
+    limit_field: LimitField = "max_tokens"
+    """The field that bounds the tokens of a step. OpenAI's own reasoning models want the other."""
+    connect_timeout_s: Seconds = 10.0
+    answer_timeout_s: Seconds = 120.0
+    """How long it may take for the first byte of an answer, and for each further one."""
+    tries_max: Annotated[int, Field(ge=1, le=10)] = 3
 
 
 class AdmissionSection(_Section):
@@ -313,6 +336,7 @@ class Settings(BaseSettings):
 
     server: ServerSection = ServerSection()
     engine: EngineSection = EngineSection()
+    openai: OpenAiSection = OpenAiSection()
     admission: AdmissionSection = AdmissionSection()
     conversations: ConversationSection = ConversationSection()
     tools: ToolSection = ToolSection()

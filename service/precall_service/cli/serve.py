@@ -36,6 +36,7 @@ HELP = options.help_text(
         "precall serve": "the embedded model, on port 50151",
         "precall serve --model ./Qwen3-8B --device gpu": "a folder with a model",
         "precall serve --model Qwen/Qwen3-8B --config precall.toml": "a model from the hub",
+        "precall serve --backend openai --url http://localhost:8000/v1": "in front of a server",
         "precall serve -- --max-num-seqs 32 --max-model-len 16384": "any argument of vLLM",
     },
 )
@@ -56,6 +57,8 @@ class ServeCommand(TyperCommand):
 
 def serve(
     *,
+    backend: options.Backend = None,
+    url: options.Url = None,
     model: options.Model = None,
     host: options.Host = None,
     port: options.Port = None,
@@ -91,6 +94,8 @@ def serve(
 
         settings = load(
             config,
+            backend=backend,
+            url=url,
             model=model,
             host=host,
             port=port,
@@ -146,19 +151,19 @@ async def _until_asked(service: Service, interrupts: Interrupts) -> None:
 
 
 def _show_ready(console: Console, service: Service) -> None:
-    from precall_service.engine.install import installed_engine
-
-    engine, installed = service.engine, installed_engine()
+    engine = service.engine
     rows = {
         "address": service.address,
         "model": service.model,
         "engine": engine.name,
-        "device": installed.device if installed else "unknown",
+        "device": engine.device,
         "holds": ", ".join(_capacity(engine)),
         "try": f"precall chat --address {_local_address(service.address)}",
     }
     console.print(f"[bold]precall {__version__} is ready[/]")
     for name, value in rows.items():
+        if not value:
+            continue
         console.print(f"  {name:<8} {value}", markup=False)
 
 

@@ -50,6 +50,8 @@ class EngineInfo:
     kv_tokens: int | None
     kv_block_tokens: int | None
     features: frozenset[Feature]
+    device: str = ""
+    """What the model runs on in this process, such as a CPU; empty for a server elsewhere."""
     findings: Findings = NOTHING_FOUND
     """What was proved of the model at the start, where something was."""
 

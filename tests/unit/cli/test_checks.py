@@ -15,10 +15,9 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from precall_service.cli import app, checks
+from precall_service.cli.check import Check, Verdict
 from precall_service.cli.checks import (
     TESTED,
-    Check,
-    Verdict,
     check_cache,
     check_cpu,
     check_engine,
@@ -292,7 +291,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["cpu"].verdict is Verdict.DOUBTFUL
     assert found["cpu"].finding == "cannot be checked: RuntimeError: no such luck"
     assert found["engine"].verdict is Verdict.DOUBTFUL
-    assert list(found) == ["cpu", "memory", "packages", "engine", "gpu", "port", "model", "cache"]
+    assert list(found) == ["cpu", "memory", "packages", "engine", "gpu", "model", "port", "cache"]
 
 
 @pytest.mark.parametrize("problem", ["", "no GPU was found"])

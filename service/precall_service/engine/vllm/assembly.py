@@ -6,6 +6,7 @@ import logging
 from functools import partial
 
 import vllm
+from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.tokenizers import TokenizerLike
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -167,5 +168,6 @@ def _info(
         else kv_tokens,
         kv_block_tokens=cache.block_size,
         features=features,
+        device="cpu" if current_platform.is_cpu() else "gpu",
         findings=findings,
     )

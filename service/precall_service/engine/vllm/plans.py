@@ -21,7 +21,7 @@ from vllm.tokenizers import TokenizerLike
 from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
-from precall_service.engine.vllm.chat import ChatTool, chat_tool
+from precall_service.engine.chat import ChatTool, chat_tool, chat_tool_choice
 from precall_service.engine.vllm.grammars import (
     ArgumentsForm,
     CallForm,
@@ -154,7 +154,7 @@ class StepPlans:
             {
                 "messages": [{"role": "user", "content": ""}],
                 "tools": list(map(self._tool, tools, grammars)) or None,
-                "tool_choice": _tool_choice(ToolChoice() if reads_as_any else choice)
+                "tool_choice": chat_tool_choice(ToolChoice() if reads_as_any else choice)
                 if tools
                 else None,
                 "parallel_tool_calls": self._calls_max is None,
@@ -271,9 +271,3 @@ def _fitting(
                 *(tool.name, len(tools), kept.loosened[0].reason),
             )
     return fitting
-
-
-def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
-    if choice.mode is ToolChoiceMode.NAMED:
-        return {"type": "function", "function": {"name": choice.tool_name}}
-    return choice.mode.value

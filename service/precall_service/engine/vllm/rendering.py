@@ -44,8 +44,8 @@ from precall_service.domain.messages import (
 from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, StepEnd, TemplateRefusedError
+from precall_service.engine.chat import chat_messages, chat_tools
 from precall_service.engine.vllm import skeletons
-from precall_service.engine.vllm.chat import chat_messages, chat_tools
 from precall_service.engine.vllm.plain_text import PlainTexts
 from precall_service.engine.vllm.probes import (
     CALL_ID,

@@ -1,4 +1,4 @@
-"""Converts messages and tools to the OpenAI shapes that vLLM's renderers and parsers take.
+"""Converts messages and tools to the shapes of the OpenAI interface.
 
 Never: templates, tokens.
 """
@@ -19,6 +19,7 @@ from precall_service.domain.messages import (
 )
 from precall_service.domain.subschemas import BY_NAME, LIST, ONE
 from precall_service.domain.tools import ToolDeclaration
+from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 
 ChatMessage: TypeAlias = dict[str, Any]
 ChatTool: TypeAlias = dict[str, Any]
@@ -107,3 +108,10 @@ def chat_tool(name: str, description: str, parameters: JsonValue) -> ChatTool:
     """Returns a tool whose arguments have this schema."""
     function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}
+
+
+def chat_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    """Converts a tool choice."""
+    if choice.mode is ToolChoiceMode.NAMED:
+        return {"type": "function", "function": {"name": choice.tool_name}}
+    return choice.mode.value

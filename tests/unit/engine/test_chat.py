@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from precall_service.engine.base import TemplateRefusedError
-from precall_service.engine.vllm.chat import chat_tools
+from precall_service.engine.chat import chat_tools
 from tests.support.prompt_renderers import prompt_renderer
 from tests.support.steps import asked, declared
 

@@ -1,0 +1,457 @@
+"""The remote backend, against a scripted server: what it asks, what it reads, how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from precall_service.domain.errors import Reason, ServiceError
+from precall_service.domain.events import TokenUsage
+from precall_service.domain.messages import (
+    AssistantMessage,
+    ToolCall,
+    ToolMessage,
+    Transcript,
+    UserMessage,
+)
+from precall_service.domain.turn import GenerationSettings
+from precall_service.engine.base import (
+    CallUnreadable,
+    Engine,
+    EngineStartError,
+    Finish,
+    GenerationFailedError,
+    GenerationRefusedError,
+    StepSpec,
+    room_for,
+)
+from precall_service.engine.openai import engine as remote
+from precall_service.engine.openai.config import OpenAiConfig
+from precall_service.engine.openai.errors import ServerBusyError
+from precall_service.engine.openai.factory import OpenAiEngineFactory
+from precall_service.engine.vllm.token_prompt import TokenPrompt
+from tests.support.openai_server import (
+    SAYS_HI,
+    OpenAiServer,
+    Sent,
+    call,
+    counted,
+    delta,
+    refused,
+    streamed,
+    whole,
+)
+from tests.support.steps import NONE, REQUIRED, Said, asked, declared, heard, named, step_spec
+
+WEATHER = declared("get_weather")
+QUESTION = asked("How is the weather?", WEATHER, system_prompt="Be brief.")
+CALL = '{"city":"Rome"}'
+
+
+def config(url: str, **settings: Any) -> OpenAiConfig:
+    base: dict[str, Any] = {
+        "url": url,
+        "model": "tiny",
+        "api_key": "a secret",
+        "turns_max": 4,
+        "context_tokens_max": None,
+        "step_tokens_max": 4096,
+        "limit_field": "max_tokens",
+        "connect_timeout_s": 5.0,
+        "answer_timeout_s": 5.0,
+        "tries_max": 1,
+        "share_prefix_cache": False,
+    }
+    return OpenAiConfig(**(base | settings))
+
+
+async def connected(server: OpenAiServer, **settings: Any) -> Engine:
+    return await OpenAiEngineFactory(config(server.url, **settings))(lambda _stage, _done: None)
+
+
+@asynccontextmanager
+async def engine_on(server: OpenAiServer, **settings: Any) -> AsyncGenerator[Engine]:
+    async with server.running():
+        engine = await connected(server, **settings)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+async def answered(*answers: Sent, spec: StepSpec | None = None, **settings: Any) -> Said:
+    """What is read of the last of the answers."""
+    server = OpenAiServer(answers)
+    async with engine_on(server, **settings) as engine:
+        prompt = await engine.render(QUESTION)
+        return await heard(engine.generate(prompt, spec or step_spec(tools=(WEATHER,))))
+
+
+class TestReading:
+    async def test_text_reasoning_and_usage(self) -> None:
+        said = await answered(
+            streamed(
+                delta(role="assistant", content=""),
+                delta(reasoning_content="Hm. "),
+                delta(reasoning="Yes."),
+                delta(content="It "),
+                delta(content="rains."),
+                delta("stop"),
+                counted(),
+            )
+        )
+        assert (said.text, said.reasoning) == ("It rains.", "Hm. Yes.")
+        assert said.end.finish is Finish.STOP
+        assert said.end.usage == TokenUsage(
+            input_tokens=30, cached_tokens=16, output_tokens=7, reasoning_tokens=2
+        )
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            [call("get_weather", "", call_id="a"), call(None, '{"city":'), call(None, '"Rome"}')],
+            [call("get_weather", CALL, call_id="a")],
+            [call("get_weather", CALL, call_id="a", index=None)],
+            [call("get_weather", '{"city":', call_id="a"), call("get_weather", '"Rome"}')],
+        ],
+        ids=["in parts", "whole", "without an index", "with the name repeated"],
+    )
+    async def test_a_call(self, parts: list[Any]) -> None:
+        said = await answered(
+            streamed(*(delta(tool_calls=[part]) for part in parts), delta("tool_calls"))
+        )
+        assert [(made.tool_name, made.arguments_json) for made in said.calls] == [
+            ("get_weather", CALL)
+        ]
+
+    @pytest.mark.parametrize("indices", [(0, 1), (0, 0), (None, None)])
+    async def test_several_calls(self, indices: tuple[int | None, int | None]) -> None:
+        """Servers that give no index, or the same for all, tell calls apart by their ids."""
+        first, second = indices
+        said = await answered(
+            streamed(
+                delta(tool_calls=[call("get_weather", CALL, index=first, call_id="a")]),
+                delta(tool_calls=[call("get_weather", "{}", index=second, call_id="b")]),
+                delta("tool_calls"),
+            )
+        )
+        assert [made.arguments_json for made in said.calls] == [CALL, "{}"]
+
+    async def test_calls_of_one_part(self) -> None:
+        both = [call("get_weather", CALL, index=None), call("get_time", "{}", index=None)]
+        said = await answered(streamed(delta("tool_calls", tool_calls=both)))
+        assert [made.tool_name for made in said.calls] == ["get_weather", "get_time"]
+
+    async def test_arguments_that_are_no_text(self) -> None:
+        part = call("get_weather", "") | {
+            "function": {"name": "get_weather", "arguments": {"city": "Rome"}}
+        }
+        said = await answered(streamed(delta("tool_calls", tool_calls=[part])))
+        assert said.arguments == [{"city": "Rome"}]
+
+    async def test_a_call_without_arguments(self) -> None:
+        said = await answered(
+            streamed(delta("tool_calls", tool_calls=[call("get_weather", "")]), counted())
+        )
+        assert said.arguments == [{}]
+
+    async def test_arguments_that_are_no_object_cannot_be_read(self) -> None:
+        part = call("get_weather", '{"city": "Ro')
+        said = await answered(streamed(delta("tool_calls", tool_calls=[part])))
+        assert not said.calls
+        (unreadable,) = [each for each in said.pieces if isinstance(each, CallUnreadable)]
+        assert "write the whole call again" in unreadable.problem
+
+    async def test_a_call_that_a_limit_cuts_is_not_complete(self) -> None:
+        part = call("get_weather", '{"city": "Ro')
+        said = await answered(streamed(delta("length", tool_calls=[part])))
+        assert said.end.finish is Finish.LENGTH
+        assert not said.calls
+
+    async def test_a_stop_text_is_known_if_the_server_tells_it(self) -> None:
+        last = delta("stop")
+        last["choices"][0]["stop_reason"] = "END"
+        said = await answered(streamed(delta(content="Yes."), last))
+        assert said.end.stop_text == "END"
+
+    async def test_without_usage_the_parts_are_counted(self) -> None:
+        said = await answered(streamed(delta(content="a"), delta(content="b"), delta("stop")))
+        assert said.end.usage == TokenUsage(output_tokens=2)
+
+    async def test_a_server_that_keeps_to_no_limit_is_cut(self) -> None:
+        parts = [delta(content="y") for _ in range(100)]
+        said = await answered(
+            streamed(*parts, hangs=True), spec=step_spec(max_tokens=10, tools=(WEATHER,))
+        )
+        assert said.end.finish is Finish.LENGTH
+        assert len(said.text) == 11
+
+    async def test_an_answer_as_a_whole(self) -> None:
+        """As draft models are read whose streamed calls their servers get wrong."""
+        made = {"id": "a", "type": "function", "function": {"name": "f", "arguments": CALL}}
+        message = {"content": "Well.", "tool_calls": [made]}
+        said = await answered(whole(message, "tool_calls"), streams=False)
+        assert said.text == "Well."
+        assert [each.arguments_json for each in said.calls] == [CALL]
+        assert said.end.usage.output_tokens == 7
+
+
+class TestAsking:
+    async def test_everything_that_a_step_sets(self) -> None:
+        server = OpenAiServer()
+        generation = GenerationSettings(
+            temperature=0.5,
+            top_p=0.9,
+            top_k=20,
+            seed=7,
+            stop=("END",),
+            presence_penalty=0.1,
+            frequency_penalty=0.2,
+        )
+        async with engine_on(server) as engine:
+            spec = step_spec(
+                max_tokens=9,
+                tools=(WEATHER,),
+                tool_choice=named("get_weather"),
+                generation=generation,
+                template_variables={"enable_thinking": False},
+            )
+            await heard(engine.generate(await engine.render(QUESTION), spec))
+        (body,) = server.asked
+        function = {"name": "get_weather"}
+        assert body["tool_choice"] == {"type": "function", "function": function}
+        assert body["tools"][0]["function"]["parameters"] == dict(WEATHER.input_schema)
+        for name, value in {
+            "model": "tiny", "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 20,
+            "seed": 7, "stop": ["END"], "presence_penalty": 0.1, "frequency_penalty": 0.2,
+            "chat_template_kwargs": {"enable_thinking": False}, "stream": True,
+        }.items():  # fmt: skip
+            assert body[name] == value, name
+        assert "cache_salt" not in body, "only vLLM's server is known to take it"
+        assert "Bearer a secret" in server.headers[-1]
+
+    async def test_what_a_step_leaves_out_is_left_out(self) -> None:
+        server = OpenAiServer()
+        async with engine_on(server, limit_field="max_completion_tokens") as engine:
+            prompt = await engine.render(Transcript(messages=(UserMessage(text="Hi"),)))
+            spec = step_spec(max_tokens=9999, generation=GenerationSettings())
+            await heard(engine.generate(prompt, spec))
+        assert set(server.asked[0]) == {
+            "model", "messages", "max_completion_tokens", "stream", "stream_options",
+        }  # fmt: skip
+        assert server.asked[0]["max_completion_tokens"] == 4096
+
+    @pytest.mark.parametrize("choice", [NONE, REQUIRED])
+    async def test_tools_are_sent_with_every_choice(self, choice: Any) -> None:
+        """So the prompt of a turn stays the same, and with it what the server has cached."""
+        server = OpenAiServer()
+        async with engine_on(server) as engine:
+            spec = step_spec(tools=(WEATHER,), tool_choice=choice)
+            await heard(engine.generate(await engine.render(QUESTION), spec))
+        assert server.asked[0]["tool_choice"] == choice.mode.value
+        assert server.asked[0]["tools"]
+
+    async def test_a_step_continues_with_the_results(self) -> None:
+        """Calls keep the ids that the server gave them. Reasoning is not sent back."""
+        server = OpenAiServer()
+        async with engine_on(server) as engine:
+            prompt = await engine.render(QUESTION)
+            said = await heard(engine.generate(prompt, step_spec(tools=(WEATHER,))))
+            made = ToolCall(
+                call_id="ours", tool_name="get_weather", arguments_json=CALL, written_id="theirs"
+            )
+            message = AssistantMessage(text="", reasoning="Hm.", tool_calls=(made,))
+            transcript = Transcript(
+                messages=(*QUESTION.messages, message),
+                tools=QUESTION.tools,
+                system_prompt=QUESTION.system_prompt,
+            )
+            result = ToolMessage(call_id="ours", tool_name="get_weather", text="Sun.")
+            longer = await engine.append(prompt, said.end, transcript, [result])
+            await heard(engine.generate(longer, step_spec(tools=(WEATHER,))))
+        function = {"name": "get_weather", "arguments": CALL}
+        assert server.asked[1]["messages"] == [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "How is the weather?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "theirs", "type": "function", "function": function}],
+            },
+            {"role": "tool", "tool_call_id": "theirs", "content": "Sun."},
+        ]
+
+    @pytest.mark.parametrize(("share", "salted"), [(False, True), (True, False)])
+    async def test_tenants_do_not_share_the_cache_of_vllm_s_server(
+        self, share: bool, salted: bool
+    ) -> None:
+        server = OpenAiServer(models=[{"id": "tiny", "object": "model", "owned_by": "vllm"}])
+        async with engine_on(server, share_prefix_cache=share) as engine:
+            spec = step_spec(tenant="ann")
+            await heard(engine.generate(await engine.render(QUESTION), spec))
+        assert (server.asked[0].get("cache_salt") == "ann") is salted
+
+    async def test_a_prompt_of_another_backend_is_a_defect(self) -> None:
+        async with engine_on(OpenAiServer()) as engine:
+            with pytest.raises(TypeError, match="TokenPrompt"):
+                await heard(engine.generate(TokenPrompt((1, 2)), step_spec()))
+
+
+class TestFailing:
+    @pytest.mark.parametrize(
+        ("answer", "error", "words"),
+        [
+            (refused("400 Bad Request", "too long"), GenerationRefusedError, "too long"),
+            (refused("401 Unauthorized", "bad key"), GenerationFailedError, "bad key"),
+            (refused("404 Not Found", "no model"), GenerationFailedError, "no model"),
+            (refused("500 Oh", "on fire"), GenerationFailedError, "status 500 .on fire"),
+            (refused("503 No", ""), GenerationFailedError, "status 503"),
+            (Sent(b"<html>", "502 Bad Gateway"), GenerationFailedError, "status 502"),
+            (Sent(b"data: {\n\n"), GenerationFailedError, "no answer"),
+            (Sent(b"data: []\n\n"), GenerationFailedError, "no answer"),
+            (Sent(b""), GenerationFailedError, "broke its answer off"),
+            (streamed(delta(content="Hal"), done=False), GenerationFailedError, "broke its answer"),
+            (streamed({"choices": "x"}), GenerationFailedError, "no answer"),
+            (streamed({"choices": [{"delta": {"content": 3}}]}), GenerationFailedError, "answer"),
+            (streamed({"error": {"message": "late"}}), GenerationFailedError, "late"),
+            (streamed(delta(tool_calls=[call(None, "{}")])), GenerationFailedError, "name"),
+            (streamed(delta("content_filter")), GenerationFailedError, "filter"),
+            (
+                Sent(b"5\r\ndata:\r\n", headers=("Transfer-Encoding: chunked",)),
+                GenerationFailedError,
+                "broke the connection",
+            ),
+        ],
+        ids=lambda value: value.status + str(value.body[:40]) if isinstance(value, Sent) else "",
+    )
+    async def test_a_failure_is_one_clear_error(
+        self, answer: Sent, error: type[ServiceError], words: str
+    ) -> None:
+        with pytest.raises(error, match=words):
+            await answered(answer)
+
+    async def test_a_server_that_is_busy_says_when_to_try_again(self) -> None:
+        with pytest.raises(ServerBusyError, match="slow down") as caught:
+            await answered(refused("429 Too Many Requests", "slow down", "Retry-After: 7"))
+        assert caught.value.reason is Reason.OVERLOADED
+        assert caught.value.retry_after_s == 7.0
+
+    async def test_a_step_that_was_refused_for_now_is_tried_again(self) -> None:
+        busy = refused("429 Too Many Requests", "slow down", "Retry-After-Ms: 1")
+        server = OpenAiServer([busy, SAYS_HI])
+        async with engine_on(server, tries_max=2) as engine:
+            said = await heard(engine.generate(await engine.render(QUESTION), step_spec()))
+        assert said.text == "Hi"
+        assert len(server.asked) == 2
+
+    async def test_a_server_that_stalls_costs_its_time_limit_and_one_turn(self) -> None:
+        stalled = streamed(delta(content="Hal"), done=False, hangs=True)
+        server = OpenAiServer([stalled, SAYS_HI])
+        async with engine_on(server, answer_timeout_s=0.2) as engine:
+            prompt = await engine.render(QUESTION)
+            with pytest.raises(GenerationFailedError, match="in time"):
+                await heard(engine.generate(prompt, step_spec()))
+            assert (await heard(engine.generate(prompt, step_spec()))).text == "Hi"
+            assert (await engine.load()).running == 0
+
+    async def test_an_endless_line_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from precall_service.engine.openai import connection  # noqa: PLC0415
+
+        monkeypatch.setattr(connection, "ANSWER_BYTES_MAX", 10_000)
+        with pytest.raises(GenerationFailedError, match="more than 10000 bytes"):
+            await answered(Sent(b"data: " + b"y" * 20_000, hangs=True))
+
+    async def test_closing_a_generation_closes_its_connection(self) -> None:
+        server = OpenAiServer([streamed(delta(content="Hi"), done=False, hangs=True)])
+        async with engine_on(server) as engine:
+            generation = engine.generate(await engine.render(QUESTION), step_spec())
+            await anext(generation)
+            assert (await engine.load()).running == 1
+            await generation.aclose()
+            await asyncio.wait_for(server.closed_early.wait(), 10)
+            assert (await engine.load()).running == 0
+
+
+class TestStart:
+    async def test_what_is_known_of_it(self) -> None:
+        server = OpenAiServer()
+        async with engine_on(server, model=None) as engine:
+            info = engine.info
+            assert info.model == "tiny"
+            assert server.url in info.name
+            assert info.sequences_max == 4
+            assert (info.kv_tokens, info.context_tokens_max) == (None, None)
+            prompt = await engine.render(QUESTION)
+            assert prompt.tokens is None
+            assert room_for(engine, prompt) is None
+            assert await engine.judge([WEATHER]) == [()]
+            assert await engine.branch(prompt, (), step_spec()) is None
+        assert not server.asked, "nothing is generated at the start"
+
+    async def test_the_context_window_that_the_server_tells(self) -> None:
+        models = [{"id": "tiny", "object": "model", "max_model_len": 8192}]
+        async with engine_on(OpenAiServer(models=models)) as engine:
+            assert engine.info.context_tokens_max == 8192
+        async with engine_on(OpenAiServer(models=models), context_tokens_max=4096) as engine:
+            assert engine.info.context_tokens_max == 4096
+
+    async def test_a_server_that_lists_no_models_is_taken_at_its_word(self) -> None:
+        async with engine_on(OpenAiServer(models=None), model="any") as engine:
+            assert engine.info.model == "any"
+
+    @pytest.mark.parametrize(
+        ("server", "model", "words"),
+        [
+            (OpenAiServer(), "other", "has tiny"),
+            (OpenAiServer(models=[]), None, "name a model"),
+            (OpenAiServer(models=None), None, "name a model"),
+            (OpenAiServer(models_status="401 Unauthorized"), "tiny", "PRECALL_OPENAI__API_KEY"),
+            (OpenAiServer(models_status="500 Oh"), "tiny", "--url"),
+        ],
+    )
+    async def test_what_keeps_it_from_starting(
+        self, server: OpenAiServer, model: str | None, words: str
+    ) -> None:
+        async with server.running():
+            with pytest.raises(EngineStartError, match=words):
+                await connected(server, model=model)
+
+    async def test_no_server_at_all(self) -> None:
+        server = OpenAiServer()
+        async with server.running():
+            pass
+        with pytest.raises(EngineStartError, match="lists no models"):
+            await connected(server)
+
+    async def test_a_key_is_never_shown(self) -> None:
+        assert "a secret" not in repr(config("http://localhost"))
+
+
+class TestDeath:
+    async def test_a_server_that_no_longer_answers_is_dead(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "PROBES_MAX", 2)
+        server = OpenAiServer()
+        async with server.running():
+            engine = await connected(server, probe_s=0.01)
+        await asyncio.wait_for(engine.wait_dead(), 10)
+        assert "does not answer" in await engine.cause_of_death()
+        await engine.close()
+
+    async def test_a_server_that_refuses_a_probe_lives(self) -> None:
+        server = OpenAiServer()
+        async with engine_on(server, probe_s=0.001) as engine:
+            server.models_status = "403 Forbidden"
+            for _ in range(remote.PROBES_MAX + 2):
+                await asyncio.wait_for(server.listed.acquire(), 10)
+            said = await heard(engine.generate(await engine.render(QUESTION), step_spec()))
+            assert said.text == "Hi"
+            dead = asyncio.ensure_future(engine.wait_dead())
+            await asyncio.sleep(0)
+            assert not dead.done()
+            dead.cancel()
