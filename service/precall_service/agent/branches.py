@@ -19,6 +19,7 @@ from functools import partial
 
 from precall_service.admission import Admission
 from precall_service.agent.engine_load import LoadWatch
+from precall_service.agent.room import room_for
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.turn import GenerationSettings, ToolChoiceMode
 from precall_service.engine.base import (
@@ -32,7 +33,6 @@ from precall_service.engine.base import (
     Prompt,
     StepSpec,
     TextPiece,
-    room_for,
 )
 from precall_service.speculation.base import Branch, Candidate
 

@@ -10,6 +10,7 @@ import secrets
 
 from precall_service.agent.account import DraftsVerified, StepBegan
 from precall_service.agent.calls import TurnCalls
+from precall_service.agent.room import room_for
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step, StepReader
 from precall_service.domain.events import (
@@ -19,7 +20,7 @@ from precall_service.domain.events import (
     TokenUsage,
 )
 from precall_service.domain.turn import ToolChoice
-from precall_service.engine.base import Engine, Priority, Prompt, StepSpec, room_for
+from precall_service.engine.base import Engine, Priority, Prompt, StepSpec
 
 
 class TurnSteps:

@@ -22,6 +22,7 @@ from precall_service.agent.calls import TurnCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
 from precall_service.agent.outbox import Emit, Offer, Push
 from precall_service.agent.report import TurnReporter
+from precall_service.agent.room import room_for
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step
 from precall_service.agent.steps import TurnSteps
@@ -40,7 +41,7 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.messages import Message
 from precall_service.domain.turn import ToolChoice, TurnSpec
-from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt, room_for
+from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
 

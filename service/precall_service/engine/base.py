@@ -375,12 +375,6 @@ class Engine(Protocol):
         ...
 
 
-def room_for(engine: Engine, prompt: Prompt) -> int | None:
-    """The tokens that fit after a prompt, 0 or less if it is too long; None if that is unknown."""
-    most, used = engine.info.context_tokens_max, prompt.tokens
-    return None if most is None or used is None else most - used
-
-
 Progress = Callable[[str, float | None], None]
 """Receives the stage of a start and how far the stage is: a fraction, or None if unknown."""
 
