@@ -24,12 +24,17 @@ MODELS = [{"id": "tiny", "object": "model", "created": 1, "owned_by": "someone"}
 
 @dataclass(frozen=True)
 class Sent:
-    """What is sent for one generation. `hangs`: the connection then stays open, in silence."""
+    """What is sent for one generation.
+
+    `rest` follows once `when` is set. `hangs`: the connection then stays open, in silence.
+    """
 
     body: bytes
     status: str = "200 OK"
     headers: tuple[str, ...] = ("Content-Type: text/event-stream",)
     hangs: bool = False
+    rest: bytes = b""
+    when: asyncio.Event | None = None
 
 
 def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -126,6 +131,10 @@ class OpenAiServer:
         lines = [f"HTTP/1.1 {sent.status}", *sent.headers, "Connection: close", "", ""]
         writer.write("\r\n".join(lines).encode() + sent.body)
         await writer.drain()
+        if sent.when is not None:
+            await sent.when.wait()
+            writer.write(sent.rest)
+            await writer.drain()
         if sent.hangs:
             await reader.read()  # until the other side closes
             self.closed_early.set()
