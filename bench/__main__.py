@@ -34,6 +34,7 @@ BENCHES = (
     "history",
     "turn",
     "regression",
+    "remote",
     "registration",
     "arguments",
     "drafts",
