@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from types import ModuleType
@@ -19,6 +21,14 @@ FREE_MEMORY = "Free memory on device cuda:0 (1/80 GiB) on startup is less than d
 FRAMED = """1 validation error for ModelConfig
   Value error, max_model_len is too large. [type=value_error, input_value=1, input_type=int]
     For further information visit https://errors.pydantic.dev"""
+
+
+@pytest.fixture
+def launching() -> ModuleType:
+    tokenizer()
+    from precall_service.engine.vllm import launching  # noqa: PLC0415
+
+    return launching
 
 
 @pytest.fixture
@@ -78,27 +88,73 @@ async def test_a_first_generation_that_takes_too_long_is_given_up(
         await start._first_generated(None, 0.01)
 
 
+class Launching:
+    """An AsyncLLM whose start starts one process and waits for its end."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on, self.ended = (threading.Event() for _ in range(3))
+        self.cores: set[int] = set()
+        self.exit_code: int | None = None
+
+    def from_vllm_config(self, _config: Any) -> None:
+        self.begun.set()
+        self.go_on.wait()
+        process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(15,))
+        process.start()
+        assert process.pid is not None
+        self.cores = os.sched_getaffinity(process.pid)
+        process.join()
+        self.exit_code = process.exitcode
+        process.close()
+        self.ended.set()
+
+
 async def test_a_process_started_after_the_cancel_is_ended(
-    start: ModuleType, monkeypatch: pytest.MonkeyPatch
+    launching: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
-
-    class Launching:
-        @staticmethod
-        def from_vllm_config(_config: Any) -> None:
-            begun.set()
-            go_on.wait()
-            process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(15,))
-            process.start()
-            process.join()
-            process.close()
-            ended.set()
-
-    monkeypatch.setattr(start, "AsyncLLM", Launching)
-    launching = asyncio.ensure_future(start._launched(None))
-    await asyncio.to_thread(begun.wait)
-    launching.cancel()
+    llm = Launching()
+    monkeypatch.setattr(launching, "AsyncLLM", llm)
+    start = asyncio.ensure_future(launching.launched(None, None))
+    await asyncio.to_thread(llm.begun.wait)
+    start.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await launching
-    go_on.set()
-    assert await asyncio.to_thread(ended.wait, 10)
+        await start
+    llm.go_on.set()
+    assert await asyncio.to_thread(llm.ended.wait, 10)
+
+
+async def test_a_start_that_is_given_up_leaves_other_engines_alone(
+    launching: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, given_up = Launching(), Launching()
+    starts: list[asyncio.Future[Any]] = []
+    for llm in (kept, given_up):
+        monkeypatch.setattr(launching, "AsyncLLM", llm)
+        starts.append(asyncio.ensure_future(launching.launched(None, None)))
+        await asyncio.to_thread(llm.begun.wait)
+        llm.go_on.set()
+    starts[1].cancel()
+    assert await asyncio.to_thread(given_up.ended.wait, 10)
+    assert given_up.exit_code == -signal.SIGKILL
+    assert not kept.ended.is_set()
+    starts[0].cancel()
+    assert await asyncio.to_thread(kept.ended.wait, 10)
+    await asyncio.wait(starts)
+
+
+async def test_the_processes_of_an_engine_run_on_its_cores_alone(
+    launching: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.sched_getaffinity(0)
+    llm = Launching()
+    llm.go_on.set()
+    monkeypatch.setattr(launching, "AsyncLLM", llm)
+    one = frozenset({max(before)})
+    start = asyncio.ensure_future(launching.launched(None, one))
+    while not llm.cores:
+        await asyncio.to_thread(llm.ended.wait, 0.05)
+    start.cancel()
+    assert await asyncio.to_thread(llm.ended.wait, 10)
+    assert llm.cores == one
+    assert os.sched_getaffinity(0) == before
+    await asyncio.wait([start])

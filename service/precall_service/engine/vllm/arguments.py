@@ -20,13 +20,12 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from precall_service.domain.json import JsonValue
 from precall_service.engine.base import EngineStartError
-from precall_service.engine.vllm.config import VllmConfig
+from precall_service.engine.vllm.config import CPU_KV_CACHE_BYTES, VllmConfig
 
 CPU_BLOCK_TOKENS: Final = 32
 """Tokens in a block of the KV cache on a CPU, where vLLM's default is 128. A step finds the tokens
 of the step before it in whole blocks, so smaller blocks leave fewer tokens to compute again."""
 
-CPU_KV_CACHE_BYTES: Final = 1 << 30
 CPU_SEQUENCES_MAX: Final = 16
 
 

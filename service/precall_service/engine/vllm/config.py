@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from precall_service.domain.json import JsonValue
+
+CPU_KV_CACHE_BYTES: Final = 1 << 30
+"""The size of the KV cache on a CPU, unless the operator sets another."""
 
 NO_PARSER = "none"
 """The parser name that means no parser, whatever the model is."""
@@ -62,12 +66,18 @@ class VllmConfig:
     kv_cache_bytes: int | None = None
     """Size of the KV cache; None: our default on a CPU, vLLM's on a GPU."""
 
+    cores: frozenset[int] | None = None
+    """The CPU cores that the engine's processes run on; None: all that this process may use."""
+
     share_prefix_cache: bool = False
     """Whether tenants share cached prompts. A tenant can then tell by the latency that another one
     has sent the same prompt."""
 
     offline: bool = False
     """Whether no hub is ever asked. A local folder never needs one."""
+
+    beside_hub: bool = False
+    """Whether another engine of this process may ask a hub, though this one need not."""
 
     log_level: str = "WARNING"
     """The level from which vLLM's own log records are shown."""

@@ -36,7 +36,7 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 def prepare(config: VllmConfig) -> None:
     """Prepares the environment for importing vLLM. Idempotent."""
     _prepare(config.log_level)
-    if config.offline or config.local:
+    if config.offline or (config.local and not config.beside_hub):
         os.environ.update(_OFFLINE)
     hub: Any = sys.modules.get("huggingface_hub.constants")
     if config.offline and hub is not None:  # already imported, so it has read the environment

@@ -6,22 +6,16 @@ Owns: the order of a start, and turning vLLM's exceptions into messages for the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import multiprocessing
-import threading
-from collections.abc import Collection, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 from vllm.config import LoggingConfig
 from vllm.config import VllmConfig as EngineConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
-from vllm.v1.engine.async_llm import AsyncLLM
 
 from precall_service.domain.messages import Transcript, UserMessage
 from precall_service.domain.tools import ToolDeclaration
@@ -43,6 +37,7 @@ from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.drafting import prepare_for_drafts
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.grammar_process import GrammarProcess
+from precall_service.engine.vllm.launching import launched
 from precall_service.engine.vllm.logs import StartError, StartLog
 from precall_service.engine.vllm.parts import chosen_parsers
 from precall_service.engine.vllm.processes import EngineProcesses
@@ -73,9 +68,6 @@ _WORKERS = {
 }
 """vLLM's workers that ours replace. By name, since each imports only with its own build of vLLM."""
 
-_SWEEP_S = 0.1
-"""How often an abandoned start is checked."""
-
 
 async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
     """Returns a running engine.
@@ -105,7 +97,7 @@ async def _started(
             # vLLM reports nothing in between that a program could read.
             on_progress("starting the engine and loading the model", None)
             await grammars.spawn()  # it imports while the engine does
-            llm = await _launched(engine_config)
+            llm = await launched(engine_config, config.cores)
         except EngineStartError:
             raise
         except Exception as error:  # whatever vLLM and its dependencies raise
@@ -161,51 +153,6 @@ def _has_remote_processes(arguments: AsyncEngineArgs) -> bool:
         or arguments.data_parallel_backend == "ray"
         or arguments.nnodes > 1
     )
-
-
-async def _launched(engine_config: EngineConfig) -> AsyncLLM:
-    """Returns an AsyncLLM with running processes.
-
-    On cancel: its processes are killed, including those that the thread, which cannot be stopped,
-    starts afterwards. Python waits for them when it exits, so one left over would delay the exit
-    by a whole start. Nothing else may start processes until the thread has ended.
-    """
-    before = set(multiprocessing.active_children())
-    over = threading.Event()
-
-    def launch() -> AsyncLLM:
-        try:
-            return AsyncLLM.from_vllm_config(engine_config)
-        finally:
-            over.set()
-
-    def sweep() -> None:
-        ended = False
-        while not ended:
-            ended = over.wait(_SWEEP_S)
-            _kill_children_but(before)
-
-    try:
-        return await in_daemon_thread(launch)
-    except BaseException:
-        _kill_children_but(before)
-        if not over.is_set():
-            threading.Thread(target=sweep, name="precall-engine-sweep", daemon=True).start()
-        raise
-
-
-def _kill_children_but(before: Collection[BaseProcess]) -> None:
-    for process in multiprocessing.active_children():
-        if process not in before:
-            _kill(process.pid)
-
-
-def _kill(pid: int | None) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for each in (*process.children(recursive=True), process):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
 
 
 def _failure(error: Exception, errors: Sequence[StartError]) -> Exception:
