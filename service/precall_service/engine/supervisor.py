@@ -58,8 +58,15 @@ class EngineSupervisor:
     """The engine through its starts, deaths and restarts."""
 
     def __init__(
-        self, factory: EngineFactory, clock: Clock, policy: RestartPolicy | None = None
+        self,
+        factory: EngineFactory,
+        clock: Clock,
+        policy: RestartPolicy | None = None,
+        *,
+        name: str = "the engine",
     ) -> None:
+        """`name` is what logs call the engine."""
+        self._name = name
         self._factory = factory
         self._clock = clock
         self._policy = policy or RestartPolicy()
@@ -176,9 +183,28 @@ class EngineSupervisor:
             if self._clock.now() - ready_at >= self._policy.stable_s:
                 backoff_s = 0.0
             how = await self._cause_of_death(engine)
-            log.error("the engine died (%s); starting it again in %g s", how, backoff_s)
+            log.error("%s died (%s); starting it again in %g s", self._name, how, backoff_s)
             backoff_s = await self._replace(backoff_s)
             ready_at = self._clock.now()
+
+    async def keep(self) -> None:
+        """As `start` and `run`, for an engine that the service can do without.
+
+        A first start that fails is tried again. Returns only if the engine cannot start as
+        configured, which is logged.
+
+        On cancel: the engine is left running, for `close` to end.
+        """
+        try:
+            await self.start(_log_progress)
+        except EngineStartError as error:
+            log.error("%s is not used: %s", self._name, error)
+            return
+        except Exception:  # a start can raise anything, and the cause may pass
+            log.exception("%s did not start; trying again", self._name)
+            await self._replace(self._policy.backoff_first_s)
+        log.info("%s serves", self._name)
+        await self.run()
 
     async def close(self) -> None:
         """Ends the engine. Idempotent; bounded by the engine's own `close`."""
@@ -206,7 +232,7 @@ class EngineSupervisor:
         try:
             return await engine.cause_of_death()
         except Exception:
-            log.exception("the cause of the engine's death could not be found out")
+            log.exception("how %s died could not be found out", self._name)
             return "the cause is unknown"
 
     async def _replace(self, backoff_s: float) -> float:
@@ -220,12 +246,12 @@ class EngineSupervisor:
             try:
                 engine = await self._factory(_log_progress)
             except EngineStartError as error:
-                log.error("%s; next try in %g s", error, backoff_s)
+                log.error("%s: %s; next try in %g s", self._name, error, backoff_s)
             except Exception:  # a start can raise anything, and the cause may pass
-                log.exception("the engine did not start; next try in %g s", backoff_s)
+                log.exception("%s did not start; next try in %g s", self._name, backoff_s)
             else:
                 self._install(engine)
-                log.warning("the engine serves again")
+                log.warning("%s serves again", self._name)
                 return backoff_s
 
     async def _clear_away(self) -> None:
@@ -233,7 +259,7 @@ class EngineSupervisor:
         try:
             await self.close()
         except Exception:  # a dead engine can raise anything, and the next start may succeed
-            log.exception("the dead engine could not be cleared away")
+            log.exception("what is left of %s could not be cleared away", self._name)
 
     async def _wait(self, seconds: float) -> None:
         over = asyncio.Event()

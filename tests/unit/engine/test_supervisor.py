@@ -342,3 +342,50 @@ async def test_the_log_says_how_the_engine_died(
         assert kept.supervisor.state is EngineState.READY
     how = "the cause is unknown" if unknown else "killed by signal 9 (SIGKILL)"
     assert f"the engine died ({how}); starting it again in 0 s" in caplog.text
+
+
+async def kept_on(kept: Kept) -> asyncio.Task[None]:
+    task = asyncio.create_task(kept.supervisor.keep())
+    await settle()
+    return task
+
+
+async def end(kept: Kept, task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    await kept.supervisor.close()
+    assert kept.clock.pending == 0
+
+
+async def test_an_engine_that_is_kept_is_started_and_replaced() -> None:
+    kept = Kept(engine)
+    task = await kept_on(kept)
+    assert kept.supervisor.state is EngineState.READY
+    await kept.kill()
+    await kept.advance(0)
+    assert kept.supervisor.running is kept.factory.started[1]
+    await end(kept, task)
+
+
+async def test_a_first_start_of_a_kept_engine_is_tried_again() -> None:
+    starts = Starts(OSError("no memory"), EngineStartError("in use"))
+    kept = Kept(starts)
+    task = await kept_on(kept)
+    assert kept.supervisor.state is EngineState.FAILED
+    await kept.advance(1)
+    assert starts.count == 2
+    await kept.advance(2)
+    assert kept.supervisor.state is EngineState.READY
+    await end(kept, task)
+
+
+async def test_a_kept_engine_that_cannot_start_as_configured_is_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = ManualClock()
+    starts = Starts(EngineStartError("no such model"))
+    supervisor = EngineSupervisor(ScriptedFactory(starts), clock, POLICY, name="the second engine")
+    await supervisor.keep()
+    assert supervisor.running is None
+    assert (starts.count, clock.pending) == (1, 0)
+    assert "the second engine is not used: no such model" in caplog.text
