@@ -77,6 +77,8 @@ _TOOL_MARKS: Final[tuple[tuple[str, str], ...]] = (
     ("<|python_tag|>", "llama3_json"),
     # Llama 3 templates contain neither mark, only the role of the messages that answer calls.
     ("<|start_header_id|>ipython", "llama3_json"),
+    # xLAM-2 has no mark: its template only says how calls are written.
+    ("make calls in a single JSON array", "xlam"),
 )
 
 # Forms that no parser of vLLM reads well, although one has the same mark: it would lose calls, or
