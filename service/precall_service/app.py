@@ -23,11 +23,13 @@ from precall_service.cache.base import CacheStore
 from precall_service.cache.cache import ToolCache
 from precall_service.cache.memory import MemoryStore
 from precall_service.cache.redis.opening import redis_store
+from precall_service.domain.clock import Clock
 from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
 from precall_service.settings import CacheSection, Settings
 from precall_service.speculation.predictors.cached import CachePredictor
+from precall_service.speculation.predictors.draft_model import DraftModelPredictor
 from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
 from precall_service.speculation.predictors.fork import Fork
 from precall_service.speculation.predictors.history.predictor import HistoryPredictor
@@ -47,6 +49,8 @@ class Service:
     model: str
     engine: EngineInfo
     engines: EngineSupervisor
+    draft_engines: EngineSupervisor | None
+    """Those of the draft model, if there is one. The service does not depend on them."""
     conversations: Conversations
     admission: Admission
     background: asyncio.Task[None]
@@ -56,9 +60,17 @@ class Service:
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, factory: EngineFactory, *, model: str, on_progress: Progress
+    settings: Settings,
+    factory: EngineFactory,
+    *,
+    model: str,
+    on_progress: Progress,
+    draft_factory: EngineFactory | None = None,
 ) -> AsyncGenerator[Service]:
     """Starts a service and yields it when it is ready; drains and stops it after the block.
+
+    `draft_factory` starts the engine of the draft model, which may be any engine. It is started
+    when the service is ready, and the service does not depend on it.
 
     The server listens before the engine starts, so that a port in use is reported immediately, and
     probes see a live process while the weights load.
@@ -88,6 +100,7 @@ async def serve(
             dispatcher=dispatcher,
             cache=cache,
             history=history,
+            draft_factory=draft_factory,
         ) as service,
     ):
         yield service
@@ -124,19 +137,16 @@ async def _serve(
     dispatcher: Dispatcher,
     cache: ToolCache,
     history: HistoryPredictor,
+    draft_factory: EngineFactory | None,
 ) -> AsyncGenerator[Service]:
     clock = LoopClock()
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
+    draft_engines = _draft_engines(settings, draft_factory, clock)
     admission = Admission(clock, settings.admission.limits())
     follow_engine(admission, engines)
     agent_limits = settings.conversations.limits()
-    speculation = Speculation(
-        predictors=(CachePredictor(KnownCalls(cache)), EarlyDispatch(), history, Fork()),
-        learners=(history,),
-        engines=engines,
-        admission=admission,
-        clock=clock,
-        limits=settings.speculation.limits(),
+    speculation = _speculation(
+        settings, engines, draft_engines, admission, cache=cache, history=history, clock=clock
     )
     services = TurnServices(
         model=model,
@@ -165,7 +175,9 @@ async def _serve(
     server = GrpcServer(settings.server.options(), conversations, cache, info)
     async with (
         speculation,
-        _running(server, engines, on_progress, drain_s=settings.server.drain_s) as running,
+        _running(
+            server, engines, draft_engines, on_progress, drain_s=settings.server.drain_s
+        ) as running,
     ):
         address, engine, background = running
         yield Service(
@@ -173,21 +185,68 @@ async def _serve(
             model=model,
             engine=engine,
             engines=engines,
+            draft_engines=draft_engines,
             conversations=conversations,
             admission=admission,
             background=background,
         )
 
 
+def _speculation(
+    settings: Settings,
+    engines: EngineSupervisor,
+    draft_engines: EngineSupervisor | None,
+    admission: Admission,
+    *,
+    cache: ToolCache,
+    history: HistoryPredictor,
+    clock: Clock,
+) -> Speculation:
+    limits = settings.speculation.limits()
+    return Speculation(
+        predictors=(
+            CachePredictor(KnownCalls(cache)),
+            EarlyDispatch(),
+            history,
+            Fork(),
+            DraftModelPredictor(limits.draft_model.samples),
+        ),
+        learners=(history,),
+        engines=engines,
+        draft_engines=draft_engines,
+        admission=admission,
+        clock=clock,
+        limits=limits,
+    )
+
+
+def _draft_engines(
+    settings: Settings, factory: EngineFactory | None, clock: Clock
+) -> EngineSupervisor | None:
+    if factory is None:
+        return None
+    policy = settings.engine.restart_policy()
+    return EngineSupervisor(factory, clock, policy, name="the engine of the draft model")
+
+
 @asynccontextmanager
 async def _running(
-    server: GrpcServer, engines: EngineSupervisor, on_progress: Progress, *, drain_s: float
+    server: GrpcServer,
+    engines: EngineSupervisor,
+    draft_engines: EngineSupervisor | None,
+    on_progress: Progress,
+    *,
+    drain_s: float,
 ) -> AsyncGenerator[tuple[str, EngineInfo, asyncio.Task[None]]]:
-    """Starts the server, then the engine. Yields the address, the engine and its watch; drains."""
+    """Starts the server, then the engine. Yields the address, the engine and its watch; drains.
+
+    The engine of the draft model is started when the service is ready, and its state is not part of
+    the service's readiness.
+    """
     address = await server.start()
     try:
         engine = await engines.start(on_progress)
-        background = asyncio.create_task(_keep_going(engines, server))
+        background = asyncio.create_task(_keep_going(engines, draft_engines, server))
         try:
             server.set_ready(ready=True)
             yield address, engine, background
@@ -197,10 +256,15 @@ async def _running(
             await asyncio.wait([background])
     finally:
         await server.stop(0.0)
-        await engines.close()
+        kept = (engines,) if draft_engines is None else (engines, draft_engines)
+        await asyncio.gather(*(each.close() for each in kept))
 
 
-async def _keep_going(engines: EngineSupervisor, server: GrpcServer) -> None:
+async def _keep_going(
+    engines: EngineSupervisor, draft_engines: EngineSupervisor | None, server: GrpcServer
+) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(engines.run())
+        if draft_engines is not None:
+            group.create_task(draft_engines.keep())
         group.create_task(server.follow(engines))

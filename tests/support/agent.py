@@ -204,6 +204,8 @@ class Agent:
         tracer: Tracer,
         predictors: Sequence[Predictor] | Callable[[ToolCache], Sequence[Predictor]],
         speculation: SpeculationLimits,
+        *,
+        draft_engines: Sequence[ScriptedEngine],
     ) -> None:
         rest = iter(engines)
         self.clock = ManualClock()
@@ -211,6 +213,10 @@ class Agent:
             ScriptedFactory(lambda: next(rest)), self.clock, RestartPolicy()
         )
         self.admission = Admission(self.clock, AdmissionLimits(hold_s=HOLD_S))
+        drafting = iter(draft_engines)
+        self.draft_supervisor = EngineSupervisor(
+            ScriptedFactory(lambda: next(drafting)), self.clock, RestartPolicy()
+        )
         follow_engine(self.admission, self.supervisor)
         self.growth = GrowthRecord()
         self.dispatcher = Dispatcher(self.clock, tool_limits())
@@ -220,6 +226,7 @@ class Agent:
             predictors=predictors(self.cache) if callable(predictors) else predictors,
             learners=(),
             engines=self.supervisor,
+            draft_engines=self.draft_supervisor if draft_engines else None,
             admission=self.admission,
             clock=self.clock,
             limits=speculation,
@@ -320,26 +327,35 @@ async def agent_on(
     tracer: Tracer | None = None,
     predictors: Sequence[Predictor] | Callable[[ToolCache], Sequence[Predictor]] = (),
     speculation: SpeculationLimits | None = None,
+    draft_engines: Sequence[ScriptedEngine] = (),
 ) -> AsyncGenerator[Agent]:
-    """An agent on these engines, one after the other. The end of the block closes and checks it."""
+    """An agent on these engines, one after the other. The end of the block closes and checks it.
+
+    `draft_engines` are those of the draft model, if there is one.
+    """
     there = Agent(
         engines,
         limits or agent_limits(),
         tracer or default_tracer(),
         predictors,
         speculation or SpeculationLimits(),
+        draft_engines=draft_engines,
     )
     await there.supervisor.start(lambda _stage, _fraction: None)
-    running = asyncio.create_task(there.supervisor.run())
+    running: list[asyncio.Task[None]] = [asyncio.create_task(there.supervisor.run())]
+    if draft_engines:
+        running.append(asyncio.create_task(there.draft_supervisor.keep()))
     await settle()
     try:
         async with there.cache, there.dispatcher, there.speculation:
             yield there
             await there.close()
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
         await there.supervisor.close()
+        await there.draft_supervisor.close()
     assert there.clock.pending == 0
 
 

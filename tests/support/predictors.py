@@ -15,9 +15,11 @@ from precall_service.speculation.base import (
     Moment,
     PastCall,
     Predictor,
+    SampledCall,
     Situation,
 )
 from precall_service.speculation.predictors.cached import CachedCall, CachePredictor
+from precall_service.speculation.predictors.draft_model import DraftModelPredictor
 from precall_service.speculation.predictors.early_dispatch import EarlyDispatch
 from precall_service.speculation.predictors.fork import Fork
 from precall_service.speculation.predictors.history.predictor import HistoryPredictor
@@ -181,8 +183,28 @@ async def fork() -> AsyncGenerator[Subject]:
     )
 
 
+async def _samples(count: int) -> AsyncGenerator[SampledCall, None]:
+    """Messages of a draft model that agrees with itself on one of two calls."""
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield SampledCall(number, ("search", dump({"query": "rain"})))
+        yield SampledCall(number, ("open", dump({"id": str(number)})))
+        yield SampledCall(number, None)
+
+
+@asynccontextmanager
+async def draft_model() -> AsyncGenerator[Subject]:
+    """The predictor of a draft model that writes five messages."""
+    yield Subject(
+        predictor=DraftModelPredictor(5),
+        situations={Moment.STEP_BEGAN: replace(situation("Find it."), samples=_samples)},
+        remembers=False,
+    )
+
+
 SUBJECTS: Mapping[str, Callable[[], AbstractAsyncContextManager[Subject]]] = {
     "cached": cached,
+    "draft_model": draft_model,
     "early_dispatch": early_dispatch,
     "fork": fork,
     "history": history,

@@ -25,7 +25,7 @@ from pydantic import JsonValue
 from precall.v1 import agent_pb2, agent_pb2_grpc, generation_pb2, invocation_pb2, tool_pb2, turn_pb2
 from precall_service.agent.context import TurnServices
 from precall_service.app import Service, serve
-from precall_service.engine.base import EngineInfo, Progress
+from precall_service.engine.base import EngineFactory, EngineInfo, Progress
 from precall_service.settings import load_settings
 from tests.support.clock import ManualClock
 from tests.support.scripted_engine import INFO, ScriptedEngine
@@ -303,19 +303,27 @@ async def running_server(
     *,
     info: EngineInfo = INFO,
     engines: Engines | None = None,
+    draft_factory: EngineFactory | None = None,
     **sections: Section,
 ) -> AsyncGenerator[RunningServer]:
     """The real service on a free port, with an engine that follows the script.
 
-    `sections` are settings as in the settings file: `tools={"tools_max": 2}`. At the end, the
-    channel is closed, the block checks that nothing is left, and the server stops.
+    `draft_factory` starts the engine of the draft model, if there is one. `sections` are settings
+    as in the settings file: `tools={"tools_max": 2}`. At the end, the channel is closed, the block
+    checks that nothing is left, and the server stops.
     """
     engines = engines or Engines(script, info)
     here: Section = {"port": 0, "drain_s": 0.0}
     sections["server"] = {**here, **sections.get("server", {})}
     settings = load_settings(None, {name: dict(knobs) for name, knobs in sections.items()})
     with manual_time() as clock:
-        async with serve(settings, engines, model=MODEL, on_progress=_ignore) as service:
+        async with serve(
+            settings,
+            engines,
+            model=MODEL,
+            on_progress=_ignore,
+            draft_factory=draft_factory,
+        ) as service:
             async with connected(service.address) as channel:
                 running = RunningServer(
                     service=service, engines=engines, channel=channel, clock=clock

@@ -10,7 +10,7 @@ from pydantic import JsonValue, ValidationError
 from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.settings import Settings, load_settings
-from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.limits import DraftModelLimits, SpeculationLimits
 
 
 def flags(section: str, knob: str, value: JsonValue) -> dict[str, JsonValue]:
@@ -94,6 +94,21 @@ UNUSABLE: list[tuple[str, str, JsonValue]] = [
     ("speculation", "forks_max", -1),
     ("speculation", "fork_tokens_max", 0),
 ]
+UNUSABLE_DRAFT_MODELS: list[tuple[str, JsonValue]] = [
+    ("samples", 0),
+    ("samples", 2),
+    ("samples", 11),
+    ("temperature", -0.1),
+    ("temperature", 2.1),
+    ("tokens_max", 0),
+    ("timeout_s", 0),
+    ("samples_running_max", 0),
+    ("cores", 0),
+    ("gpu_memory_fraction", 0),
+    ("gpu_memory_fraction", 1),
+    ("kv_cache_bytes", 0),
+    ("no_such_knob", 1),
+]
 
 
 @pytest.mark.parametrize(("section", "knob", "value"), UNUSABLE)
@@ -102,6 +117,33 @@ def test_an_invalid_setting_is_refused_by_name(section: str, knob: str, value: J
         load_settings(None, flags(section, knob, value))
     [error] = raised.value.errors()
     assert error["loc"] == (section, knob)
+
+
+@pytest.mark.parametrize(("knob", "value"), UNUSABLE_DRAFT_MODELS)
+def test_an_invalid_setting_of_the_draft_model_is_refused_by_name(
+    knob: str, value: JsonValue
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        load_settings(None, flags("speculation", "draft_model", {knob: value}))
+    [error] = raised.value.errors()
+    assert error["loc"] == ("speculation", "draft_model", knob)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 5, 7, 9])
+def test_a_draft_model_is_set_by_variables(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
+    monkeypatch.setenv("PRECALL_SPECULATION__DRAFT_MODEL__MODEL", "./small")
+    monkeypatch.setenv("PRECALL_SPECULATION__DRAFT_MODEL__SAMPLES", str(samples))
+    speculation = load_settings(None, {}).speculation
+    assert speculation.draft_model.model == "./small"
+    assert speculation.limits().draft_model == DraftModelLimits(samples=samples)
+    assert Predictor.DRAFT_MODEL in speculation.limits().most.predictors
+
+
+def test_without_a_draft_model_none_is_granted() -> None:
+    section = load_settings(None, {}).speculation
+    assert "draft_model" in section.predictors
+    assert not section.draft_model.used
+    assert Predictor.DRAFT_MODEL not in section.limits().most.predictors
 
 
 def test_an_unknown_section_is_refused() -> None:

@@ -30,6 +30,7 @@ from precall_service.domain.events import (
     TurnCompleted,
     TurnStarted,
 )
+from precall_service.domain.messages import Transcript
 from precall_service.engine.base import Prompt, StepSpec
 
 Piece = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta | ToolCallReady
@@ -38,11 +39,15 @@ Piece = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta | 
 
 @dataclass(frozen=True, slots=True)
 class StepBegan:
-    """The engine was asked to generate a step from this prompt, with these settings."""
+    """The engine was asked to generate a step from this prompt, with these settings.
+
+    The transcript is what the prompt says.
+    """
 
     step: int
     prompt: Prompt
     spec: StepSpec
+    transcript: Transcript
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,10 @@ from functools import partial
 from precall_service.admission import Admission
 from precall_service.agent.engine_load import LoadWatch
 from precall_service.agent.room import room_for
+from precall_service.agent.written_calls import WrittenCalls
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.turn import GenerationSettings, ToolChoiceMode
 from precall_service.engine.base import (
-    CallBegun,
-    CallPiece,
-    CallWritten,
     Chunk,
     Engine,
     EngineDiedError,
@@ -151,31 +149,23 @@ class _CandidateReader:
         self.written = 0
         """How many calls are complete."""
         self._log_probability = 0.0
-        self._names: dict[int, str] = {}
-        self._arguments: dict[int, list[str]] = {}
+        self._calls = WrittenCalls()
 
     def read(self, chunk: Chunk) -> list[Candidate]:
         """Returns the calls that a chunk completes."""
         self._log_probability += sum(chunk.log_probabilities)
         found: list[Candidate] = []
         for piece in chunk.pieces:
-            match piece:
-                case TextPiece(text) if not self._names:
-                    self.text_chars += len(text.strip())
-                case CallBegun(index, tool_name):
-                    self._names[index] = tool_name
-                    self._arguments[index] = []
-                case CallPiece(index, fragment):
-                    self._arguments[index].append(fragment)
-                case CallWritten(index):
-                    self.written += 1
-                    found.append(
-                        Candidate(
-                            tool_name=self._names[index],
-                            arguments_json="".join(self._arguments[index]),
-                            probability=min(1.0, math.exp(self._log_probability)),
-                        )
+            if isinstance(piece, TextPiece) and not self._calls.begun:
+                self.text_chars += len(piece.text.strip())
+            if (call := self._calls.read(piece)) is not None:
+                self.written += 1
+                name, arguments_json = call
+                found.append(
+                    Candidate(
+                        tool_name=name,
+                        arguments_json=arguments_json,
+                        probability=min(1.0, math.exp(self._log_probability)),
                     )
-                case _:
-                    pass
+                )
         return found

@@ -90,7 +90,13 @@ class Proposals:
         for predictor in self._predictors:
             if self._wants(predictor, moment):
                 confidence = self._confidence(predictor.name)
-                situation = self._situations.now(moment, after, confidence, may_branch=may_branch)
+                situation = self._situations.now(
+                    moment,
+                    after,
+                    confidence,
+                    may_branch=may_branch,
+                    may_sample=moment is Moment.STEP_BEGAN,
+                )
                 task = self._shared.spawn(self._consult(predictor, situation, after))
                 self._tasks[task] = predictor
                 task.add_done_callback(self._tasks.pop)

@@ -15,7 +15,14 @@ from precall_service.domain.events import StepFinishReason, ToolCallReady
 from precall_service.domain.json import JsonError, JsonObject, dump, parse, parse_object
 from precall_service.domain.messages import AssistantMessage, Message, ToolMessage
 from precall_service.domain.turn import TurnSpec
-from precall_service.speculation.base import Branch, Lesson, Moment, PastCall, Situation
+from precall_service.speculation.base import (
+    Branch,
+    Lesson,
+    Moment,
+    PastCall,
+    Samples,
+    Situation,
+)
 from precall_service.speculation.ledger import Prediction
 from precall_service.speculation.places import Place, place_of
 
@@ -33,6 +40,7 @@ class Situations:
         self._spec = spec
         self._engines = services.engines
         self._branches = services.speculation.branches
+        self._draft_model = services.speculation.draft_model
         may_run_early = services.dispatcher.limits.may_run_early
         self.early = frozenset(
             tool.name for tool in context.tools if may_run_early(tool.declaration)
@@ -112,8 +120,12 @@ class Situations:
         confidence: float = 0.0,
         *,
         may_branch: bool = False,
+        may_sample: bool = False,
     ) -> Situation:
-        """Returns the situation. After a prediction, it is the one in which it has come true."""
+        """Returns the situation. After a prediction, it is the one in which it has come true.
+
+        `may_branch` and `may_sample` say whether the models may be asked in it.
+        """
         calls, ahead = self._calls, _chain(after)
         if ahead:
             calls += tuple(
@@ -139,6 +151,7 @@ class Situations:
             reasoning_tokens=len(self.token_ids),
             confidence=confidence,
             branch=self._branch() if may_branch else None,
+            samples=self._samples() if may_sample else None,
         )
 
     def lesson(self) -> Lesson | None:
@@ -154,6 +167,11 @@ class Situations:
             return None
         begin = _once(self.place.begin)  # further branches of one predictor are sampled
         return self._branches.off(engine, began.prompt, self.token_ids, began.spec, begin)
+
+    def _samples(self) -> Samples | None:
+        if self._draft_model is None or self._began is None:
+            return None
+        return self._draft_model.of(self._began)
 
     def _earlier_calls(self) -> tuple[PastCall, ...]:
         if self._earlier is None:

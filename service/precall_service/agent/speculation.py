@@ -15,6 +15,7 @@ from typing import Self
 
 from precall_service.admission import Admission
 from precall_service.agent.branches import Branches
+from precall_service.agent.draft_model import DraftModel
 from precall_service.agent.engine_load import LoadWatch
 from precall_service.domain.clock import Clock
 from precall_service.engine.supervisor import EngineSupervisor
@@ -36,10 +37,12 @@ class Speculation:
         predictors: Sequence[Predictor],
         learners: Sequence[Learner],
         engines: EngineSupervisor,
+        draft_engines: EngineSupervisor | None,
         admission: Admission,
         clock: Clock,
         limits: SpeculationLimits,
     ) -> None:
+        """`draft_engines` has the engine of the draft model, if there is one."""
         self.limits = limits
         self.predictors = tuple(predictors)
         self.learners = tuple(learners)
@@ -51,6 +54,11 @@ class Speculation:
             admission,
             branches_max=limits.forks_max,
             tokens_max=limits.fork_tokens_max,
+        )
+        self.draft_model = (
+            None
+            if draft_engines is None
+            else DraftModel(draft_engines, self.load, clock, self.spawn, limits.draft_model)
         )
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -48,7 +48,8 @@ class TurnSteps:
         self._prompt_tokens = prompt.tokens or 0
         await self._scope.emit(StepStarted(self.number, self._prompt_tokens))
         spec = self._step_spec(engine, prompt, choice)
-        self._scope.account.note(StepBegan(self.number, prompt, spec))
+        transcript = self._scope.transcript.current()
+        self._scope.account.note(StepBegan(self.number, prompt, spec, transcript))
         self._reader = reader = StepReader(
             self._scope.account, self._scope.emit, self._scope.services.clock
         )

@@ -79,7 +79,7 @@ class TurnSpans:
         match happening:
             case Sampled():
                 pass
-            case StepBegan(_, _, spec):
+            case StepBegan(spec=spec):
                 self._step = self._turn.step(_settings(spec), self._confirmed)
                 self._confirmed = []
             case StepCompleted(_, finish, usage):

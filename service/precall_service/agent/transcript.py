@@ -47,6 +47,10 @@ class TurnTranscript:
         """The calls of the last step that have no answer yet."""
         return tuple(call for call in self._calls() if call.call_id not in self._answers)
 
+    def current(self) -> Transcript:
+        """Returns the whole transcript so far."""
+        return replace(self._before, messages=self._before.messages + tuple(self._messages))
+
     async def first_prompt(self, engine: Engine) -> Prompt:
         """Returns the turn's first prompt.
 
@@ -56,14 +60,14 @@ class TurnTranscript:
         tail = self._tail
         if tail is not None and tail.transcript.tools == self._before.tools:
             return await engine.append(tail.prompt, tail.end, tail.transcript, self._messages)
-        return await engine.render(self._transcript())
+        return await engine.render(self.current())
 
     def keep_step(self, prompt: Prompt, step: Step) -> None:
         """Adds a step that was not aborted."""
         self._messages.append(step.message)
         self._answers.clear()
         self.text = step.text
-        self._tail = Tail(transcript=self._transcript(), prompt=prompt, end=step.end)
+        self._tail = Tail(transcript=self.current(), prompt=prompt, end=step.end)
 
     def keep_cut_step(self, text: str) -> None:
         """Adds an aborted step: its text, but not its calls."""
@@ -115,6 +119,3 @@ class TurnTranscript:
 
     def _answers_in_order(self) -> Sequence[ToolMessage]:
         return [self._answers[call.call_id] for call in self._calls()]
-
-    def _transcript(self) -> Transcript:
-        return replace(self._before, messages=self._before.messages + tuple(self._messages))

@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from precall_service.cache.base import StoreUnavailableError
 from precall_service.cache.redis.connection import StoreUrlError
 from precall_service.cache.redis.opening import describe_server
 from precall_service.cli.check import Check, Verdict, bad, doubtful, good
+from precall_service.cli.division import Machine, divided, this_machine
 from precall_service.cli.errors import CommandError
-from precall_service.cli.launch import engine_config
+from precall_service.cli.launch import draft_config, engine_config
+from precall_service.cli.machine import gpu_rows, memory_bytes, read
 from precall_service.engine.base import EngineStartError
 from precall_service.engine.findings import Findings, Standing, Subject
 from precall_service.engine.install import (
@@ -32,6 +31,7 @@ from precall_service.engine.install import (
 )
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import (
+    ResolvedModel,
     describe_embedded,
     find_embedded,
     is_embedded,
@@ -54,7 +54,6 @@ TESTED: Final[Mapping[str, str]] = {
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
 _MEMORY_BYTES_MIN: Final = 4 * _GIB
-_NVIDIA_SMI_TIMEOUT_S: Final = 20.0
 
 
 def checks(settings: Settings) -> Mapping[str, Check]:
@@ -70,13 +69,15 @@ def checks(settings: Settings) -> Mapping[str, Check]:
         steps = {"server": lambda: check_server(settings)} | steps
     else:
         steps = _of_vllm(settings) | steps
+        if settings.speculation.draft_model.model and not settings.speculation.draft_model.url:
+            steps["draft"] = lambda: check_draft_model(settings, this_machine())
     return {name: _result(step) for name, step in steps.items()}
 
 
 def _of_vllm(settings: Settings) -> dict[str, Callable[[], Check]]:
     engine, installed = settings.engine, installed_engines()
     return {
-        "cpu": lambda: check_cpu(_read("/proc/cpuinfo")),
+        "cpu": lambda: check_cpu(read("/proc/cpuinfo")),
         "memory": lambda: check_memory(memory_bytes()),
         "packages": lambda: check_packages(installed),
         "engine": lambda: check_engine(describe_environment(engine.log_level), engine.device),
@@ -102,16 +103,6 @@ def check_cpu(cpuinfo: str) -> Check:
     if not {"avx2", "avx512f", "asimd"} & set(flags):
         return bad(finding, "the CPU engine needs AVX2 or AVX-512 (x86) or NEON (ARM)")
     return good(finding)
-
-
-def memory_bytes() -> int:
-    """Returns the memory available to this process, within the limit of its container."""
-    fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines())
-    available = int(fields["MemAvailable"].split()[0]) << 10
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    if limit.strip().isdigit() and used.strip().isdigit():
-        available = min(available, int(limit) - int(used))
-    return available
 
 
 def check_memory(available: int) -> Check:
@@ -159,21 +150,7 @@ def check_engine(found: EngineEnvironment, device: str) -> Check:
 
 def gpus() -> tuple[str, ...]:
     """Describes each NVIDIA GPU of this machine; empty if no driver answers."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    query = "--query-gpu=name,driver_version,memory.free,memory.total"
-    try:
-        answer = subprocess.run(  # noqa: S603 - the driver's own tool, with fixed arguments
-            [program, query, "--format=csv,noheader"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_NVIDIA_SMI_TIMEOUT_S,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = [line.split(", ") for line in answer.stdout.splitlines()]
+    rows = gpu_rows("name,driver_version,memory.free,memory.total")
     return tuple(
         f"{row[0]}, driver {row[1]}, {row[2]} of {row[3]} free" for row in rows if len(row) == 4
     )
@@ -256,6 +233,33 @@ def _with_findings(finding: str, findings: Findings) -> Check:
     return Check(Verdict.DOUBTFUL if limits else Verdict.GOOD, finding, details=tuple(details))
 
 
+def check_draft_model(settings: Settings, machine: Machine) -> Check:
+    """Checks that the draft model is complete, and that it fits beside the model."""
+    section = settings.speculation.draft_model
+    try:
+        main, draft = _described(settings.engine.model), _described(section.model)
+        configs = engine_config(settings, main), draft_config(settings, draft)
+        _, divided_draft = divided(*configs, section, machine)
+    except (ModelError, CommandError) as error:
+        return bad(str(error))
+    parser = divided_draft.tool_call_parser or draft.tool_parser
+    finding = f"{draft.display_name}: tool parser {parser or 'none'}, asked {section.samples} times"
+    if divided_draft.cores is not None:
+        finding += f", on {len(divided_draft.cores)} of {len(machine.cores)} cores"
+    if draft.local and parser is None:
+        return doubtful(f"{finding} ({draft.parser_reason})", "it predicts nothing")
+    return good(finding)
+
+
+def _described(name: str | None) -> ResolvedModel:
+    """Returns a model without building the embedded one.
+
+    Raises:
+        ModelError: the folder is missing or incomplete.
+    """
+    return describe_embedded() if is_embedded(name) else resolve_model(name)
+
+
 def check_cache(settings: CacheSection) -> Check:
     """Checks that the cache store can be reached, unless it is the service's own memory."""
     if settings.store_url is None:
@@ -268,10 +272,3 @@ def check_cache(settings: CacheSection) -> Check:
     except StoreUnavailableError as error:
         remedy = "the service runs without it until it answers: check cache.store_url"
         return doubtful(f"the cache store does not answer: {error}", remedy)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from precall_service.domain.events import Predictor
 
 PREDICTORS = frozenset(Predictor) - {Predictor.UNSPECIFIED, Predictor.DRAFT_MODEL}
-"""The predictors that this server has."""
+"""The predictors that need no other model."""
 
 
 class SpeculationMode(enum.Enum):

@@ -53,6 +53,23 @@ model then writes. Its arguments are the temperature and the most calls to write
 if the engine has no room. When it is closed or cancelled, the engine aborts the branch."""
 
 
+@dataclass(frozen=True, slots=True)
+class SampledCall:
+    """A call in a message of the draft model, as the name of a tool and a JSON object.
+
+    `sample` is the number of the message. `call` is None when that message has no more of them.
+    """
+
+    sample: int
+    call: tuple[str, str] | None
+
+
+Samples = Callable[[int], AsyncGenerator[SampledCall, None]]
+"""Has the draft model write the step's message so many times, side by side. Yields each call when
+it is complete, and the end of each message, also of one that failed or took too long. There are
+fewer messages if the draft model is busy. When it is closed or cancelled, the draft model stops."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """Where a turn stands at one moment.
@@ -68,6 +85,7 @@ class Situation:
         reasoning_tokens: The number of tokens that the model has reasoned in this step.
         confidence: The highest confidence of the predictor's proposals for this step so far.
         branch: Branches off the step; None if this is not possible at this moment.
+        samples: Asks the draft model for the step's message; None if this is not possible.
     """
 
     tenant: str
@@ -84,6 +102,7 @@ class Situation:
     reasoning_tokens: int = 0
     confidence: float = 0.0
     branch: Branch | None = field(default=None, compare=False)
+    samples: Samples | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,25 @@ StageKey = tuple[str, Predictor | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftModelLimits:
+    """How the draft model is asked.
+
+    Attributes:
+        samples: How often it writes the message of one step.
+        temperature: That of the samples.
+        tokens_max: Tokens of one sample.
+        timeout_s: A sample that takes longer is given up.
+        samples_running_max: Samples at the same time, of all turns.
+    """
+
+    samples: int = 3
+    temperature: float = 0.7
+    tokens_max: int = 256
+    timeout_s: float = 10.0
+    samples_running_max: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpeculationLimits:
     """The limits and weights of speculation. Times are in seconds.
 
@@ -29,6 +48,7 @@ class SpeculationLimits:
             for `breaker_s`.
         forks_max: Branches of the model at the same time.
         fork_tokens_max: Tokens of one branch.
+        draft_model: How the draft model is asked, if there is one.
     """
 
     most: SpeculationSettings = field(default_factory=SpeculationSettings)
@@ -46,6 +66,7 @@ class SpeculationLimits:
     breaker_s: float = 30.0
     forks_max: int = 8
     fork_tokens_max: int = 192
+    draft_model: DraftModelLimits = field(default_factory=DraftModelLimits)
 
     def pinned_stage(self, tool_name: str, predictor: Predictor) -> SpeculationMode | None:
         """Returns the stage that the operator has fixed; the most specific setting counts."""

@@ -110,7 +110,7 @@ def test_value_of_the_file_that_is_not_allowed(settings_file: Path) -> None:
             'predictors = ["history", "oracle"]',
             (
                 "predictors.1 is 'oracle' (from FILE), and must be 'cache', 'early_dispatch', "
-                "'history' or 'fork'"
+                "'history', 'fork' or 'draft_model'"
             ),
         ),
         (
@@ -141,7 +141,7 @@ def test_a_stage_of_an_unknown_predictor_names_the_known_ones(settings_file: Pat
     assert fault(settings_file) == (
         "the settings are invalid: there is nothing of the name speculation.stages.weather/oracle "
         f'(from {settings_file}): name "TOOL", "TOOL/PREDICTOR" or "*/PREDICTOR", '
-        "where PREDICTOR is one of cache, early_dispatch, history, fork"
+        "where PREDICTOR is one of cache, early_dispatch, history, fork, draft_model"
     )
 
 

@@ -25,6 +25,7 @@ _EXPECTED: Final = (
     "Using custom scheduler class precall_service.",  # vLLM's own scheduler, named through ours
     "Model Runner V2 requires Triton",
     "Triton is ",
+    "Selected CPU core number (",  # with one core, vLLM reserves none for other processes
     "libtcmalloc is not found",
     "libiomp is not found",
     "Enforce eager set",

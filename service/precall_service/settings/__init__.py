@@ -6,12 +6,16 @@ Owns: every setting, with its default and unit. Each package gets its settings a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PositiveInt, SecretStr
+from pydantic import (
+    Field,
+    JsonValue,
+    PositiveInt,
+    SecretStr,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -23,33 +27,20 @@ from pydantic_settings import (
 from precall_service.admission import AdmissionLimits
 from precall_service.agent.limits import AgentLimits
 from precall_service.cache.limits import CacheLimits
-from precall_service.domain.events import Predictor
-from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.domain.turn import TurnLimits
 from precall_service.engine.openai.config import LimitField
 from precall_service.engine.supervisor import RestartPolicy
-from precall_service.speculation.limits import SpeculationLimits, StageKey
+from precall_service.settings.section import Bytes, Count, Seconds, SecondsOrZero, Section
+from precall_service.settings.speculation import SpeculationSection
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
-
-# The upper bounds are what gRPC can carry: it counts bytes and milliseconds in 31 bits.
-Bytes = Annotated[int, Field(ge=1 << 10, le=1 << 28)]
-Count = Annotated[int, Field(ge=1, lt=1 << 31)]
-Seconds = Annotated[float, Field(gt=0, le=1e6)]
-SecondsOrZero = Annotated[float, Field(ge=0, le=1e6)]
-
-_STAGE_KEY: Final = r"(\*|[A-Za-z0-9_-]{1,64})(/(cache|early_dispatch|history|fork))?"
 
 VARIABLE_PREFIX: Final = "PRECALL_"
 OTHER_VARIABLES: Final = frozenset({"PRECALL_ADDRESS", "PRECALL_CACHE_DIR", "PRECALL_LOG_LEVEL"})
 """PRECALL_* variables that are not settings of the service."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ServerSection(_Section):
+class ServerSection(Section):
     """`[server]`: where to listen."""
 
     host: str = "127.0.0.1"
@@ -78,7 +69,7 @@ class ServerSection(_Section):
         )
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """`[engine]`: the model and how it is served."""
 
     backend: Literal["vllm", "openai"] = "vllm"
@@ -108,7 +99,7 @@ class EngineSection(_Section):
     restart_backoff_first_s: Seconds = 1.0
     restart_backoff_max_s: Seconds = 60.0
     cache_dir: Path | None = None
-    vllm: dict[str, JsonValue] = {}
+    vllm: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Any argument of vLLM's engine by name, such as max_num_seqs."""
 
     def restart_policy(self) -> RestartPolicy:
@@ -118,7 +109,7 @@ class EngineSection(_Section):
         )
 
 
-class OpenAiSection(_Section):
+class OpenAiSection(Section):
     """`[openai]`: the OpenAI-compatible server that takes the place of an engine."""
 
     url: Annotated[str, Field(pattern=r"^https?://")] | None = None
@@ -137,7 +128,7 @@ class OpenAiSection(_Section):
     tries_max: Annotated[int, Field(ge=1, le=10)] = 3
 
 
-class AdmissionSection(_Section):
+class AdmissionSection(Section):
     """`[admission]`: how many turns may wait, and how long a turn keeps its share during calls."""
 
     waiting_max: Count = 1024
@@ -155,7 +146,7 @@ class AdmissionSection(_Section):
         )
 
 
-class ConversationSection(_Section):
+class ConversationSection(Section):
     """`[conversations]`: the limits of conversations and turns."""
 
     conversations_max: Count = 10_000
@@ -183,7 +174,7 @@ class ConversationSection(_Section):
         )
 
 
-class ToolSection(_Section):
+class ToolSection(Section):
     """`[tools]`: the limits of tools and their runs."""
 
     tools_max: Count = 128
@@ -204,7 +195,7 @@ class ToolSection(_Section):
         )
 
 
-class CacheSection(_Section):
+class CacheSection(Section):
     """`[cache]`: the cache of tool results."""
 
     store_url: SecretStr | None = None
@@ -230,68 +221,7 @@ class CacheSection(_Section):
         )
 
 
-Mode = Literal["off", "shadow", "issue"]
-PredictorChoice = Literal["cache", "early_dispatch", "history", "fork"]
-
-
-def _checked_stage_key(key: str) -> str:
-    if not re.fullmatch(_STAGE_KEY, key):
-        raise ValueError(
-            f'name "TOOL", "TOOL/PREDICTOR" or "*/PREDICTOR", where PREDICTOR is one of '
-            f"{', '.join(get_args(PredictorChoice))}"
-        )
-    return key
-
-
-class SpeculationSection(_Section):
-    """`[speculation]`: which predicted calls may run early. Tools must allow it, too."""
-
-    mode: Mode = "issue"
-    """The most that a conversation gets, and what it gets if it asks for nothing."""
-    predictors: frozenset[PredictorChoice] = frozenset(get_args(PredictorChoice))
-    depth_max: Annotated[int, Field(ge=1, le=8)] = 2
-    verify_drafts: bool = True
-    """Whether predicted calls are verified in the engine instead of generated."""
-    open_world_tools: frozenset[str] = frozenset()
-    """Tools that may run early although they are declared as open-world."""
-    stages: dict[Annotated[str, AfterValidator(_checked_stage_key)], Mode] = {}
-    """Fixed stages, by "tool", "tool/predictor" or "*/predictor"."""
-    waste_weight: Annotated[float, Field(ge=0, le=1000)] = 0.2
-    margin_s: SecondsOrZero = 0.01
-    predictions_per_turn_max: Annotated[int, Field(ge=1, le=1024)] = 64
-    running_per_turn_max: Count = 4
-    running_per_tenant_max: Count = 32
-    waste_per_minute_s: SecondsOrZero = 60.0
-    result_age_max_s: Seconds = 60.0
-    breaker_failures: Count = 5
-    breaker_s: Seconds = 30.0
-    forks_max: Annotated[int, Field(ge=0, le=1024)] = 8
-    fork_tokens_max: Annotated[int, Field(ge=1, le=1 << 16)] = 192
-
-    def limits(self) -> SpeculationLimits:
-        """Returns the limits of speculation."""
-        most = {"mode", "predictors", "depth_max", "verify_drafts"}
-        own = most | {"open_world_tools", "stages"}
-        return SpeculationLimits(
-            most=SpeculationSettings(
-                mode=SpeculationMode[self.mode.upper()],
-                predictors=frozenset(Predictor[each.upper()] for each in self.predictors),
-                max_depth=self.depth_max,
-                verify_drafts=self.verify_drafts,
-            ),
-            stages={
-                _stage_key(key): SpeculationMode[mode.upper()] for key, mode in self.stages.items()
-            },
-            **self.model_dump(exclude=own),
-        )
-
-
-def _stage_key(key: str) -> StageKey:
-    tool, _, predictor = key.partition("/")
-    return tool, Predictor[predictor.upper()] if predictor else None
-
-
-class TracingSection(_Section):
+class TracingSection(Section):
     """`[tracing]`: where spans are sent. They never hold messages, arguments or results."""
 
     otlp_endpoint: str | None = None
