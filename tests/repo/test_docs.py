@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ from tests.repo.files import ROOT, text, written
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.M)
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 HEADING = re.compile(r"^#+\s+(.+)$", re.M)
-SETTINGS = re.compile(r"^## `\[(\w+)\]`\n\n\| setting \|.*\n.*\n((?:\|.*\n)+)", re.M)
+SETTINGS = re.compile(r"^##+ `\[([\w.]+)\]`\n\n\| setting \|.*\n.*\n((?:\|.*\n)+)", re.M)
 
 
 def anchors(path: Path) -> set[str]:
@@ -52,6 +52,15 @@ def test_client_and_service_have_the_same_version() -> None:
     assert precall.__version__ == precall_service.__version__
 
 
+def sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Yields the name of each section inside a model, at any depth, and its settings."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield prefix + name, set(inner.model_fields)
+            yield from sections(inner, f"{prefix}{name}.")
+
+
 def test_every_setting_is_documented() -> None:
     documented = {
         section: set(
@@ -59,9 +68,6 @@ def test_every_setting_is_documented() -> None:
         )
         for section, rows in SETTINGS.findall(text("docs/configuration.md"))
     }
-    settings = {
-        section: set(cast("type[BaseModel]", field.annotation).model_fields)
-        for section, field in Settings.model_fields.items()
-    }
+    settings = dict(sections(Settings))
     settings["engine"].remove("vllm")  # vLLM's own arguments have a section of the document
     assert documented == settings
