@@ -45,6 +45,7 @@ BENCHES = (
     "speculation_wrong",
     "speculation_off",
     "speculation_memory",
+    "draft_model",
 )
 _NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 
