@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from precall.v1 import agent_pb2, prediction_pb2, tool_pb2, turn_pb2
+from precall_service.cli.launch import draft_server
 from precall_service.engine.base import EngineStartError
+from precall_service.engine.openai.factory import OpenAiEngineFactory
 from precall_service.engine.supervisor import EngineState
+from precall_service.settings import load_settings
+from tests.support.openai_server import OpenAiServer, Sent, call, refused, whole
 from tests.support.scripts import Pause, always, calls, says
 from tests.support.stream import (
     WEATHER,
@@ -106,3 +111,67 @@ async def test_a_draft_model_that_cannot_start_is_not_used(
         assert "the engine of the draft model is not used: there is no such parser" in caplog.text
         assert await health(server.channel) == "SERVING"
         await answered(server)
+
+
+ROME_CALLED = whole({"content": None, "tool_calls": [call(*ROME, call_id="a")]}, "tool_calls")
+
+
+def on_server(server: OpenAiServer) -> OpenAiEngineFactory:
+    section = {"draft_model": {"model": "tiny", "url": server.url, "samples": 1}}
+    settings = load_settings(None, {"speculation": section})  # pyright: ignore[reportArgumentType]
+    return OpenAiEngineFactory(draft_server(settings, server.url))
+
+
+async def test_a_draft_model_may_be_on_another_server() -> None:
+    gate = asyncio.Event()
+    script = [[Pause(gate), *calls(ROME)], says("Sunny.")]
+    elsewhere = OpenAiServer([ROME_CALLED])
+    async with (
+        elsewhere.running(),
+        running_server(script, draft_factory=on_server(elsewhere), speculation=ONE) as server,
+    ):
+        await draft_state(server, EngineState.READY)
+        stream = await server.opened(SAFE)
+        await stream.start()
+        invoke = await stream.invoked()
+        assert invoke.prediction_id
+        gate.set()
+        await stream.answer(invoke.invocation_id, '"sunny"')
+        completed = await stream.call_completed()
+        assert completed.source == turn_pb2.RESULT_SOURCE_SPECULATIVE
+        await stream.completed()
+        await stream.close()
+    asked = elsewhere.asked[0]
+    assert not asked.get("stream"), "servers stream the arguments of some models wrongly"
+    assert [tool["function"]["name"] for tool in asked["tools"]] == ["weather"]
+    assert (asked["temperature"], asked["max_tokens"]) == (0.7, 256)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refused("429 Too Many Requests", "slow down", "Retry-After: 60"),
+        refused("500 Internal Server Error", "oops"),
+        replace(ROME_CALLED, body=b"<html>"),
+        replace(ROME_CALLED, hangs=True, body=b""),
+        whole({"content": None, "tool_calls": [call("delete", "{}", call_id="a")]}, "tool_calls"),
+    ],
+    ids=["busy", "broken", "garbage", "silent", "another tool"],
+)
+async def test_a_server_that_fails_costs_its_predictions_alone(answer: Sent) -> None:
+    elsewhere = OpenAiServer([answer])
+    gate = asyncio.Event()
+    script = always([Pause(gate), *says("Hi.")])
+    async with (
+        elsewhere.running(),
+        running_server(script, draft_factory=on_server(elsewhere), speculation=ONE) as server,
+    ):
+        await draft_state(server, EngineState.READY)
+        stream = await server.opened(SAFE)
+        await stream.start()
+        await eventually(lambda: bool(elsewhere.asked))
+        gate.set()
+        ended = await stream.completed()
+        assert ended.outcome == turn_pb2.TURN_OUTCOME_ANSWERED
+        assert ended.report.predictions == 0
+        await stream.close()

@@ -22,6 +22,7 @@ from typing import Final
 
 from precall_service.agent.account import StepBegan
 from precall_service.agent.engine_load import LoadWatch
+from precall_service.agent.room import room_for
 from precall_service.agent.written_calls import WrittenCalls
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import ServiceError
@@ -34,7 +35,6 @@ from precall_service.engine.base import (
     Priority,
     Prompt,
     StepSpec,
-    room_for,
 )
 from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.speculation.base import SampledCall, Samples
