@@ -70,7 +70,8 @@ class Branches:
         """Ends the youngest branches that hold slots which admitted turns need."""
         kept = max(0, slots - self._admission.admitted)
         for task in tuple(self._running)[kept:]:
-            task.cancel()
+            if not task.cancelling():  # a second time would cut its abort short
+                task.cancel()
 
     def off(
         self,

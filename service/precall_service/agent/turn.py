@@ -159,7 +159,6 @@ class Turn:
         expected = begins + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
             await self._wait_for_admission(share)
-            services.speculation.branches.make_room(engine.info.sequences_max)
             tokens = await self._step_until_done(prompt, share)
         if self._outcome is TurnOutcome.ANSWERED:  # a cut turn would have grown further
             services.growth.observe(tenant, tool_set, tokens - begins)
@@ -199,7 +198,10 @@ class Turn:
         """Runs steps until the turn has its outcome; returns the KV tokens that it then holds."""
         engine = self._engine()  # maybe a new one: the prompt fits any engine
         choice = self.spec.generation.tool_choice
+        branches = self._scope.services.speculation.branches
         while True:
+            # The share may have just been taken, for the first time or after slow tools.
+            branches.make_room(engine.info.sequences_max)
             step = await self._generate(engine, prompt, choice)
             held = step.end.usage.input_tokens + step.end.usage.output_tokens
             share.grow(held)

@@ -24,7 +24,7 @@ from precall_service.speculation.base import Branch, Candidate
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.tools.declarations import declare
 from tests.support import scripted_template as template
-from tests.support.agent import Agent, agent_on, scripted
+from tests.support.agent import HOLD_S, Agent, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_engine import INFO, ScriptedEngine
 from tests.support.scripts import Item, always, calls, in_turn, never, says, thinks, unsure
@@ -212,6 +212,11 @@ class Started:
     def running(self) -> list[bool]:
         return [not each.done() for each in self._tasks]
 
+    @property
+    def cancellations(self) -> list[int]:
+        """How often each was cancelled."""
+        return [each.cancelling() for each in self._tasks]
+
     async def cancel(self) -> None:
         for each in self._tasks:
             each.cancel()
@@ -285,6 +290,44 @@ async def test_a_branch_that_is_closed_is_aborted() -> None:
             await anext(found)
             assert await running(there) == 1
         assert await running(there) == 0
+
+
+async def test_a_turn_that_comes_back_from_its_tools_takes_the_slot_of_a_branch() -> None:
+    """Its share was given up, so the branch could take the slot. The engine has no other."""
+    script = in_turn(calls(ROME), says("done"), branches=always([never()]))
+    async with agent_on(scripted(script=script, sequences_max=2)) as there:
+        started = Started(there)
+        client = there.open(WEATHER)
+        await client.send()
+        await there.advance(HOLD_S)
+        with there.admission.enter("bob", 1):
+            assert await started.start(1) == [True]
+            await client.answer()
+            assert client.ending().text == "done"
+        assert started.running == [False]
+
+
+async def test_a_step_within_its_hold_time_leaves_branches_alone() -> None:
+    script = in_turn(calls(ROME), says("done"), branches=always([never()]))
+    async with agent_on(scripted(script=script, sequences_max=2)) as there:
+        started = Started(there)
+        client = there.open(WEATHER)
+        await client.send()
+        assert await started.start(2) == [True, False], "the turn keeps its slot"
+        await client.answer()
+        assert client.ending().text == "done"
+        assert started.running == [True, False]
+        await started.cancel()
+
+
+async def test_a_branch_that_makes_room_is_told_once() -> None:
+    """A second cancellation would cut the abort in the engine short."""
+    async with on_engine(10) as (there, started):
+        await started.start(1)
+        for _ in range(3):
+            there.speculation.branches.make_room(0)
+        await settle()
+        assert started.cancellations == [1]
 
 
 async def test_a_turn_that_is_admitted_takes_the_slot_of_a_branch() -> None:
