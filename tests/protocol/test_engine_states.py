@@ -231,7 +231,7 @@ async def test_server_info_describes_the_server_and_its_load() -> None:
             agent_pb2.CAPABILITY_SPECULATION,
         ]
         assert idle.limits.context_tokens_max == 8192
-        assert idle.load == agent_pb2.EngineLoad()
+        assert idle.load == agent_pb2.EngineLoad(turns_max=64)
         server.clock.advance(12.5)
         assert seconds((await server.info()).uptime) == 12.5
         stream = await server.opened()
@@ -260,7 +260,7 @@ async def test_an_engine_that_does_not_answer_delays_no_client(
         server.clock.advance(2.0)
         info = await asking
         assert info.engine_state == agent_pb2.ENGINE_STATE_READY
-        assert info.load == agent_pb2.EngineLoad()
+        assert info.load == agent_pb2.EngineLoad(turns_max=64)
         monkeypatch.undo()
 
 

@@ -206,13 +206,16 @@ class Agent:
         speculation: SpeculationLimits,
         *,
         draft_engines: Sequence[ScriptedEngine],
+        token_latency_s: float | None,
     ) -> None:
         rest = iter(engines)
         self.clock = ManualClock()
         self.supervisor = EngineSupervisor(
             ScriptedFactory(lambda: next(rest)), self.clock, RestartPolicy()
         )
-        self.admission = Admission(self.clock, AdmissionLimits(hold_s=HOLD_S))
+        self.admission = Admission(
+            self.clock, AdmissionLimits(hold_s=HOLD_S, token_latency_s=token_latency_s)
+        )
         drafting = iter(draft_engines)
         self.draft_supervisor = EngineSupervisor(
             ScriptedFactory(lambda: next(drafting)), self.clock, RestartPolicy()
@@ -328,6 +331,7 @@ async def agent_on(
     predictors: Sequence[Predictor] | Callable[[ToolCache], Sequence[Predictor]] = (),
     speculation: SpeculationLimits | None = None,
     draft_engines: Sequence[ScriptedEngine] = (),
+    token_latency_s: float | None = None,
 ) -> AsyncGenerator[Agent]:
     """An agent on these engines, one after the other. The end of the block closes and checks it.
 
@@ -340,6 +344,7 @@ async def agent_on(
         predictors,
         speculation or SpeculationLimits(),
         draft_engines=draft_engines,
+        token_latency_s=token_latency_s,
     )
     await there.supervisor.start(lambda _stage, _fraction: None)
     running: list[asyncio.Task[None]] = [asyncio.create_task(there.supervisor.run())]

@@ -20,6 +20,7 @@ class Door:
         kv_tokens: int = 1000,
         waiting_max: int = 100,
         waiting_per_tenant_max: int = 100,
+        token_latency_s: float | None = None,
     ) -> None:
         self.clock = ManualClock()
         limits = AdmissionLimits(
@@ -27,6 +28,7 @@ class Door:
             waiting_per_tenant_max=waiting_per_tenant_max,
             hold_s=HOLD_S,
             retry_after_s=3.0,
+            token_latency_s=token_latency_s,
         )
         self.admission = Admission(self.clock, limits)
         self.resize(slots=slots, kv_tokens=kv_tokens)

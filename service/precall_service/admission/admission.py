@@ -9,6 +9,9 @@ Concurrency: one event loop; all methods but `queue_position` and `resume` are s
 Order of admission: first the turns that return after they gave up their share, then new turns,
 round robin over tenants and in order of arrival within one tenant. The head of that order is never
 skipped for a smaller turn behind it, so that a large turn cannot starve.
+
+With a target for the time of a token, fewer turns may be admitted than the engine has slots. Turns
+that are admitted keep their shares, and one always runs.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from precall_service.admission.latency import LatencyControl
 from precall_service.domain.clock import Clock, Timer
 from precall_service.domain.errors import Reason, ServiceError
 
@@ -42,6 +46,7 @@ class AdmissionLimits:
         hold_s: Most tools answer within a second or two (86 to 95 % in published coding traces).
             After this time a held share costs other turns more than the re-prefill costs this one.
         wait_max_s: How long a turn may wait for its first admission.
+        token_latency_s: The time that a token may take, on average; None: any time.
     """
 
     waiting_max: int = 1024
@@ -49,6 +54,7 @@ class AdmissionLimits:
     hold_s: float = 5.0
     wait_max_s: float = 600.0
     retry_after_s: float = 1.0
+    token_latency_s: float | None = None
 
 
 class _State(enum.Enum):
@@ -91,6 +97,11 @@ class Share:
         """The state of the share."""
         return self._state
 
+    @property
+    def paused(self) -> bool:
+        """Whether the turn holds its share while its tools run."""
+        return self._hold is not None
+
     async def queue_position(self) -> int | None:
         """Waits for a queue position that this method has not returned last; None once admitted.
 
@@ -116,6 +127,7 @@ class Share:
             self._hold = admission.clock.call_later(
                 admission.limits.hold_s, lambda: admission.park(self)
             )
+            admission.paused()
 
     async def resume(self) -> None:
         """Returns once the turn may generate again, which is at once within the hold time.
@@ -153,6 +165,8 @@ class Admission:
     def __init__(self, clock: Clock, limits: AdmissionLimits) -> None:
         self.clock = clock
         self.limits = limits
+        target_s = limits.token_latency_s
+        self._latency = None if target_s is None else LatencyControl(clock, target_s)
         self._capacity = Capacity(slots=0, kv_tokens=0)
         self._admitted: set[Share] = set()
         self._tokens_held = 0
@@ -169,6 +183,34 @@ class Admission:
     def waiting(self) -> int:
         """Turns that wait, returning ones included."""
         return len(self._returning) + sum(map(len, self._waiting.values()))
+
+    @property
+    def turns_max(self) -> int:
+        """How many turns may hold a share now, if their KV fits. 0: there is no engine."""
+        slots = self._capacity.slots
+        return slots if self._latency is None else min(slots, self._latency.turns_max)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the time of tokens counts, so that `observe_tokens` must be called."""
+        return self._latency is not None
+
+    @property
+    def speculation_width(self) -> float:
+        """How much speculation the time of tokens allows, from 0 to 1."""
+        return 1.0 if self._latency is None else self._latency.width
+
+    def observe_tokens(self, seconds: float, tokens: int, *, speculating: bool) -> None:
+        """Notes how long a turn took to sample tokens, and whether speculation ran beside it.
+
+        The most turns and the width of speculation may change by that.
+        """
+        latency = self._latency
+        if latency is not None and latency.observe(
+            seconds, tokens, turns=self.admitted, speculating=speculating
+        ):
+            latency.decide(waiting=self.waiting > 0 and self.admitted >= self.turns_max)
+            self._admit()
 
     def resize(self, capacity: Capacity) -> None:
         """Sets the engine's capacity. Turns already admitted keep their shares."""
@@ -201,6 +243,11 @@ class Admission:
             if share in self._admitted:
                 self._tokens_held += tokens - share.tokens
             share.tokens = tokens
+
+    def paused(self) -> None:
+        """Notes that a turn waits for its tools. If no other runs, the next one may start."""
+        if self._latency is not None:
+            self._admit()
 
     def park(self, share: Share) -> None:
         """Takes the share from a turn that waits for its tools."""
@@ -257,10 +304,13 @@ class Admission:
             return False
         if not self._admitted:
             return True
-        kv_tokens = self._capacity.kv_tokens
-        return len(self._admitted) < self._capacity.slots and (
-            kv_tokens is None or self._tokens_held + share.tokens <= kv_tokens
-        )
+        admitted, kv_tokens = len(self._admitted), self._capacity.kv_tokens
+        if admitted >= self._capacity.slots or (
+            kv_tokens is not None and self._tokens_held + share.tokens > kv_tokens
+        ):
+            return False
+        # A target for tokens keeps no turn out while none are generated.
+        return admitted < self.turns_max or all(each.paused for each in self._admitted)
 
     def _pop_waiting(self) -> None:
         tenant, queue = next(iter(self._waiting.items()))

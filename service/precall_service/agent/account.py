@@ -55,11 +55,13 @@ class Sampled:
     """The engine sampled these tokens, which completed these pieces.
 
     The step's prompt and all tokens sampled so far are exactly what the model has read, so a
-    branch or a draft can start there at any moment.
+    branch or a draft can start there at any moment. `asked_at` is when the turn had delivered what
+    came before and asked for them: a client that reads slowly delays that.
     """
 
     token_ids: tuple[int, ...]
     pieces: tuple[Piece, ...]
+    asked_at: float
 
 
 @dataclass(frozen=True, slots=True)

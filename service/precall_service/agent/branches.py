@@ -2,7 +2,7 @@
 
 A branch skips the rest of the reasoning and writes the calls that the model would make now. It
 lives on what the admission leaves free: it starts only if a slot of the engine is free, and ends
-when a turn needs that slot.
+when a turn needs that slot, or when tokens come too slowly for any speculation.
 
 Owns: the branches that run.
 """
@@ -117,7 +117,7 @@ class Branches:
                 reader = _CandidateReader()
                 async with aclosing(engine.generate(start, branch_spec)) as chunks:
                     async for chunk in chunks:
-                        if not isinstance(chunk, Chunk):
+                        if not isinstance(chunk, Chunk) or not self._admission.speculation_width:
                             return
                         for candidate in reader.read(chunk):
                             yield candidate

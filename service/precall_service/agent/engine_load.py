@@ -1,6 +1,6 @@
 """How much speculation the engine's load allows: less and less as it fills up, and none when full.
 
-Owns: the latest sample of the load.
+Owns: the latest sample of the load, and the pace of the latest steps.
 Concurrency: one event loop. A sample is taken at most once a second, and only if one is asked for.
 """
 
@@ -95,7 +95,11 @@ class LoadWatch:
             self._load.running / info.sequences_max,
             self._admission.admitted / info.sequences_max,
         )
-        return min(_between(used, CALM, FULL), _between(self._slowness(), 1.0, SLOW))
+        return min(
+            _between(used, CALM, FULL),
+            _between(self._slowness(), 1.0, SLOW),
+            self._admission.speculation_width,
+        )
 
     @property
     def branch_cost(self) -> float:
@@ -104,19 +108,18 @@ class LoadWatch:
             return BRANCH_COST
         return max(BRANCH_COST_MIN, statistics.median(self._branch_costs))
 
-    def observe_branches(self, alone: Pace, beside: Pace) -> None:
+    def observe_step(self, alone: Pace, beside: Pace) -> None:
         """Notes how fast a step was without branches of any turn beside it, and with them.
 
-        Steps are not compared with one another, because the engine's load changes between them.
+        What branches cost is told by steps that had both. Steps are not compared with one another
+        for that, because the engine's load changes between them.
         """
+        tokens = alone.tokens + beside.tokens
+        if tokens >= STEP_TOKENS_MIN:
+            self._token_times.append((alone.seconds + beside.seconds) / tokens)
         if min(alone.tokens, beside.tokens) >= PACE_TOKENS_MIN and beside.seconds > 0:
             alone_s = alone.seconds / alone.tokens
             self._branch_costs.append(1.0 - alone_s * beside.tokens / beside.seconds)
-
-    def observe_step(self, seconds: float, tokens: int) -> None:
-        """Notes how long a step took to generate so many tokens after the first one."""
-        if tokens >= STEP_TOKENS_MIN:
-            self._token_times.append(seconds / tokens)
 
     def _slowness(self) -> float:
         """Returns how much longer a token takes now than in the faster ones of the latest steps."""

@@ -131,16 +131,18 @@ class StepReader:
             EngineDiedError, ServiceError: from the engine.
         On cancel: the generation is aborted; `text` and `calls_told` remain valid.
         """
+        asked_at = self._clock.now()
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, StepEnd):
                     return self._finished(chunk)
                 self.begun = True
                 pieces = self._pieces(chunk.pieces)
-                self._account.note(Sampled(chunk.token_ids, pieces))
+                self._account.note(Sampled(chunk.token_ids, pieces, asked_at))
                 for piece in pieces:
                     await self._emit(piece)
                     self._told(piece)
+                asked_at = self._clock.now()
         raise AssertionError("the engine ended a generation without a StepEnd")
 
     def _pieces(self, pieces: Sequence[base.Piece]) -> tuple[Piece, ...]:

@@ -52,7 +52,9 @@ class StepDrafts:
         if prediction.step != began.step or prediction.key in self._drafted:
             return
         tool = self._record.tool(prediction.key.tool_name)
-        if len(self._drafted) < DRAFTS_MAX and self._shared.policy.worth_drafting(prediction, tool):
+        if len(self._drafted) < DRAFTS_MAX and self._shared.policy.worth_drafting(
+            prediction, tool, width=self._services.admission.speculation_width
+        ):
             self._drafted.add(prediction.key)
             self._shared.spawn(_stage(engine, began.spec, prediction.key))
 

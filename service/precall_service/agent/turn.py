@@ -21,6 +21,7 @@ from precall_service.agent.account import TurnAccount
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
 from precall_service.agent.outbox import Emit, Offer, Push
+from precall_service.agent.pace import TurnPace
 from precall_service.agent.report import TurnReporter
 from precall_service.agent.room import room_for
 from precall_service.agent.scope import TurnScope
@@ -75,6 +76,8 @@ class Turn:
             tell=push,
             trace_context=self._spans.prediction_context,
         )
+        if self._speculation.active or services.admission.measures:
+            account.add(TurnPace(services.admission, services.speculation))
         if self._speculation.active:
             account.add(self._speculation)
         self._scope = scope = TurnScope(

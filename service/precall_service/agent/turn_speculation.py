@@ -24,7 +24,6 @@ from precall_service.agent.account import (
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.early_run import EarlyRun
 from precall_service.agent.early_runs import EarlyRuns
-from precall_service.agent.engine_load import Pace
 from precall_service.agent.outbox import Push
 from precall_service.agent.proposals import Proposals
 from precall_service.agent.situations import Situations
@@ -88,11 +87,7 @@ class TurnSpeculation:
         self._proposals = Proposals(
             services, context, self._ledger, self._runs, self._situations, drafts=self._drafts
         )
-        self._first_token_at = self._step_ended_at = 0.0
-        self._sampled_at: float | None = None
-        """When the step sampled its latest tokens; None before its first."""
-        self._alone, self._beside = Pace(), Pace()
-        """The pace of the current step, without branches of any turn beside it, and with them."""
+        self._step_ended_at = 0.0
         self._calls: dict[str, tuple[CallKey | None, str]] = {}
         """The calls of the current step by id: their keys, and the names of their tools."""
         self._claimed: dict[str, Prediction] = {}
@@ -110,21 +105,12 @@ class TurnSpeculation:
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
         if type(happening) is Sampled:  # the hot path: tested first, without `match`
-            if self._sampled_at is None:
-                self._first_token_at = at
-            else:
-                pace = self._beside if self._shared.branches.running else self._alone
-                pace.add(at - self._sampled_at, len(happening.token_ids))
-            self._sampled_at = at
             self._sampled(happening)
             return
         match happening:
             case StepBegan():
-                self._begin_step(at, happening)
-            case StepCompleted(_, finish, usage):
-                tokens = usage.output_tokens - 1
-                self._shared.load.observe_step(at - self._first_token_at, tokens)
-                self._shared.load.observe_branches(self._alone, self._beside)
+                self._begin_step(happening)
+            case StepCompleted(_, finish):
                 self._step_ended_at = at
                 self._end_step(finish)
             case ToolCallCompleted():
@@ -142,13 +128,11 @@ class TurnSpeculation:
             self._discard(prediction, reason)
         self._teach()
 
-    def _begin_step(self, at: float, began: StepBegan) -> None:
+    def _begin_step(self, began: StepBegan) -> None:
         self._teach()
         self._calls.clear()
         self._claimed.clear()
         self._run_times.clear()
-        self._sampled_at = None
-        self._alone, self._beside = Pace(), Pace()
         self._situations.begin_step(began)
         self._drafts.begin_step(began)
         self._proposals.ask(Moment.STEP_BEGAN)

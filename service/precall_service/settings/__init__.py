@@ -135,6 +135,8 @@ class AdmissionSection(Section):
     waiting_per_tenant_max: Count = 256
     hold_s: SecondsOrZero = 5.0
     wait_max_s: Seconds = 600.0
+    token_latency_s: Seconds | None = None
+    """The time that a token may take, on average over the running turns. None: any time."""
 
     def limits(self) -> AdmissionLimits:
         """Returns the limits of the admission."""
@@ -143,6 +145,7 @@ class AdmissionSection(Section):
             waiting_per_tenant_max=self.waiting_per_tenant_max,
             hold_s=self.hold_s,
             wait_max_s=self.wait_max_s,
+            token_latency_s=self.token_latency_s,
         )
 
 

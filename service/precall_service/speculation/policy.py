@@ -100,13 +100,16 @@ class Policy:
         overlap_s = max(tenant.tool(name).run_times.within(place.lead_s) for name in tools)
         return place.win_rate * overlap_s > cost * place.takes_s or tenant.explores()
 
-    def worth_drafting(self, prediction: Prediction, tool: ToolRecord) -> bool:
+    def worth_drafting(self, prediction: Prediction, tool: ToolRecord, *, width: float) -> bool:
         """Returns whether the engine should verify a predicted call instead of generating it.
+
+        `width` is how much speculation the time of tokens allows, from 0 to 1. The narrower, the
+        surer a draft has to be.
 
         A draft that is wrong costs about two steps of the engine, and one that is right saves
         nearly as many as the call has tokens, which are twenty and more.
         """
-        return self.probability(prediction, tool) >= DRAFT_PROBABILITY_MIN
+        return self.probability(prediction, tool) >= max(DRAFT_PROBABILITY_MIN, 1.0 - width)
 
     def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the expected value of running a prediction early, in seconds."""

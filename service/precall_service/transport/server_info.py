@@ -95,6 +95,7 @@ class ServerInfo:
                 kv_cache_usage=load.kv_usage,
                 admitted_turns=self.admission.admitted,
                 waiting_turns=self.admission.waiting,
+                turns_max=self.admission.turns_max,
             ),
             uptime=duration(self.clock.now() - self.started_at),
         )

@@ -27,7 +27,7 @@ from tests.support import scripted_template as template
 from tests.support.agent import HOLD_S, Agent, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_engine import INFO, ScriptedEngine
-from tests.support.scripts import Item, always, calls, in_turn, never, says, thinks, unsure
+from tests.support.scripts import Item, Pause, always, calls, in_turn, never, says, thinks, unsure
 from tests.support.speculating import WEATHER
 from tests.support.tools import tool_limits
 
@@ -328,6 +328,22 @@ async def test_a_branch_that_makes_room_is_told_once() -> None:
             there.speculation.branches.make_room(0)
         await settle()
         assert started.cancellations == [1]
+
+
+async def test_branches_end_when_tokens_come_too_slowly_for_any() -> None:
+    gate = Pause(asyncio.Event())
+    branch = [*calls(ROME), gate, *calls(OSLO, first=1), never()]
+    async with agent_on(writes(*branch), token_latency_s=0.05) as there:
+        started = Started(there)
+        assert await started.start(1) == [True]
+        there.resize()
+        for _ in range(2):
+            there.clock.advance(10.0)
+            there.admission.observe_tokens(1e3, 1000, speculating=True)
+        assert there.admission.speculation_width == 0
+        gate.event.set()
+        await settle()
+        assert await started.start(1) == [False, False]
 
 
 async def test_a_turn_that_is_admitted_takes_the_slot_of_a_branch() -> None:

@@ -167,28 +167,28 @@ async def test_a_load_that_is_not_told_changes_nothing(there: Agent, load: Load)
 async def test_slow_tokens_allow_less(there: Agent, slower: float, allowance: float) -> None:
     load = there.speculation.load
     for _ in range(20):
-        load.observe_step(1.0, 100)
+        load.observe_step(Pace(1.0, 100), Pace())
     for _ in range(3):
-        load.observe_step(slower, 100)
+        load.observe_step(Pace(slower, 100), Pace())
     assert load.allowance() == pytest.approx(allowance)
     for _ in range(STEPS):
-        load.observe_step(slower, 100)
+        load.observe_step(Pace(slower, 100), Pace())
     assert load.allowance() == 1, "after some time, that is usual"
 
 
 async def test_one_slow_step_says_nothing(there: Agent) -> None:
     load = there.speculation.load
     for seconds in (1.0, 1.0, 1.0, 1.0, 60.0, 1.0):
-        load.observe_step(seconds, 100)
+        load.observe_step(Pace(seconds, 100), Pace())
         assert load.allowance() == 1
 
 
 async def test_short_steps_and_the_first_ones_say_nothing(there: Agent) -> None:
     load = there.speculation.load
     for _ in range(STEPS):
-        load.observe_step(0.001, STEP_TOKENS_MIN - 1)
+        load.observe_step(Pace(0.001, STEP_TOKENS_MIN - 1), Pace())
     for seconds in (1.0, 50.0, 50.0):
-        load.observe_step(seconds, STEP_TOKENS_MIN)
+        load.observe_step(Pace(seconds, STEP_TOKENS_MIN), Pace())
     assert load.allowance() == 1
 
 
@@ -210,7 +210,7 @@ async def test_at_a_full_engine_turns_predict_nothing_that_costs() -> None:
 async def test_steps_of_turns_tell_how_slow_the_engine_is() -> None:
     thinking = Thinking()
     slow = [1.0] * 4 + [3.0] * 3
-    steps = [[*thinks("x" * 20), *thinking.then()] for _ in slow]
+    steps = [[*thinks("x", "x" * 20), *thinking.then()] for _ in slow]
     async with agent_on(scripted(*steps)) as there:
         client = there.open(WEATHER)
         for step, seconds in enumerate(slow):
@@ -220,6 +220,15 @@ async def test_steps_of_turns_tell_how_slow_the_engine_is() -> None:
         assert there.speculation.load.allowance() == 0
 
 
+async def test_a_target_for_the_time_of_a_token_allows_less() -> None:
+    engine = scripted(sequences_max=SLOTS)
+    async with agent_on(engine, token_latency_s=0.05) as there:
+        for allowance in (1.0, 0.25, 0.0):
+            assert there.speculation.load.allowance() == allowance
+            there.clock.advance(10.0)
+            there.admission.observe_tokens(1e3, 1000, speculating=True)
+
+
 # What branches cost.
 
 
@@ -227,10 +236,10 @@ async def test_the_cost_of_branches_is_measured_in_steps_that_had_both(there: Ag
     watch = there.speculation.load
     for number in range(BRANCHED_MIN):
         assert watch.branch_cost == BRANCH_COST, f"after {number} steps"
-        watch.observe_branches(alone=Pace(1.0, 10), beside=Pace(2.5, 20))
+        watch.observe_step(alone=Pace(1.0, 10), beside=Pace(2.5, 20))
     assert watch.branch_cost == pytest.approx(0.2)
     for _ in range(STEPS):
-        watch.observe_branches(alone=Pace(2.0, 10), beside=Pace(1.0, 10))
+        watch.observe_step(alone=Pace(2.0, 10), beside=Pace(1.0, 10))
     assert watch.branch_cost == BRANCH_COST_MIN, "noise may make it look like a gain"
 
 
@@ -238,8 +247,8 @@ async def test_steps_are_not_compared_with_one_another(there: Agent) -> None:
     """A busy engine makes every step slow. That says nothing of branches."""
     watch = there.speculation.load
     for _ in range(STEPS):
-        watch.observe_branches(alone=Pace(100.0, 10), beside=Pace())
-        watch.observe_branches(alone=Pace(), beside=Pace(1.0, 10))
+        watch.observe_step(alone=Pace(100.0, 10), beside=Pace())
+        watch.observe_step(alone=Pace(), beside=Pace(1.0, 10))
     assert watch.branch_cost == BRANCH_COST
 
 
@@ -247,8 +256,8 @@ async def test_a_few_tokens_say_nothing_of_what_branches_cost(there: Agent) -> N
     watch = there.speculation.load
     few = PACE_TOKENS_MIN - 1
     for _ in range(STEPS):
-        watch.observe_branches(alone=Pace(1.0, 10), beside=Pace(2.0, few))
-        watch.observe_branches(alone=Pace(1.0, few), beside=Pace(2.0, 10))
+        watch.observe_step(alone=Pace(1.0, 10), beside=Pace(2.0, few))
+        watch.observe_step(alone=Pace(1.0, few), beside=Pace(2.0, 10))
     assert watch.branch_cost == BRANCH_COST
 
 

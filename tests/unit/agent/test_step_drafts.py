@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from precall_service.agent.step_drafts import DRAFTS_MAX
 from precall_service.domain.speculation import SpeculationSettings
 from precall_service.engine.base import Draft, Feature
@@ -46,6 +48,23 @@ async def test_the_same_call_is_drafted_once() -> None:
 
 async def test_a_call_that_is_hardly_likely_is_not_drafted() -> None:
     assert await drafted(Told(first_step(weather(confidence=0.0)))) == [[]]
+
+
+@pytest.mark.parametrize(("windows", "sure", "unsure"), [(0, 1, 1), (1, 1, 0), (2, 0, 0)])
+async def test_the_slower_tokens_come_the_surer_a_draft_has_to_be(
+    windows: int, sure: int, unsure: int
+) -> None:
+    thinking = Thinking()
+    engine = scripted(thinking.then(), thinking.then())
+    told = Told(first_step(weather("Rome"), weather("Oslo", confidence=0.3)))
+    async with agent_on(engine, predictors=[told], token_latency_s=0.05) as there:
+        for _ in range(windows):
+            there.clock.advance(10.0)
+            there.admission.observe_tokens(1e3, 1000, speculating=True)
+        await there.open(WEATHER).send()
+        [spec] = engine.specs
+        texts = [draft.arguments_json for draft in engine.drafts.get(spec.step_id, [])]
+        assert [sum(city in text for text in texts) for city in ("Rome", "Oslo")] == [sure, unsure]
 
 
 async def test_a_step_has_a_bounded_number_of_drafts() -> None:

@@ -218,6 +218,7 @@ def server_info(answer: agent_pb2.GetServerInfoResponse) -> ServerInfo:
             kv_cache_usage=answer.load.kv_cache_usage,
             admitted_turns=answer.load.admitted_turns,
             waiting_turns=answer.load.waiting_turns,
+            turns_max=answer.load.turns_max,
         ),
         uptime_s=seconds(answer.uptime),
     )

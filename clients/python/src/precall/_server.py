@@ -112,6 +112,8 @@ class EngineLoad:
     """Admitted turns."""
     waiting_turns: int = 0
     """Turns that wait for admission."""
+    turns_max: int = 0
+    """Turns that may be admitted now, if the KV cache has room for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

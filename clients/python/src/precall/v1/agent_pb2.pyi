@@ -889,6 +889,7 @@ class EngineLoad(_message.Message):
     KV_CACHE_USAGE_FIELD_NUMBER: _builtins.int
     ADMITTED_TURNS_FIELD_NUMBER: _builtins.int
     WAITING_TURNS_FIELD_NUMBER: _builtins.int
+    TURNS_MAX_FIELD_NUMBER: _builtins.int
     running_sequences: _builtins.int
     """As the engine reports: the sequences that it generates."""
     waiting_sequences: _builtins.int
@@ -899,6 +900,10 @@ class EngineLoad(_message.Message):
     """The turns that are admitted."""
     waiting_turns: _builtins.int
     """The turns that wait for admission."""
+    turns_max: _builtins.int
+    """The turns that may be admitted now, if the KV cache has room for them. It changes if the server has a target for the
+    time of a token.
+    """
     def __init__(
         self,
         *,
@@ -907,10 +912,11 @@ class EngineLoad(_message.Message):
         kv_cache_usage: _builtins.float = ...,
         admitted_turns: _builtins.int = ...,
         waiting_turns: _builtins.int = ...,
+        turns_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_turns", b"admitted_turns", "kv_cache_usage", b"kv_cache_usage", "running_sequences", b"running_sequences", "waiting_sequences", b"waiting_sequences", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_turns", b"admitted_turns", "kv_cache_usage", b"kv_cache_usage", "running_sequences", b"running_sequences", "turns_max", b"turns_max", "waiting_sequences", b"waiting_sequences", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
