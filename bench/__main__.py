@@ -40,6 +40,7 @@ BENCHES = (
     "drafts",
     "demo",
     "speculation_oracle",
+    "speculation_bound",
     "speculation_fork",
     "speculation_agreement",
     "speculation_wrong",

@@ -6,7 +6,7 @@ The second does the whole work of a fork, and then changes what it found.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -18,20 +18,19 @@ from precall_service.speculation.predictors.fork import Fork
 
 
 class Oracle:
-    """Proposes the calls that it was told to expect, at the start of a turn's first step."""
+    """Proposes the calls that it was told to expect, at the start of each step."""
 
     name = Predictor.FORK
     moments = frozenset({Moment.STEP_BEGAN})
 
     def __init__(self) -> None:
-        self.expected: dict[str, tuple[Call, ...]] = {}
-        """By the user's message."""
+        self.expected: dict[str, Sequence[Sequence[Call]]] = {}
+        """The calls of each step, by the user's message."""
 
     async def propose(self, situation: Situation) -> AsyncGenerator[Proposal, None]:
         """See `Predictor`."""
-        if situation.step > 0:
-            return
-        for call in self.expected.get(situation.text, ()):
+        steps = self.expected.get(situation.text, ())
+        for call in steps[situation.step] if situation.step < len(steps) else ():
             yield Proposal(tool_name=call.tool_name, arguments_json=call.arguments, confidence=1.0)
 
 

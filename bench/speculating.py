@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import precall
 from bench import served
 from bench.bfcl_prompts import ToolPrompt
 from bench.process import Child, started
+from bench.step_times import StepTimes, steps_of
 from bench.theory import Timing
 from bench.tool_turns import FORK, OFF, TurnTimes, run_turn
 from precall_service.domain.json import JsonObject
@@ -26,10 +27,12 @@ ENGINE_ON_GPU = {"max_num_seqs": 16, "max_model_len": 4096, "block_size": 16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The same turn with speculation off and on."""
+    """The same turn with speculation off and on, and its first step as the service sees it."""
 
     off: TurnTimes
     on: TurnTimes
+    off_step: StepTimes
+    on_step: StepTimes
 
     @property
     def complete(self) -> bool:
@@ -76,6 +79,37 @@ class Pair:
         return self.hidden_s - self.slowed_s
 
     @property
+    def branched_s(self) -> float:
+        """How much longer the model took until it began to call, since branches ran beside it."""
+        off, on = self.off_step, self.on_step
+        return on.thought_s - off.thought_s * on.thought_tokens / off.thought_tokens
+
+    @property
+    def generated_calls_s(self) -> float:
+        """How long the calls of the turn with speculation would have taken without drafts."""
+        off, on = self.off_step, self.on_step
+        return off.calls_s * on.call_tokens / off.call_tokens
+
+    @property
+    def drafted_s(self) -> float:
+        """How much sooner the calls were written."""
+        return self.generated_calls_s - self.on_step.calls_s
+
+    def allowed_with_drafts_s(self, verified_s: float) -> float:
+        """Returns what the formula allows if the calls are verified, each in this time.
+
+        Nothing is allowed if a call of the step was not predicted.
+        """
+        if self.on.hits < len(self.on.calls):
+            return 0.0
+        timing = replace(
+            self.timing,
+            generation_s=self.on.generation_s + self.drafted_s,
+            drafted_s=max(0.0, self.generated_calls_s - self.on_step.calls * verified_s),
+        )
+        return timing.saved_s(1.0)
+
+    @property
     def off_s(self) -> float:
         """The time from the first step to the second, without speculation."""
         return self.off.next_at - self.off.began_at
@@ -107,19 +141,22 @@ async def speculating(
 
 async def run_pair(
     client: precall.Client,
+    server: Child,
     prompt: ToolPrompt,
     *,
     tool_s: float,
     on_first: bool,
+    speculation: precall.Speculation = FORK,
     whole: bool = False,
 ) -> Pair:
     """Runs the turn once with speculation, once without."""
 
-    async def one(speculation: precall.Speculation) -> TurnTimes:
-        return await run_turn(client, prompt, tool_s=tool_s, speculation=speculation, whole=whole)
+    async def one(how: precall.Speculation) -> tuple[TurnTimes, StepTimes]:
+        await steps_of(server)  # forgets those before
+        times = await run_turn(client, prompt, tool_s=tool_s, speculation=how, whole=whole)
+        return times, (await steps_of(server))[0]
 
-    if on_first:
-        on = await one(FORK)
-        return Pair(off=await one(OFF), on=on)
-    off = await one(OFF)
-    return Pair(off=off, on=await one(FORK))
+    first = await one(speculation if on_first else OFF)
+    second = await one(OFF if on_first else speculation)
+    off, on = (second, first) if on_first else (first, second)
+    return Pair(off=off[0], on=on[0], off_step=off[1], on_step=on[1])

@@ -2,8 +2,9 @@
 
 A prompt is first run without speculation, which shows the call that the model makes (greedily), and
 the time G to write it. Then the predictor knows the call and proposes it when the step begins. The
-same turn runs with speculation off and on, with tools that take 0.1 to 10 times G. They only sleep,
-in the client's process. A turn is measured from the start of its first step to that of its second.
+same turn runs with speculation off and on, without drafts, with tools that take 0.1 to 10 times G.
+They only sleep, in the client's process. A turn is measured from the start of its first step to
+that of its second.
 
 The saving of a pair is compared with what the formula allows for its own times (bench/theory.py).
 """
@@ -18,7 +19,7 @@ from bench.bfcl_prompts import ToolPrompt, tool_prompts
 from bench.process import Child
 from bench.report import AtLeast, Report
 from bench.speculating import ENGINE, ENGINE_ON_GPU, Pair, run_pair
-from bench.tool_turns import OFF, TurnTimes, run_turn
+from bench.tool_turns import EARLY_RUNS, OFF, TurnTimes, run_turn
 
 TARGET = 0.95
 
@@ -52,9 +53,11 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             for index, factor in enumerate(factors):
                 pair = await run_pair(
                     client,
+                    server,
                     prompt,
                     tool_s=factor * recorded.generation_s,
                     on_first=(number + index) % 2 == 1,
+                    speculation=EARLY_RUNS,
                 )
                 if pair.complete:
                     _add(report, factor, pair)
@@ -70,7 +73,7 @@ async def _recorded(client: precall.Client, server: Child, prompt: ToolPrompt) -
     """
     await run_turn(client, prompt, tool_s=0.0, speculation=OFF)
     recorded = await run_turn(client, prompt, tool_s=0.0, speculation=OFF)
-    await server.ask("expect", text=prompt.text, calls=[list(call) for call in recorded.calls])
+    await server.ask("expect", text=prompt.text, steps=[recorded.calls])
     return recorded
 
 

@@ -82,27 +82,31 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             speculating.speculating(options, "wrong") as server,
             precall.Client(str(server.ready["address"])) as client,
         ):
-            await _one_agent(client, "wrong", prompts, options, report)
+            await _one_agent(client, server, "wrong", prompts, options=options, report=report)
             await _saturated(client, server, options, report, on_first=number % 2 == 1)
             for _ in range(options.repeats):
                 await _turn(client, prompts[0], FORK, options)
             repeated = [prompts[0]] * options.pairs
-            await _one_agent(client, "always wrong", repeated, options, report)
+            await _one_agent(
+                client, server, "always wrong", repeated, options=options, report=report
+            )
         _judge(report)
         report.round_ended()
 
 
 async def _one_agent(
     client: precall.Client,
+    server: Child,
     name: str,
     prompts: Sequence[ToolPrompt],
+    *,
     options: argparse.Namespace,
     report: Report,
 ) -> None:
     for number, prompt in enumerate(prompts):
         await _turn(client, prompt, OFF, options)  # puts the prompt into the KV cache
         pair = await run_pair(
-            client, prompt, tool_s=options.tool_s, on_first=number % 2 == 1, whole=True
+            client, server, prompt, tool_s=options.tool_s, on_first=number % 2 == 1, whole=True
         )
         if not pair.on.next_at or not pair.off.next_at:
             continue  # a limit has cut the first step

@@ -5,8 +5,11 @@ after g, the time to predict, so its *lead* is G - g. It comes true with the pro
 times are in seconds; a time of a turn is meant per call.
 
     standard     G + T
-    speculative  alpha * max(G, g + T) + (1 - alpha) * (G + T)
-    saved        alpha * min(T, G - g)
+    speculative  alpha * max(G - D, g + T) + (1 - alpha) * (G + T)
+    saved        alpha * min(T + D, G + T - (g + T)) = alpha * min(T + D, G - g)
+
+D is what verified drafts save of the generation if the prediction comes true: the time to generate
+the tokens of the call, less that of one verification. Without drafts, it is 0.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The times of one call: generation, prediction, tool."""
+    """The times of one call: generation, prediction, tool, and what drafts save of the first."""
 
     generation_s: float
     prediction_s: float
     tool_s: float
+    drafted_s: float = 0.0
 
     @property
     def lead_s(self) -> float:
@@ -37,13 +41,13 @@ class Timing:
 
         A prediction that comes later than the call itself changes nothing.
         """
-        early_s = max(self.generation_s, self.prediction_s + self.tool_s)
+        early_s = max(self.generation_s - self.drafted_s, self.prediction_s + self.tool_s)
         hit_s = min(early_s, self.standard_s)
         return acceptance * hit_s + (1 - acceptance) * self.standard_s
 
     def saved_s(self, acceptance: float) -> float:
         """Returns the expected saving."""
-        return acceptance * min(self.tool_s, self.lead_s)
+        return acceptance * min(self.tool_s + self.drafted_s, self.lead_s)
 
     def saved_fraction(self, acceptance: float) -> float:
         """Returns the expected saving as a fraction of the time without speculation."""
@@ -55,7 +59,10 @@ class Timing:
 
     @property
     def speedup_bound(self) -> float:
-        """What no acceptance can exceed: 2 - 2g / (G + g + T), which is less than 2 if g > 0."""
+        """What no acceptance can exceed without drafts: 2 - 2g / (G + g + T).
+
+        That is less than 2 if g > 0.
+        """
         total_s = self.generation_s + self.prediction_s + self.tool_s
         return 2.0 - 2.0 * self.prediction_s / total_s
 

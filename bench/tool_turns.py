@@ -21,6 +21,8 @@ from precall_service.domain.tools import ToolDeclaration
 
 THINKS: Mapping[str, pydantic.JsonValue] = {"enable_thinking": True}
 FORK = precall.Speculation("on", predictors=["fork"], events=True)
+"""Early runs, and drafts if the engine verifies any."""
+EARLY_RUNS = precall.Speculation("on", predictors=["fork"], events=True, verify_drafts=False)
 OFF = precall.Speculation("off")
 
 
@@ -39,8 +41,7 @@ class TurnTimes:
     next_at: float = 0.0
     """The second step began, so the results of the calls were there."""
     ended_at: float = 0.0
-    calls: list[Call] = field(default_factory=list[Call])
-    """The calls of the first step."""
+    calls_by_step: list[list[Call]] = field(default_factory=list[list[Call]])
     started_at: dict[str, float] = field(default_factory=dict[str, float])
     """When the handler of each confirmed prediction of the first step was started."""
     tokens: int = 0
@@ -52,6 +53,11 @@ class TurnTimes:
     """How long the turn waited for the results of all steps."""
     _written_at: float = 0.0
     _launched_at: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of the first step."""
+        return self.calls_by_step[0] if self.calls_by_step else []
 
     @property
     def generation_s(self) -> float:
@@ -81,6 +87,7 @@ class TurnTimes:
         """Notes an event of the turn."""
         match event:
             case precall.StepStarted(step):
+                self.calls_by_step.append([])
                 if step == 0:
                     self.began_at = now
                 else:
@@ -95,8 +102,7 @@ class TurnTimes:
                 self.texts.append(text)
             case precall.ToolCallReady(_, tool_name, arguments_json):
                 self.texts.append(arguments_json)
-                if not self.written_at:
-                    self.calls.append(Call.read(tool_name, arguments_json))
+                self.calls_by_step[-1].append(Call.read(tool_name, arguments_json))
             case precall.TurnCompleted():
                 self.ended_at = now
             case _:

@@ -1,6 +1,7 @@
 """The service on the real engine, with a predictor of the bench in the place of the fork if asked.
 
-Owns: the count of the tokens that turns generate, without those of branches.
+Owns: the count of the tokens that turns generate, without those of branches, and the times of their
+    steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 from bench.adversary import Oracle, WrongFork
 from bench.process import Link, run_child
+from bench.step_times import StepRecorder
 from bench.tool_calls import Call
 from precall_service import app
 from precall_service.agent.account import Happening, Sampled, TurnAccount
@@ -65,12 +67,12 @@ async def main(config: JsonObject, link: Link) -> None:
     }
     setattr(app, "Fork", predictors[str(config["predictor"])])  # noqa: B010 - it is no class
     model = await asyncio.to_thread(resolve_model, settings.engine.model)
-    tokens = Tokens()
+    tokens, steps = Tokens(), StepRecorder()
 
     async def expect(fields: JsonObject) -> JsonObject:
         """Tells the oracle which calls follow a message."""
-        calls = cast(list[tuple[str, str]], fields["calls"])
-        oracle.expected[str(fields["text"])] = tuple(Call(*call) for call in calls)
+        steps = cast(list[list[tuple[str, str]]], fields["steps"])
+        oracle.expected[str(fields["text"])] = [[Call(*call) for call in step] for step in steps]
         return {}
 
     async with app.serve(
@@ -79,7 +81,7 @@ async def main(config: JsonObject, link: Link) -> None:
         model=model.display_name,
         on_progress=lambda _stage, _fraction: None,
     ) as service:
-        commands = {"expect": expect, "tokens": tokens.take}
+        commands = {"expect": expect, "tokens": tokens.take, "steps": steps.take}
         await link.answer({"address": service.address}, commands)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -14,10 +15,15 @@ TIMINGS = [
         (0.5, 2.25), (0.0, 0.1, 0.4, 3.0), (0.05, 0.5, 2.25, 30.0)
     )
 ]
+DRAFTED = [
+    replace(timing, drafted_s=timing.generation_s * part)
+    for timing in TIMINGS
+    for part in (0.1, 0.5)
+]
 ACCEPTANCES = (0.0, 0.3, 0.8, 1.0)
 
 
-@pytest.mark.parametrize("timing", TIMINGS, ids=str)
+@pytest.mark.parametrize("timing", TIMINGS + DRAFTED, ids=str)
 def test_what_is_saved_is_the_difference_of_the_times(timing: Timing) -> None:
     for acceptance in ACCEPTANCES:
         saved_s = timing.standard_s - timing.speculative_s(acceptance)
@@ -26,7 +32,7 @@ def test_what_is_saved_is_the_difference_of_the_times(timing: Timing) -> None:
         assert timing.speedup(acceptance) == pytest.approx(1 / (1 - saved_s / timing.standard_s))
 
 
-@pytest.mark.parametrize("timing", TIMINGS, ids=str)
+@pytest.mark.parametrize("timing", TIMINGS + DRAFTED, ids=str)
 def test_it_saves_only_with_acceptance_and_a_lead_and_more_with_more(timing: Timing) -> None:
     saved = [timing.saved_s(acceptance) for acceptance in ACCEPTANCES]
     if timing.lead_s:
@@ -34,6 +40,21 @@ def test_it_saves_only_with_acceptance_and_a_lead_and_more_with_more(timing: Tim
         assert saved[0] == 0
     else:
         assert set(saved) == {0.0}
+
+
+@pytest.mark.parametrize("timing", DRAFTED, ids=str)
+def test_drafts_never_save_less(timing: Timing) -> None:
+    without = replace(timing, drafted_s=0.0)
+    both = timing.saved_s(1.0)
+    assert without.saved_s(1.0) <= both <= without.saved_s(1.0) + timing.drafted_s + 1e-9
+
+
+def test_drafts_save_what_the_tool_leaves() -> None:
+    """If the tool takes longer than the message, the turn waits for it all the same."""
+    quick = Timing(generation_s=2.0, prediction_s=0.2, tool_s=0.5, drafted_s=0.6)
+    slow = replace(quick, tool_s=5.0)
+    assert quick.saved_s(1.0) == pytest.approx(1.1)
+    assert slow.saved_s(1.0) == pytest.approx(1.8)
 
 
 @pytest.mark.parametrize("timing", TIMINGS, ids=str)
