@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from precall_service.agent.account import Sampled
+from precall_service.agent.pace import TurnPace
 from precall_service.agent.speculation import Speculation
 from precall_service.domain.events import TextDelta, TurnStarted
 from tests.support.agent import Agent, Client, agent_limits, agent_on, scripted
@@ -101,6 +103,17 @@ async def test_a_client_that_reads_slowly_makes_no_other_turn_wait() -> None:
         await settle()
         assert "".join(each.text for each in late.of(TextDelta)) == "first" + PARTS * PART
         assert there.admission.turns_max == before
+
+
+async def test_a_backend_that_does_not_tell_its_tokens_is_measured_by_its_pieces() -> None:
+    async with agent_on(scripted(), token_latency_s=TARGET_S) as there:
+        pace = TurnPace(there.admission, there.speculation)
+        with there.admission.enter("ann", 1):
+            for _ in range(PARTS * len(PART)):
+                asked_at = there.clock.now()
+                there.clock.advance(0.02)
+                pace.observe(there.clock.now(), Sampled((), (TextDelta("x"),), asked_at))
+        assert there.admission.turns_max == 2
 
 
 async def test_nothing_is_measured_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
