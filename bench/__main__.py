@@ -39,6 +39,7 @@ BENCHES = (
     "arguments",
     "drafts",
     "demo",
+    "latency",
     "speculation_oracle",
     "speculation_bound",
     "speculation_fork",

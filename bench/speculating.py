@@ -123,7 +123,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @asynccontextmanager
 async def speculating(
-    options: argparse.Namespace, predictor: str, speculation: JsonObject | None = None
+    options: argparse.Namespace,
+    predictor: str,
+    speculation: JsonObject | None = None,
+    admission: JsonObject | None = None,
 ) -> AsyncGenerator[Child]:
     """Runs the service with the fork, or with "oracle" or "wrong" in its place."""
     how = served.served(options, block_size=options.block_size)
@@ -132,6 +135,7 @@ async def speculating(
         "device": how.device,
         "vllm": how.vllm,
         "speculation": speculation or {},
+        "admission": admission or {},
         "predictor": predictor,
     }
     print(f"starting precall with {predictor}", flush=True)

@@ -56,6 +56,7 @@ async def main(config: JsonObject, link: Link) -> None:
                 "server": {"port": 0, "drain_s": 0},
                 "engine": section,
                 "speculation": config["speculation"],
+                "admission": config["admission"],
             },
         ),
     )
