@@ -14,15 +14,8 @@ from precall_service.domain.json import JsonObject, dump
 from precall_service.domain.messages import Transcript, UserMessage
 from precall_service.domain.tools import ToolDeclaration, ToolEffects
 from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
-from precall_service.engine.base import (
-    CallWritten,
-    Chunk,
-    Draft,
-    Engine,
-    Feature,
-    Priority,
-    StepSpec,
-)
+from precall_service.engine.base import CallWritten, Chunk, Engine, Feature, Priority, StepSpec
+from precall_service.engine.drafts import Draft
 from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.settings import load_settings

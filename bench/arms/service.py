@@ -25,7 +25,6 @@ from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
-    Draft,
     Engine,
     EngineInfo,
     EngineLoad,
@@ -35,6 +34,7 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
+from precall_service.engine.drafts import Draft
 from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.settings import load_settings

@@ -14,7 +14,6 @@ from precall_service.domain.messages import ToolMessage, UserMessage
 from precall_service.engine.base import (
     CallBegun,
     Chunk,
-    Draft,
     Engine,
     EngineDiedError,
     Finish,
@@ -25,6 +24,7 @@ from precall_service.engine.base import (
     StepStream,
     TextPiece,
 )
+from precall_service.engine.drafts import Draft
 from precall_service.engine.vllm.token_prompt import TokenPrompt, own
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.scripts import obedient

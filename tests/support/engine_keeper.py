@@ -12,7 +12,6 @@ from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
-    Draft,
     Engine,
     EngineDiedError,
     EngineInfo,
@@ -23,6 +22,7 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
+from precall_service.engine.drafts import Draft
 from precall_service.engine.models import resolve_model
 from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory

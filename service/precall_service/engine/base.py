@@ -26,6 +26,7 @@ from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice
+from precall_service.engine.drafts import Draft, VerifiedDraft
 from precall_service.engine.findings import NOTHING_FOUND, Findings
 
 
@@ -80,18 +81,6 @@ class Priority(enum.IntEnum):
     CONTINUES_TURN = 0
     STARTS_TURN = 1
     SPECULATES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A call that the model is expected to write next.
-
-    The engine verifies its tokens several at a time, and keeps those that the model would have
-    written. So a draft changes how fast a step is generated, and nothing else.
-    """
-
-    tool_name: str
-    arguments_json: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +201,8 @@ class StepEnd:
 
     `token_ids` are all sampled tokens, the end token included: those of the chunks, in order.
     `usage` counts the tokens of the prompt and those that were sampled.
-    `drafted_tokens` were verified as drafts, and `accepted_tokens` of them were kept.
+    `drafted_tokens` were verified, whatever proposed them, and `accepted_tokens` of them were kept;
+    `drafts` tells of the drafts among them. None of them are known of a step with `cut_after_call`.
     `raw_text` is their text without special tokens, which stands in the transcript if a limit has
     cut the step inside a call. `stop_text` is the stop text that ended it, if one did.
     `cut_after_call` says that the engine ended it, because the model began a second call and its
@@ -225,6 +215,7 @@ class StepEnd:
     usage: TokenUsage
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    drafts: tuple[VerifiedDraft, ...] = ()
     stop_text: str = ""
     stray_call: StrayCall | None = None
     cut_after_call: bool = False

@@ -15,7 +15,8 @@ import pytest
 from precall_service.domain.json import dump
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice
-from precall_service.engine.base import Draft, Engine, Feature, Finish, StepEnd
+from precall_service.engine.base import CallPiece, Engine, Feature, Finish, Piece, StepEnd
+from precall_service.engine.drafts import Draft
 from tests.integration.engine.test_vllm_settings import EXTREMES
 from tests.support.steps import (
     GREEDY,
@@ -167,6 +168,92 @@ async def test_a_limit_inside_a_draft_is_kept(vllm_engine: Engine, max_tokens: i
     )
     assert drafted.end.token_ids == plain.end.token_ids == whole.end.token_ids[:max_tokens]
     assert drafted.end.finish is Finish.LENGTH
+
+
+def stops_within(text: str) -> list[tuple[str, ...]]:
+    """Stop texts that end a message at all places of a text, inside tokens and between them."""
+    lengths = itertools.cycle((1, 2, 3, 7, 16))
+    places = zip(range(1, len(text) - 16, 3), lengths, strict=False)
+    single = [(text[at : at + length],) for at, length in places]
+    return [*single, *((*late, *early) for early, late in itertools.pairwise(single[::5]))]
+
+
+async def test_a_stop_text_inside_a_draft_ends_the_message_at_the_same_token(
+    vllm_engine: Engine,
+) -> None:
+    whole = await said(vllm_engine, SURE, tools=[FORECAST])
+
+    async def stopped(stop: tuple[str, ...], drafts: Sequence[Draft]) -> Said:
+        generation = replace(GREEDY, stop=stop)
+        return await said(vllm_engine, SURE, drafts, tools=[FORECAST], generation=generation)
+
+    async def stopped_each(drafts: Sequence[Draft]) -> list[Said]:
+        return await asyncio.gather(*(stopped(stop, drafts) for stop in stops))
+
+    stops = stops_within(whole.end.raw_text)
+    plain, drafted = await stopped_each(()), await stopped_each(drafts_of(whole))
+    for stop, one, other in zip(stops, plain, drafted, strict=True):
+        assert one.end.stop_text in stop
+        assert without_counts(other.end) == without_counts(one.end)
+        assert (other.text, other.calls) == (one.text, one.calls)
+        assert joined(other.pieces) == joined(one.pieces)
+    accepted = [each.end.accepted_tokens for each in drafted]
+    assert sum(map(bool, accepted)) > len(stops) / 2, "drafts must be there to be cut"
+
+
+def without_counts(end: StepEnd) -> StepEnd:
+    """The end of a step but for what it tells of drafts, and of the cache."""
+    usage = replace(end.usage, cached_tokens=0)
+    return replace(end, usage=usage, drafted_tokens=0, accepted_tokens=0, drafts=())
+
+
+def joined(pieces: Sequence[Piece]) -> dict[int, str]:
+    """The arguments as far as they were written, by the index of their call."""
+    arguments: dict[int, str] = {}
+    for piece in pieces:
+        if isinstance(piece, CallPiece):
+            arguments[piece.index] = arguments.get(piece.index, "") + piece.json_fragment
+    return arguments
+
+
+async def test_each_draft_is_accounted_for(vllm_engine: Engine) -> None:
+    plain = await said(vllm_engine, SURE, tools=[FORECAST])
+    right = replace(drafts_of(plain)[0], draft_id="right")
+    wrong = Draft(FORECAST.name, dump({"city": "Ulan Bator"}), "wrong")
+    unused = Draft(HOTEL.name, dump({"city": "Paris"}), "unused")
+    drafted = await said(vllm_engine, SURE, [wrong, unused, right], tools=[FORECAST])
+    drafts = {each.draft.draft_id if each.draft else "": each for each in drafted.end.drafts}
+    assert drafts.keys() - {""} == {"wrong", "right"}
+    assert drafts["wrong"].proposed_tokens > drafts["wrong"].accepted_tokens
+    assert drafts["right"].accepted_tokens > 10, "from where the wrong one ended"
+    assert sum(each.proposed_tokens for each in drafts.values()) == drafted.end.drafted_tokens
+    assert sum(each.accepted_tokens for each in drafts.values()) == drafted.end.accepted_tokens
+
+
+async def test_the_ends_of_calls_are_accounted_for_without_a_prediction(
+    vllm_engine: Engine,
+) -> None:
+    plain = await said(vllm_engine, SURE, tools=[FORECAST])
+    assert [each.draft for each in plain.end.drafts] == [None]
+    assert plain.end.drafts[0].accepted_tokens == plain.end.accepted_tokens > 0
+
+
+async def test_drafts_that_come_before_the_step_is_sent_are_verified(vllm_engine: Engine) -> None:
+    plain = await said(vllm_engine, SURE, tools=[FORECAST])
+    prompt = await vllm_engine.render(asked(SURE, FORECAST))
+    spec = step_spec(max_tokens=TOKENS, tools=(FORECAST,), tool_choice=REQUIRED)
+    drafts = [replace(each, draft_id="early") for each in drafts_of(plain)]
+    generation = vllm_engine.generate(prompt, spec)
+    begun = asyncio.ensure_future(anext(generation))
+    await asyncio.sleep(0)  # the step has begun, but is still being prepared
+    await vllm_engine.draft(spec, drafts)
+    await begun
+    async with aclosing(generation) as rest:
+        *_, end = [item async for item in rest]
+    assert isinstance(end, StepEnd)
+    assert end.token_ids == plain.end.token_ids
+    early = [each.accepted_tokens for each in end.drafts if each.draft in drafts]
+    assert sum(early) > len(plain.end.token_ids) / 4
 
 
 async def test_a_step_that_is_given_up_inside_a_draft_leaves_nothing(vllm_engine: Engine) -> None:

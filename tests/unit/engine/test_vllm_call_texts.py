@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precall_service.domain.json import JsonValue, dump
-from precall_service.engine.base import Draft
+from precall_service.engine.drafts import Draft
 from tests.support import proving
 from tests.support.prompt_renderers import STOP_TOKENS, token_ids, tokenizer
 from tests.support.proving import parts_of

@@ -28,8 +28,8 @@ def ids(*texts: str) -> list[int]:
     return [IDS[text] for text in texts]
 
 
-def draft(*texts: str, mark: int = 1, again: bool = False) -> DraftTokens:
-    return DraftTokens(token_ids=tuple(ids(*texts)), mark_tokens=mark, again=again)
+def draft(*texts: str, mark: int = 1, again: bool = False, number: int = 0) -> DraftTokens:
+    return DraftTokens(token_ids=tuple(ids(*texts)), mark_tokens=mark, again=again, number=number)
 
 
 PARIS = ("<", "call", ">", '{"', "city", '":', ' "', "Paris", '"', "}", "</", "call", ">")
@@ -143,6 +143,26 @@ def test_drafts_have_bounds() -> None:
     assert proposed(found, ids(*LYON[:8])) == []
     long = draft("<", *["city"] * (2 * DRAFT_TOKENS_MAX))
     assert len(proposed(staged(long), ids("<"), tokens_max=10**6)) == DRAFT_TOKENS_MAX - 1
+
+
+def test_each_draft_is_accounted_for_by_its_number() -> None:
+    found = staged(draft(*PARIS, number=4), draft(*LYON, number=2))
+    first = proposed(found, ids(*PARIS[:7]))
+    found.verified(first, accepted=0)
+    found.follow(ids(*LYON[:8]))
+    found.rejected(ids(*LYON[:8]), sampled=1)
+    second = found.propose(3, STOP)
+    found.verified(second[:2], accepted=2)
+    assert found.account.proposed == [0, 0, 2, 0, len(first)]
+    assert found.account.accepted == [0, 0, 2, 0, 0]
+
+
+def test_tokens_of_another_method_count_for_no_draft() -> None:
+    found = staged(draft(*PARIS))
+    found.verified(ids("END"), accepted=1)
+    assert proposed(found, ids("<"))
+    found.verified(ids("city", "city"), accepted=2)
+    assert (found.account.proposed, found.account.accepted) == ([], [])
 
 
 def test_an_empty_draft_is_over_at_once() -> None:

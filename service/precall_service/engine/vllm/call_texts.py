@@ -19,7 +19,8 @@ from cachetools import LRUCache
 from precall_service.domain.json import JsonObject, JsonValue, dump, parse_object
 from precall_service.domain.messages import AssistantMessage, ToolCall, Transcript, UserMessage
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.engine.base import Draft, TemplateRefusedError
+from precall_service.engine.base import TemplateRefusedError
+from precall_service.engine.drafts import Draft
 from precall_service.engine.vllm import probes
 from precall_service.engine.vllm.drafts import DraftTokens
 from precall_service.engine.vllm.parts import ModelParts

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from vllm.config import ModelConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 
 from precall_service.domain.turn import ToolChoiceMode
-from precall_service.engine.base import Draft, StepSpec
+from precall_service.engine.base import StepSpec
+from precall_service.engine.drafts import Draft, VerifiedDraft
 from precall_service.engine.vllm.call_texts import CallTexts
 from precall_service.engine.vllm.drafts import DraftTokens
 from precall_service.engine.vllm.proposing import speculative_config
 
 log = logging.getLogger(__name__)
+
+STEP_DRAFTS_MAX: Final = 64
+"""The most drafts of one step, from its begin to its end. Further ones are left out."""
 
 
 def prepare_for_drafts(
@@ -59,40 +64,82 @@ class Drafting:
         """`structured`: whether a grammar holds calls, so that the end of each is certain."""
         self._texts = texts
         self._structured = structured
+        self._steps: WeakValueDictionary[str, NumberedDrafts] = WeakValueDictionary()
+        """The drafts of the steps that are generated; their generations hold them."""
 
-    async def first(self, spec: StepSpec, *, reasons: bool) -> list[dict[str, Any]]:
-        """Those that a step begins with. `reasons`: whether it begins with reasoning."""
-        if not _possible(spec):
-            return []
-        certain = spec.tool_choice.requires_call and not reasons
-        end = await self._texts.end(spec.template_variables) if self._structured else None
-        written = await self._written(spec, spec.drafts, certain=certain)
-        return _fields([*written, end])
+    def numbered(self, spec: StepSpec) -> NumberedDrafts:
+        """The drafts of a step that begins; it can be drafted for as long as this is held."""
+        begun = self._steps[spec.step_id] = NumberedDrafts(
+            spec, self._texts, structured=self._structured
+        )
+        return begun
 
     async def more(self, spec: StepSpec, drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-        """Those of calls that are predicted while the step runs."""
-        if not _possible(spec):
+        """Those of calls that are predicted while the step runs; none if it does not run."""
+        begun = self._steps.get(spec.step_id)
+        return [] if begun is None else await begun.more(drafts)
+
+
+class NumberedDrafts:
+    """The drafts of one step, and the numbers by which the scheduler accounts for them."""
+
+    def __init__(self, spec: StepSpec, texts: CallTexts, *, structured: bool) -> None:
+        self._spec = spec
+        self._texts = texts
+        self._structured = structured
+        self._possible = _possible(spec)
+        self._drafts: list[Draft | None] = []
+        """The drafts by their numbers; None is the end of calls."""
+        self._waiting: list[dict[str, Any]] | None = []
+        """Those that came before the first ones were sent; None once they were."""
+
+    async def first(self, *, reasons: bool) -> list[dict[str, Any]]:
+        """Those that the step begins with. `reasons`: whether it begins with reasoning."""
+        certain = self._spec.tool_choice.requires_call and not reasons
+        fields = await self._written(self._spec.drafts, certain=certain)
+        if self._possible and self._structured:
+            end = await self._texts.end(self._spec.template_variables)
+            fields += self._numbered(None, end)
+        waiting, self._waiting = self._waiting or [], None
+        return fields + waiting
+
+    async def more(self, drafts: Sequence[Draft]) -> list[dict[str, Any]]:
+        """Those of calls that are predicted from now on, for a step that has been sent.
+
+        If the step has not been sent, they are sent with it, and none are returned.
+        """
+        fields = await self._written(drafts, certain=False)
+        if self._waiting is None:
+            return fields
+        self._waiting += fields
+        return []
+
+    def verified(self, counts: Iterable[tuple[int, int]]) -> tuple[VerifiedDraft, ...]:
+        """What became of the drafts, given the tokens that were verified and kept, by number."""
+        return tuple(
+            VerifiedDraft(draft, proposed, accepted)
+            for draft, (proposed, accepted) in zip(self._drafts, counts, strict=False)
+            if proposed
+        )
+
+    async def _written(self, drafts: Iterable[Draft], *, certain: bool) -> list[dict[str, Any]]:
+        fields: list[dict[str, Any]] = []
+        for draft in drafts if self._possible else ():
+            tokens = await self._texts.tokens(
+                draft, self._spec.tools, self._spec.template_variables, certain=certain
+            )
+            fields += self._numbered(draft, tokens)
+        return fields
+
+    def _numbered(self, draft: Draft | None, tokens: DraftTokens | None) -> list[dict[str, Any]]:
+        """The fields of a draft; none if there are too many, or if it has no tokens."""
+        if tokens is None or len(self._drafts) >= STEP_DRAFTS_MAX:
             return []
-        return _fields(await self._written(spec, drafts, certain=False))
-
-    async def _written(
-        self, spec: StepSpec, drafts: Sequence[Draft], *, certain: bool
-    ) -> list[DraftTokens | None]:
-        return [
-            await self._texts.tokens(draft, spec.tools, spec.template_variables, certain=certain)
-            for draft in drafts
-        ]
-
-
-def _fields(drafts: Sequence[DraftTokens | None]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(each) for each in drafts if each is not None]
+        number = len(self._drafts)
+        self._drafts.append(draft)
+        return [dataclasses.asdict(dataclasses.replace(tokens, number=number))]
 
 
 def _possible(spec: StepSpec) -> bool:
-    """Whether calls of a step may be drafted.
-
-    Not with stop texts: the tokens of a step end with the one that completed a stop text, and an
-    engine that verifies several at once returns more.
-    """
-    calls = spec.tools and spec.tool_choice.mode is not ToolChoiceMode.NONE
-    return bool(calls) and not spec.generation.stop
+    """Whether calls of a step may be drafted."""
+    return bool(spec.tools) and spec.tool_choice.mode is not ToolChoiceMode.NONE

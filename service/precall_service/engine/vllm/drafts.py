@@ -32,11 +32,32 @@ class DraftTokens:
         token_ids: All of them, as the tokenizer writes their text.
         mark_tokens: How many must have been written before the rest is proposed; at least one.
         again: Whether they may be written several times, as the end of a call is.
+        number: Names the draft among those of its generation, in the account.
     """
 
     token_ids: tuple[int, ...]
     mark_tokens: int
     again: bool = False
+    number: int = 0
+
+
+class DraftAccount:
+    """How many tokens of each draft were verified, and how many of them were kept.
+
+    Both lists have an entry for each draft, by its number; drafts after the last entry have none.
+    """
+
+    def __init__(self) -> None:
+        self.proposed: list[int] = []
+        self.accepted: list[int] = []
+
+    def add(self, number: int, proposed: int, accepted: int) -> None:
+        """Notes that so many tokens of a draft were verified in one step."""
+        missing = number + 1 - len(self.proposed)
+        for counts in (self.proposed, self.accepted):
+            counts.extend([0] * missing)
+        self.proposed[number] += proposed
+        self.accepted[number] += accepted
 
 
 class _Draft:
@@ -58,6 +79,7 @@ class _Draft:
         self._proposed_at = 0
         self._again = draft.again
         self._misfits = 0
+        self.number = draft.number
         self.over = not self._text
         """Whether nothing of it will be proposed again."""
 
@@ -100,6 +122,9 @@ class StagedDrafts:
         self._drafts: list[_Draft] = []
         self._followed = 0
         self._proposed: _Draft | None = None
+        self._tokens: list[int] = []
+        """The tokens that were proposed last."""
+        self.account = DraftAccount()
 
     def stage(self, drafts: Iterable[DraftTokens], output: Sequence[int]) -> None:
         """Adds drafts to a generation that has sampled the tokens `output` so far."""
@@ -128,10 +153,18 @@ class StagedDrafts:
                 draft.propose()[: max(0, tokens_max)],
             )
             if proposed := list(tokens):
-                self._proposed = draft
+                self._proposed, self._tokens = draft, proposed
                 return proposed
         self._proposed = None
         return []
+
+    def verified(self, token_ids: Sequence[int], accepted: int) -> None:
+        """The engine has verified these tokens, and kept so many of them.
+
+        They do not count if they are not of the last proposal, but of another method.
+        """
+        if self._proposed is not None and self._tokens[: len(token_ids)] == list(token_ids):
+            self.account.add(self._proposed.number, len(token_ids), accepted)
 
     def rejected(self, output: Sequence[int], sampled: int) -> None:
         """The engine has rejected a token of the last proposal, and sampled this many tokens."""

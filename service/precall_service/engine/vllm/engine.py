@@ -26,7 +26,6 @@ from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     Chunk,
-    Draft,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
@@ -41,6 +40,7 @@ from precall_service.engine.base import (
     StepStream,
     TextPiece,
 )
+from precall_service.engine.drafts import Draft
 from precall_service.engine.vllm.branching import Branches
 from precall_service.engine.vllm.drafting import Drafting
 from precall_service.engine.vllm.grammar_maker import GrammarMaker
@@ -170,13 +170,14 @@ class VllmEngine:
         closed here.
         """
         start = own(prompt)
-        sampled = Sampled(start.tokens)
+        numbered = None if self._drafting is None else self._drafting.numbered(spec)
+        sampled = Sampled(start.tokens, numbered)
         plan, parser = await self._planned(start, spec)
         grammar, reasoning_ended = self._grammar(start, plan, parser)
         params = self._params(spec, grammar, parsed=parser is not None)
         calls = CallLimit(plan.calls_max)
-        if self._drafting is not None:
-            drafts = await self._drafting.first(spec, reasons=reasoning_ended is False)
+        if numbered is not None:
+            drafts = await numbered.first(reasons=reasoning_ended is False)
             params.extra_args = {DRAFTS_ARGUMENT: drafts} if drafts else None
         try:
             async with contextlib.aclosing(
@@ -356,6 +357,7 @@ class VllmEngine:
             ),
             drafted_tokens=sampled.drafted_tokens,
             accepted_tokens=sampled.accepted_tokens,
+            drafts=sampled.drafts,
             stop_text=stop if isinstance(stop, str) and not calls.exceeded else "",
             stray_call=None if calls.exceeded else stray_call,
             cut_after_call=calls.exceeded,

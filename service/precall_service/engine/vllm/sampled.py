@@ -11,19 +11,26 @@ from dataclasses import dataclass, field
 from vllm.outputs import RequestOutput
 
 from precall_service.engine.base import CallBegun, Finish, Piece
+from precall_service.engine.drafts import VerifiedDraft
+from precall_service.engine.vllm.drafting import NumberedDrafts
 from precall_service.engine.vllm.parsing import StepParser
 
 
 @dataclass(slots=True)
 class Sampled:
-    """The tokens and texts that a step has generated so far."""
+    """The tokens and texts that a step has generated so far.
+
+    `numbered` are the drafts of the step; None if the engine verifies none.
+    """
 
     prompt_tokens: int
+    numbered: NumberedDrafts | None = None
     token_ids: list[int] = field(default_factory=list[int])
     texts: list[str] = field(default_factory=list[str])
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    drafts: tuple[VerifiedDraft, ...] = ()
 
     def add(self, output: RequestOutput) -> None:
         """Takes the next output of the engine."""
@@ -38,6 +45,9 @@ class Sampled:
             self.accepted_tokens = sum(
                 accepted * steps for accepted, steps in enumerate(metrics.histogram)
             )
+            if self.numbered is not None:
+                counts = zip(metrics.per_step_drafted, metrics.per_step_accepted, strict=True)
+                self.drafts = self.numbered.verified(counts)
 
     def ending(self, parser: StepParser | None, finish: Finish) -> Iterable[Piece]:
         """The pieces that the parser still holds back when the step ends."""

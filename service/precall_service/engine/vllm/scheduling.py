@@ -14,8 +14,10 @@ Concurrency: schedulers and utilities run in the engine's main loop, between two
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 from vllm.tokenizers import registry as tokenizers
@@ -64,6 +66,7 @@ class Scheduler(vllm_scheduler.Scheduler):
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """As vLLM's; then each request that follows a draft is given its next tokens."""
         before = {each: self.requests[each].num_output_tokens for each in self._staged}
+        verified = self._verified(scheduler_output, model_runner_output)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for request_id, staged in list(self._staged.items()):
             request = self.requests[request_id]
@@ -74,6 +77,8 @@ class Scheduler(vllm_scheduler.Scheduler):
             if drafted and sampled <= len(drafted):
                 staged.rejected(output, sampled)
             self._propose(request)
+        if verified:
+            self._tell(verified, outputs)
         return outputs
 
     def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
@@ -91,7 +96,13 @@ class Scheduler(vllm_scheduler.Scheduler):
     def _stage(self, request: Request, drafts: Drafts) -> None:
         if not self.num_spec_tokens:
             return
-        staged = self._staged.setdefault(request.request_id, StagedDrafts(self._token_bytes))
+        staged = self._staged.get(request.request_id)
+        if staged is None:
+            staged = self._staged[request.request_id] = StagedDrafts(self._token_bytes)
+            if (metrics := request.spec_decode_metrics) is not None:
+                # vLLM has a place for the counts of each step, but leaves it empty ("summary").
+                metrics.per_step_drafted = staged.account.proposed
+                metrics.per_step_accepted = staged.account.accepted
         staged.stage((DraftTokens(**draft) for draft in drafts), request.output_token_ids)
 
     def _propose(self, request: Request) -> None:
@@ -115,6 +126,29 @@ class Scheduler(vllm_scheduler.Scheduler):
             valid = self.structured_output_manager.validate_tokens(request, tokens)
             request.spec_token_ids = valid
 
+    def _verified(self, scheduler_output: Any, model_runner_output: Any) -> list[str]:
+        """The requests of whose drafts tokens were verified in this step; counts the tokens."""
+        requests: list[str] = []
+        for request_id, staged in self._staged.items():
+            drafted = scheduler_output.scheduled_spec_decode_tokens.get(request_id)
+            if not drafted or not model_runner_output.sampled_token_ids:
+                continue
+            index = model_runner_output.req_id_to_index[request_id]
+            if sampled := model_runner_output.sampled_token_ids[index]:
+                staged.verified(drafted, len(sampled) - 1)
+                requests.append(request_id)
+        return requests
+
+    def _tell(self, request_ids: Collection[str], outputs: Mapping[int, Any]) -> None:
+        """Adds the metrics of requests that may be over without our knowing: by a stop text.
+
+        vLLM adds them to the last output of a request, but finds stop texts in another process.
+        """
+        for output in itertools.chain.from_iterable(each.outputs for each in outputs.values()):
+            request = self.requests.get(output.request_id)
+            if request is not None and output.request_id in request_ids and _stops(request):
+                output.spec_decode_metrics = copy.deepcopy(request.spec_decode_metrics)
+
     def _follows(self, request_id: str) -> bool:
         return request_id in self._staged and bool(self.requests[request_id].spec_token_ids)
 
@@ -129,6 +163,11 @@ class Scheduler(vllm_scheduler.Scheduler):
 def _external_id(request: Request) -> str:
     """The id that a request was sent with; vLLM appends a hyphen and a number of its own."""
     return request.request_id.rpartition("-")[0]
+
+
+def _stops(request: Request) -> bool:
+    """Whether a stop text may end the request."""
+    return request.sampling_params is not None and bool(request.sampling_params.stop)
 
 
 def _load(core: EngineCore) -> tuple[int, int, float]:

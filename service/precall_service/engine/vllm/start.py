@@ -21,7 +21,6 @@ from precall_service.domain.messages import Transcript, UserMessage
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode
 from precall_service.engine.base import (
-    Draft,
     EngineStartError,
     Feature,
     Priority,
@@ -29,6 +28,7 @@ from precall_service.engine.base import (
     StepSpec,
     TemplateRefusedError,
 )
+from precall_service.engine.drafts import Draft
 from precall_service.engine.install import install_command
 from precall_service.engine.vllm import probes, scheduling
 from precall_service.engine.vllm.arguments import engine_arguments
