@@ -212,7 +212,8 @@ STATS = SpeculationStats(
                 ),
                 PredictorRecord(
                     predictor=Predictor.FORK, stage=SHADOW, proposed=3, would_save_s=0.75,
-                    would_waste_s=2.0,
+                    would_waste_s=2.0, draft_tokens_proposed=40, draft_tokens_accepted=30,
+                    saved_by_drafts_s=0.5,
                 ),
             ),
         ),

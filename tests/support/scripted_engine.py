@@ -19,7 +19,6 @@ from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     Chunk,
-    Draft,
     EngineDiedError,
     EngineInfo,
     EngineLoad,
@@ -34,6 +33,7 @@ from precall_service.engine.base import (
     TemplateRefusedError,
     TextPiece,
 )
+from precall_service.engine.drafts import Draft, VerifiedDraft
 from precall_service.engine.vllm.token_prompt import TokenPrompt, own
 from tests.support import scripted_template as template
 from tests.support.scripts import Ends, Pause, Script, Step, StepWriter, Tick, in_turn
@@ -72,6 +72,9 @@ class ScriptedEngine:
         """What `judge` says of tools, by their names."""
         self.template_refusal = ""
         """If set, `render` and `append` raise a TemplateRefusedError with this message."""
+        self.verified: Mapping[str, tuple[int, int]] = {}
+        """How many tokens of drafts are verified and kept in each step, by the names of their
+        tools; by "" for the ends of calls."""
 
     @property
     def info(self) -> EngineInfo:
@@ -120,7 +123,7 @@ class ScriptedEngine:
         return TokenPrompt((*own(prompt).token_ids, *token_ids, *template.tokens(ending)))
 
     async def draft(self, spec: StepSpec, drafts: Sequence[Draft]) -> None:
-        """As `Engine.draft`: records them in `drafts`, by step. It accepts none."""
+        """As `Engine.draft`: records them in `drafts`, by step."""
         self._check_alive()
         if Feature.DRAFTS in self._info.features:
             self.drafts.setdefault(spec.step_id, []).extend(drafts)
@@ -242,6 +245,7 @@ class ScriptedEngine:
         end = template.END if writer.finish is Finish.STOP else ""
         token_ids = template.tokens(writer.text + end)
         self._cached_blocks.update(self._blocks(prompt.token_ids + token_ids, spec.tenant))
+        drafts = self._verified(spec)
         return StepEnd(
             finish=writer.finish,
             token_ids=token_ids,
@@ -252,6 +256,18 @@ class ScriptedEngine:
                 output_tokens=len(token_ids),
                 reasoning_tokens=writer.reasoning_tokens,
             ),
+            drafted_tokens=sum(each.proposed_tokens for each in drafts),
+            accepted_tokens=sum(each.accepted_tokens for each in drafts),
+            drafts=drafts,
+        )
+
+    def _verified(self, spec: StepSpec) -> tuple[VerifiedDraft, ...]:
+        staged = [*spec.drafts, *self.drafts.get(spec.step_id, ()), None]
+        names = ["" if each is None else each.tool_name for each in staged]
+        return tuple(
+            VerifiedDraft(draft, *self.verified[name])
+            for draft, name in zip(staged, names, strict=True)
+            if name in self.verified
         )
 
     def _cached_tokens(self, token_ids: tuple[int, ...], tenant: str) -> int:

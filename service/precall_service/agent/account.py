@@ -32,6 +32,7 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.messages import Transcript
 from precall_service.engine.base import Prompt, StepSpec
+from precall_service.engine.drafts import VerifiedDraft
 
 Piece = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallArgumentsDelta | ToolCallReady
 """An event that is sent to the client while a step is generated."""
@@ -66,10 +67,40 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class DraftsVerified:
-    """The engine verified this many tokens of drafts in the step that has just ended."""
+    """The engine verified this many tokens in the step that has just ended, and kept some.
+
+    `drafts` tells of the drafts among what it verified.
+    """
 
     proposed: int
     accepted: int
+    drafts: tuple[VerifiedDraft, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSaved:
+    """A draft of the step that has just ended has saved this time, by an estimate.
+
+    `prediction_id` names the prediction that was drafted; empty for the ends of calls.
+    """
+
+    prediction_id: str
+    proposed: int
+    accepted: int
+    saved_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DraftsSaved:
+    """All verified tokens of the step have saved this time, by an estimate.
+
+    It is negative if they cost more than they saved. `drafts` has the parts that are due to drafts.
+    """
+
+    proposed: int
+    accepted: int
+    saved_s: float
+    drafts: tuple[DraftSaved, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +116,7 @@ Happening = (
     | StepBegan
     | Sampled
     | DraftsVerified
+    | DraftsSaved
     | StepCompleted
     | CallTaken
     | ToolCallCompleted

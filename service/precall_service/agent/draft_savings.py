@@ -1,35 +1,51 @@
-"""The time that a turn saved because the engine verified drafts instead of generating calls.
+"""Estimates the time that a turn saved because the engine verified drafts.
 
-A step that verifies several tokens takes longer than one that generates a token. What is saved is
-estimated from the turn itself: the time that the tokens would have taken one by one, at the pace of
-those that came alone, less the time that they took.
+A step of the engine that verifies several tokens takes longer than one that generates a token. What
+is saved is estimated from the turn itself: the time that the tokens would have taken one by one, at
+the pace of those that came alone until then, less the time that they took. Each draft has the part
+that its accepted tokens are of all accepted tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from precall_service.agent.account import (
+    DraftSaved,
+    DraftsSaved,
+    DraftsVerified,
+    Happening,
+    Sampled,
+    StepBegan,
+)
+
 
 class DraftSavings:
-    """Adds up what the drafts of one turn saved. Times are in seconds."""
+    """Observes one turn. `note` receives what each step saved. Times are in seconds."""
 
-    def __init__(self) -> None:
-        self.proposed = 0
-        self.accepted = 0
+    def __init__(self, note: Callable[[DraftsSaved], None]) -> None:
+        self._note = note
         self._alone_s = 0.0
         self._alone = 0
         self._together_s = 0.0
         self._together = 0
-        self._step_s = 0.0
-        self._step_tokens = 0
         self._sampled_at: float | None = None
 
-    @property
-    def saved_s(self) -> float:
-        """The time saved so far; negative if the drafts cost more than they saved."""
-        pace = self._alone_s / self._alone if self._alone else 0.0
-        return self._together * pace - self._together_s if pace else 0.0
+    def observe(self, at: float, happening: Happening) -> None:
+        """See `TurnObserver`."""
+        if type(happening) is Sampled:  # the hot path: tested first, without `match`
+            self._sample(at, len(happening.token_ids))
+            return
+        match happening:
+            case StepBegan():
+                # Tokens that came together in a step without drafts had waited for their reader.
+                self._together_s, self._together, self._sampled_at = 0.0, 0, None
+            case DraftsVerified():
+                self._note(self._saved(happening))
+            case _:
+                pass
 
-    def sample(self, at: float, tokens: int) -> None:
-        """Notes that the engine returned this many tokens."""
+    def _sample(self, at: float, tokens: int) -> None:
         before, self._sampled_at = self._sampled_at, at
         if before is None:  # the first of a step: its time is that of the prompt
             return
@@ -37,17 +53,24 @@ class DraftSavings:
             self._alone_s += at - before
             self._alone += 1
         else:
-            self._step_s += at - before
-            self._step_tokens += tokens
+            self._together_s += at - before
+            self._together += tokens
 
-    def verify(self, proposed: int, accepted: int) -> None:
-        """Notes that the step, which is over, had drafts."""
-        self.proposed += proposed
-        self.accepted += accepted
-        self._together_s += self._step_s
-        self._together += self._step_tokens
-
-    def begin_step(self) -> None:
-        """Notes that another step begins."""
-        # Tokens that came together in a step without drafts had waited for their reader.
-        self._step_s, self._step_tokens, self._sampled_at = 0.0, 0, None
+    def _saved(self, verified: DraftsVerified) -> DraftsSaved:
+        saved_s = 0.0
+        if self._alone and verified.accepted:
+            saved_s = self._together * self._alone_s / self._alone - self._together_s
+        return DraftsSaved(
+            verified.proposed,
+            verified.accepted,
+            saved_s,
+            tuple(
+                DraftSaved(
+                    "" if each.draft is None else each.draft.draft_id,
+                    each.proposed_tokens,
+                    each.accepted_tokens,
+                    saved_s * each.accepted_tokens / max(1, verified.accepted),
+                )
+                for each in verified.drafts
+            ),
+        )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from precall_service.agent.account import (
     CallTaken,
-    DraftsVerified,
+    DraftSaved,
+    DraftsSaved,
     Happening,
     Sampled,
     StepBegan,
 )
-from precall_service.agent.draft_savings import DraftSavings
 from precall_service.agent.overlap import Overlap
 from precall_service.domain.events import (
+    DraftReport,
     PredictionConfirmed,
     PredictionDiscarded,
     PredictionLaunched,
     PredictionProposed,
     PredictionReady,
+    Predictor,
     ResultSource,
     StepCompleted,
     StepFinishReason,
@@ -51,13 +55,12 @@ class TurnReporter:
         self._confirmed = 0
         self._wasted_s = 0.0
         self._overlap = Overlap()
-        self._drafts = DraftSavings()
+        self._drafts = _DraftReports()
         self._usage = TokenUsage()
 
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
         if type(happening) is Sampled:  # the hot path: tested first, without `match`
-            self._drafts.sample(at, len(happening.token_ids))
             if happening.pieces:
                 self._take_pieces(at, happening)
             return
@@ -66,12 +69,11 @@ class TurnReporter:
                 self._queue_s = waited_s
             case StepBegan():
                 self._end_tools()
-                self._drafts.begin_step()
                 self._steps += 1
                 self._calls_in_step = 0
                 self._step_began_at = at
-            case DraftsVerified(proposed, accepted):
-                self._drafts.verify(proposed, accepted)
+            case DraftsSaved():
+                self._drafts.add(happening)
             case StepCompleted(_, finish, usage):
                 self._end_step(at, finish, usage)
             case CallTaken() if self._calls_taken_at is None:
@@ -87,6 +89,7 @@ class TurnReporter:
         match happening:
             case PredictionProposed():
                 self._predictions += 1
+                self._drafts.know(happening)
             case PredictionLaunched(prediction_id):
                 self._overlap.launch(at, prediction_id)
             case PredictionReady(prediction_id):
@@ -112,7 +115,7 @@ class TurnReporter:
             tool_time_hidden_s=self._overlap.hidden_s,
             continuation_time_s=self._continuation_s,
             saved_by_overlap_s=self._overlap.saved_s,
-            saved_by_drafts_s=max(0.0, self._drafts.saved_s),
+            saved_by_drafts_s=max(0.0, self._drafts.all.saved_s),
             wasted_time_s=self._wasted_s,
             steps=self._steps,
             tool_calls=self._calls,
@@ -120,8 +123,10 @@ class TurnReporter:
             cache_hits=self._cache_hits,
             predictions=self._predictions,
             predictions_confirmed=self._confirmed,
-            draft_tokens_proposed=self._drafts.proposed,
-            draft_tokens_accepted=self._drafts.accepted,
+            draft_tokens_proposed=self._drafts.all.proposed,
+            draft_tokens_accepted=self._drafts.all.accepted,
+            draft_tokens_wasted=self._drafts.all.wasted,
+            drafts=self._drafts.reports(),
         )
 
     def _take_pieces(self, at: float, sampled: Sampled) -> None:
@@ -157,3 +162,52 @@ def _sum(one: TokenUsage, other: TokenUsage) -> TokenUsage:
         output_tokens=one.output_tokens + other.output_tokens,
         reasoning_tokens=one.reasoning_tokens + other.reasoning_tokens,
     )
+
+
+@dataclass(slots=True)
+class _Drafts:
+    """What became of the drafts of one source, or of all of them."""
+
+    proposed: int = 0
+    accepted: int = 0
+    saved_s: float = 0.0
+
+    @property
+    def wasted(self) -> int:
+        return self.proposed - self.accepted
+
+    def add(self, saved: DraftSaved | DraftsSaved) -> None:
+        self.proposed += saved.proposed
+        self.accepted += saved.accepted
+        self.saved_s += saved.saved_s
+
+
+class _DraftReports:
+    """Adds up what became of drafts, by the predictor and the tool; those of ends have neither."""
+
+    def __init__(self) -> None:
+        self.all = _Drafts()
+        self._predicted: dict[str, tuple[Predictor, str]] = {}
+        self._by_source: dict[tuple[Predictor, str] | None, _Drafts] = {}
+
+    def know(self, proposed: PredictionProposed) -> None:
+        self._predicted[proposed.prediction_id] = (proposed.predictor, proposed.tool_name)
+
+    def add(self, saved: DraftsSaved) -> None:
+        self.all.add(saved)
+        for draft in saved.drafts:
+            source = self._predicted.get(draft.prediction_id)
+            self._by_source.setdefault(source, _Drafts()).add(draft)
+
+    def reports(self) -> tuple[DraftReport, ...]:
+        return tuple(
+            DraftReport(
+                predictor=None if source is None else source[0],
+                tool_name="" if source is None else source[1],
+                tokens_proposed=drafts.proposed,
+                tokens_accepted=drafts.accepted,
+                tokens_wasted=drafts.wasted,
+                saved_s=max(0.0, drafts.saved_s),
+            )
+            for source, drafts in self._by_source.items()
+        )

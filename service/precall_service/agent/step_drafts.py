@@ -12,10 +12,11 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from precall_service.agent.account import StepBegan
+from precall_service.agent.account import DraftsSaved, StepBegan
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.domain.errors import ServiceError
-from precall_service.engine.base import Draft, Engine, EngineDiedError, Feature, StepSpec
+from precall_service.engine.base import Engine, EngineDiedError, Feature, StepSpec
+from precall_service.engine.drafts import Draft
 from precall_service.speculation.ledger import CallKey, Prediction
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class StepDrafts:
         self._record = services.speculation.records.of(context.tenant)
         self._verify = context.speculation.verify_drafts
         self._began: StepBegan | None = None
-        self._drafted: set[CallKey] = set()
+        self._drafted: dict[CallKey, Prediction] = {}
+        """The predictions of this step that were drafted; the first one of each call."""
 
     def begin_step(self, began: StepBegan) -> None:
         """Notes that a step is generated from now on."""
@@ -55,12 +57,27 @@ class StepDrafts:
         if len(self._drafted) < DRAFTS_MAX and self._shared.policy.worth_drafting(
             prediction, tool, width=self._services.admission.speculation_width
         ):
-            self._drafted.add(prediction.key)
-            self._shared.spawn(_stage(engine, began.spec, prediction.key))
+            self._drafted[prediction.key] = prediction
+            self._shared.spawn(_stage(engine, began.spec, prediction))
+
+    def verify(self, saved: DraftsSaved) -> None:
+        """Notes what became of the drafts of the step."""
+        drafted = {each.prediction_id: each for each in self._drafted.values()}
+        for draft in saved.drafts:
+            prediction = drafted.get(draft.prediction_id)
+            if prediction is not None:
+                self._shared.policy.count_draft(
+                    prediction,
+                    self._record.tool(prediction.key.tool_name),
+                    proposed=draft.proposed,
+                    accepted=draft.accepted,
+                    saved_s=draft.saved_s,
+                )
 
 
-async def _stage(engine: Engine, spec: StepSpec, key: CallKey) -> None:
+async def _stage(engine: Engine, spec: StepSpec, prediction: Prediction) -> None:
+    key = prediction.key
     try:
-        await engine.draft(spec, [Draft(key.tool_name, key.arguments)])
+        await engine.draft(spec, [Draft(key.tool_name, key.arguments, prediction.prediction_id)])
     except (EngineDiedError, ServiceError) as error:
         log.debug("a predicted call was not drafted: %s", error)

@@ -58,8 +58,9 @@ class TurnSteps:
         self.tokens_left -= step.end.usage.output_tokens
         self._scope.transcript.keep_step(prompt, step)
         if step.end.drafted_tokens:
-            drafts = DraftsVerified(step.end.drafted_tokens, step.end.accepted_tokens)
-            self._scope.account.note(drafts)
+            self._scope.account.note(
+                DraftsVerified(step.end.drafted_tokens, step.end.accepted_tokens, step.end.drafts)
+            )
         self._note_end(step.finish, step.end.usage)
         self._calls.open(reader.calls_told)
         await self._calls.end_unmade(step)

@@ -7,7 +7,13 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from precall_service.agent.account import CallTaken, Happening, Sampled, StepBegan
+from precall_service.agent.account import (
+    CallTaken,
+    DraftsSaved,
+    Happening,
+    Sampled,
+    StepBegan,
+)
 from precall_service.agent.context import TurnContext
 from precall_service.domain.endings import UNANSWERED
 from precall_service.domain.events import (
@@ -82,6 +88,8 @@ class TurnSpans:
             case StepBegan(spec=spec):
                 self._step = self._turn.step(_settings(spec), self._confirmed)
                 self._confirmed = []
+            case DraftsSaved():
+                self._draft(happening)
             case StepCompleted(_, finish, usage):
                 self._complete_step(finish, usage)
             case CallTaken(call_id, tool_name):
@@ -96,6 +104,26 @@ class TurnSpans:
                 self._complete_turn(happening)
             case _:
                 pass
+
+    def _draft(self, saved: DraftsSaved) -> None:
+        if self._step is not None:
+            self._step.set(
+                {
+                    names.STEP_DRAFT_TOKENS_PROPOSED: saved.proposed,
+                    names.STEP_DRAFT_TOKENS_ACCEPTED: saved.accepted,
+                    names.STEP_SAVED_BY_DRAFTS: saved.saved_s,
+                }
+            )
+        for draft in saved.drafts:
+            span = self._predictions.get(draft.prediction_id)
+            if span is not None:
+                span.set(
+                    {
+                        names.PREDICTION_DRAFT_TOKENS_PROPOSED: draft.proposed,
+                        names.PREDICTION_DRAFT_TOKENS_ACCEPTED: draft.accepted,
+                        names.PREDICTION_SAVED_BY_DRAFT: draft.saved_s,
+                    }
+                )
 
     def _complete_step(self, finish: StepFinishReason, usage: TokenUsage) -> None:
         if self._step is None:
@@ -176,6 +204,7 @@ class TurnSpans:
                 names.TURN_SAVED_BY_DRAFTS: report.saved_by_drafts_s,
                 names.TURN_DRAFT_TOKENS_PROPOSED: report.draft_tokens_proposed,
                 names.TURN_DRAFT_TOKENS_ACCEPTED: report.draft_tokens_accepted,
+                names.TURN_DRAFT_TOKENS_WASTED: report.draft_tokens_wasted,
                 names.TURN_WASTED_TIME: report.wasted_time_s,
             }
         )

@@ -20,6 +20,7 @@ from precall_service.agent import refusals
 from precall_service.agent.account import TurnAccount
 from precall_service.agent.calls import TurnCalls
 from precall_service.agent.context import TurnContext, TurnEnding, TurnServices
+from precall_service.agent.draft_savings import DraftSavings
 from precall_service.agent.outbox import Emit, Offer, Push
 from precall_service.agent.pace import TurnPace
 from precall_service.agent.report import TurnReporter
@@ -68,6 +69,7 @@ class Turn:
         self._spans = TurnSpans(services.tracer, spec, context)
         self._reporter = TurnReporter(self._received_at)
         account = TurnAccount(clock, (self._reporter, self._spans))
+        account.add(DraftSavings(account.note))
         self._speculation = TurnSpeculation(
             services,
             context,

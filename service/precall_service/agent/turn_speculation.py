@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable
 
 from precall_service.agent.account import (
+    DraftsSaved,
     Happening,
     Sampled,
     StepBegan,
@@ -110,6 +111,8 @@ class TurnSpeculation:
         match happening:
             case StepBegan():
                 self._begin_step(happening)
+            case DraftsSaved():
+                self._drafts.verify(happening)
             case StepCompleted(_, finish):
                 self._step_ended_at = at
                 self._end_step(finish)

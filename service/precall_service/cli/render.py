@@ -219,9 +219,12 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
         yield "saved by overlap", f"{report.saved_by_overlap_s:.2f} s"
     if report.draft_tokens_proposed:
         accepted, proposed = report.draft_tokens_accepted, report.draft_tokens_proposed
+        yield "drafts", _drafted(accepted, proposed, report.saved_by_drafts_s)
+    for draft in report.drafts:
+        source = "ends of calls" if draft.predictor is None else words(draft.predictor)
         yield (
-            "drafts",
-            (f"{accepted} of {proposed} tokens accepted, {report.saved_by_drafts_s:.2f} s saved"),
+            f"  {source}{draft.tool_name and ', '}{draft.tool_name}",
+            _drafted(draft.tokens_accepted, draft.tokens_proposed, draft.saved_s),
         )
     if report.predictions:
         yield "predictions confirmed", f"{report.predictions_confirmed} of {report.predictions}"
@@ -236,6 +239,10 @@ def _report_rows(report: precall.TurnReport) -> Iterator[tuple[str, str]]:
         f"{usage.input_tokens}, {cached_fraction(usage)} of them from the KV cache",
     )
     yield "generated tokens", f"{usage.output_tokens}{_speed(report)}"
+
+
+def _drafted(accepted: int, proposed: int, saved_s: float) -> str:
+    return f"{accepted} of {proposed} tokens accepted, {saved_s:.2f} s saved"
 
 
 def cached_fraction(usage: precall.TokenUsage) -> str:

@@ -24,8 +24,9 @@ HELP = options.help_text(
     with them: off, shadow (only scored) or issue (run early). Acceptance is the fraction of its
     resolved predictions that were exactly the call that the model made; coverage is the fraction of
     the model's calls that an early run answered. Turns would have waited longer by what is saved,
-    and handlers ran in vain for what is wasted. While the breaker of a tool is open, it does not
-    run early, because too many early runs failed.""",
+    and handlers ran in vain for what is wasted. Draft tokens are those of predicted calls that the
+    engine verified instead of generating them, and of which it accepted some. While the breaker of
+    a tool is open, it does not run early, because too many early runs failed.""",
     examples={
         "precall stats": "every tool that was called or predicted",
         "precall stats --tenant acme": "of another tenant",
@@ -35,10 +36,11 @@ HELP = options.help_text(
 
 _HEADER: Final = (
     "predictor", "stage", "proposed", "launched", "confirmed", "acceptance", "saved", "wasted",
-    "would save", "would waste",
+    "would save", "would waste", "draft tokens", "saved by drafts",
 )  # fmt: skip
 _TEXTS: Final = 2  # the first columns; the others are numbers
-_ESTIMATES: Final = 2  # the last columns
+_ESTIMATES: Final = frozenset({"would save", "would waste"})
+_DRAFTS: Final = frozenset({"draft tokens", "saved by drafts"})
 
 
 def stats(
@@ -113,8 +115,12 @@ def _about(tool: precall.ToolSpeculation) -> str:
 
 
 def _lines(records: tuple[precall.PredictorRecord, ...]) -> Iterator[str]:
-    """Yields a table, line by line. Estimates have columns only if there are any."""
-    is_estimated = any(record.would_save_s or record.would_waste_s for record in records)
+    """Yields a table, line by line. Estimates and drafts have columns only if there are any."""
+    left_out: set[str] = set()
+    if not any(record.would_save_s or record.would_waste_s for record in records):
+        left_out |= _ESTIMATES
+    if not any(record.draft_tokens_proposed for record in records):
+        left_out |= _DRAFTS
     rows = [_HEADER, *map(_cells, records)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -122,7 +128,8 @@ def _lines(records: tuple[precall.PredictorRecord, ...]) -> Iterator[str]:
             cell.ljust(width) if number < _TEXTS else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        yield "  " + "  ".join(cells if is_estimated else cells[:-_ESTIMATES])
+        shown = zip(_HEADER, cells, strict=True)
+        yield "  " + "  ".join(cell for name, cell in shown if name not in left_out)
 
 
 def _cells(record: precall.PredictorRecord) -> tuple[str, ...]:
@@ -136,6 +143,8 @@ def _cells(record: precall.PredictorRecord) -> tuple[str, ...]:
         *map(str, counts),
         "-" if record.acceptance is None else f"{record.acceptance:.0%}",
         *(f"{time_s:.2f} s" for time_s in times),
+        f"{record.draft_tokens_accepted} of {record.draft_tokens_proposed}",
+        f"{record.saved_by_drafts_s:.2f} s",
     )
 
 

@@ -78,6 +78,9 @@ class Prediction:
         skipped: Why it does not run early; UNSPECIFIED if it does.
         launched_at: When its handler was started; None if none was.
         over_at: When its handler ended.
+        drafted: The number of tokens of the call that the engine verified as a draft.
+        accepted: The number of those that were accepted.
+        saved_by_draft_s: The time that this saved, by an estimate.
     """
 
     prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -97,6 +100,9 @@ class Prediction:
     launched_at: float | None = None
     over_at: float | None = None
     result_json: str | None = None
+    drafted: int = 0
+    accepted: int = 0
+    saved_by_draft_s: float = 0.0
 
     @property
     def open(self) -> bool:
@@ -179,7 +185,16 @@ class Ledger:
         """Ends a prediction whose result answers a call."""
         self._move(prediction, State.LAUNCHED, State.READY, to=State.CONFIRMED)
         lead_s = self._clock.now() - prediction.proposed_at
-        self._note(PredictionConfirmed(prediction.prediction_id, call_id, lead_s))
+        self._note(
+            PredictionConfirmed(
+                prediction.prediction_id,
+                call_id,
+                lead_s,
+                prediction.drafted,
+                prediction.accepted,
+                prediction.saved_by_draft_s,
+            )
+        )
 
     def discard(self, prediction: Prediction, reason: DiscardReason, *, call_id: str = "") -> None:
         """Ends a prediction whose result is not used. `call_id` is the call that it matched."""
@@ -188,7 +203,17 @@ class Ledger:
         wasted_s = prediction.handler_s(now)
         if prediction.over_at is None:
             prediction.over_at = now
-        self._note(PredictionDiscarded(prediction.prediction_id, reason, wasted_s, call_id))
+        self._note(
+            PredictionDiscarded(
+                prediction.prediction_id,
+                reason,
+                wasted_s,
+                call_id,
+                prediction.drafted,
+                prediction.accepted,
+                prediction.saved_by_draft_s,
+            )
+        )
 
     def _move(self, prediction: Prediction, *states: State, to: State) -> None:
         if prediction.state not in states:

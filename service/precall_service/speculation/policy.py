@@ -169,6 +169,24 @@ class Policy:
                 return  # it says nothing about those that do run
         record.stage.judge(saved_s, wasted_s, weight=self.limits.waste_weight, matched=matched)
 
+    def count_draft(
+        self,
+        prediction: Prediction,
+        tool: ToolRecord,
+        *,
+        proposed: int,
+        accepted: int,
+        saved_s: float,
+    ) -> None:
+        """Counts the tokens of a predicted call that the engine has verified."""
+        prediction.drafted += proposed
+        prediction.accepted += accepted
+        prediction.saved_by_draft_s = max(0.0, prediction.saved_by_draft_s + saved_s)
+        record = tool.of(prediction.predictor)
+        record.draft_tokens_proposed += proposed
+        record.draft_tokens_accepted += accepted
+        record.saved_by_drafts_s = max(0.0, record.saved_by_drafts_s + saved_s)
+
     def count_waste(self, prediction: Prediction, tenant: TenantRecord) -> None:
         """Counts the time that the handler of a discarded prediction took."""
         wasted_s = prediction.handler_s(self._clock.now())

@@ -48,6 +48,9 @@ class PredictorRecord:
         self.wasted_s = 0.0
         self.would_save_s = 0.0
         self.would_waste_s = 0.0
+        self.draft_tokens_proposed = 0
+        self.draft_tokens_accepted = 0
+        self.saved_by_drafts_s = 0.0
 
     def leads_at(self, depth: int) -> Durations:
         """Returns the leads of predictions of this depth."""

@@ -167,6 +167,20 @@ def step_completed(value: events.StepCompleted) -> turn_pb2.StepCompleted:
     )
 
 
+def draft_report(value: events.DraftReport) -> turn_pb2.DraftReport:
+    """DraftReport as a message."""
+    return turn_pb2.DraftReport(
+        predictor=None
+        if value.predictor is None
+        else prediction_pb2.Predictor.ValueType(value.predictor.value),
+        tool_name=value.tool_name,
+        tokens_proposed=value.tokens_proposed,
+        tokens_accepted=value.tokens_accepted,
+        tokens_wasted=value.tokens_wasted,
+        saved=duration(value.saved_s),
+    )
+
+
 def turn_report(value: events.TurnReport) -> turn_pb2.TurnReport:
     """TurnReport as a message."""
     return turn_pb2.TurnReport(
@@ -191,6 +205,8 @@ def turn_report(value: events.TurnReport) -> turn_pb2.TurnReport:
         predictions_confirmed=value.predictions_confirmed,
         draft_tokens_proposed=value.draft_tokens_proposed,
         draft_tokens_accepted=value.draft_tokens_accepted,
+        draft_tokens_wasted=value.draft_tokens_wasted,
+        drafts=[draft_report(each) for each in value.drafts],
     )
 
 
@@ -268,6 +284,9 @@ def prediction_confirmed(value: events.PredictionConfirmed) -> prediction_pb2.Pr
         prediction_id=value.prediction_id,
         call_id=value.call_id,
         lead_time=duration(value.lead_time_s),
+        draft_tokens_proposed=value.draft_tokens_proposed,
+        draft_tokens_accepted=value.draft_tokens_accepted,
+        saved_by_draft=duration(value.saved_by_draft_s),
     )
 
 
@@ -278,6 +297,9 @@ def prediction_discarded(value: events.PredictionDiscarded) -> prediction_pb2.Pr
         reason=prediction_pb2.DiscardReason.ValueType(value.reason.value),
         time_wasted=duration(value.time_wasted_s),
         call_id=value.call_id,
+        draft_tokens_proposed=value.draft_tokens_proposed,
+        draft_tokens_accepted=value.draft_tokens_accepted,
+        saved_by_draft=duration(value.saved_by_draft_s),
     )
 
 

@@ -97,4 +97,7 @@ def _predictor(
         wasted=duration(each.wasted_s),
         would_save=duration(each.would_save_s),
         would_waste=duration(each.would_waste_s),
+        draft_tokens_proposed=each.draft_tokens_proposed,
+        draft_tokens_accepted=each.draft_tokens_accepted,
+        saved_by_drafts=duration(each.saved_by_drafts_s),
     )

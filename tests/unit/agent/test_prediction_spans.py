@@ -153,3 +153,30 @@ async def test_spans_are_made_although_the_client_asks_for_no_events(
         for each in named(exporter, "speculate weather")
     ]
     assert sorted(map(str, outcomes)) == ["confirmed", "discarded"]
+
+
+async def test_spans_say_what_became_of_drafts(
+    exporter: InMemorySpanExporter, tracer: Tracer
+) -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather(), proposal("book")))
+    engine = scripted(thinking.then(ROME), says("done"))
+    engine.verified = {"weather": (20, 15), "": (5, 5)}
+    async with agent_on(engine, predictors=[told], tracer=tracer) as there:
+        client = there.open(WEATHER, BOOK)
+        await client.send()
+        await client.answer(0)
+        await thinking.on()
+    [drafted] = named(exporter, "speculate weather")
+    [other] = named(exporter, "speculate book")
+    first, second = named(exporter, "chat scripted")
+    [turn] = named(exporter, "invoke_agent helper")
+    counts = "precall.prediction.draft_tokens_proposed", "precall.prediction.draft_tokens_accepted"
+    assert [attributes(drafted)[name] for name in counts] == [20, 15]
+    assert attributes(drafted)["precall.prediction.saved_by_draft"] == 0.0
+    assert attributes(other).keys().isdisjoint(counts)
+    counts = "precall.step.draft_tokens_proposed", "precall.step.draft_tokens_accepted"
+    assert [attributes(first)[name] for name in counts] == [25, 20]
+    assert [attributes(second)[name] for name in counts] == [5, 5]
+    assert attributes(second)["precall.step.saved_by_drafts"] == 0.0
+    assert attributes(turn)["precall.turn.draft_tokens_wasted"] == 5

@@ -8,7 +8,8 @@ import pytest
 
 from precall_service.agent.step_drafts import DRAFTS_MAX
 from precall_service.domain.speculation import SpeculationSettings
-from precall_service.engine.base import Draft, Feature
+from precall_service.engine.base import Feature, StepSpec
+from precall_service.engine.drafts import Draft
 from precall_service.speculation.limits import SpeculationLimits
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
@@ -30,7 +31,12 @@ async def drafted(
         client = there.open(WEATHER, BOOK)
         await client.send()
         await settle()
-        return [engine.drafts.get(spec.step_id, []) for spec in engine.specs]
+        return [staged(engine, spec) for spec in engine.specs]
+
+
+def staged(engine: ScriptedEngine, spec: StepSpec) -> list[Draft]:
+    """The drafts of a step, without their ids."""
+    return [replace(each, draft_id="") for each in engine.drafts.get(spec.step_id, [])]
 
 
 async def test_a_predicted_call_is_drafted_in_canonical_form() -> None:

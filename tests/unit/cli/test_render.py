@@ -244,6 +244,25 @@ def test_report_says_what_speculation_did() -> None:
     assert rows["wasted by predictions"] == "_ of tools"
 
 
+def test_report_says_what_drafts_did() -> None:
+    report = precall.TurnReport(
+        draft_tokens_proposed=75,
+        draft_tokens_accepted=34,
+        draft_tokens_wasted=41,
+        saved_by_drafts_s=0.5,
+        drafts=(
+            precall.DraftReport(precall.Predictor.FORK, "look", 70, 29, 41, 0.25),
+            precall.DraftReport(None, "", 5, 5, 0, 0.25),
+        ),
+    )
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report_table(report))
+    rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in lines(console))
+    assert rows["drafts"] == "34 of 75 tokens accepted, _ saved"
+    assert rows["fork, look"] == "29 of 70 tokens accepted, _ saved"
+    assert rows["ends of calls"] == "5 of 5 tokens accepted, _ saved"
+
+
 def test_report_of_a_turn_that_did_nothing() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(report_table(precall.TurnReport()))

@@ -24,7 +24,7 @@ HISTORY = PredictorRecord(
 )  # fmt: skip
 FORK = PredictorRecord(
     predictor=Predictor.FORK, stage=SpeculationMode.SHADOW, proposed=3, would_save_s=0.75,
-    would_waste_s=12.0,
+    would_waste_s=12.0, draft_tokens_proposed=400, draft_tokens_accepted=30, saved_by_drafts_s=0.25,
 )  # fmt: skip
 DISPATCH = PredictorRecord(predictor=Predictor.EARLY_DISPATCH, stage=SpeculationMode.OFF)
 STATS = SpeculationStats(
@@ -53,12 +53,15 @@ async def test_every_tool_and_predictor_has_a_line() -> None:
     times = ["saved", "wasted"]
     assert [re.split(r" {2,}", line.strip()) for line in result.stdout.splitlines()] == [
         ["[look]", "8 calls, coverage 75% (6 answered early), a run takes 0.25 s"],
-        [*counts, *times, "would save", "would waste"],
+        [*counts, *times, "would save", "would waste", "draft tokens", "saved by drafts"],
         [
             "history", "issue (pinned)", "1200", "9", "6", "70%",
-            "1.50 s", "0.50 s", "0.00 s", "0.00 s",
+            "1.50 s", "0.50 s", "0.00 s", "0.00 s", "0 of 0", "0.00 s",
         ],
-        ["fork", "shadow", "3", "0", "0", "-", "0.00 s", "0.00 s", "0.75 s", "12.00 s"],
+        [
+            "fork", "shadow", "3", "0", "0", "-", "0.00 s", "0.00 s", "0.75 s", "12.00 s",
+            "30 of 400", "0.25 s",
+        ],
         [""],
         ["roll", "1 call, coverage 0% (0 answered early), breaker open"],
         [*counts, *times],
@@ -74,8 +77,10 @@ async def test_the_numbers_are_aligned() -> None:
     async with FakeServer(speculation_stats=STATS) as server:
         _, header, history, fork, *_ = (await run(server)).stdout.splitlines()
     assert len(header) == len(history) == len(fork)
-    ends = [header.index(name) + len(name) for name in ("proposed", "would waste")]
-    assert [history[: ends[0]].split()[-1], fork[: ends[1]].split()[-2]] == ["1200", "12.00"]
+    ends = [header.index(name) + len(name) for name in ("proposed", "would waste", "draft tokens")]
+    assert history[: ends[0]].split()[-1] == "1200"
+    assert fork[: ends[1]].split()[-2] == "12.00"
+    assert fork[: ends[2]].split()[-3:] == ["30", "of", "400"]
 
 
 async def test_programs_get_one_object() -> None:
@@ -92,6 +97,7 @@ async def test_programs_get_one_object() -> None:
         "predictor": "history", "stage": "issue", "pinned": True, "proposed": 1200, "launched": 9,
         "resolved": 10, "matched": 7, "confirmed": 6, "saved_s": 1.5, "wasted_s": 0.5,
         "would_save_s": 0.0, "would_waste_s": 0.0, "acceptance": 0.7,
+        "draft_tokens_proposed": 0, "draft_tokens_accepted": 0, "saved_by_drafts_s": 0.0,
     }  # fmt: skip
     assert (fork["stage"], fork["acceptance"]) == ("shadow", None)
     assert roll["breaker_open"]

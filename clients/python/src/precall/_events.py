@@ -19,6 +19,7 @@ from precall._errors import PrecallError
 __all__ = [
     "ContentPart",
     "DiscardReason",
+    "DraftReport",
     "Event",
     "PredictionConfirmed",
     "PredictionDiscarded",
@@ -352,6 +353,30 @@ class StepCompleted:
     """The tokens that it used."""
 
 
+@dataclass(frozen=True, slots=True)
+class DraftReport:
+    """DraftReport of the contract.
+
+    What became of a turn's drafts from one source: a predictor's calls of one tool, or the ends of
+    calls.
+    """
+
+    predictor: Predictor | None = None
+    """The predictor. None for the ends of calls, such as a closing mark: they are certain once the
+    arguments have ended, so they are drafted without a prediction."""
+    tool_name: str = ""
+    """The name of the tool. Empty for the ends of calls."""
+    tokens_proposed: int = 0
+    """The number of tokens that the engine verified."""
+    tokens_accepted: int = 0
+    """The number of verified tokens that were accepted."""
+    tokens_wasted: int = 0
+    """The number of verified tokens that were not accepted."""
+    saved_s: float = 0.0
+    """An estimate of the time saved: the part of TurnReport.saved_by_drafts that is due to these
+    drafts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnReport:
     """Where a turn's time and tokens went, and what was saved."""
@@ -398,9 +423,14 @@ class TurnReport:
     predictions_confirmed: int = 0
     """The number of predictions that were confirmed."""
     draft_tokens_proposed: int = 0
-    """The number of draft tokens that were staged."""
+    """The number of draft tokens that the engine verified: those of `drafts`, and those of the
+    engine's own speculative decoding where the operator uses it."""
     draft_tokens_accepted: int = 0
-    """The number of draft tokens that were accepted."""
+    """The number of verified draft tokens that were accepted."""
+    draft_tokens_wasted: int = 0
+    """The number of verified draft tokens that were not accepted."""
+    drafts: tuple[DraftReport, ...] = ()
+    """What became of the drafts of each predictor and tool, and of the ends of calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +516,13 @@ class PredictionConfirmed:
     """The id of the model's call."""
     lead_time_s: float = 0.0
     """The time from the proposal to the model's commitment to the call."""
+    draft_tokens_proposed: int = 0
+    """The number of tokens of the call that the engine verified as a draft. If several predictions
+    are of the same call, they count for the first of them."""
+    draft_tokens_accepted: int = 0
+    """The number of verified tokens that were accepted."""
+    saved_by_draft_s: float = 0.0
+    """An estimate of the time saved by the accepted tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,6 +538,13 @@ class PredictionDiscarded:
     call_id: str = ""
     """The model's call that the prediction matched, if nothing ran early for it: with SHADOW, and
     where the policy did not let it run. Empty: the model did not make the call."""
+    draft_tokens_proposed: int = 0
+    """The number of tokens of the call that the engine verified as a draft. If several predictions
+    are of the same call, they count for the first of them."""
+    draft_tokens_accepted: int = 0
+    """The number of verified tokens that were accepted."""
+    saved_by_draft_s: float = 0.0
+    """An estimate of the time saved by the accepted tokens."""
 
 
 Event: TypeAlias = (

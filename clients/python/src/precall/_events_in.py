@@ -121,6 +121,20 @@ def step_completed(message: turn_pb2.StepCompleted) -> _events.StepCompleted:
     )
 
 
+def draft_report(message: turn_pb2.DraftReport) -> _events.DraftReport:
+    """Returns a DraftReport."""
+    return _events.DraftReport(
+        predictor=member(_events.Predictor, prediction_pb2.Predictor.DESCRIPTOR, message.predictor)
+        if message.HasField("predictor")
+        else None,
+        tool_name=message.tool_name,
+        tokens_proposed=message.tokens_proposed,
+        tokens_accepted=message.tokens_accepted,
+        tokens_wasted=message.tokens_wasted,
+        saved_s=seconds(message.saved),
+    )
+
+
 def turn_report(message: turn_pb2.TurnReport) -> _events.TurnReport:
     """Returns a TurnReport."""
     return _events.TurnReport(
@@ -145,6 +159,8 @@ def turn_report(message: turn_pb2.TurnReport) -> _events.TurnReport:
         predictions_confirmed=message.predictions_confirmed,
         draft_tokens_proposed=message.draft_tokens_proposed,
         draft_tokens_accepted=message.draft_tokens_accepted,
+        draft_tokens_wasted=message.draft_tokens_wasted,
+        drafts=tuple(draft_report(each) for each in message.drafts),
     )
 
 
@@ -194,6 +210,9 @@ def prediction_confirmed(
         prediction_id=message.prediction_id,
         call_id=message.call_id,
         lead_time_s=seconds(message.lead_time),
+        draft_tokens_proposed=message.draft_tokens_proposed,
+        draft_tokens_accepted=message.draft_tokens_accepted,
+        saved_by_draft_s=seconds(message.saved_by_draft),
     )
 
 
@@ -208,6 +227,9 @@ def prediction_discarded(
         ),
         time_wasted_s=seconds(message.time_wasted),
         call_id=message.call_id,
+        draft_tokens_proposed=message.draft_tokens_proposed,
+        draft_tokens_accepted=message.draft_tokens_accepted,
+        saved_by_draft_s=seconds(message.saved_by_draft),
     )
 
 

@@ -151,6 +151,12 @@ class PredictorRecord:
     """An estimate of the time that predictions would have saved that were not run."""
     would_waste_s: float = 0.0
     """An estimate of the handlers' time that they would have wasted."""
+    draft_tokens_proposed: int = 0
+    """Tokens of predicted calls that the engine verified as drafts."""
+    draft_tokens_accepted: int = 0
+    """Those that were accepted."""
+    saved_by_drafts_s: float = 0.0
+    """An estimate of the time that the accepted tokens saved."""
 
     @property
     def acceptance(self) -> float | None:

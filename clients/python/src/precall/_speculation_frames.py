@@ -88,4 +88,7 @@ def _record(said: prediction_pb2.PredictorRecord) -> PredictorRecord:
         wasted_s=seconds(said.wasted),
         would_save_s=seconds(said.would_save),
         would_waste_s=seconds(said.would_waste),
+        draft_tokens_proposed=said.draft_tokens_proposed,
+        draft_tokens_accepted=said.draft_tokens_accepted,
+        saved_by_drafts_s=seconds(said.saved_by_drafts),
     )

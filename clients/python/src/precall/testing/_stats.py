@@ -40,4 +40,7 @@ def _record(record: PredictorRecord) -> prediction_pb2.PredictorRecord:
         wasted=duration(record.wasted_s),
         would_save=duration(record.would_save_s),
         would_waste=duration(record.would_waste_s),
+        draft_tokens_proposed=record.draft_tokens_proposed,
+        draft_tokens_accepted=record.draft_tokens_accepted,
+        saved_by_drafts=duration(record.saved_by_drafts_s),
     )

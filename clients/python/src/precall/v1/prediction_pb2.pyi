@@ -322,13 +322,26 @@ class PredictionConfirmed(_message.Message):
     PREDICTION_ID_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
     LEAD_TIME_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_PROPOSED_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    SAVED_BY_DRAFT_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """The id of the prediction."""
     call_id: _builtins.str
     """The id of the model's call."""
+    draft_tokens_proposed: _builtins.int
+    """The number of tokens of the call that the engine verified as a draft. If several predictions are of the same call,
+    they count for the first of them.
+    """
+    draft_tokens_accepted: _builtins.int
+    """The number of verified tokens that were accepted."""
     @_builtins.property
     def lead_time(self) -> _duration_pb2.Duration:
         """The time from the proposal to the model's commitment to the call."""
+
+    @_builtins.property
+    def saved_by_draft(self) -> _duration_pb2.Duration:
+        """An estimate of the time saved by the accepted tokens."""
 
     def __init__(
         self,
@@ -336,10 +349,13 @@ class PredictionConfirmed(_message.Message):
         prediction_id: _builtins.str = ...,
         call_id: _builtins.str = ...,
         lead_time: _duration_pb2.Duration | None = ...,
+        draft_tokens_proposed: _builtins.int = ...,
+        draft_tokens_accepted: _builtins.int = ...,
+        saved_by_draft: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lead_time", b"lead_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lead_time", b"lead_time", "saved_by_draft", b"saved_by_draft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "lead_time", b"lead_time", "prediction_id", b"prediction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "lead_time", b"lead_time", "prediction_id", b"prediction_id", "saved_by_draft", b"saved_by_draft"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,6 +371,9 @@ class PredictionDiscarded(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     TIME_WASTED_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_PROPOSED_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    SAVED_BY_DRAFT_FIELD_NUMBER: _builtins.int
     prediction_id: _builtins.str
     """The id of the prediction."""
     reason: Global___DiscardReason.ValueType
@@ -363,9 +382,19 @@ class PredictionDiscarded(_message.Message):
     """The model's call that the prediction matched, if nothing ran early for it: with SHADOW, and where the policy did not
     let it run. Empty: the model did not make the call.
     """
+    draft_tokens_proposed: _builtins.int
+    """The number of tokens of the call that the engine verified as a draft. If several predictions are of the same call,
+    they count for the first of them.
+    """
+    draft_tokens_accepted: _builtins.int
+    """The number of verified tokens that were accepted."""
     @_builtins.property
     def time_wasted(self) -> _duration_pb2.Duration:
         """The handler's time spent on it."""
+
+    @_builtins.property
+    def saved_by_draft(self) -> _duration_pb2.Duration:
+        """An estimate of the time saved by the accepted tokens."""
 
     def __init__(
         self,
@@ -374,10 +403,13 @@ class PredictionDiscarded(_message.Message):
         reason: Global___DiscardReason.ValueType = ...,
         time_wasted: _duration_pb2.Duration | None = ...,
         call_id: _builtins.str = ...,
+        draft_tokens_proposed: _builtins.int = ...,
+        draft_tokens_accepted: _builtins.int = ...,
+        saved_by_draft: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_wasted", b"time_wasted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saved_by_draft", b"saved_by_draft", "time_wasted", b"time_wasted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "prediction_id", b"prediction_id", "reason", b"reason", "time_wasted", b"time_wasted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "prediction_id", b"prediction_id", "reason", b"reason", "saved_by_draft", b"saved_by_draft", "time_wasted", b"time_wasted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,6 +528,9 @@ class PredictorRecord(_message.Message):
     WASTED_FIELD_NUMBER: _builtins.int
     WOULD_SAVE_FIELD_NUMBER: _builtins.int
     WOULD_WASTE_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_PROPOSED_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    SAVED_BY_DRAFTS_FIELD_NUMBER: _builtins.int
     predictor: Global___Predictor.ValueType
     """The predictor."""
     stage: Global___SpeculationMode.ValueType
@@ -512,6 +547,10 @@ class PredictorRecord(_message.Message):
     """The resolved predictions for which the model made exactly this call, whether or not a handler was started."""
     confirmed: _builtins.int
     """The predictions that were confirmed: the result of a run that started early answered the call."""
+    draft_tokens_proposed: _builtins.int
+    """The number of tokens of predicted calls that the engine verified as drafts."""
+    draft_tokens_accepted: _builtins.int
+    """The number of verified tokens that were accepted."""
     @_builtins.property
     def saved(self) -> _duration_pb2.Duration:
         """The time that confirmed predictions saved."""
@@ -528,6 +567,10 @@ class PredictorRecord(_message.Message):
     def would_waste(self) -> _duration_pb2.Duration:
         """An estimate of the handlers' time that predictions would have wasted that were not run."""
 
+    @_builtins.property
+    def saved_by_drafts(self) -> _duration_pb2.Duration:
+        """An estimate of the time saved by the accepted tokens."""
+
     def __init__(
         self,
         *,
@@ -543,10 +586,13 @@ class PredictorRecord(_message.Message):
         wasted: _duration_pb2.Duration | None = ...,
         would_save: _duration_pb2.Duration | None = ...,
         would_waste: _duration_pb2.Duration | None = ...,
+        draft_tokens_proposed: _builtins.int = ...,
+        draft_tokens_accepted: _builtins.int = ...,
+        saved_by_drafts: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["saved", b"saved", "wasted", b"wasted", "would_save", b"would_save", "would_waste", b"would_waste"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["saved", b"saved", "saved_by_drafts", b"saved_by_drafts", "wasted", b"wasted", "would_save", b"would_save", "would_waste", b"would_waste"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "launched", b"launched", "matched", b"matched", "pinned", b"pinned", "predictor", b"predictor", "proposed", b"proposed", "resolved", b"resolved", "saved", b"saved", "stage", b"stage", "wasted", b"wasted", "would_save", b"would_save", "would_waste", b"would_waste"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "launched", b"launched", "matched", b"matched", "pinned", b"pinned", "predictor", b"predictor", "proposed", b"proposed", "resolved", b"resolved", "saved", b"saved", "saved_by_drafts", b"saved_by_drafts", "stage", b"stage", "wasted", b"wasted", "would_save", b"would_save", "would_waste", b"would_waste"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

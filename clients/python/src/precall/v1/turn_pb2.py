@@ -27,9 +27,10 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from precall.v1 import common_pb2 as precall_dot_v1_dot_common__pb2
 from precall.v1 import content_pb2 as precall_dot_v1_dot_content__pb2
 from precall.v1 import generation_pb2 as precall_dot_v1_dot_generation__pb2
+from precall.v1 import prediction_pb2 as precall_dot_v1_dot_prediction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15precall/v1/turn.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x17precall/v1/common.proto\x1a\x18precall/v1/content.proto\x1a\x1bprecall/v1/generation.proto\"\x95\x01\n\nTurnLimits\x12\x16\n\tmax_steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_turn_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12/\n\x0cmax_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\n\n_max_stepsB\x12\n\x10_max_turn_tokens\"\x84\x02\n\tStartTurn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x17.precall.v1.ContentPart\x12\x32\n\ngeneration\x18\x03 \x01(\x0b\x32\x1e.precall.v1.GenerationSettings\x12&\n\x06limits\x18\x04 \x01(\x0b\x32\x16.precall.v1.TurnLimits\x12/\n\rwhile_running\x18\x05 \x01(\x0e\x32\x18.precall.v1.WhileRunning\x12/\n\rtrace_context\x18\x06 \x01(\x0b\x32\x18.precall.v1.TraceContext\"\x1d\n\nCancelTurn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"2\n\x0e\x43\x61ncelToolCall\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\"\'\n\x0cTurnDeferred\x12\x17\n\x0frunning_turn_id\x18\x01 \x01(\t\"\x1e\n\nTurnQueued\x12\x10\n\x08position\x18\x01 \x01(\r\"8\n\x0bTurnStarted\x12)\n\x06waited\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"2\n\x0bStepStarted\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"5\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\"@\n\x16ToolCallArgumentsDelta\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x15\n\rjson_fragment\x18\x02 \x01(\t\"K\n\rToolCallReady\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"X\n\x10ToolCallProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\x08\x66raction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_fraction\"\xc4\x03\n\x11ToolCallCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.precall.v1.ToolCallOutcome\x12\x13\n\x0bresult_json\x18\x03 \x01(\t\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12,\n\twait_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x06source\x18\x06 \x01(\x0e\x32\x18.precall.v1.ResultSource\x12\x1b\n\x13\x63\x61\x63he_entry_version\x18\x07 \x01(\x04\x12\x31\n\tcache_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x15\n\rprediction_id\x18\t \x01(\t\x12\x32\n\ntime_saved\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x12(\n\x07\x63ontent\x18\x0b \x03(\x0b\x32\x17.precall.v1.ContentPartB\x0c\n\n_cache_ageB\r\n\x0b_time_saved\"\xb5\x01\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.precall.v1.StepFinishReason\x12%\n\x05usage\x18\x03 \x01(\x0b\x32\x16.precall.v1.TokenUsage\x12:\n\x11log_probabilities\x18\x04 \x03(\x0b\x32\x1f.precall.v1.TokenLogProbability\"q\n\x13TokenLogProbability\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\x12\x32\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\x1c.precall.v1.TokenAlternative\":\n\x10TokenAlternative\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\"j\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x04\"\xaf\x01\n\rTurnCompleted\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.precall.v1.TurnOutcome\x12\x0c\n\x04text\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12&\n\x06report\x18\x04 \x01(\x0b\x32\x16.precall.v1.TurnReport\x12\x1b\n\x13merged_into_turn_id\x18\x05 \x01(\t\"\xb6\x06\n\nTurnReport\x12,\n\twall_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12;\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x32\n\x0fgeneration_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11tool_time_exposed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10tool_time_hidden\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x63ontinuation_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10saved_by_overlap\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fsaved_by_drafts\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x38\n\x15saved_by_continuation\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bwasted_time\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05steps\x18\x0c \x01(\r\x12\x12\n\ntool_calls\x18\r \x01(\r\x12%\n\x05usage\x18\x0e \x01(\x0b\x32\x16.precall.v1.TokenUsage\x12\x12\n\ncache_hits\x18\x0f \x01(\r\x12\x13\n\x0bpredictions\x18\x10 \x01(\r\x12\x1d\n\x15predictions_confirmed\x18\x11 \x01(\r\x12\x1d\n\x15\x64raft_tokens_proposed\x18\x12 \x01(\x04\x12\x1d\n\x15\x64raft_tokens_accepted\x18\x13 \x01(\x04\x42\x16\n\x14_time_to_first_token*\x9a\x01\n\x0cWhileRunning\x12\x1d\n\x19WHILE_RUNNING_UNSPECIFIED\x10\x00\x12\x18\n\x14WHILE_RUNNING_REJECT\x10\x01\x12\x17\n\x13WHILE_RUNNING_QUEUE\x10\x02\x12\x1b\n\x17WHILE_RUNNING_INTERJECT\x10\x03\x12\x1b\n\x17WHILE_RUNNING_INTERRUPT\x10\x04*\xf0\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18TOOL_CALL_OUTCOME_RESULT\x10\x01\x12\x1b\n\x17TOOL_CALL_OUTCOME_ERROR\x10\x02\x12\x1d\n\x19TOOL_CALL_OUTCOME_TIMEOUT\x10\x03\x12\x1f\n\x1bTOOL_CALL_OUTCOME_CANCELLED\x10\x04\x12!\n\x1dTOOL_CALL_OUTCOME_UNAVAILABLE\x10\x05\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x06*\x9c\x01\n\x0cResultSource\x12\x1d\n\x19RESULT_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESULT_SOURCE_COMMITTED\x10\x01\x12\x1d\n\x19RESULT_SOURCE_SPECULATIVE\x10\x02\x12\x17\n\x13RESULT_SOURCE_CACHE\x10\x03\x12\x18\n\x14RESULT_SOURCE_JOINED\x10\x04*\xb5\x01\n\x10StepFinishReason\x12\"\n\x1eSTEP_FINISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17STEP_FINISH_REASON_STOP\x10\x01\x12!\n\x1dSTEP_FINISH_REASON_TOOL_CALLS\x10\x02\x12\x1d\n\x19STEP_FINISH_REASON_LENGTH\x10\x03\x12\x1e\n\x1aSTEP_FINISH_REASON_ABORTED\x10\x04*\xcb\x01\n\x0bTurnOutcome\x12\x1c\n\x18TURN_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15TURN_OUTCOME_ANSWERED\x10\x01\x12\x16\n\x12TURN_OUTCOME_LIMIT\x10\x02\x12\x1a\n\x16TURN_OUTCOME_CANCELLED\x10\x03\x12\x17\n\x13TURN_OUTCOME_FAILED\x10\x04\x12\x1c\n\x18TURN_OUTCOME_INTERJECTED\x10\x05\x12\x18\n\x14TURN_OUTCOME_NO_CALL\x10\x06\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15precall/v1/turn.proto\x12\nprecall.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x17precall/v1/common.proto\x1a\x18precall/v1/content.proto\x1a\x1bprecall/v1/generation.proto\x1a\x1bprecall/v1/prediction.proto\"\x95\x01\n\nTurnLimits\x12\x16\n\tmax_steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_turn_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12/\n\x0cmax_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\n\n_max_stepsB\x12\n\x10_max_turn_tokens\"\x84\x02\n\tStartTurn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x17.precall.v1.ContentPart\x12\x32\n\ngeneration\x18\x03 \x01(\x0b\x32\x1e.precall.v1.GenerationSettings\x12&\n\x06limits\x18\x04 \x01(\x0b\x32\x16.precall.v1.TurnLimits\x12/\n\rwhile_running\x18\x05 \x01(\x0e\x32\x18.precall.v1.WhileRunning\x12/\n\rtrace_context\x18\x06 \x01(\x0b\x32\x18.precall.v1.TraceContext\"\x1d\n\nCancelTurn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"2\n\x0e\x43\x61ncelToolCall\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\"\'\n\x0cTurnDeferred\x12\x17\n\x0frunning_turn_id\x18\x01 \x01(\t\"\x1e\n\nTurnQueued\x12\x10\n\x08position\x18\x01 \x01(\r\"8\n\x0bTurnStarted\x12)\n\x06waited\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"2\n\x0bStepStarted\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"5\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\"@\n\x16ToolCallArgumentsDelta\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x15\n\rjson_fragment\x18\x02 \x01(\t\"K\n\rToolCallReady\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"X\n\x10ToolCallProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\x08\x66raction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_fraction\"\xc4\x03\n\x11ToolCallCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.precall.v1.ToolCallOutcome\x12\x13\n\x0bresult_json\x18\x03 \x01(\t\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12,\n\twait_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x06source\x18\x06 \x01(\x0e\x32\x18.precall.v1.ResultSource\x12\x1b\n\x13\x63\x61\x63he_entry_version\x18\x07 \x01(\x04\x12\x31\n\tcache_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x15\n\rprediction_id\x18\t \x01(\t\x12\x32\n\ntime_saved\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x12(\n\x07\x63ontent\x18\x0b \x03(\x0b\x32\x17.precall.v1.ContentPartB\x0c\n\n_cache_ageB\r\n\x0b_time_saved\"\xb5\x01\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x33\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1c.precall.v1.StepFinishReason\x12%\n\x05usage\x18\x03 \x01(\x0b\x32\x16.precall.v1.TokenUsage\x12:\n\x11log_probabilities\x18\x04 \x03(\x0b\x32\x1f.precall.v1.TokenLogProbability\"q\n\x13TokenLogProbability\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\x12\x32\n\x0c\x61lternatives\x18\x03 \x03(\x0b\x32\x1c.precall.v1.TokenAlternative\":\n\x10TokenAlternative\x12\r\n\x05token\x18\x01 \x01(\t\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\"j\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x04\"\xaf\x01\n\rTurnCompleted\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.precall.v1.TurnOutcome\x12\x0c\n\x04text\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12&\n\x06report\x18\x04 \x01(\x0b\x32\x16.precall.v1.TurnReport\x12\x1b\n\x13merged_into_turn_id\x18\x05 \x01(\t\"\xfc\x06\n\nTurnReport\x12,\n\twall_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12;\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x32\n\x0fgeneration_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11tool_time_exposed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10tool_time_hidden\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x63ontinuation_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10saved_by_overlap\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fsaved_by_drafts\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x38\n\x15saved_by_continuation\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bwasted_time\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05steps\x18\x0c \x01(\r\x12\x12\n\ntool_calls\x18\r \x01(\r\x12%\n\x05usage\x18\x0e \x01(\x0b\x32\x16.precall.v1.TokenUsage\x12\x12\n\ncache_hits\x18\x0f \x01(\r\x12\x13\n\x0bpredictions\x18\x10 \x01(\r\x12\x1d\n\x15predictions_confirmed\x18\x11 \x01(\r\x12\x1d\n\x15\x64raft_tokens_proposed\x18\x12 \x01(\x04\x12\x1d\n\x15\x64raft_tokens_accepted\x18\x13 \x01(\x04\x12\x1b\n\x13\x64raft_tokens_wasted\x18\x14 \x01(\x04\x12\'\n\x06\x64rafts\x18\x15 \x03(\x0b\x32\x17.precall.v1.DraftReportB\x16\n\x14_time_to_first_token\"\xd0\x01\n\x0b\x44raftReport\x12-\n\tpredictor\x18\x01 \x01(\x0e\x32\x15.precall.v1.PredictorH\x00\x88\x01\x01\x12\x11\n\ttool_name\x18\x02 \x01(\t\x12\x17\n\x0ftokens_proposed\x18\x03 \x01(\x04\x12\x17\n\x0ftokens_accepted\x18\x04 \x01(\x04\x12\x15\n\rtokens_wasted\x18\x05 \x01(\x04\x12(\n\x05saved\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\n\n_predictor*\x9a\x01\n\x0cWhileRunning\x12\x1d\n\x19WHILE_RUNNING_UNSPECIFIED\x10\x00\x12\x18\n\x14WHILE_RUNNING_REJECT\x10\x01\x12\x17\n\x13WHILE_RUNNING_QUEUE\x10\x02\x12\x1b\n\x17WHILE_RUNNING_INTERJECT\x10\x03\x12\x1b\n\x17WHILE_RUNNING_INTERRUPT\x10\x04*\xf0\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18TOOL_CALL_OUTCOME_RESULT\x10\x01\x12\x1b\n\x17TOOL_CALL_OUTCOME_ERROR\x10\x02\x12\x1d\n\x19TOOL_CALL_OUTCOME_TIMEOUT\x10\x03\x12\x1f\n\x1bTOOL_CALL_OUTCOME_CANCELLED\x10\x04\x12!\n\x1dTOOL_CALL_OUTCOME_UNAVAILABLE\x10\x05\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x06*\x9c\x01\n\x0cResultSource\x12\x1d\n\x19RESULT_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESULT_SOURCE_COMMITTED\x10\x01\x12\x1d\n\x19RESULT_SOURCE_SPECULATIVE\x10\x02\x12\x17\n\x13RESULT_SOURCE_CACHE\x10\x03\x12\x18\n\x14RESULT_SOURCE_JOINED\x10\x04*\xb5\x01\n\x10StepFinishReason\x12\"\n\x1eSTEP_FINISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17STEP_FINISH_REASON_STOP\x10\x01\x12!\n\x1dSTEP_FINISH_REASON_TOOL_CALLS\x10\x02\x12\x1d\n\x19STEP_FINISH_REASON_LENGTH\x10\x03\x12\x1e\n\x1aSTEP_FINISH_REASON_ABORTED\x10\x04*\xcb\x01\n\x0bTurnOutcome\x12\x1c\n\x18TURN_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15TURN_OUTCOME_ANSWERED\x10\x01\x12\x16\n\x12TURN_OUTCOME_LIMIT\x10\x02\x12\x1a\n\x16TURN_OUTCOME_CANCELLED\x10\x03\x12\x17\n\x13TURN_OUTCOME_FAILED\x10\x04\x12\x1c\n\x18TURN_OUTCOME_INTERJECTED\x10\x05\x12\x18\n\x14TURN_OUTCOME_NO_CALL\x10\x06\x42;Z9github.com/precall/precall/clients/go/precallv1;precallv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,56 +38,58 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'precall.v1.turn_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z9github.com/precall/precall/clients/go/precallv1;precallv1'
-  _globals['_WHILERUNNING']._serialized_start=3128
-  _globals['_WHILERUNNING']._serialized_end=3282
-  _globals['_TOOLCALLOUTCOME']._serialized_start=3285
-  _globals['_TOOLCALLOUTCOME']._serialized_end=3525
-  _globals['_RESULTSOURCE']._serialized_start=3528
-  _globals['_RESULTSOURCE']._serialized_end=3684
-  _globals['_STEPFINISHREASON']._serialized_start=3687
-  _globals['_STEPFINISHREASON']._serialized_end=3868
-  _globals['_TURNOUTCOME']._serialized_start=3871
-  _globals['_TURNOUTCOME']._serialized_end=4074
-  _globals['_TURNLIMITS']._serialized_start=175
-  _globals['_TURNLIMITS']._serialized_end=324
-  _globals['_STARTTURN']._serialized_start=327
-  _globals['_STARTTURN']._serialized_end=587
-  _globals['_CANCELTURN']._serialized_start=589
-  _globals['_CANCELTURN']._serialized_end=618
-  _globals['_CANCELTOOLCALL']._serialized_start=620
-  _globals['_CANCELTOOLCALL']._serialized_end=670
-  _globals['_TURNDEFERRED']._serialized_start=672
-  _globals['_TURNDEFERRED']._serialized_end=711
-  _globals['_TURNQUEUED']._serialized_start=713
-  _globals['_TURNQUEUED']._serialized_end=743
-  _globals['_TURNSTARTED']._serialized_start=745
-  _globals['_TURNSTARTED']._serialized_end=801
-  _globals['_STEPSTARTED']._serialized_start=803
-  _globals['_STEPSTARTED']._serialized_end=853
-  _globals['_TEXTDELTA']._serialized_start=855
-  _globals['_TEXTDELTA']._serialized_end=880
-  _globals['_REASONINGDELTA']._serialized_start=882
-  _globals['_REASONINGDELTA']._serialized_end=912
-  _globals['_TOOLCALLSTARTED']._serialized_start=914
-  _globals['_TOOLCALLSTARTED']._serialized_end=967
-  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_start=969
-  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_end=1033
-  _globals['_TOOLCALLREADY']._serialized_start=1035
-  _globals['_TOOLCALLREADY']._serialized_end=1110
-  _globals['_TOOLCALLPROGRESS']._serialized_start=1112
-  _globals['_TOOLCALLPROGRESS']._serialized_end=1200
-  _globals['_TOOLCALLCOMPLETED']._serialized_start=1203
-  _globals['_TOOLCALLCOMPLETED']._serialized_end=1655
-  _globals['_STEPCOMPLETED']._serialized_start=1658
-  _globals['_STEPCOMPLETED']._serialized_end=1839
-  _globals['_TOKENLOGPROBABILITY']._serialized_start=1841
-  _globals['_TOKENLOGPROBABILITY']._serialized_end=1954
-  _globals['_TOKENALTERNATIVE']._serialized_start=1956
-  _globals['_TOKENALTERNATIVE']._serialized_end=2014
-  _globals['_TOKENUSAGE']._serialized_start=2016
-  _globals['_TOKENUSAGE']._serialized_end=2122
-  _globals['_TURNCOMPLETED']._serialized_start=2125
-  _globals['_TURNCOMPLETED']._serialized_end=2300
-  _globals['_TURNREPORT']._serialized_start=2303
-  _globals['_TURNREPORT']._serialized_end=3125
+  _globals['_WHILERUNNING']._serialized_start=3438
+  _globals['_WHILERUNNING']._serialized_end=3592
+  _globals['_TOOLCALLOUTCOME']._serialized_start=3595
+  _globals['_TOOLCALLOUTCOME']._serialized_end=3835
+  _globals['_RESULTSOURCE']._serialized_start=3838
+  _globals['_RESULTSOURCE']._serialized_end=3994
+  _globals['_STEPFINISHREASON']._serialized_start=3997
+  _globals['_STEPFINISHREASON']._serialized_end=4178
+  _globals['_TURNOUTCOME']._serialized_start=4181
+  _globals['_TURNOUTCOME']._serialized_end=4384
+  _globals['_TURNLIMITS']._serialized_start=204
+  _globals['_TURNLIMITS']._serialized_end=353
+  _globals['_STARTTURN']._serialized_start=356
+  _globals['_STARTTURN']._serialized_end=616
+  _globals['_CANCELTURN']._serialized_start=618
+  _globals['_CANCELTURN']._serialized_end=647
+  _globals['_CANCELTOOLCALL']._serialized_start=649
+  _globals['_CANCELTOOLCALL']._serialized_end=699
+  _globals['_TURNDEFERRED']._serialized_start=701
+  _globals['_TURNDEFERRED']._serialized_end=740
+  _globals['_TURNQUEUED']._serialized_start=742
+  _globals['_TURNQUEUED']._serialized_end=772
+  _globals['_TURNSTARTED']._serialized_start=774
+  _globals['_TURNSTARTED']._serialized_end=830
+  _globals['_STEPSTARTED']._serialized_start=832
+  _globals['_STEPSTARTED']._serialized_end=882
+  _globals['_TEXTDELTA']._serialized_start=884
+  _globals['_TEXTDELTA']._serialized_end=909
+  _globals['_REASONINGDELTA']._serialized_start=911
+  _globals['_REASONINGDELTA']._serialized_end=941
+  _globals['_TOOLCALLSTARTED']._serialized_start=943
+  _globals['_TOOLCALLSTARTED']._serialized_end=996
+  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_start=998
+  _globals['_TOOLCALLARGUMENTSDELTA']._serialized_end=1062
+  _globals['_TOOLCALLREADY']._serialized_start=1064
+  _globals['_TOOLCALLREADY']._serialized_end=1139
+  _globals['_TOOLCALLPROGRESS']._serialized_start=1141
+  _globals['_TOOLCALLPROGRESS']._serialized_end=1229
+  _globals['_TOOLCALLCOMPLETED']._serialized_start=1232
+  _globals['_TOOLCALLCOMPLETED']._serialized_end=1684
+  _globals['_STEPCOMPLETED']._serialized_start=1687
+  _globals['_STEPCOMPLETED']._serialized_end=1868
+  _globals['_TOKENLOGPROBABILITY']._serialized_start=1870
+  _globals['_TOKENLOGPROBABILITY']._serialized_end=1983
+  _globals['_TOKENALTERNATIVE']._serialized_start=1985
+  _globals['_TOKENALTERNATIVE']._serialized_end=2043
+  _globals['_TOKENUSAGE']._serialized_start=2045
+  _globals['_TOKENUSAGE']._serialized_end=2151
+  _globals['_TURNCOMPLETED']._serialized_start=2154
+  _globals['_TURNCOMPLETED']._serialized_end=2329
+  _globals['_TURNREPORT']._serialized_start=2332
+  _globals['_TURNREPORT']._serialized_end=3224
+  _globals['_DRAFTREPORT']._serialized_start=3227
+  _globals['_DRAFTREPORT']._serialized_end=3435
 # @@protoc_insertion_point(module_scope)

@@ -13,6 +13,7 @@ from google.rpc import status_pb2 as _status_pb2
 from precall.v1 import common_pb2 as _common_pb2
 from precall.v1 import content_pb2 as _content_pb2
 from precall.v1 import generation_pb2 as _generation_pb2
+from precall.v1 import prediction_pb2 as _prediction_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -898,6 +899,8 @@ class TurnReport(_message.Message):
     PREDICTIONS_CONFIRMED_FIELD_NUMBER: _builtins.int
     DRAFT_TOKENS_PROPOSED_FIELD_NUMBER: _builtins.int
     DRAFT_TOKENS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    DRAFT_TOKENS_WASTED_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """The number of steps that began."""
     tool_calls: _builtins.int
@@ -909,9 +912,13 @@ class TurnReport(_message.Message):
     predictions_confirmed: _builtins.int
     """The number of predictions that were confirmed."""
     draft_tokens_proposed: _builtins.int
-    """The number of draft tokens that were staged."""
+    """The number of draft tokens that the engine verified: those of `drafts`, and those of the engine's own speculative
+    decoding where the operator uses it.
+    """
     draft_tokens_accepted: _builtins.int
-    """The number of draft tokens that were accepted."""
+    """The number of verified draft tokens that were accepted."""
+    draft_tokens_wasted: _builtins.int
+    """The number of verified draft tokens that were not accepted."""
     @_builtins.property
     def wall_time(self) -> _duration_pb2.Duration:
         """The time from the receipt of StartTurn to the end of the turn."""
@@ -965,6 +972,10 @@ class TurnReport(_message.Message):
     def usage(self) -> Global___TokenUsage:
         """The tokens of all steps."""
 
+    @_builtins.property
+    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DraftReport]:
+        """What became of the drafts of each predictor and tool, and of the ends of calls."""
+
     def __init__(
         self,
         *,
@@ -987,13 +998,63 @@ class TurnReport(_message.Message):
         predictions_confirmed: _builtins.int = ...,
         draft_tokens_proposed: _builtins.int = ...,
         draft_tokens_accepted: _builtins.int = ...,
+        draft_tokens_wasted: _builtins.int = ...,
+        drafts: _abc.Iterable[Global___DraftReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token", "continuation_time", b"continuation_time", "generation_time", b"generation_time", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "time_to_first_token", b"time_to_first_token", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token", "cache_hits", b"cache_hits", "continuation_time", b"continuation_time", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "generation_time", b"generation_time", "predictions", b"predictions", "predictions_confirmed", b"predictions_confirmed", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "steps", b"steps", "time_to_first_token", b"time_to_first_token", "tool_calls", b"tool_calls", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token", "cache_hits", b"cache_hits", "continuation_time", b"continuation_time", "draft_tokens_accepted", b"draft_tokens_accepted", "draft_tokens_proposed", b"draft_tokens_proposed", "draft_tokens_wasted", b"draft_tokens_wasted", "drafts", b"drafts", "generation_time", b"generation_time", "predictions", b"predictions", "predictions_confirmed", b"predictions_confirmed", "queue_time", b"queue_time", "saved_by_continuation", b"saved_by_continuation", "saved_by_drafts", b"saved_by_drafts", "saved_by_overlap", b"saved_by_overlap", "steps", b"steps", "time_to_first_token", b"time_to_first_token", "tool_calls", b"tool_calls", "tool_time_exposed", b"tool_time_exposed", "tool_time_hidden", b"tool_time_hidden", "usage", b"usage", "wall_time", b"wall_time", "wasted_time", b"wasted_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time_to_first_token: _TypeAlias = _typing.Literal["time_to_first_token"]  # noqa: Y015
     _WhichOneofArgType__time_to_first_token: _TypeAlias = _typing.Literal["_time_to_first_token", b"_time_to_first_token"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__time_to_first_token) -> _WhichOneofReturnType__time_to_first_token | None: ...
 
 Global___TurnReport: _TypeAlias = TurnReport  # noqa: Y015
+
+@_typing.final
+class DraftReport(_message.Message):
+    """What became of a turn's drafts from one source: a predictor's calls of one tool, or the ends of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTOR_FIELD_NUMBER: _builtins.int
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    TOKENS_PROPOSED_FIELD_NUMBER: _builtins.int
+    TOKENS_ACCEPTED_FIELD_NUMBER: _builtins.int
+    TOKENS_WASTED_FIELD_NUMBER: _builtins.int
+    SAVED_FIELD_NUMBER: _builtins.int
+    predictor: _prediction_pb2.Predictor.ValueType
+    """The predictor. Unset for the ends of calls, such as a closing mark: they are certain once the arguments have ended,
+    so they are drafted without a prediction.
+    """
+    tool_name: _builtins.str
+    """The name of the tool. Empty for the ends of calls."""
+    tokens_proposed: _builtins.int
+    """The number of tokens that the engine verified."""
+    tokens_accepted: _builtins.int
+    """The number of verified tokens that were accepted."""
+    tokens_wasted: _builtins.int
+    """The number of verified tokens that were not accepted."""
+    @_builtins.property
+    def saved(self) -> _duration_pb2.Duration:
+        """An estimate of the time saved: the part of TurnReport.saved_by_drafts that is due to these drafts."""
+
+    def __init__(
+        self,
+        *,
+        predictor: _prediction_pb2.Predictor.ValueType | None = ...,
+        tool_name: _builtins.str = ...,
+        tokens_proposed: _builtins.int = ...,
+        tokens_accepted: _builtins.int = ...,
+        tokens_wasted: _builtins.int = ...,
+        saved: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_predictor", b"_predictor", "predictor", b"predictor", "saved", b"saved"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predictor", b"_predictor", "predictor", b"predictor", "saved", b"saved", "tokens_accepted", b"tokens_accepted", "tokens_proposed", b"tokens_proposed", "tokens_wasted", b"tokens_wasted", "tool_name", b"tool_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__predictor: _TypeAlias = _typing.Literal["predictor"]  # noqa: Y015
+    _WhichOneofArgType__predictor: _TypeAlias = _typing.Literal["_predictor", b"_predictor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predictor) -> _WhichOneofReturnType__predictor | None: ...
+
+Global___DraftReport: _TypeAlias = DraftReport  # noqa: Y015
