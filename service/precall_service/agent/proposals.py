@@ -70,8 +70,8 @@ class Proposals:
 
     @property
     def possible(self) -> bool:
-        """Whether anything can run early."""
-        return bool(self._early)
+        """Whether predictions are of any use: to run a tool early, or to draft its calls."""
+        return bool(self._early) or (bool(self._tools) and self._drafts.possible)
 
     @property
     def _full(self) -> bool:
@@ -107,19 +107,27 @@ class Proposals:
         at_work = sum(each is predictor for each in self._tasks.values())
         if moment is Moment.REASONED and at_work >= TASKS_MAX:
             return False
-        return self._shared.policy.worth_asking(predictor.name, self._early, self._record)
+        # A call that is written can run early, but need not be drafted.
+        written = predictor.name is PredictorName.EARLY_DISPATCH
+        drafted = self._drafts.possible and not written
+        tools = self._tools.keys() if drafted else self._early
+        return self._shared.policy.worth_asking(predictor.name, tools, self._record)
 
     def _may_branch(self) -> bool:
         """Whether a branch that began now would be worth it."""
         return self._shared.policy.worth_a_branch(
-            self._situations.place, self._early, self._record, cost=self._shared.load.branch_cost
+            self._situations.place,
+            self._record,
+            early=self._early,
+            drafted=self._tools.keys() if self._drafts.possible else (),
+            cost=self._shared.load.branch_cost,
         )
 
     def learn(self, prediction: Prediction, *, matched: bool, lead_s: float) -> None:
         """Learns what the branch was worth that proposed a prediction."""
         if prediction.predictor is not PredictorName.FORK:
             return
-        places = self._record.branches(self._early, first_step=prediction.step == 0)
+        places = self._record.branches(self._situations.branched, first_step=prediction.step == 0)
         place = places.at(prediction.reasoned)
         place.propose(prediction.proposed_at - prediction.asked_at, lead_s)
         if matched and prediction.reasoned not in self._won:

@@ -46,6 +46,9 @@ class Situations:
             tool.name for tool in context.tools if may_run_early(tool.declaration)
         )
         """The tools that may run early."""
+        self.branched = self.early or frozenset(tool.name for tool in context.tools)
+        """The tools for which branches are judged: if none may run early, branches are for drafts
+        alone, which may be of any tool."""
         self._record = services.speculation.records.of(context.tenant)
         self._tools = {tool.name: tool.declaration for tool in context.tools}
         self._earlier: tuple[PastCall, ...] | None = None
@@ -85,7 +88,7 @@ class Situations:
     @property
     def place(self) -> Place:
         """What is known of branches that begin where the step stands now."""
-        places = self._record.branches(self.early, first_step=self.step == 0)
+        places = self._record.branches(self.branched, first_step=self.step == 0)
         return places.at(len(self.token_ids))
 
     def wrote(self, call: ToolCallReady) -> bool:

@@ -1,7 +1,7 @@
 """Has the calls that are predicted for a step verified in the engine, instead of generated.
 
 A draft runs nothing, so it needs no permission of the tool: the engine keeps the tokens that the
-model would have written anyway.
+model would have written anyway. Where predictions are only scored (SHADOW), none are drafted.
 
 Owns: which predictions of the current step are drafted.
 Never: writes drafts as tokens, or verifies them: the engine does both.
@@ -10,11 +10,13 @@ Never: writes drafts as tokens, or verifies them: the engine does both.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from precall_service.agent.account import DraftsSaved, StepBegan
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.domain.errors import ServiceError
+from precall_service.domain.speculation import SpeculationMode
 from precall_service.engine.base import Engine, EngineDiedError, Feature, StepSpec
 from precall_service.engine.drafts import Draft
 from precall_service.speculation.ledger import CallKey, Prediction
@@ -32,15 +34,24 @@ class StepDrafts:
         self._services = services
         self._shared = services.speculation
         self._record = services.speculation.records.of(context.tenant)
-        self._verify = context.speculation.verify_drafts
+        granted = context.speculation
+        self._wanted = granted.verify_drafts and granted.mode is SpeculationMode.ISSUE
         self._began: StepBegan | None = None
         self._drafted: dict[CallKey, Prediction] = {}
         """The predictions of this step that were drafted; the first one of each call."""
 
-    def begin_step(self, began: StepBegan) -> None:
-        """Notes that a step is generated from now on."""
-        self._began = began if self._verify else None
+    @property
+    def possible(self) -> bool:
+        """Whether predicted calls are drafted; also if the engine that would tell is starting."""
+        engine = self._services.engines.running
+        return self._wanted and (engine is None or Feature.DRAFTS in engine.info.features)
+
+    def begin_step(self, began: StepBegan, predictions: Iterable[Prediction]) -> None:
+        """Notes that a step is generated from now on, and drafts what was predicted for it."""
+        self._began = began
         self._drafted.clear()
+        for prediction in predictions:
+            self.predict(prediction)
 
     def end_step(self) -> None:
         """Notes that the step is over."""
@@ -49,13 +60,12 @@ class StepDrafts:
     def predict(self, prediction: Prediction) -> None:
         """Drafts a predicted call, if it is one of the current step and likely enough."""
         began, engine = self._began, self._services.engines.running
-        if began is None or engine is None or Feature.DRAFTS not in engine.info.features:
+        if began is None or engine is None or not self.possible:
             return
         if prediction.step != began.step or prediction.key in self._drafted:
             return
-        tool = self._record.tool(prediction.key.tool_name)
         if len(self._drafted) < DRAFTS_MAX and self._shared.policy.worth_drafting(
-            prediction, tool, width=self._services.admission.speculation_width
+            prediction, self._record, width=self._services.admission.speculation_width
         ):
             self._drafted[prediction.key] = prediction
             self._shared.spawn(_stage(engine, began.spec, prediction))

@@ -98,7 +98,7 @@ class TurnSpeculation:
 
     @property
     def active(self) -> bool:
-        """Whether calls are predicted: only if one of the tools may run early."""
+        """Whether calls are predicted: only if a tool may run early, or its calls be drafted."""
         return self._granted.mode is not SpeculationMode.OFF and self._proposals.possible
 
     # What happens in the turn.
@@ -137,7 +137,7 @@ class TurnSpeculation:
         self._claimed.clear()
         self._run_times.clear()
         self._situations.begin_step(began)
-        self._drafts.begin_step(began)
+        self._drafts.begin_step(began, self._ledger.open())
         self._proposals.ask(Moment.STEP_BEGAN)
 
     def _sampled(self, sampled: Sampled) -> None:

@@ -89,27 +89,48 @@ class Policy:
         return any(tenant.stage(name, predictor) is not SpeculationMode.OFF for name in tools)
 
     def worth_a_branch(
-        self, place: Place, tools: Collection[str], tenant: TenantRecord, *, cost: float
+        self,
+        place: Place,
+        tenant: TenantRecord,
+        *,
+        early: Collection[str],
+        drafted: Collection[str],
+        cost: float,
     ) -> bool:
-        """Returns whether a branch of the model should begin at a place, for one of these tools.
+        """Returns whether a branch of the model should begin at a place.
 
-        It is worth what it wins, less what it takes from the step. `cost` is the part of its time
+        It is worth what it wins, less what it takes from the step: the time of a tool that may run
+        early, and the time to generate a call that may be drafted. `cost` is the part of its time
         by which a step is slower while a branch runs beside it. The tools are taken together: most
         calls are of a few of a turn's tools, and nothing is ever learned of the others.
         """
-        overlap_s = max(tenant.tool(name).run_times.within(place.lead_s) for name in tools)
-        return place.win_rate * overlap_s > cost * place.takes_s or tenant.explores()
+        if not early and not drafted:
+            return False
+        overlaps_s = (tenant.tool(name).run_times.within(place.lead_s) for name in early)
+        drafts_s = (tenant.tool(name).saved_by_draft_s for name in drafted)
+        wins_s = max(overlaps_s, default=0.0) + max(drafts_s, default=0.0)
+        return place.win_rate * wins_s > cost * place.takes_s or tenant.explores()
 
-    def worth_drafting(self, prediction: Prediction, tool: ToolRecord, *, width: float) -> bool:
+    def worth_drafting(
+        self, prediction: Prediction, tenant: TenantRecord, *, width: float
+    ) -> bool:
         """Returns whether the engine should verify a predicted call instead of generating it.
 
         `width` is how much speculation the time of tokens allows, from 0 to 1. The narrower, the
         surer a draft has to be.
 
         A draft that is wrong costs about two steps of the engine, and one that is right saves
-        nearly as many as the call has tokens, which are twenty and more.
+        nearly as many as the call has tokens, which are twenty and more. A call that is written
+        already is not drafted, and neither is one whose predictions the operator wants scored only.
         """
-        return self.probability(prediction, tool) >= max(DRAFT_PROBABILITY_MIN, 1.0 - width)
+        name, predictor = prediction.key.tool_name, prediction.predictor
+        if predictor is Predictor.EARLY_DISPATCH:
+            return False
+        pinned = tenant.pinned_stage(name, predictor)
+        if pinned not in (None, SpeculationMode.ISSUE):
+            return False
+        likely = max(DRAFT_PROBABILITY_MIN, 1.0 - width)
+        return self.probability(prediction, tenant.tool(name)) >= likely
 
     def value_s(self, prediction: Prediction, tool: ToolRecord) -> float:
         """Returns the expected value of running a prediction early, in seconds."""
@@ -153,6 +174,8 @@ class Policy:
         record.matched += matched
         record.acceptance.observe(prediction.confidence, matched=matched)
         record.leads_at(prediction.depth).observe(lead_s)
+        if matched and prediction.drafted:
+            tool.draft_savings.observe(prediction.saved_by_draft_s)
         if prediction.launched_at is not None:
             wasted_s = 0.0 if matched else prediction.handler_s(self._clock.now())
             record.saved_s += saved_s

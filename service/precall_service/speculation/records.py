@@ -66,6 +66,8 @@ class ToolRecord:
     def __init__(self, acceptances: defaultdict[Predictor, Acceptance]) -> None:
         self._acceptances = acceptances
         self.run_times = Durations()
+        self.draft_savings = Durations()
+        """The times that drafts of calls saved which the model then made."""
         self.calls = 0
         self.calls_confirmed = 0
         self.failures = 0
@@ -75,6 +77,11 @@ class ToolRecord:
         self.running = 0
         """The handlers that run early."""
         self.predictors: dict[Predictor, PredictorRecord] = {}
+
+    @property
+    def saved_by_draft_s(self) -> float:
+        """What a right draft of a call typically saves; 0 if that is not known."""
+        return self.draft_savings.typical_s if self.draft_savings.known else 0.0
 
     def of(self, predictor: Predictor) -> PredictorRecord:
         """Returns the record of a predictor for this tool."""
@@ -150,13 +157,13 @@ class TenantRecord:
         self._unbranched += 1
         return self._unbranched % EXPLORED_EVERY == 0
 
-    def pinned(self, tool_name: str, predictor: Predictor) -> bool:
-        """Returns whether the operator has fixed what is done with these predictions."""
-        return self._limits.pinned_stage(tool_name, predictor) is not None
+    def pinned_stage(self, tool_name: str, predictor: Predictor) -> SpeculationMode | None:
+        """Returns what the operator has fixed that is done with these predictions, if so."""
+        return self._limits.pinned_stage(tool_name, predictor)
 
     def stage(self, tool_name: str, predictor: Predictor) -> SpeculationMode:
         """Returns what is done with a predictor's predictions of a tool."""
-        pinned = self._limits.pinned_stage(tool_name, predictor)
+        pinned = self.pinned_stage(tool_name, predictor)
         if pinned is not None:
             return pinned
         record = self.tool(tool_name).predictors.get(predictor)

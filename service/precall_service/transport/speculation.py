@@ -87,7 +87,7 @@ def _predictor(
     return prediction_pb2.PredictorRecord(
         predictor=prediction_pb2.Predictor.ValueType(predictor.value),
         stage=prediction_pb2.SpeculationMode.ValueType(stage.value),
-        pinned=record.pinned(name, predictor),
+        pinned=record.pinned_stage(name, predictor) is not None,
         proposed=each.proposed,
         launched=each.launched,
         resolved=each.resolved,

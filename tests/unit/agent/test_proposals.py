@@ -29,7 +29,6 @@ from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
 from tests.support.scripts import TICK, Item, Pause, calls, in_turn, says, thinks
 from tests.support.speculating import (
-    BOOK,
     WEATHER,
     Slow,
     Thinking,
@@ -195,19 +194,6 @@ async def test_events_come_only_if_they_were_asked_for() -> None:
         await thinking.on()
         assert story(client) == []
         assert client.ending(turn).report.predictions_confirmed == 1
-
-
-async def test_without_a_tool_that_may_run_early_a_turn_is_not_followed() -> None:
-    thinking = Thinking()
-    told = Told(first_step(proposal("book")))
-    steps = [thinking.then(("book", '{"city": "Rome"}')), says("done")]
-    async with agent_on(scripted(*steps), predictors=[told]) as there:
-        client = there.open(BOOK)
-        await client.send()
-        await thinking.on()
-        await client.answer(0)
-        assert not told.asked
-        assert list(there.speculation.records.peek("ann").tools()) == []
 
 
 @pytest.mark.parametrize("key", [("weather", None), ("*", Predictor.FORK)])

@@ -7,15 +7,36 @@ from dataclasses import replace
 import pytest
 
 from precall_service.agent.step_drafts import DRAFTS_MAX
-from precall_service.domain.speculation import SpeculationSettings
+from precall_service.domain.events import (
+    DiscardReason,
+    Invoke,
+    PredictionConfirmed,
+    PredictionDiscarded,
+    Predictor,
+    ResultSource,
+    ToolCallCompleted,
+)
+from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.engine.base import Feature, StepSpec
 from precall_service.engine.drafts import Draft
+from precall_service.speculation.base import Moment
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.predictors.fork import Fork
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_engine import INFO, ScriptedEngine
-from tests.support.scripts import says
-from tests.support.speculating import BOOK, WEATHER, Thinking, Told, first_step, proposal, weather
+from tests.support.scripts import TICK, calls, says
+from tests.support.speculating import (
+    ALWAYS,
+    BOOK,
+    WEATHER,
+    Thinking,
+    Told,
+    first_step,
+    following,
+    proposal,
+    weather,
+)
 
 ROME = Draft("weather", '{"city":"Rome"}')
 
@@ -87,6 +108,153 @@ async def test_an_engine_that_verifies_no_drafts_gets_none() -> None:
     assert await drafted(Told(first_step(weather())), engine) == [[]]
 
 
-async def test_no_call_is_drafted_if_drafts_are_off() -> None:
-    most = SpeculationSettings(verify_drafts=False)
+NOT_WANTED = {
+    "drafts are off": SpeculationSettings(verify_drafts=False),
+    "predictions are only scored": SpeculationSettings(mode=SpeculationMode.SHADOW),
+    "nothing is predicted": SpeculationSettings(mode=SpeculationMode.OFF),
+}
+
+
+@pytest.mark.parametrize("most", NOT_WANTED.values(), ids=NOT_WANTED)
+async def test_no_call_is_drafted_that_should_not_be(most: SpeculationSettings) -> None:
     assert await drafted(Told(first_step(weather())), most=most) == [[]]
+
+
+async def test_a_call_that_is_written_is_not_drafted() -> None:
+    written = Told([weather()], name=Predictor.EARLY_DISPATCH, moments=[Moment.CALL_WRITTEN])
+    engine = scripted([*calls(("weather", '{"city": "Rome"}')), TICK, TICK], says("done"))
+    async with agent_on(engine, predictors=[written]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await client.answer(0)
+    assert written.asked
+    assert not engine.drafts
+
+
+async def test_what_was_predicted_for_a_later_step_is_drafted_in_that_step() -> None:
+    """The chain of reads ahead of the model."""
+    thinking = Thinking()
+    told = Told(following(weather("Rome"), weather("Oslo")), moments=ALWAYS)
+    rome = ("weather", '{"city": "Rome"}')
+    engine = scripted(thinking.then(rome), thinking.then())
+    async with agent_on(engine, predictors=[told]) as there:
+        client = there.open(WEATHER)
+        await client.send()
+        await client.answer(0)
+        await thinking.on(0)
+        first, second = engine.specs
+        assert staged(engine, first) == [ROME]
+        assert staged(engine, second) == [replace(ROME, arguments_json='{"city":"Oslo"}')]
+        await thinking.on(1)
+
+
+# Where no tool may run early, calls are predicted for the drafts alone.
+
+
+async def test_predictors_are_asked_for_tools_that_may_not_run_early() -> None:
+    told = Told(first_step(proposal("book")))
+    thinking = Thinking()
+    engine = scripted(thinking.then(("book", '{"city": "Rome"}')), says("done"))
+    async with agent_on(engine, predictors=[told]) as there:
+        client = there.open(BOOK)
+        await client.send()
+        await settle()
+        [spec] = engine.specs
+        assert staged(engine, spec) == [Draft("book", '{"city":"Rome"}')]
+        assert not client.of(Invoke), "nothing runs early"
+        await thinking.on()
+        await client.answer(0)
+        [ended] = client.of(PredictionDiscarded)
+        [completed] = client.of(ToolCallCompleted)
+        assert (ended.reason, ended.call_id) == (DiscardReason.NOT_ELIGIBLE, completed.call_id)
+        assert completed.source is ResultSource.COMMITTED
+
+
+@pytest.mark.parametrize("most", NOT_WANTED.values(), ids=NOT_WANTED)
+async def test_they_are_not_asked_if_nothing_would_be_drafted(most: SpeculationSettings) -> None:
+    told = Told(first_step(proposal("book")))
+    engine = scripted(says("done"))
+    limits = SpeculationLimits(most=most)
+    async with agent_on(engine, predictors=[told], speculation=limits) as there:
+        await there.open(BOOK).send()
+    assert not told.asked
+
+
+async def test_they_are_not_asked_if_the_engine_verifies_no_drafts() -> None:
+    told = Told(first_step(proposal("book")))
+    info = replace(INFO, features=INFO.features - {Feature.DRAFTS})
+    async with agent_on(ScriptedEngine([says("done")], info), predictors=[told]) as there:
+        await there.open(BOOK).send()
+    assert not told.asked
+
+
+async def test_written_calls_of_tools_that_may_not_run_early_are_not_predicted() -> None:
+    """They need not be drafted."""
+    told = Told([], name=Predictor.EARLY_DISPATCH, moments=ALWAYS)
+    engine = scripted(calls(("book", '{"city": "Rome"}')), says("done"))
+    async with agent_on(engine, predictors=[told]) as there:
+        client = there.open(BOOK)
+        await client.send()
+        await client.answer(0)
+    assert not told.asked
+
+
+async def test_a_step_is_not_forked_for_drafts_before_they_are_known_to_pay() -> None:
+    thinking = Thinking()
+    engine = scripted(thinking.then(), says("done"))
+    async with agent_on(engine, predictors=[Fork()]) as there:
+        await there.open(BOOK).send()
+        await settle()
+        assert len(engine.specs) == 1
+        await thinking.on()
+
+
+# What became of drafts.
+
+
+async def test_what_became_of_drafts_is_told_everywhere() -> None:
+    thinking = Thinking()
+    told = Told(first_step(weather(), proposal("book")))
+    engine = scripted(thinking.then(("weather", '{"city": "Rome"}')), says("done"))
+    engine.verified = {"weather": (20, 15), "book": (30, 2), "": (5, 5)}
+    async with agent_on(engine, predictors=[told]) as there:
+        client = there.open(WEATHER, BOOK)
+        turn = await client.send()
+        await client.answer(0)
+        await thinking.on()
+        [confirmed] = client.of(PredictionConfirmed)
+        [discarded] = client.of(PredictionDiscarded)
+        report = client.ending(turn).report
+        record = there.speculation.records.of("ann").tool("weather").of(Predictor.FORK)
+    assert (confirmed.draft_tokens_proposed, confirmed.draft_tokens_accepted) == (20, 15)
+    assert (discarded.draft_tokens_proposed, discarded.draft_tokens_accepted) == (30, 2)
+    assert (record.draft_tokens_proposed, record.draft_tokens_accepted) == (20, 15)
+    # The end of a call is drafted in both steps.
+    assert (report.draft_tokens_proposed, report.draft_tokens_accepted) == (60, 27)
+    assert report.draft_tokens_wasted == 33
+    counts = {
+        (each.predictor, each.tool_name): (
+            each.tokens_proposed,
+            each.tokens_accepted,
+            each.tokens_wasted,
+        )
+        for each in report.drafts
+    }
+    assert counts == {
+        (Predictor.FORK, "weather"): (20, 15, 5),
+        (Predictor.FORK, "book"): (30, 2, 28),
+        (None, ""): (10, 10, 0),
+    }
+
+
+async def test_what_two_predictors_have_predicted_counts_for_the_first() -> None:
+    thinking = Thinking()
+    told = [Told(first_step(weather()), name=each) for each in (Predictor.FORK, Predictor.HISTORY)]
+    engine = scripted(thinking.then(), says("done"))
+    engine.verified = {"weather": (20, 0)}
+    async with agent_on(engine, predictors=told) as there:
+        client = there.open(WEATHER)
+        turn = await client.send()
+        await thinking.on()
+        [drafts] = client.ending(turn).report.drafts
+    assert (drafts.predictor, drafts.tokens_wasted) == (Predictor.FORK, 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -59,10 +60,12 @@ class Desk:
         )
 
 
-def worth_a_branch(desk: Desk, *tools: str, cost: float = 0.05) -> bool:
-    names = frozenset(tools or ["weather"])
+def worth_a_branch(
+    desk: Desk, *tools: str, drafted: Sequence[str] = (), cost: float = 0.05
+) -> bool:
+    names = frozenset(tools)
     place = desk.tenant.branches(names, first_step=True).at(0)
-    return desk.policy.worth_a_branch(place, names, desk.tenant, cost=cost)
+    return desk.policy.worth_a_branch(place, desk.tenant, early=names, drafted=drafted, cost=cost)
 
 
 def hindered() -> tuple[Desk, Prediction, TurnLoad]:
@@ -333,11 +336,30 @@ def test_a_branch_must_be_worth_what_it_takes_from_the_step() -> None:
     place = desk.tenant.branches(frozenset({"weather"}), first_step=True).at(0)
     place.propose(takes_s=10.0, lead_s=4.0)
     assert place.win_rate == 0.5
-    assert worth_a_branch(desk, cost=0.09), "it wins half of the handler's 2 s"
-    assert not worth_a_branch(desk, cost=0.11)
+    assert worth_a_branch(desk, "weather", cost=0.09), "it wins half of the handler's 2 s"
+    assert not worth_a_branch(desk, "weather", cost=0.11)
     for _ in range(64):
         desk.tool.run_times.observe(0.01)  # the handlers answer at once
-    assert not worth_a_branch(desk, cost=0.09)
+    assert not worth_a_branch(desk, "weather", cost=0.09)
+
+
+def test_a_branch_is_worth_the_generation_of_the_call_too() -> None:
+    """What that takes is learned from drafts of calls that the model made."""
+    desk = Desk()
+    desk.tenant.branches(frozenset(), first_step=True).at(0).propose(takes_s=10.0, lead_s=4.0)
+    assert not worth_a_branch(desk, drafted=["weather"], cost=0.01)
+    for matched, saved_s in ((True, 1.0), (False, 9.0)):
+        prediction = predicted()
+        desk.policy.count_draft(prediction, desk.tool, proposed=20, accepted=15, saved_s=saved_s)
+        desk.learn(prediction, matched=matched)
+    assert worth_a_branch(desk, drafted=["book", "weather"], cost=0.04), "half of 1 s"
+    assert not worth_a_branch(desk, drafted=["book", "weather"], cost=0.06)
+    assert not worth_a_branch(desk, drafted=["book"], cost=0.01)
+
+
+def test_no_branch_begins_that_is_of_no_use() -> None:
+    desk = Desk()
+    assert not any(worth_a_branch(desk, cost=0.0) for _ in range(2 * EXPLORED_EVERY))
 
 
 def test_the_tools_of_a_turn_are_taken_together() -> None:
@@ -345,7 +367,7 @@ def test_the_tools_of_a_turn_are_taken_together() -> None:
     for _ in range(64):
         desk.tool.run_times.observe(0.01)
         desk.tenant.tool("search").run_times.observe(3.0)
-    assert not worth_a_branch(desk)
+    assert not worth_a_branch(desk, "weather")
     assert worth_a_branch(desk, "weather", "search")
 
 

@@ -141,8 +141,8 @@ def test_a_pinned_stage_does_not_move() -> None:
     clock = ManualClock()
     limits = SpeculationLimits(stages={("weather", Predictor.FORK): SpeculationMode.SHADOW})
     record = TenantRecord(clock, limits)
-    assert record.pinned("weather", Predictor.FORK)
-    assert not record.pinned("weather", Predictor.CACHE)
+    assert record.pinned_stage("weather", Predictor.FORK) is SpeculationMode.SHADOW
+    assert record.pinned_stage("weather", Predictor.CACHE) is None
     assert record.stage("weather", Predictor.FORK) is SpeculationMode.SHADOW
     assert record.stage("weather", Predictor.CACHE) is SpeculationMode.ISSUE
     assert not record.tool("weather").predictors, "a look at a stage makes no record"
