@@ -199,3 +199,45 @@ async def test_a_branch_of_the_model_predicts_its_call(vllm_factory: EngineFacto
         [completed] = [each for each in events if isinstance(each, precall.TurnCompleted)]
         assert completed.report.predictions_confirmed == 1
         assert completed.report.tool_time_hidden_s > 0
+
+
+async def test_calls_of_a_tool_that_may_not_run_early_are_verified(
+    vllm_factory: EngineFactory,
+) -> None:
+    """Learned history predicts them, and the engine verifies what nothing may run early for."""
+    ran: list[bool] = []
+
+    async def book_table(city: City, context: precall.ToolContext) -> str:
+        """Book a table in a city."""
+        ran.append(context.speculative)
+        return f"A table in {city} is booked."
+
+    mode = precall.Speculation("on", predictors=["history"], events=True)
+    events: list[precall.Event] = []
+    calls = 0
+    async with served(vllm_factory) as (_, client, _):
+        client.add_tool(book_table)
+        for _ in range(4):
+            async with client.conversation(speculation=mode) as conversation:
+                turn = conversation.send(
+                    "Book a table in Rome.",
+                    tool_choice="required",
+                    temperature=0.0,
+                    max_steps=2,
+                    stop=["a text that does not occur"],
+                )
+                events = [event async for event in turn]
+            calls += sum(isinstance(each, precall.ToolCallCompleted) for each in events)
+        stats = await client.speculation_stats()
+    assert ran == [False] * calls
+    [completed] = [each for each in events if isinstance(each, precall.TurnCompleted)]
+    drafts = {(each.predictor, each.tool_name): each for each in completed.report.drafts}
+    history = drafts[precall.Predictor.HISTORY, "book_table"]
+    assert history.tokens_accepted > 0
+    assert history.tokens_proposed == history.tokens_accepted + history.tokens_wasted
+    assert drafts.keys() <= {(precall.Predictor.HISTORY, "book_table"), (None, "")}
+    ended = [each for each in events if isinstance(each, precall.PredictionDiscarded)]
+    assert {each.reason for each in ended if each.call_id} == {precall.DiscardReason.NOT_ELIGIBLE}
+    assert sum(each.draft_tokens_accepted for each in ended) == history.tokens_accepted
+    [record] = stats.tools[0].predictors
+    assert record.draft_tokens_accepted >= history.tokens_accepted

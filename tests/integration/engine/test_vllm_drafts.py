@@ -197,8 +197,9 @@ async def test_a_stop_text_inside_a_draft_ends_the_message_at_the_same_token(
         assert without_counts(other.end) == without_counts(one.end)
         assert (other.text, other.calls) == (one.text, one.calls)
         assert joined(other.pieces) == joined(one.pieces)
-    accepted = [each.end.accepted_tokens for each in drafted]
-    assert sum(map(bool, accepted)) > len(stops) / 2, "drafts must be there to be cut"
+    cut = [each for each in drafted if len(each.chunks[-1].token_ids) > 1]
+    assert len(cut) > len(stops) / 4, "stop texts must end in the middle of drafts"
+    assert any(each.end.drafts for each in cut)
 
 
 def without_counts(end: StepEnd) -> StepEnd:
