@@ -111,9 +111,7 @@ class Policy:
         wins_s = max(overlaps_s, default=0.0) + max(drafts_s, default=0.0)
         return place.win_rate * wins_s > cost * place.takes_s or tenant.explores()
 
-    def worth_drafting(
-        self, prediction: Prediction, tenant: TenantRecord, *, width: float
-    ) -> bool:
+    def worth_drafting(self, prediction: Prediction, tenant: TenantRecord, *, width: float) -> bool:
         """Returns whether the engine should verify a predicted call instead of generating it.
 
         `width` is how much speculation the time of tokens allows, from 0 to 1. The narrower, the

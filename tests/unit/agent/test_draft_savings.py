@@ -16,7 +16,7 @@ from precall_service.agent.account import (
 from precall_service.agent.draft_savings import DraftSavings
 from precall_service.engine.drafts import Draft, VerifiedDraft
 from precall_service.engine.vllm.token_prompt import TokenPrompt
-from tests.support.steps import step_spec
+from tests.support.steps import asked, step_spec
 
 
 class Turn:
@@ -31,10 +31,10 @@ class Turn:
         self, *tokens: tuple[float, int], drafts: Sequence[VerifiedDraft] = (), others: int = 0
     ) -> None:
         """A step that sampled tokens, so many each time, after so many seconds."""
-        self._observe(StepBegan(0, TokenPrompt(()), step_spec()))
+        self._observe(StepBegan(0, TokenPrompt(()), step_spec(), asked("hi")))
         for seconds, count in tokens:
             self._at += seconds
-            self._observe(Sampled(tuple(range(count)), ()))
+            self._observe(Sampled(tuple(range(count)), (), self._at))
         if drafts or others:
             proposed = others + sum(each.proposed_tokens for each in drafts)
             accepted = others + sum(each.accepted_tokens for each in drafts)

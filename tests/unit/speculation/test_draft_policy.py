@@ -6,6 +6,7 @@ import pytest
 
 from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode
+from precall_service.speculation.ledger import Prediction
 from precall_service.speculation.limits import SpeculationLimits
 from precall_service.speculation.policy import Policy
 from precall_service.speculation.records import TenantRecord
@@ -20,14 +21,18 @@ def tenant(limits: SpeculationLimits | None = None) -> TenantRecord:
     return TenantRecord(CLOCK, limits or SpeculationLimits())
 
 
+def worth_drafting(prediction: Prediction, record: TenantRecord) -> bool:
+    return POLICY.worth_drafting(prediction, record, width=1.0)
+
+
 def test_a_call_is_drafted_if_it_is_likely_enough() -> None:
-    assert POLICY.worth_drafting(predicted(confidence=0.2), tenant())
-    assert not POLICY.worth_drafting(predicted(confidence=0.01), tenant())
+    assert worth_drafting(predicted(confidence=0.2), tenant())
+    assert not worth_drafting(predicted(confidence=0.01), tenant())
 
 
 def test_a_call_that_is_written_is_not_drafted() -> None:
     written = predicted(predictor=Predictor.EARLY_DISPATCH, confidence=1.0)
-    assert not POLICY.worth_drafting(written, tenant())
+    assert not worth_drafting(written, tenant())
 
 
 @pytest.mark.parametrize("mode", [SpeculationMode.SHADOW, SpeculationMode.OFF])
@@ -35,14 +40,14 @@ def test_a_prediction_that_the_operator_wants_scored_only_is_not_drafted(
     mode: SpeculationMode,
 ) -> None:
     pinned = tenant(SpeculationLimits(stages={("weather", Predictor.FORK): mode}))
-    assert not POLICY.worth_drafting(predicted(), pinned)
-    assert POLICY.worth_drafting(predicted(predictor=Predictor.HISTORY), pinned)
+    assert not worth_drafting(predicted(), pinned)
+    assert worth_drafting(predicted(predictor=Predictor.HISTORY), pinned)
 
 
 def test_a_stage_that_was_learned_is_about_early_runs_alone() -> None:
     learned = tenant()
     learned.tool("weather").of(Predictor.FORK).stage.mode = SpeculationMode.SHADOW
-    assert POLICY.worth_drafting(predicted(), learned)
+    assert worth_drafting(predicted(), learned)
 
 
 def test_what_drafts_did_is_counted() -> None:
