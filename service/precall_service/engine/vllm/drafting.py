@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -22,7 +22,8 @@ from precall_service.engine.base import StepSpec
 from precall_service.engine.drafts import Draft, VerifiedDraft
 from precall_service.engine.vllm.call_texts import CallTexts
 from precall_service.engine.vllm.drafts import DraftTokens
-from precall_service.engine.vllm.proposing import speculative_config
+from precall_service.engine.vllm.pin_check import installed_vllm
+from precall_service.engine.vllm.proposing import SCHEDULER, speculative_config
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +32,51 @@ STEP_DRAFTS_MAX: Final = 64
 
 
 def prepare_for_drafts(
-    arguments: AsyncEngineArgs, model_config: ModelConfig, *, on_cpu: bool
-) -> None:
-    """Sets what an engine needs to verify drafts; if it cannot, logs why."""
-    if reason := _why_not(arguments, model_config, on_cpu=on_cpu):
+    arguments: AsyncEngineArgs,
+    method: Mapping[str, Any] | None,
+    model_config: ModelConfig,
+    *,
+    on_cpu: bool,
+) -> bool:
+    """Whether an engine can verify drafts; sets what it needs for that, or else logs why not.
+
+    `method` is the operator's own of vLLM's speculative decoding.
+    """
+    if reason := _why_not(arguments, method or {}, model_config, on_cpu=on_cpu):
         log.warning("predicted calls are not verified in the engine: %s", reason)
-        return
-    if arguments.speculative_config is None:
-        arguments.speculative_config = speculative_config()
+        return False
+    arguments.spec_method = arguments.spec_model = arguments.spec_tokens = None
+    arguments.speculative_config = speculative_config(method)
     arguments.per_request_spec_decode_metrics = "summary"
+    return True
 
 
-def _why_not(arguments: AsyncEngineArgs, model_config: ModelConfig, *, on_cpu: bool) -> str:
+def _why_not(
+    arguments: AsyncEngineArgs,
+    method: Mapping[str, Any],
+    model_config: ModelConfig,
+    *,
+    on_cpu: bool,
+) -> str:
+    if reason := installed_vllm().why_no_drafts():
+        return reason
     if not on_cpu:
         return "that works on a CPU only so far"
     if arguments.pipeline_parallel_size > 1:
         return "with pipeline parallelism, a step begins before the one before it has ended"
     if model_config.get_diff_sampling_param().get("min_p"):
         return "the generation_config.json of the model sets min_p, which vLLM refuses with drafts"
+    if method.get("draft_sample_method") == "probabilistic":
+        return (
+            "speculative_config.draft_sample_method is probabilistic, and then vLLM needs the "
+            "probability of each drafted token"
+        )
     return ""
 
 
 def verifies_drafts(config: VllmConfig) -> bool:
     """Whether an engine with this configuration verifies the drafts of our scheduler."""
-    return bool(config.num_speculative_tokens) and not config.scheduler_config.async_scheduling
+    return config.scheduler_config.scheduler_cls == SCHEDULER
 
 
 class Drafting:

@@ -48,12 +48,13 @@ from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
 from precall_service.engine.vllm.planning import Planning
 from precall_service.engine.vllm.plans import StepPlan
 from precall_service.engine.vllm.processes import EngineProcesses
+from precall_service.engine.vllm.proposing import DRAFTS_ARGUMENT, STAGE_UTILITY
 from precall_service.engine.vllm.reasoning import ReasoningLimit
 from precall_service.engine.vllm.rendering import PromptRenderer
 from precall_service.engine.vllm.sampled import CallLimit, Sampled
 from precall_service.engine.vllm.sampling import StepSampling
-from precall_service.engine.vllm.scheduling import DRAFTS_ARGUMENT, LOAD_UTILITY, STAGE_UTILITY
 from precall_service.engine.vllm.token_prompt import TokenPrompt, own
+from precall_service.engine.vllm.utilities import LOAD_UTILITY
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ class VllmEngine:
         )
 
     async def _asked(self, utility: str, *arguments: object) -> list[Any]:
-        """The answers to a utility of `scheduling`, one for each process of the engine.
+        """The answers to a utility of ours, one for each process of the engine.
 
         Also waits for the engine's death, since a process that dies never answers.
 

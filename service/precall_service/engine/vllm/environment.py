@@ -16,6 +16,7 @@ from typing import Any
 from precall_service.engine.base import EngineStartError
 from precall_service.engine.install import INSTALL_ENGINE, installed_engine
 from precall_service.engine.vllm.config import Device, VllmConfig
+from precall_service.engine.vllm.pin_check import installed_vllm
 
 _DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",  # no usage is reported
@@ -57,8 +58,9 @@ def import_vllm() -> None:
     """Imports vLLM without its warnings, which takes some ten seconds.
 
     Raises:
-        EngineStartError: vLLM is not installed, or does not load.
+        EngineStartError: vLLM is not installed, does not load, or lacks what precall needs.
     """
+    installed_vllm().require()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,12 +1,22 @@
-"""The proposer that makes vLLM's workers ready to verify drafts, and proposes none itself.
+"""What makes vLLM's engine ready to verify drafts: a proposer that proposes none, and its settings.
 
 The scheduler has the drafts (`scheduling`). Workers verify tokens only if speculative decoding is
 on, and that needs a proposer.
+
+Never: vLLM itself, so that the service does not depend on what only drafts need of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
+
+SCHEDULER: Final = "precall_service.engine.vllm.scheduling.Scheduler"
+"""The scheduler that has the drafts, as vLLM's argument `scheduler_cls`."""
+
+STAGE_UTILITY: Final = "precall_stage"
+DRAFTS_ARGUMENT: Final = "precall_drafts"
+"""The extra argument of a request that has its drafts."""
 
 DRAFT_TOKENS_A_STEP: Final = 48
 """The most tokens of a draft that one step of the engine verifies."""
@@ -28,14 +38,45 @@ class NoProposer:
 
 PROPOSER: Final = f"{__name__}.{NoProposer.__name__}"
 
+_WIDENED: Final = frozenset({"ngram", "draft_model"})
+"""Methods that propose as many tokens as the scheduler asks for, which may be fewer than a step
+verifies."""
 
-def speculative_config() -> dict[str, Any]:
-    """What vLLM's argument `speculative_config` is for drafts without another method."""
+
+def speculative_config(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What vLLM's argument `speculative_config` is for drafts, beside the operator's own method.
+
+    vLLM has one number for the tokens that a method proposes and for those that a step verifies,
+    unless the first depends on the size of the batch. With such a dependence vLLM also adds no
+    tokens to steps that have none to verify.
+    """
+    if given is None:
+        return {
+            "method": "custom_class",
+            "model": PROPOSER,
+            "num_speculative_tokens": DRAFT_TOKENS_A_STEP,
+            "num_speculative_tokens_per_batch_size": [(1, 1, DRAFT_TOKENS_A_STEP)],
+        }
+    proposed = given.get("num_speculative_tokens")
+    if (
+        given.get("method") not in _WIDENED
+        or given.get("parallel_drafting")
+        or given.get("num_speculative_tokens_per_batch_size")
+        or not isinstance(proposed, int)
+        or proposed >= DRAFT_TOKENS_A_STEP
+    ):
+        return dict(given)
     return {
-        "method": "custom_class",
-        "model": PROPOSER,
+        **given,
         "num_speculative_tokens": DRAFT_TOKENS_A_STEP,
+        "num_speculative_tokens_per_batch_size": [(1, 1, proposed)],
     }
+
+
+def proposed_tokens_max(config: Any) -> int:
+    """The most tokens that the method of a speculative configuration of vLLM's proposes."""
+    by_size = config.num_speculative_tokens_per_batch_size
+    return max(each[2] for each in by_size) if by_size else config.num_speculative_tokens
 
 
 def is_ours(config: Any) -> bool:

@@ -1,4 +1,4 @@
-"""vLLM's schedulers, with the drafts of calls that the model is expected to write.
+"""vLLM's scheduler, with the drafts of calls that the model is expected to write.
 
 A *draft* is text that a generation may write next. Its tokens are given to the engine as vLLM gives
 those of speculative decoding: the engine computes them in one step and keeps those that it would
@@ -6,8 +6,7 @@ have sampled itself. A draft comes with the request (`SamplingParams.extra_args`
 runs, through a utility. A generation without a draft takes vLLM's ordinary path.
 
 vLLM imports the class named by `scheduler_cls` in every EngineCore process; the import of this
-module also adds the utilities there. A stat logger would not do for the load: it is called after
-steps only, and an engine whose last generation was aborted may take no further step.
+module also adds the utilities there. An engine that has no drafts runs on vLLM's own schedulers.
 
 Concurrency: schedulers and utilities run in the engine's main loop, between two steps.
 """
@@ -18,36 +17,34 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from vllm.tokenizers import registry as tokenizers
-from vllm.v1.core.sched import scheduler as vllm_scheduler
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.outputs import DraftTokenIds
 from vllm.v1.request import Request, RequestStatus
 from xgrammar import TokenizerInfo
 
 from precall_service.engine.vllm.drafts import DraftTokens, StagedDrafts
-from precall_service.engine.vllm.proposing import is_ours
-
-__all__ = ["DRAFTS_ARGUMENT", "LOAD_UTILITY", "STAGE_UTILITY", "AsyncScheduler", "Scheduler"]
-
-LOAD_UTILITY: Final = "precall_load"
-STAGE_UTILITY: Final = "precall_stage"
-DRAFTS_ARGUMENT: Final = "precall_drafts"
-"""The extra argument of a request that has its drafts."""
+from precall_service.engine.vllm.proposing import (
+    DRAFTS_ARGUMENT,
+    STAGE_UTILITY,
+    is_ours,
+    proposed_tokens_max,
+)
+from precall_service.engine.vllm.utilities import Scheduler as VllmScheduler
 
 Drafts = Sequence[Mapping[str, Any]]
 """Drafts as they cross the border of a process: the fields of each `DraftTokens`."""
 
 
-class Scheduler(vllm_scheduler.Scheduler):
+class Scheduler(VllmScheduler):
     """vLLM's scheduler for engines that wait for each step, with drafts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._staged: dict[str, StagedDrafts] = {}
+        self._proposed_tokens_max = proposed_tokens_max(self.vllm_config.speculative_config)
 
     def stage(self, step_id: str, drafts: Drafts) -> None:
         """Adds drafts to a request that waits or runs; does nothing if there is none."""
@@ -82,9 +79,17 @@ class Scheduler(vllm_scheduler.Scheduler):
         return outputs
 
     def update_draft_token_ids(self, draft_token_ids: DraftTokenIds) -> None:
-        """As vLLM's, except for requests that follow a draft of ours."""
+        """As vLLM's, except for requests that follow a draft of ours.
+
+        Near the end of the context a method proposes nothing. vLLM then has as many zeros in its
+        place as a step may verify, which would be far more than the method proposes.
+        """
         pairs = zip(draft_token_ids.req_ids, draft_token_ids.draft_token_ids, strict=True)
-        others = [(each, tokens) for each, tokens in pairs if not self._follows(each)]
+        others = [
+            (each, tokens[: self._proposed_tokens_max])
+            for each, tokens in pairs
+            if not self._follows(each)
+        ]
         super().update_draft_token_ids(
             DraftTokenIds([each for each, _ in others], [tokens for _, tokens in others])
         )
@@ -170,12 +175,6 @@ def _stops(request: Request) -> bool:
     return request.sampling_params is not None and bool(request.sampling_params.stop)
 
 
-def _load(core: EngineCore) -> tuple[int, int, float]:
-    """Running generations, waiting generations, and the fraction of the KV cache in use."""
-    running, waiting = core.scheduler.get_request_counts()
-    return running, waiting, core.scheduler.get_kv_cache_usage()
-
-
 def _stage(core: EngineCore, step_id: str, drafts: Drafts) -> None:
     if isinstance(core.scheduler, Scheduler):
         core.scheduler.stage(step_id, drafts)
@@ -194,6 +193,5 @@ def _asking_for_drafts(post_step: Callable[..., None]) -> Callable[..., None]:
     return asking
 
 
-setattr(EngineCore, LOAD_UTILITY, _load)
 setattr(EngineCore, STAGE_UTILITY, _stage)
 EngineCore.post_step = _asking_for_drafts(EngineCore.post_step)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
-from vllm.config import LoggingConfig
+from vllm.config import LoggingConfig, ModelConfig
 from vllm.config import VllmConfig as EngineConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
@@ -30,7 +30,7 @@ from precall_service.engine.base import (
 )
 from precall_service.engine.drafts import Draft
 from precall_service.engine.install import install_command
-from precall_service.engine.vllm import probes, scheduling
+from precall_service.engine.vllm import probes, utilities
 from precall_service.engine.vllm.arguments import engine_arguments
 from precall_service.engine.vllm.assembly import assemble
 from precall_service.engine.vllm.config import VllmConfig
@@ -39,8 +39,11 @@ from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.grammar_process import GrammarProcess
 from precall_service.engine.vllm.launching import launched
 from precall_service.engine.vllm.logs import StartError, StartLog
+from precall_service.engine.vllm.methods import check_method, given_method
 from precall_service.engine.vllm.parts import chosen_parsers
+from precall_service.engine.vllm.pin_check import installed_vllm
 from precall_service.engine.vllm.processes import EngineProcesses
+from precall_service.engine.vllm.proposing import SCHEDULER
 from precall_service.engine.vllm.threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
@@ -134,17 +137,32 @@ def created_config(config: VllmConfig, logging_config: Path | None = None) -> En
     model_config = arguments.create_model_config()
     parsers = chosen_parsers(config, model_config)
     arguments.reasoning_parser = parsers.reasoning or ""
-    if config.drafts:
-        prepare_for_drafts(arguments, model_config, on_cpu=current_platform.is_cpu())
+    drafts = _prepare_speculation(arguments, model_config, config)
     engine_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
     scheduler = engine_config.scheduler_config
-    name = "AsyncScheduler" if scheduler.async_scheduling else "Scheduler"
-    scheduler.scheduler_cls = f"{scheduling.__name__}.{name}"
+    plain = "AsyncScheduler" if scheduler.async_scheduling else "Scheduler"
+    scheduler.scheduler_cls = SCHEDULER if drafts else f"{utilities.__name__}.{plain}"
     parallel = engine_config.parallel_config
     parallel.worker_cls = _WORKERS.get(parallel.worker_cls, parallel.worker_cls)
     if not engine_config.cache_config.enable_prefix_caching:
         log.warning("vLLM has no prefix cache for this model: each step computes its whole prompt")
     return engine_config
+
+
+def _prepare_speculation(
+    arguments: AsyncEngineArgs, model_config: ModelConfig, config: VllmConfig
+) -> bool:
+    """Whether the engine verifies drafts. The operator's own method of vLLM's is checked, too.
+
+    Raises:
+        EngineStartError: vLLM cannot use the method here.
+    """
+    method = given_method(arguments)
+    if method is not None:
+        check_method(method, model_config, installed_vllm())
+    return config.drafts and prepare_for_drafts(
+        arguments, method, model_config, on_cpu=current_platform.is_cpu()
+    )
 
 
 def _has_remote_processes(arguments: AsyncEngineArgs) -> bool:
