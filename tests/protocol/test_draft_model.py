@@ -175,3 +175,18 @@ async def test_a_server_that_fails_costs_its_predictions_alone(answer: Sent) -> 
         assert ended.outcome == turn_pb2.TURN_OUTCOME_ANSWERED
         assert ended.report.predictions == 0
         await stream.close()
+
+
+async def test_a_server_that_starts_later_is_used_then() -> None:
+    elsewhere = OpenAiServer([ROME_CALLED], models_status="503 Service Unavailable")
+    async with (
+        elsewhere.running(),
+        running_server(
+            always(says("Hi.")), draft_factory=on_server(elsewhere), speculation=ONE
+        ) as server,
+    ):
+        await draft_state(server, EngineState.FAILED)
+        await answered(server)
+        elsewhere.models_status = "200 OK"
+        server.clock.advance(60)
+        await draft_state(server, EngineState.READY)

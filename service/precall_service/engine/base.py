@@ -385,3 +385,7 @@ class EngineFactory(Protocol):
 
 class EngineStartError(Exception):
     """The engine cannot start as configured; the message says what to change."""
+
+
+class EngineNotReachedError(EngineStartError):
+    """The engine cannot be reached now. The same start may succeed later."""

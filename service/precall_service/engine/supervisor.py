@@ -24,6 +24,7 @@ from precall_service.engine.base import (
     Engine,
     EngineFactory,
     EngineInfo,
+    EngineNotReachedError,
     EngineStartError,
     Progress,
 )
@@ -197,6 +198,9 @@ class EngineSupervisor:
         """
         try:
             await self.start(_log_progress)
+        except EngineNotReachedError as error:
+            log.warning("%s: %s; trying again", self._name, error)
+            await self._replace(self._policy.backoff_first_s)
         except EngineStartError as error:
             log.error("%s is not used: %s", self._name, error)
             return

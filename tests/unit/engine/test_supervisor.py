@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from precall_service.domain.errors import Code, Reason, ServiceError
-from precall_service.engine.base import EngineStartError, Progress
+from precall_service.engine.base import EngineNotReachedError, EngineStartError, Progress
 from precall_service.engine.supervisor import EngineState, EngineSupervisor, RestartPolicy
 from tests.support.clock import ManualClock, settle
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
@@ -367,8 +367,9 @@ async def test_an_engine_that_is_kept_is_started_and_replaced() -> None:
     await end(kept, task)
 
 
-async def test_a_first_start_of_a_kept_engine_is_tried_again() -> None:
-    starts = Starts(OSError("no memory"), EngineStartError("in use"))
+@pytest.mark.parametrize("failure", [OSError("no memory"), EngineNotReachedError("no answer")])
+async def test_a_first_start_of_a_kept_engine_is_tried_again(failure: Exception) -> None:
+    starts = Starts(failure, EngineStartError("in use"))
     kept = Kept(starts)
     task = await kept_on(kept)
     assert kept.supervisor.state is EngineState.FAILED

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx2
 import openai
 
-from precall_service.engine.base import EngineStartError
+from precall_service.engine.base import EngineNotReachedError, EngineStartError
 from precall_service.engine.openai.config import OpenAiConfig
 from precall_service.engine.openai.errors import SERVER_ERRORS, cause, said
 
@@ -51,7 +51,8 @@ async def served_model(client: openai.AsyncOpenAI, config: OpenAiConfig) -> Serv
     """Returns the model that is to be used.
 
     Raises:
-        EngineStartError: the server does not answer, or has no such model.
+        EngineNotReachedError: the server does not answer.
+        EngineStartError: it refuses the key, or has no such model.
     """
     try:
         listed = [each async for each in client.models.list(timeout=PROBE_TIMEOUT_S)]
@@ -63,7 +64,7 @@ async def served_model(client: openai.AsyncOpenAI, config: OpenAiConfig) -> Serv
             "variable PRECALL_OPENAI__API_KEY"
         ) from error
     except SERVER_ERRORS as error:
-        raise EngineStartError(
+        raise EngineNotReachedError(
             f"the server at {config.url} lists no models: {cause(error)}. Check --url, which ends "
             "with /v1 for most servers, and that the server runs"
         ) from error
