@@ -26,9 +26,9 @@ from precall_service.engine.vllm.drafts import DraftTokens
 from precall_service.engine.vllm.parts import ModelParts
 from precall_service.engine.vllm.readback import NotReadError, ReadBack
 
-_MARK_BYTES: Final = 6
+_MARK_BYTES: Final = len("<tool_call>")
 """How much of a call must have been written, at least, before the rest is drafted. A special token
-counts as much."""
+counts as much. Less of it may stand in a thought, and a draft that is rejected there is lost."""
 
 
 class CallTexts:
