@@ -41,10 +41,10 @@ DRAFT_MODEL: JsonValue = {
 }
 CONTEXT_TOKENS = 1024
 ROOM = 12
-SOME = QUESTIONS[:12]
+SOME = QUESTIONS[:6]
 STOPS = ("e", ", ", "the")
 FREE = ToolChoice()
-LIMITS = range(1, 60, 7)
+LIMITS = range(1, 60, 14)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ CALLS: dict[str, dict[str, Any]] = {
 SIZES = {"token by token": 1, "in random pieces": 0, "whole": 1 << 20}
 ELSEWHERE = {
     "openai": "read by token ids alone, in the tests of generation",
+    "xlam": "calls without marks, in tests of their own (test_vllm_xlam.py)",
     "cohere_command3": "read by a package that is not installed",
     "cohere_command4": "read by a package that is not installed",
 }
