@@ -113,7 +113,9 @@ async def _asked_directly(client: openai.AsyncOpenAI, model: str, text: str, tok
         stream_options={"include_usage": True},
     )
     async for part in stream:
-        if part.choices and part.choices[0].delta.content:
+        delta = part.choices[0].delta if part.choices else None
+        # A server with a reasoning parser may take a plain text for reasoning.
+        if delta is not None and (delta.content or (delta.model_extra or {}).get("reasoning")):
             first_s = first_s or time.perf_counter() - began
     return first_s
 
@@ -123,6 +125,6 @@ async def _asked(client: precall.Client, text: str, tokens: int) -> float:
     async with client.conversation() as conversation:
         began = time.perf_counter()
         async for event in conversation.send(text, temperature=0.0, max_step_tokens=tokens):
-            if isinstance(event, precall.TextDelta):
+            if isinstance(event, precall.TextDelta | precall.ReasoningDelta):
                 first_s = first_s or time.perf_counter() - began
     return first_s
