@@ -19,7 +19,7 @@ from functools import partial
 
 from precall_service.admission import Admission
 from precall_service.agent.engine_load import LoadWatch
-from precall_service.agent.room import room_for
+from precall_service.agent.room import within_room
 from precall_service.agent.written_calls import WrittenCalls
 from precall_service.domain.errors import ServiceError
 from precall_service.domain.turn import GenerationSettings, ToolChoiceMode
@@ -100,14 +100,14 @@ class Branches:
                 start = await engine.branch(origin.prompt, origin.sampled, spec)
                 if start is None:
                     return
-                room = room_for(engine, start)
-                if room is not None and room <= 0:
+                tokens_max = within_room(engine, start, self._tokens_max)
+                if tokens_max <= 0:
                     return
                 origin.on_begin()
                 branch_spec = replace(
                     spec,
                     step_id=f"{spec.step_id}-{secrets.token_hex(4)}",
-                    max_tokens=self._tokens_max if room is None else min(room, self._tokens_max),
+                    max_tokens=tokens_max,
                     generation=GenerationSettings(
                         temperature=temperature, tool_choice=spec.tool_choice
                     ),

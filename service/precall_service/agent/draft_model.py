@@ -22,7 +22,7 @@ from typing import Final
 
 from precall_service.agent.account import StepBegan
 from precall_service.agent.engine_load import LoadWatch
-from precall_service.agent.room import room_for
+from precall_service.agent.room import within_room
 from precall_service.agent.written_calls import WrittenCalls
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import ServiceError
@@ -101,10 +101,11 @@ class DraftModel:
         try:
             spec = self._spec(engine, began.spec)
             prompt = await self._prompt(engine, began, spec)
-            room = None if prompt is None else room_for(engine, prompt)
-            if prompt is None or (room is not None and room <= 0):
+            if prompt is None:
                 return
-            most = spec.max_tokens if room is None else min(room, spec.max_tokens)
+            most = within_room(engine, prompt, spec.max_tokens)
+            if most <= 0:
+                return
             for number in range(count):
                 one = replace(
                     spec,

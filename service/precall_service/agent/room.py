@@ -5,7 +5,10 @@ from __future__ import annotations
 from precall_service.engine.base import Engine, Prompt
 
 
-def room_for(engine: Engine, prompt: Prompt) -> int | None:
-    """The tokens that fit after a prompt, 0 or less if it is too long; None if that is unknown."""
+def within_room(engine: Engine, prompt: Prompt, tokens: int) -> int:
+    """Returns how many of these tokens fit after a prompt; 0 or less if the prompt is too long.
+
+    All of them do if the engine does not know its context window or the length of the prompt.
+    """
     most, used = engine.info.context_tokens_max, prompt.tokens
-    return None if most is None or used is None else most - used
+    return tokens if most is None or used is None else min(tokens, most - used)

@@ -10,7 +10,7 @@ import secrets
 
 from precall_service.agent.account import DraftsVerified, StepBegan
 from precall_service.agent.calls import TurnCalls
-from precall_service.agent.room import room_for
+from precall_service.agent.room import within_room
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step, StepReader
 from precall_service.domain.events import (
@@ -80,13 +80,11 @@ class TurnSteps:
         await self._send_end()
 
     def _step_spec(self, engine: Engine, prompt: Prompt, choice: ToolChoice) -> StepSpec:
-        room = room_for(engine, prompt)
         wanted = self._scope.spec.generation.max_step_tokens
+        most = self.tokens_left if wanted is None else min(wanted, self.tokens_left)
         return StepSpec(
             step_id=f"{self._scope.context.conversation_id}-{secrets.token_hex(6)}",
-            max_tokens=min(
-                limit for limit in (self.tokens_left, room, wanted) if limit is not None
-            ),
+            max_tokens=within_room(engine, prompt, most),
             generation=self._scope.spec.generation,
             tools=self._scope.context.transcript.tools,
             tool_choice=choice,

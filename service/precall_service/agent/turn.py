@@ -24,7 +24,7 @@ from precall_service.agent.draft_savings import DraftSavings
 from precall_service.agent.outbox import Emit, Offer, Push
 from precall_service.agent.pace import TurnPace
 from precall_service.agent.report import TurnReporter
-from precall_service.agent.room import room_for
+from precall_service.agent.room import within_room
 from precall_service.agent.scope import TurnScope
 from precall_service.agent.step import Step
 from precall_service.agent.steps import TurnSteps
@@ -158,8 +158,7 @@ class Turn:
             raise refused
         tenant, tool_set = self._scope.context.tenant, _tool_set(self._scope.context.tools)
         # A safe estimate until growth is learned: results may be as long as what is generated.
-        safe, room = 2 * limits.max_turn_tokens, room_for(engine, prompt)
-        safe = safe if room is None else min(safe, room)
+        safe = within_room(engine, prompt, 2 * limits.max_turn_tokens)
         begins = prompt.tokens or 0
         expected = begins + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
