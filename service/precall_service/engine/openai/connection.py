@@ -31,8 +31,22 @@ class ServedModel:
     """Whether the server is vLLM's, which parts its prefix cache by a salt."""
 
 
-def connect(config: OpenAiConfig) -> openai.AsyncOpenAI:
-    """Returns a client of the server. Nothing is sent yet."""
+async def connected(config: OpenAiConfig) -> tuple[openai.AsyncOpenAI, ServedModel]:
+    """Returns a client of the server, and the model that is to be used.
+
+    Raises:
+        EngineNotReachedError: the server does not answer.
+        EngineStartError: it refuses the key, or has no such model.
+    """
+    client = _client(config)
+    try:
+        return client, await _served_model(client, config)
+    except BaseException:
+        await client.close()
+        raise
+
+
+def _client(config: OpenAiConfig) -> openai.AsyncOpenAI:
     timeout = httpx2.Timeout(config.answer_timeout_s, connect=config.connect_timeout_s)
     limits = httpx2.Limits(max_connections=config.turns_max + 1)
     http = httpx2.AsyncClient(
@@ -47,13 +61,7 @@ def connect(config: OpenAiConfig) -> openai.AsyncOpenAI:
     )
 
 
-async def served_model(client: openai.AsyncOpenAI, config: OpenAiConfig) -> ServedModel:
-    """Returns the model that is to be used.
-
-    Raises:
-        EngineNotReachedError: the server does not answer.
-        EngineStartError: it refuses the key, or has no such model.
-    """
+async def _served_model(client: openai.AsyncOpenAI, config: OpenAiConfig) -> ServedModel:
     try:
         listed = [each async for each in client.models.list(timeout=PROBE_TIMEOUT_S)]
     except openai.NotFoundError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from typing import Final, cast
 
 import httpx2
 import openai
@@ -58,11 +59,13 @@ def meaning(error: Exception) -> ServiceError:
 
 def said(error: Exception) -> str:
     """The server's own words, in one line and not too many."""
-    words = error.body if isinstance(error, openai.APIStatusError) else None
-    if isinstance(words, dict):
-        words = words.get("message") or words  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    text = " ".join(str(words or error).split()) or type(error).__name__  # pyright: ignore[reportUnknownArgumentType]
+    body = error.body if isinstance(error, openai.APIStatusError) else None
+    text = " ".join(str(_message(body) or body or error).split()) or type(error).__name__
     return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}..."
+
+
+def _message(body: object) -> object:
+    return cast("dict[str, object]", body).get("message") if isinstance(body, dict) else None
 
 
 def cause(error: Exception) -> str:
@@ -76,4 +79,4 @@ def _retry_after_s(error: openai.RateLimitError) -> float:
         wait_s = float(error.response.headers.get("retry-after", ""))
     except ValueError:
         return _RETRY_S
-    return min(max(wait_s, 0.0), _RETRY_MAX_S) if wait_s == wait_s else _RETRY_S  # noqa: PLR0124
+    return _RETRY_S if math.isnan(wait_s) else min(max(wait_s, 0.0), _RETRY_MAX_S)

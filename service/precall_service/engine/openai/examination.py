@@ -23,7 +23,7 @@ from precall_service.engine.base import (
     TextPiece,
 )
 from precall_service.engine.openai.config import OpenAiConfig
-from precall_service.engine.openai.connection import connect, served_model
+from precall_service.engine.openai.connection import connected
 from precall_service.engine.openai.engine import OpenAiEngine
 
 TIMEOUT_S: Final = 120.0
@@ -70,12 +70,8 @@ async def examine_server(config: OpenAiConfig) -> ServerFindings:
     Raises:
         EngineStartError: the server does not answer, or has no such model.
     """
-    client = connect(config)
-    try:
-        engine = OpenAiEngine(client, config, await served_model(client, config))
-    except BaseException:
-        await client.close()
-        raise
+    client, model = await connected(config)
+    engine = OpenAiEngine(client, config, model)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             try:

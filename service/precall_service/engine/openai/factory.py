@@ -6,7 +6,7 @@ import logging
 
 from precall_service.engine.base import Engine, Progress
 from precall_service.engine.openai.config import OpenAiConfig
-from precall_service.engine.openai.connection import connect, served_model
+from precall_service.engine.openai.connection import connected
 from precall_service.engine.openai.engine import OpenAiEngine
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,7 @@ class OpenAiEngineFactory:
     async def __call__(self, on_progress: Progress) -> Engine:
         """As `EngineFactory`. Asks the server for its models, and generates nothing."""
         on_progress(f"asking {self._config.url} for its models", None)
-        client = connect(self._config)
-        try:
-            model = await served_model(client, self._config)
-        except BaseException:
-            await client.close()
-            raise
+        client, model = await connected(self._config)
         if not (model.on_vllm or self._config.share_prefix_cache):
             log.warning(
                 "the server at %s may share its prefix cache among the tenants of this service: it "
