@@ -20,6 +20,7 @@ from tests.support.stream import (
     Engines,
     RunningServer,
     Section,
+    StreamDriver,
     eventually,
     health,
     running_server,
@@ -48,6 +49,17 @@ async def answered(server: RunningServer) -> None:
     await stream.close()
 
 
+async def ran_early(stream: StreamDriver, gate: asyncio.Event) -> turn_pb2.ToolCallCompleted:
+    """The call of a turn, whose handler has run before the gate lets the model write it."""
+    invoke = await stream.invoked()
+    assert invoke.prediction_id
+    gate.set()
+    await stream.answer(invoke.invocation_id, '"sunny"')
+    completed = await stream.call_completed()
+    assert completed.source == turn_pb2.RESULT_SOURCE_SPECULATIVE
+    return completed
+
+
 async def draft_state(server: RunningServer, state: EngineState) -> None:
     engines = server.service.draft_engines
     assert engines is not None
@@ -64,12 +76,7 @@ async def test_a_prediction_of_the_draft_model_is_told_and_confirmed() -> None:
         opened = await stream.open(agent_pb2.OpenConversation(tools=[SAFE], speculation=wish))
         assert list(opened.speculation.predictors) == [DRAFT_MODEL]
         await stream.start()
-        invoke = await stream.invoked()
-        assert invoke.prediction_id
-        gate.set()
-        await stream.answer(invoke.invocation_id, '"sunny"')
-        completed = await stream.call_completed()
-        assert completed.source == turn_pb2.RESULT_SOURCE_SPECULATIVE
+        completed = await ran_early(stream, gate)
         report = (await stream.completed()).report
         assert report.predictions_confirmed == 1
         told = dict(zip(stream.kinds(), stream.events, strict=True))
@@ -133,12 +140,7 @@ async def test_a_draft_model_may_be_on_another_server() -> None:
         await draft_state(server, EngineState.READY)
         stream = await server.opened(SAFE)
         await stream.start()
-        invoke = await stream.invoked()
-        assert invoke.prediction_id
-        gate.set()
-        await stream.answer(invoke.invocation_id, '"sunny"')
-        completed = await stream.call_completed()
-        assert completed.source == turn_pb2.RESULT_SOURCE_SPECULATIVE
+        await ran_early(stream, gate)
         await stream.completed()
         await stream.close()
     asked = elsewhere.asked[0]
