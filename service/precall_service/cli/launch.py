@@ -78,16 +78,18 @@ async def _factories(
     draft: VllmConfig | OpenAiConfig | None,
     on_progress: Progress,
 ) -> tuple[EngineFactory, str, EngineFactory | None]:
-    """Returns what starts the engine, the name of its model, and what starts the draft model's.
-
-    The name is empty as long as it is not known.
-    """
+    """Returns what starts the engine, the name of its model, and what starts the draft model's."""
     engine = settings.engine
     if engine.backend == "openai":
         if engine_arguments:
             raise CommandError("arguments of vLLM after -- need --backend vllm")
-        main = _of(openai_config(settings))
-        return main, engine.model or "", None if draft is None else _of(draft)
+        from precall_service.engine.openai.factory import model_name
+
+        # Clients may name the model, so its name has to be known before they come.
+        server = openai_config(settings)
+        name = await model_name(server)
+        main = _of(replace(server, model=name))
+        return main, name, None if draft is None else _of(draft)
     if settings.openai.url is not None:
         raise CommandError("--url needs --backend openai")
     # Ctrl-C does not wait for this thread: an interrupted conversion leaves no model folder behind.

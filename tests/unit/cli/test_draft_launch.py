@@ -70,7 +70,7 @@ async def test_a_draft_model_on_a_server(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_a_draft_model_beside_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     main, draft = await started(
         monkeypatch,
-        engine={"backend": "openai"},
+        engine={"backend": "openai", "model": "tiny"},
         openai={"url": "http://localhost:8000/v1"},
         speculation={"draft_model": EMBEDDED},
     )

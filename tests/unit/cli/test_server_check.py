@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import precall
 from precall_service.cli import app
 from precall_service.cli.check import Check, Verdict
 from precall_service.cli.errors import CommandError
@@ -85,6 +86,27 @@ def test_a_server_that_is_nowhere() -> None:
     assert "✗ server" in result.output
     assert "Check --url" in " ".join(result.output.split())
     assert "gpu" not in result.output, "nothing of vLLM is checked"
+
+
+async def test_a_client_may_name_the_only_model_of_a_server() -> None:
+    server = OpenAiServer()
+    async with server.running():
+        settings = load_settings(
+            None,
+            {
+                "server": {"port": 0, "drain_s": 0},
+                "engine": {"backend": "openai"},
+                "openai": {"url": server.url},
+            },
+        )
+        async with (
+            launched(settings, (), lambda _stage, _done: None) as service,
+            precall.Client(service.address) as client,
+        ):
+            assert service.model == "tiny"
+            assert (await client.server_info()).model == "tiny"
+            async with client.conversation(model="tiny") as conversation:
+                assert str(await conversation.ask("Hello")) == "Hi"
 
 
 async def test_settings_that_contradict_each_other() -> None:

@@ -12,6 +12,19 @@ from precall_service.engine.openai.engine import OpenAiEngine
 log = logging.getLogger(__name__)
 
 
+async def model_name(config: OpenAiConfig) -> str:
+    """Returns the name of the server's model, which the server is asked for if it is not set.
+
+    Raises:
+        EngineStartError: the server does not answer, or does not have one model alone.
+    """
+    if config.model is not None:
+        return config.model
+    client, model = await connected(config)
+    await client.close()
+    return model.name
+
+
 class OpenAiEngineFactory:
     """An `EngineFactory` for one server."""
 
