@@ -7,7 +7,6 @@ import gc
 import multiprocessing
 import shutil
 import threading
-import warnings
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -33,16 +32,18 @@ from tests.support.steps import asked, heard, step_spec, until_idle
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def vllm_leaves_its_context() -> AsyncGenerator[None]:
-    """Ignores the ZeroMQ context that vLLM leaves open if its constructor fails."""
+async def failed_start() -> AsyncGenerator[None]:
+    """Waits for the end of a failed start, and collects what it leaves."""
     yield
     for thread in threading.enumerate():
         if thread.name == "precall-engine":
             await asyncio.to_thread(thread.join, 20)
     await asyncio.sleep(0)  # the loop drops the thread's exception
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Unclosed context", ResourceWarning)
-        gc.collect()
+    gc.collect()
+
+
+leaves_a_context = pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning")
+"""vLLM leaves a ZeroMQ context open if its constructor fails. It may be collected at any time."""
 
 
 def silent(_stage: str, _fraction: float | None) -> None:
@@ -153,7 +154,8 @@ async def test_a_missing_gpu_is_refused() -> None:
     assert "make setup BACKEND=gpu" in await refusal(config)
 
 
-@pytest.mark.usefixtures("vllm_leaves_its_context")
+@pytest.mark.usefixtures("failed_start")
+@leaves_a_context
 async def test_a_failure_in_another_process_is_reported(tmp_path: Path) -> None:
     """Only the worker process notices that the weights are missing."""
     shutil.copytree(
@@ -168,7 +170,8 @@ async def test_a_failure_in_another_process_is_reported(tmp_path: Path) -> None:
     assert not set(multiprocessing.active_children()) - before
 
 
-@pytest.mark.usefixtures("vllm_leaves_its_context")
+@pytest.mark.usefixtures("failed_start")
+@leaves_a_context
 async def test_a_cancelled_start_leaves_no_process() -> None:
     before = set(multiprocessing.active_children())
 
