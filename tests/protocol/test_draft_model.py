@@ -192,3 +192,20 @@ async def test_a_server_that_starts_later_is_used_then() -> None:
         elsewhere.models_status = "200 OK"
         server.clock.advance(60)
         await draft_state(server, EngineState.READY)
+
+
+@pytest.mark.parametrize(
+    ("status", "setting"), [("401 Unauthorized", "api_key"), ("500 Internal Server Error", "url")]
+)
+async def test_what_is_told_of_a_server_names_the_settings_of_the_draft_model(
+    status: str, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = OpenAiServer(models_status=status)
+    async with (
+        elsewhere.running(),
+        running_server(
+            always(says("Hi.")), draft_factory=on_server(elsewhere), speculation=ONE
+        ) as server,
+    ):
+        await eventually(lambda: f"speculation.draft_model.{setting}" in caplog.text)
+        await answered(server)

@@ -19,7 +19,7 @@ from precall_service.engine.base import EngineFactory, Progress
 from precall_service.engine.hub import reachable
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import ResolvedModel, resolve_model
-from precall_service.engine.openai.config import OpenAiConfig
+from precall_service.engine.openai.config import OpenAiConfig, SettingNames
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.engine.vllm.threads import in_daemon_thread
@@ -142,6 +142,11 @@ def draft_server(settings: Settings, url: str) -> OpenAiConfig:
         tries_max=1,
         share_prefix_cache=settings.engine.share_prefix_cache,
         streams=False,
+        names=SettingNames(
+            url="speculation.draft_model.url",
+            model="speculation.draft_model.model",
+            api_key="speculation.draft_model.api_key",
+        ),
     )
 
 

@@ -9,6 +9,15 @@ LimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettingNames:
+    """How errors name the settings of a server."""
+
+    url: str = "--url"
+    model: str = "--model"
+    api_key: str = "the variable PRECALL_OPENAI__API_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAiConfig:
     """The configuration of the remote backend.
 
@@ -25,6 +34,7 @@ class OpenAiConfig:
         share_prefix_cache: Whether tenants share the prefix cache, where the server could part it.
         probe_s: How often the server is asked whether it still lives.
         streams: Whether steps are read as they are generated, or as a whole at their end.
+        names: How errors name the settings.
     """
 
     url: str
@@ -40,3 +50,4 @@ class OpenAiConfig:
     share_prefix_cache: bool
     probe_s: float = 10.0
     streams: bool = True
+    names: SettingNames = SettingNames()

@@ -68,17 +68,17 @@ async def _served_model(client: openai.AsyncOpenAI, config: OpenAiConfig) -> Ser
         listed = None  # a few servers list no models
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise EngineStartError(
-            f"the server at {config.url} refuses the API key: {said(error)}. Set it with the "
-            "variable PRECALL_OPENAI__API_KEY"
+            f"the server at {config.url} refuses the API key: {said(error)}. Set it with "
+            f"{config.names.api_key}"
         ) from error
     except SERVER_ERRORS as error:
         raise EngineNotReachedError(
-            f"the server at {config.url} lists no models: {cause(error)}. Check --url, which ends "
-            "with /v1 for most servers, and that the server runs"
+            f"the server at {config.url} lists no models: {cause(error)}. Check "
+            f"{config.names.url}, which ends with /v1 for most servers, and that the server runs"
         ) from error
     names = [] if listed is None else [each.id for each in listed]
     if config.model is None and len(names) != 1:
-        raise EngineStartError(f"name a model with --model: {_offered(names, config)}")
+        raise EngineStartError(f"name a model with {config.names.model}: {_offered(names, config)}")
     if config.model is not None and names and config.model not in names:
         raise EngineStartError(f"there is no model {config.model}: {_offered(names, config)}")
     name = config.model or names[0]
