@@ -48,6 +48,7 @@ BENCHES = (
     "speculation_off",
     "speculation_memory",
     "draft_model",
+    "client_side",
 )
 _NO_SETTINGS = {"module", "bench", "keep", "no_keep", "resume", "rounds"}
 

@@ -83,7 +83,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 async def _arms(options: argparse.Namespace) -> AsyncGenerator[dict[str, _Arm]]:
     """Runs both services; the one without a draft model is idle while the other is measured."""
     how = served.served(options, block_size=options.block_size)
-    config: JsonObject = {
+    engine: JsonObject = {
         "model": None if how.model.embedded else how.model.path_or_name,
         "device": how.device,
         "vllm": how.vllm,
@@ -99,17 +99,17 @@ async def _arms(options: argparse.Namespace) -> AsyncGenerator[dict[str, _Arm]]:
             (("alone",), {}),
             (("off", "on"), {"draft_model": draft_model, "verify_drafts": False}),
         ):
-            child = await _served(stack, config, speculation)
+            child = await _served(stack, engine, speculation)
             client = precall.Client(str(child.ready["address"]))
             await stack.enter_async_context(client)
             found |= {name: _Arm(client, ARMS[name]) for name in names}
         yield found
 
 
-async def _served(stack: AsyncExitStack, config: JsonObject, speculation: JsonObject) -> Child:
+async def _served(stack: AsyncExitStack, engine: JsonObject, speculation: JsonObject) -> Child:
     print(f"starting precall with {', '.join(speculation) or 'no draft model'}", flush=True)
-    arm = {**config, "speculation": speculation}
-    return await stack.enter_async_context(started("bench.arms.draft_model", arm))
+    sections: JsonObject = {"engine": engine, "speculation": speculation}
+    return await stack.enter_async_context(started("bench.arms.launched", sections))
 
 
 async def _round(

@@ -18,6 +18,7 @@ import precall
 from bench import served
 from bench.process import started
 from bench.report import AtMost, Report
+from precall_service.domain.json import JsonObject
 
 OVERHEAD_MAX = 1.03
 
@@ -67,8 +68,12 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     model, tokens = arms.model.display_name, int(options.tokens)
     async with arms.openai() as server:
         url = str(server.ready["address"])
+        sections: JsonObject = {
+            "engine": {"backend": "openai", "model": model},
+            "openai": {"url": url},
+        }
         async with (
-            started("bench.arms.remote", {"url": url, "model": model}) as service,
+            started("bench.arms.launched", sections) as service,
             openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as bare,
             precall.Client(str(service.ready["address"])) as client,
         ):
