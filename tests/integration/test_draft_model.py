@@ -26,6 +26,7 @@ from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine, embedded_config
+from tests.support.engine_states import passed
 
 if TYPE_CHECKING:  # it imports vLLM
     from precall_service.engine.vllm.engine import VllmEngine
@@ -100,12 +101,6 @@ async def served(
         yield service, client, waiting[0]
 
 
-async def until(engines: EngineSupervisor, wanted: EngineState) -> None:
-    async for state in engines.states():
-        if state is wanted:
-            return
-
-
 def processes(engines: EngineSupervisor) -> list[int]:
     engine = cast("VllmEngine", engines.engine())
     return engine._processes.pids  # pyright: ignore[reportPrivateUsage]
@@ -147,7 +142,7 @@ async def test_a_second_engine_predicts_calls_and_may_die(vllm_factory: EngineFa
         client.add_tool(get_weather, read_only=True, speculation_safe=True)
         engines = service.draft_engines
         assert engines is not None
-        await until(engines, EngineState.READY)
+        await passed(engines, EngineState.READY)
         pids = processes(engines)
         assert all(os.sched_getaffinity(each) == {core()} for each in pids)
 
@@ -164,11 +159,11 @@ async def test_a_second_engine_predicts_calls_and_may_die(vllm_factory: EngineFa
         turn = asyncio.ensure_future(take_turn(client))
         await engine.asked.wait()
         os.kill(pids[0], signal.SIGKILL)
-        await until(engines, EngineState.RESTARTING)
+        await passed(engines, EngineState.RESTARTING)
         engine.gate.set()
         assert ending(await turn).error is None
         assert service.engines.state is EngineState.READY
 
-        await until(engines, EngineState.READY)
+        await passed(engines, EngineState.READY)
         engine.gate.clear()
         assert proposed(await take_turn(client))

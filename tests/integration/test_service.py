@@ -24,6 +24,7 @@ from precall_service.engine.supervisor import EngineState
 from precall_service.engine.vllm.token_prompt import own
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
+from tests.support.engine_states import passed
 from tests.support.steps import until_idle
 
 WAIT_S = 120
@@ -152,14 +153,6 @@ async def listen(
             await on_text()
 
 
-async def until_replaced(service: Service) -> None:
-    died = False
-    async for state in service.engines.states():
-        died = died or state is EngineState.RESTARTING
-        if died and state is EngineState.READY:
-            return
-
-
 async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
     vllm_factory: EngineFactory,
     kill_engine: Callable[[], Awaitable[None]],
@@ -171,7 +164,7 @@ async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
             await listen(conversation, kill_engine)
         assert failure.value.retry_after_s
         async with asyncio.timeout(WAIT_S):
-            await until_replaced(service)
+            await passed(service.engines, EngineState.RESTARTING, EngineState.READY)
         after = await conversation.ask("Say hello.", temperature=0.0, max_step_tokens=8)
     assert "the engine died (killed by signal 9 (SIGKILL), often by the kernel's" in caplog.text
     assert before.text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import pytest
@@ -22,31 +23,42 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
+from precall_service.engine.supervisor import EngineState
 from precall_service.engine.vllm.token_prompt import own
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
+from tests.support.engine_states import passed
 
 City = Literal["Oslo", "Rome", "Lima"]
 CONVERSATIONS: Final = 52
 AT_ONCE: Final = 8
+WAIT_S: Final = 120.0
+
+
+@dataclass(slots=True)
+class Recording:
+    """What engines have generated: the tokens of each step, by conversation; and the branches."""
+
+    tokens: dict[str, list[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(list))
+    branches: int = 0
 
 
 class RecordingEngine(LentEngine):
-    """The real engine. It records the tokens of each step, by conversation, and counts branches."""
+    """The real engine, recorded."""
 
-    def __init__(self, lent: Engine) -> None:
+    def __init__(self, lent: Engine, recording: Recording) -> None:
         super().__init__(lent)
-        self.tokens: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-        self.branches = 0
+        self._recording = recording
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         speculates = spec.priority is Priority.SPECULATES
-        self.branches += speculates
+        self._recording.branches += speculates
         async with aclosing(super().generate(prompt, spec)) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, StepEnd) and not speculates:
                     conversation, _, _ = spec.step_id.rpartition("-")
-                    self.tokens[conversation] += [own(prompt).token_ids, chunk.token_ids]
+                    tokens = [own(prompt).token_ids, chunk.token_ids]
+                    self._recording.tokens[conversation] += tokens
                 yield chunk
 
 
@@ -57,12 +69,11 @@ def silent(_stage: str, _fraction: float | None) -> None:
 @asynccontextmanager
 async def served(
     factory: EngineFactory, **speculation: object
-) -> AsyncGenerator[tuple[Service, precall.Client, RecordingEngine]]:
-    recording: list[RecordingEngine] = []
+) -> AsyncGenerator[tuple[Service, precall.Client, Recording]]:
+    recording = Recording()
 
     async def record(on_progress: Progress) -> Engine:
-        recording.append(RecordingEngine(await factory(on_progress)))
-        return recording[-1]
+        return RecordingEngine(await factory(on_progress), recording)
 
     settings = load_settings(
         None,
@@ -72,7 +83,7 @@ async def served(
         serve(settings, record, model="embedded", on_progress=silent) as service,
         precall.Client(service.address) as client,
     ):
-        yield service, client, recording[0]
+        yield service, client, recording
 
 
 async def get_weather(city: City) -> str:
@@ -124,14 +135,14 @@ async def converse(client: precall.Client, number: int, mode: precall.Speculatio
 
 
 async def all_tokens(
-    client: precall.Client, engine: RecordingEngine, mode: precall.Speculation
+    client: precall.Client, recording: Recording, mode: precall.Speculation
 ) -> list[list[tuple[int, ...]]]:
     """Returns the tokens of every step of every conversation, a few of which run at once."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> list[tuple[int, ...]]:
         async with room:
-            return engine.tokens.pop(await converse(client, number, mode))
+            return recording.tokens.pop(await converse(client, number, mode))
 
     async with asyncio.TaskGroup() as group:
         runs = [group.create_task(one(number)) for number in range(CONVERSATIONS)]
@@ -140,7 +151,7 @@ async def all_tokens(
 
 @pytest.mark.timeout(900)
 async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFactory) -> None:
-    async with served(vllm_factory) as (_, client, engine):
+    async with served(vllm_factory) as (_, client, recording):
         client.add_tool(get_weather, read_only=True, speculation_safe=True)
         client.add_tool(
             get_time, read_only=True, speculation_safe=True, cache_ttl_s=60, cache_scope="tenant"
@@ -152,12 +163,12 @@ async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFact
             cache_ttl_s=60,
             cache_scope="tenant",
         )
-        without = await all_tokens(client, engine, precall.Speculation("off"))
-        assert engine.branches == 0
-        with_it = await all_tokens(client, engine, precall.Speculation("on"))
+        without = await all_tokens(client, recording, precall.Speculation("off"))
+        assert recording.branches == 0
+        with_it = await all_tokens(client, recording, precall.Speculation("on"))
         stats = await client.speculation_stats()
     assert with_it == without
-    assert engine.branches > 0
+    assert recording.branches > 0
     used = {
         record.predictor: record.confirmed for tool in stats.tools for record in tool.predictors
     }
@@ -168,6 +179,44 @@ async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFact
         precall.Predictor.FORK,
     }
     assert sum(used.values()) > 0
+
+
+async def test_the_tokens_are_the_same_after_the_engine_has_died(
+    vllm_factory: EngineFactory, kill_engine: Callable[[], Awaitable[None]]
+) -> None:
+    """It dies in the second of three turns, which is then sent again."""
+    turns = ("What is the weather in Rome?", "And in Oslo?", "Which of them is warmer?")
+    async with served(vllm_factory) as (service, client, recording):
+        client.add_tool(get_weather, read_only=True, speculation_safe=True)
+
+        def sent(conversation: precall.Conversation, text: str) -> precall.Turn:
+            return conversation.send(
+                text, tool_choice="required", temperature=0.0, max_step_tokens=120, max_steps=2
+            )
+
+        async def killed_within(turn: precall.Turn) -> None:
+            killed = False
+            async for event in turn:
+                if isinstance(event, precall.ReasoningDelta) and not killed:
+                    killed = True
+                    await kill_engine()
+
+        async def conversed(mode: precall.Speculation, *, dies: bool) -> list[tuple[int, ...]]:
+            async with client.conversation(
+                template_variables={"enable_thinking": True}, speculation=mode
+            ) as conversation:
+                for number, text in enumerate(turns):
+                    if dies and number == 1:
+                        with pytest.raises(precall.EngineUnavailableError):
+                            await killed_within(sent(conversation, text))
+                        async with asyncio.timeout(WAIT_S):
+                            await passed(service.engines, EngineState.READY)
+                    await sent(conversation, text).answer()
+                return recording.tokens.pop(conversation.id)
+
+        without = await conversed(precall.Speculation("off"), dies=False)
+        assert await conversed(precall.Speculation("on"), dies=False) == without
+        assert await conversed(precall.Speculation("on"), dies=True) == without
 
 
 async def test_a_branch_of_the_model_predicts_its_call(vllm_factory: EngineFactory) -> None:

@@ -26,7 +26,7 @@ def share_engine(items: list[pytest.Item], folder: Path) -> None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
             if pytest_asyncio.is_async_test(item):
                 item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-    last = ("method_engine", "tiny_engine", "kill_engine")
+    last = ("drafting_keeper", "method_engine", "tiny_engine", "kill_engine")
     items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in last])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from precall_service.domain.events import LoosenedKeyword
@@ -47,9 +48,9 @@ def embedded_config(**settings: JsonValue) -> VllmConfig:
 class EngineKeeper:
     """Owns the engine. A borrower may call `close`, but only the keeper really ends the engine."""
 
-    def __init__(self, **settings: JsonValue) -> None:
+    def __init__(self, *, drafts: bool | None = None, **settings: JsonValue) -> None:
         """`settings` are vLLM's."""
-        self._config = embedded_config(**settings)
+        self._config = replace(embedded_config(**settings), drafts=drafts)
         self._engine: Engine | None = None
         self.stages: list[str] = []
         """The progress that the last start reported."""

@@ -86,7 +86,7 @@ class EngineSection(Section):
     """The most tokens that a step may reason. None: no limit, or the embedded model's own."""
     chat_template: Path | None = None
     structured_calls: bool = True
-    drafts: bool = True
+    drafts: bool | None = None
     """Whether predicted calls are verified instead of generated, where the engine can do that."""
     kv_cache_bytes: PositiveInt | None = None
     share_prefix_cache: bool = False

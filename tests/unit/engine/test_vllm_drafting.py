@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,8 @@ from precall_service.engine.base import EngineStartError
 from precall_service.engine.vllm.pin_check import PinCheck
 from precall_service.engine.vllm.pinned import VERIFIED_VERSION, Part
 from precall_service.engine.vllm.proposing import (
+    AHEAD_TOKENS_A_STEP,
+    ASYNC_SCHEDULER,
     DRAFT_TOKENS_A_STEP,
     PROPOSER,
     SCHEDULER,
@@ -133,6 +135,63 @@ def test_drafts_are_off_where_a_method_needs_probabilities(
     assert config.num_speculative_tokens == 3
     (line,) = told(caplog)
     assert "draft_sample_method is probabilistic" in line
+
+
+ON_GPU = PinCheck(VERIFIED_VERSION, on_cpu=False, lacking={})
+
+
+def test_where_a_gpu_verifies_no_drafts(
+    start: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def why(asked: bool | None, found: PinCheck = ON_GPU, **settings: Any) -> str:
+        caplog.clear()
+        installed(monkeypatch, start, found)
+        assert on_gpu(asked, **settings) is None
+        (line,) = told(caplog)
+        return line
+
+    assert "has not been measured yet. Set engine.drafts to true" in why(None)
+    assert "go together with vLLM's speculative_config" in why(True, speculative_config=NGRAM)
+    assert "with data parallelism" in why(True, data_parallel_size=2)
+    assert "with pipeline parallelism" in why(True, pipeline_parallel_size=2)
+    assert "no runner" in why(True, replace(ON_GPU, lacking={Part.GPU_DRAFTS: "no runner"}))
+
+
+def on_gpu(asked: bool | None, **settings: Any) -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
+
+    from precall_service.engine.vllm import drafting, methods  # noqa: PLC0415
+
+    arguments = AsyncEngineArgs(model=embedded_config().model, **settings)
+    return drafting.prepare_for_drafts(
+        arguments,
+        methods.given_method(arguments),
+        arguments.create_model_config(),
+        on_cpu=False,
+        asked=asked,
+    )
+
+
+def test_on_a_gpu_drafts_are_for_steps_that_are_scheduled_ahead(
+    start: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed(monkeypatch, start, ON_GPU)
+    arguments = on_gpu(True)
+    assert arguments.speculative_config["method"] == "ngram_gpu"
+    assert arguments.speculative_config["num_speculative_tokens"] == AHEAD_TOKENS_A_STEP
+
+    from precall_service.engine.vllm.drafting import scheduler_for_drafts  # noqa: PLC0415
+
+    def scheduler(*, ahead: bool, second: bool) -> str | None:
+        scheduling = SimpleNamespace(async_scheduling=ahead)
+        config = SimpleNamespace(scheduler_config=scheduling, use_v2_model_runner=second)
+        return scheduler_for_drafts(cast("Any", config), on_cpu=False)
+
+    assert scheduler(ahead=True, second=True) == ASYNC_SCHEDULER
+    assert not told(caplog)
+    assert scheduler(ahead=False, second=True) is None
+    assert scheduler(ahead=True, second=False) is None
+    assert all("needs async scheduling and Model Runner V2" in line for line in told(caplog))
 
 
 def test_a_method_that_cannot_be_used_ends_the_start(

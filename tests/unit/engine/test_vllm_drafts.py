@@ -12,6 +12,7 @@ from precall_service.engine.vllm.drafts import (
     DRAFTS_MAX,
     MISFITS_MAX,
     DraftTokens,
+    Proposal,
     StagedDrafts,
 )
 
@@ -42,9 +43,24 @@ def staged(*drafts: DraftTokens, output: Sequence[int] = ()) -> StagedDrafts:
     return found
 
 
+def proposal(found: StagedDrafts, output: Sequence[int], tokens_max: int = 64) -> Proposal:
+    found.follow(output)
+    proposed = found.propose(tokens_max, STOP)
+    assert proposed is not None
+    return proposed
+
+
 def proposed(found: StagedDrafts, output: Sequence[int], tokens_max: int = 64) -> list[int]:
     found.follow(output)
-    return found.propose(tokens_max, STOP)
+    proposed = found.propose(tokens_max, STOP)
+    return [] if proposed is None else list(proposed.token_ids)
+
+
+def rejected(
+    found: StagedDrafts, proposal: Proposal, output: Sequence[int], *, sampled: int
+) -> None:
+    found.follow(output)
+    found.rejected(proposal, output[-sampled:])
 
 
 def test_the_rest_is_proposed_once_the_mark_is_written() -> None:
@@ -92,19 +108,18 @@ def test_the_end_of_a_call_is_proposed_for_each_call() -> None:
 
 def test_a_rejected_draft_is_given_up_and_the_next_one_followed() -> None:
     found = staged(draft(*PARIS), draft(*LYON))
-    assert proposed(found, ids(*PARIS[:3])) == ids(*PARIS[3:])
+    first = proposal(found, ids(*PARIS[:3]))
+    assert first.token_ids == tuple(ids(*PARIS[3:]))
     output = ids(*LYON[:8])
-    found.follow(output)
-    found.rejected(output, sampled=5)
-    assert found.propose(64, STOP) == ids(*LYON[8:])
+    rejected(found, first, output, sampled=5)
+    assert proposed(found, output) == ids(*LYON[8:])
 
 
 def test_a_draft_whose_text_is_written_in_other_tokens_is_kept() -> None:
     found = staged(draft("<", '"}', "</", "call"))
-    assert proposed(found, ids("<")) == ids('"}', "</", "call")
-    output = ids("<", '"')
-    found.follow(output)
-    found.rejected(output, sampled=1)
+    first = proposal(found, ids("<"))
+    assert first.token_ids == tuple(ids('"}', "</", "call"))
+    rejected(found, first, ids("<", '"'), sampled=1)
     assert proposed(found, ids("<", '"', "}")) == ids("</", "call")
 
 
@@ -113,10 +128,9 @@ def test_a_draft_in_other_tokens_is_given_up_after_some_time() -> None:
     found = staged(draft("<", *texts))
     output = ids("<")
     for _ in range(MISFITS_MAX + 1):
-        assert proposed(found, output)
+        given = proposal(found, output)
         output = [*output, *ids('"')]
-        found.follow(output)
-        found.rejected(output, sampled=1)
+        rejected(found, given, output, sampled=1)
         output = [*output, *ids("}")]
     assert not found
 
@@ -147,22 +161,32 @@ def test_drafts_have_bounds() -> None:
 
 def test_each_draft_is_accounted_for_by_its_number() -> None:
     found = staged(draft(*PARIS, number=4), draft(*LYON, number=2))
-    first = proposed(found, ids(*PARIS[:7]))
-    found.verified(first, accepted=0)
-    found.follow(ids(*LYON[:8]))
-    found.rejected(ids(*LYON[:8]), sampled=1)
-    second = found.propose(3, STOP)
-    found.verified(second[:2], accepted=2)
-    assert found.account.proposed == [0, 0, 2, 0, len(first)]
+    first = proposal(found, ids(*PARIS[:7]))
+    found.verified(first, first.token_ids, accepted=0)
+    rejected(found, first, ids(*LYON[:8]), sampled=1)
+    second = proposal(found, ids(*LYON[:8]), 3)
+    found.verified(second, second.token_ids[:2], accepted=2)
+    assert found.account.proposed == [0, 0, 2, 0, len(first.token_ids)]
     assert found.account.accepted == [0, 0, 2, 0, 0]
 
 
 def test_tokens_of_another_method_count_for_no_draft() -> None:
     found = staged(draft(*PARIS))
-    found.verified(ids("END"), accepted=1)
-    assert proposed(found, ids("<"))
-    found.verified(ids("city", "city"), accepted=2)
+    found.verified(proposal(found, ids("<")), ids("city", "city"), accepted=2)
     assert (found.account.proposed, found.account.accepted) == ([], [])
+
+
+def test_what_is_left_of_a_proposal() -> None:
+    found = staged(draft(*PARIS, number=3))
+    given = proposal(found, ids("<"))
+    left = found.rest(given, ids("call", ">"))
+    assert left is not None
+    assert (left.token_ids, left.written) == (given.token_ids[2:], len("<call>"))
+    assert found.rest(given, ids("call", "city")) is None
+    assert found.rest(given, given.token_ids) is None
+    output = ids("<", "call", ">", "city")
+    rejected(found, left, output, sampled=1)
+    assert not found
 
 
 def test_an_empty_draft_is_over_at_once() -> None:

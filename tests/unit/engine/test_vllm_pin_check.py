@@ -18,6 +18,7 @@ OUR_FOLDER = Path(str(package.__file__)).parent
 ONLY_IN_SOME_ENGINES = {
     "scheduling.py": {Part.SERVICE, Part.DRAFTS},
     "cpu_worker.py": {Part.SERVICE, Part.CPU, Part.CPU_VERIFICATION},
+    "gpu_worker.py": {Part.SERVICE, Part.GPU_DRAFTS},
 }
 """Modules that only the processes of some engines import, and what may be missing elsewhere."""
 
@@ -92,7 +93,7 @@ def test_the_documentation_says_what_is_replaced() -> None:
     told = (OUR_FOLDER.parents[3] / "docs" / "engine.md").read_text()
     functions = {
         name.partition("(")[0]
-        for part in (Part.CPU, Part.DRAFTS, Part.CPU_VERIFICATION)
+        for part in (Part.CPU, Part.DRAFTS, Part.CPU_VERIFICATION, Part.GPU_DRAFTS)
         for names in USES[part].values()
         for name in names
         if "(" in name

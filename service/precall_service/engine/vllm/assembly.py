@@ -56,7 +56,7 @@ async def assemble(
         parts.plans.limit_reasoning(limit)
     if branches is not None:
         features |= {Feature.BRANCHES}
-    drafting = _drafting(llm, parts, features, config)
+    drafting = _drafting(llm, parts, features)
     if drafting is not None:
         features |= {Feature.DRAFTS}
     return VllmEngine(
@@ -143,11 +143,9 @@ async def _branches(parts: ModelParts, features: frozenset[Feature]) -> Branches
     return branches if await branches.known(THINKING) else None
 
 
-def _drafting(
-    llm: AsyncLLM, parts: ModelParts, features: frozenset[Feature], config: VllmConfig
-) -> Drafting | None:
+def _drafting(llm: AsyncLLM, parts: ModelParts, features: frozenset[Feature]) -> Drafting | None:
     """What makes drafts; None if the engine verifies none, or the model makes no calls."""
-    if not (config.drafts and Feature.TOOL_CALLS in features and verifies_drafts(llm.vllm_config)):
+    if not (Feature.TOOL_CALLS in features and verifies_drafts(llm.vllm_config)):
         return None
     return Drafting(CallTexts(parts), structured=Feature.STRUCTURED_CALLS in features)
 

@@ -59,8 +59,9 @@ class VllmConfig:
     structured_calls: bool = True
     """Whether every call is held to its schema while it is generated."""
 
-    drafts: bool = True
-    """Whether predicted calls are verified instead of generated, where the engine can do that."""
+    drafts: bool | None = None
+    """Whether predicted calls are verified instead of generated, where the engine can do that.
+    None: on a CPU."""
 
     device: Device = Device.AUTO
     kv_cache_bytes: int | None = None

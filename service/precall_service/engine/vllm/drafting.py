@@ -8,6 +8,7 @@ Never: decides what of it is proposed to the engine, and when; the scheduler doe
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +24,16 @@ from precall_service.engine.drafts import Draft, VerifiedDraft
 from precall_service.engine.vllm.call_texts import CallTexts
 from precall_service.engine.vllm.drafts import DraftTokens
 from precall_service.engine.vllm.pin_check import installed_vllm
-from precall_service.engine.vllm.proposing import SCHEDULER, speculative_config
+from precall_service.engine.vllm.proposing import (
+    ASYNC_SCHEDULER,
+    SCHEDULER,
+    speculative_config,
+    speculative_config_ahead,
+)
 
 log = logging.getLogger(__name__)
+
+_NOT_VERIFIED: Final = "predicted calls are not verified in the engine: %s"
 
 STEP_DRAFTS_MAX: Final = 64
 """The most drafts of one step, from its begin to its end. Further ones are left out."""
@@ -37,36 +45,66 @@ def prepare_for_drafts(
     model_config: ModelConfig,
     *,
     on_cpu: bool,
-) -> bool:
-    """Whether an engine can verify drafts; sets what it needs for that, or else logs why not.
+    asked: bool | None,
+) -> AsyncEngineArgs | None:
+    """Returns the arguments of an engine that verifies drafts. None if it cannot; the log says why.
 
-    `method` is the operator's own of vLLM's speculative decoding.
+    `method` is the operator's own of vLLM's speculative decoding. `asked`: whether the operator has
+    asked for drafts.
     """
-    if reason := _why_not(arguments, method or {}, model_config, on_cpu=on_cpu):
-        log.warning("predicted calls are not verified in the engine: %s", reason)
-        return False
-    arguments.spec_method = arguments.spec_model = arguments.spec_tokens = None
-    arguments.speculative_config = speculative_config(method)
-    arguments.per_request_spec_decode_metrics = "summary"
-    return True
+    if asked is False:
+        return None
+    if reason := _why_not(arguments, method, model_config, on_cpu=on_cpu, asked=bool(asked)):
+        log.warning(_NOT_VERIFIED, reason)
+        return None
+    drafting = copy.copy(arguments)
+    drafting.spec_method = drafting.spec_model = drafting.spec_tokens = None
+    drafting.speculative_config = (
+        speculative_config(method) if on_cpu else speculative_config_ahead()
+    )
+    drafting.per_request_spec_decode_metrics = "summary"
+    return drafting
+
+
+def scheduler_for_drafts(config: VllmConfig, *, on_cpu: bool) -> str | None:
+    """Returns the scheduler of an engine that verifies drafts, as vLLM's argument `scheduler_cls`.
+
+    None if the engine, as vLLM has configured it by now, cannot; the log says why.
+    """
+    if on_cpu:
+        return SCHEDULER
+    if config.use_v2_model_runner and config.scheduler_config.async_scheduling:
+        return ASYNC_SCHEDULER
+    log.warning(
+        _NOT_VERIFIED,
+        "on a GPU that needs async scheduling and Model Runner V2, and vLLM uses other ones for "
+        "this model or these arguments",
+    )
+    return None
 
 
 def _why_not(
     arguments: AsyncEngineArgs,
-    method: Mapping[str, Any],
+    method: Mapping[str, Any] | None,
     model_config: ModelConfig,
     *,
     on_cpu: bool,
+    asked: bool,
 ) -> str:
     if reason := installed_vllm().why_no_drafts():
         return reason
     if not on_cpu:
-        return "that works on a CPU only so far"
+        if not asked:
+            return "on a GPU that has not been measured yet. Set engine.drafts to true to use it"
+        if method is not None:
+            return "on a GPU that does not go together with vLLM's speculative_config"
+        if arguments.data_parallel_size > 1:
+            return "with data parallelism, vLLM verifies the same number of tokens in every step"
     if arguments.pipeline_parallel_size > 1:
         return "with pipeline parallelism, a step begins before the one before it has ended"
     if model_config.get_diff_sampling_param().get("min_p"):
         return "the generation_config.json of the model sets min_p, which vLLM refuses with drafts"
-    if method.get("draft_sample_method") == "probabilistic":
+    if (method or {}).get("draft_sample_method") == "probabilistic":
         return (
             "speculative_config.draft_sample_method is probabilistic, and then vLLM needs the "
             "probability of each drafted token"
@@ -76,7 +114,7 @@ def _why_not(
 
 def verifies_drafts(config: VllmConfig) -> bool:
     """Whether an engine with this configuration verifies the drafts of our scheduler."""
-    return config.scheduler_config.scheduler_cls == SCHEDULER
+    return config.scheduler_config.scheduler_cls in {SCHEDULER, ASYNC_SCHEDULER}
 
 
 class Drafting:

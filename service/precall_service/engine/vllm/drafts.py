@@ -75,8 +75,8 @@ class _Draft:
         self._token_after = {end: index for index, end in enumerate(ends)}
         self._mark = sum(map(len, texts[: draft.mark_tokens]))
         self._fallbacks = _fallbacks(self._text)
-        self._written = 0
-        self._proposed_at = 0
+        self.written = 0
+        """How many bytes of it stand at the end of what was written."""
         self._again = draft.again
         self._misfits = 0
         self.number = draft.number
@@ -86,31 +86,44 @@ class _Draft:
     def write(self, text: bytes) -> None:
         """Takes what the generation has written next."""
         for byte in text:
-            if self._written == len(self._text):  # only if it may be written again
-                self._written = self._fallbacks[-1]
-            while self._written and self._text[self._written] != byte:
-                self._written = self._fallbacks[self._written - 1]
-            self._written += self._text[self._written] == byte
-            if self._written == len(self._text) and not self._again:
+            if self.written == len(self._text):  # only if it may be written again
+                self.written = self._fallbacks[-1]
+            while self.written and self._text[self.written] != byte:
+                self.written = self._fallbacks[self.written - 1]
+            self.written += self._text[self.written] == byte
+            if self.written == len(self._text) and not self._again:
                 self.over = True
                 return
 
     def propose(self) -> tuple[int, ...]:
         """The tokens that come next by this draft; none if the generation does not follow it."""
-        index = self._token_after.get(self._written)
-        if self.over or index is None or self._written < self._mark:
+        index = self._token_after.get(self.written)
+        if self.over or index is None or self.written < self._mark:
             return ()
-        self._proposed_at = self._written
         return self._token_ids[index:]
 
-    def rejected(self, written: int) -> None:
-        """The engine has rejected a token that was proposed last, and `written` bytes were written.
+    def rejected(self, follows: bool) -> None:
+        """The engine has rejected a token of it, and written another.
 
-        The draft is given up unless they are its own text in other tokens.
+        The draft is given up unless its text `follows` all the same: in other tokens.
         """
         self._misfits += 1
-        follows = self._written == self._proposed_at + written
         self.over = self.over or not follows or self._misfits > MISFITS_MAX
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """The tokens that come next by a draft.
+
+    Attributes:
+        draft: The draft.
+        written: How many of its bytes stand before them.
+        token_ids: The tokens; at least one.
+    """
+
+    draft: _Draft
+    written: int
+    token_ids: tuple[int, ...]
 
 
 class StagedDrafts:
@@ -121,9 +134,6 @@ class StagedDrafts:
         self._token_bytes = token_bytes
         self._drafts: list[_Draft] = []
         self._followed = 0
-        self._proposed: _Draft | None = None
-        self._tokens: list[int] = []
-        """The tokens that were proposed last."""
         self.account = DraftAccount()
 
     def stage(self, drafts: Iterable[DraftTokens], output: Sequence[int]) -> None:
@@ -145,31 +155,43 @@ class StagedDrafts:
             draft.write(new)
         self._tidy()
 
-    def propose(self, tokens_max: int, stop_token_ids: Collection[int]) -> list[int]:
+    def propose(self, tokens_max: int, stop_token_ids: Collection[int]) -> Proposal | None:
         """The next tokens by the likeliest draft that is followed, up to a stop token."""
         for draft in self._drafts:
             tokens = itertools.takewhile(
                 lambda token_id: token_id not in stop_token_ids,
                 draft.propose()[: max(0, tokens_max)],
             )
-            if proposed := list(tokens):
-                self._proposed, self._tokens = draft, proposed
-                return proposed
-        self._proposed = None
-        return []
+            if token_ids := tuple(tokens):
+                return Proposal(draft, draft.written, token_ids)
+        return None
 
-    def verified(self, token_ids: Sequence[int], accepted: int) -> None:
+    def rest(self, proposal: Proposal, token_ids: Sequence[int]) -> Proposal | None:
+        """What is left of a proposal once these tokens were written.
+
+        None if they are others than those proposed, or if nothing is left.
+        """
+        count = len(token_ids)
+        if proposal.token_ids[:count] != tuple(token_ids) or count >= len(proposal.token_ids):
+            return None
+        written = proposal.written + len(self._bytes(token_ids))
+        return Proposal(proposal.draft, written, proposal.token_ids[count:])
+
+    def verified(self, proposal: Proposal, token_ids: Sequence[int], accepted: int) -> None:
         """The engine has verified these tokens, and kept so many of them.
 
-        They do not count if they are not of the last proposal, but of another method.
+        They do not count if they do not begin the proposal, but are of another method.
         """
-        if self._proposed is not None and self._tokens[: len(token_ids)] == list(token_ids):
-            self.account.add(self._proposed.number, len(token_ids), accepted)
+        if proposal.token_ids[: len(token_ids)] == tuple(token_ids):
+            self.account.add(proposal.draft.number, len(token_ids), accepted)
 
-    def rejected(self, output: Sequence[int], sampled: int) -> None:
-        """The engine has rejected a token of the last proposal, and sampled this many tokens."""
-        if self._proposed is not None:
-            self._proposed.rejected(len(self._bytes(output[len(output) - sampled :])))
+    def rejected(self, proposal: Proposal, sampled: Sequence[int]) -> None:
+        """The engine has rejected a token of a proposal, and sampled these in its place.
+
+        They must have been followed before.
+        """
+        written = proposal.written + len(self._bytes(sampled))
+        proposal.draft.rejected(follows=proposal.draft.written == written)
         self._tidy()
 
     def __bool__(self) -> bool:

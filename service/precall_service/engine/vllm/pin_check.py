@@ -59,7 +59,8 @@ class PinCheck:
         """Why predicted calls cannot be verified with this vLLM; empty if they can."""
         if not self.known:
             return f"that was tested with vLLM {VERIFIED_VERSION}, and {self.version} is installed"
-        return self.lacking.get(Part.DRAFTS, "") or self.why_no_verification()
+        on_gpu = "" if self.on_cpu else self.lacking.get(Part.GPU_DRAFTS, "")
+        return self.lacking.get(Part.DRAFTS, "") or on_gpu or self.why_no_verification()
 
     def why_no_verification(self) -> str:
         """Why tokens of any draft cannot be verified with this vLLM; empty if they can."""

@@ -29,6 +29,7 @@ class Part(enum.Enum):
     CPU = "the service on a CPU"
     DRAFTS = "drafts of predicted calls"
     CPU_VERIFICATION = "speculative decoding on a CPU"
+    GPU_DRAFTS = "drafts of predicted calls on a GPU"
 
 
 Uses: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -185,7 +186,11 @@ _DRAFTS: Final[Uses] = {
     ),
     "vllm.engine.arg_utils": ("EngineArgs.per_request_spec_decode_metrics",),
     "vllm.sampling_params": ("SamplingParams.extra_args", "SamplingParams.all_stop_token_ids"),
-    "vllm.v1.core.sched.output": ("SchedulerOutput.scheduled_spec_decode_tokens",),
+    "vllm.v1.core.sched.output": (
+        "SchedulerOutput.scheduled_spec_decode_tokens",
+        "SchedulerOutput.num_scheduled_tokens",
+        "SchedulerOutput.num_spec_tokens_to_schedule",
+    ),
     "vllm.v1.core.sched.scheduler": (
         "Scheduler.add_request(request)",
         "Scheduler.update_from_output(scheduler_output, model_runner_output)",
@@ -230,9 +235,37 @@ _CPU_VERIFICATION: Final[Uses] = {
     "vllm.v1.worker.gpu_model_runner": ("GPUModelRunner._sample(logits, spec_decode_metadata)",),
 }
 
+_GPU_DRAFTS: Final[Uses] = {
+    "vllm.config": ("VllmConfig",),
+    "vllm.config.vllm": ("VllmConfig.use_v2_model_runner",),
+    "vllm.v1.core.sched.async_scheduler": (
+        "AsyncScheduler._update_after_schedule(scheduler_output)",
+    ),
+    "vllm.v1.request": ("Request.num_output_placeholders", "Request.num_prompt_tokens"),
+    "vllm.v1.worker.gpu.input_batch": (
+        "InputBatch.req_ids",
+        "InputBatch.num_reqs",
+        "InputBatch.idx_mapping",
+    ),
+    "vllm.v1.worker.gpu.model_runner": (
+        "GPUModelRunner.execute_model",
+        "GPUModelRunner.speculator",
+        "init_speculator",
+    ),
+    "vllm.v1.worker.gpu.spec_decode": ("init_speculator(vllm_config, device, req_states)",),
+    "vllm.v1.worker.gpu.spec_decode.speculator": (
+        "BaseSpeculator.init_cudagraph_manager(cudagraph_mode)",
+        "BaseSpeculator.capture()",
+        "BaseSpeculator.propose",
+    ),
+    "vllm.v1.worker.gpu.states": ("RequestState.all_token_ids", "RequestState.total_len"),
+    "vllm.v1.worker.gpu_worker": ("Worker",),
+}
+
 USES: Final[Mapping[Part, Uses]] = {
     Part.SERVICE: _SERVICE,
     Part.CPU: _CPU,
     Part.DRAFTS: _DRAFTS,
     Part.CPU_VERIFICATION: _CPU_VERIFICATION,
+    Part.GPU_DRAFTS: _GPU_DRAFTS,
 }

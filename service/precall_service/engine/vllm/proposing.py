@@ -13,13 +13,26 @@ from typing import Any, Final
 
 SCHEDULER: Final = "precall_service.engine.vllm.scheduling.Scheduler"
 """The scheduler that has the drafts, as vLLM's argument `scheduler_cls`."""
+ASYNC_SCHEDULER: Final = "precall_service.engine.vllm.scheduling.AsyncScheduler"
+"""The same for an engine that schedules a step before the one before it has ended."""
 
 STAGE_UTILITY: Final = "precall_stage"
 DRAFTS_ARGUMENT: Final = "precall_drafts"
 """The extra argument of a request that has its drafts."""
 
+DRAFTS_FIELD: Final = "precall_drafts"
+"""The field of a step, as an `AsyncScheduler` schedules it, that has its drafts."""
+
 DRAFT_TOKENS_A_STEP: Final = 48
 """The most tokens of a draft that one step of the engine verifies."""
+AHEAD_TOKENS_A_STEP: Final = 64
+"""The same with an `AsyncScheduler`."""
+AHEAD_ROWS_MAX: Final = 64
+"""The most rows of a step after which an `AsyncScheduler` has drafts verified. For more, vLLM would
+have to capture larger CUDA graphs."""
+TOKENS_GIVEN_MAX: Final = 256
+"""The most tokens of a draft that workers are given for one step. They must reach over those that
+are under way."""
 
 
 class NoProposer:
@@ -70,6 +83,23 @@ def speculative_config(given: Mapping[str, Any] | None) -> dict[str, Any]:
         **given,
         "num_speculative_tokens": DRAFT_TOKENS_A_STEP,
         "num_speculative_tokens_per_batch_size": [(1, 1, proposed)],
+    }
+
+
+def speculative_config_ahead() -> dict[str, Any]:
+    """The same for an `AsyncScheduler`, beside no other method.
+
+    Of vLLM's methods for async scheduling, `ngram_gpu` is the one without a model. Workers replace
+    its proposer with ours (`gpu_worker`). The dependence on the size of the batch has vLLM capture
+    CUDA graphs for steps without tokens to verify, too.
+    """
+    return {
+        "method": "ngram_gpu",
+        "num_speculative_tokens": AHEAD_TOKENS_A_STEP,
+        "num_speculative_tokens_per_batch_size": [
+            (1, AHEAD_ROWS_MAX, AHEAD_TOKENS_A_STEP),
+            (AHEAD_ROWS_MAX + 1, AHEAD_ROWS_MAX + 1, 0),
+        ],
     }
 
 

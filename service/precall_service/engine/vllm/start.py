@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ from precall_service.engine.vllm import probes, utilities
 from precall_service.engine.vllm.arguments import engine_arguments
 from precall_service.engine.vllm.assembly import assemble
 from precall_service.engine.vllm.config import VllmConfig
-from precall_service.engine.vllm.drafting import prepare_for_drafts
+from precall_service.engine.vllm.drafting import prepare_for_drafts, scheduler_for_drafts
 from precall_service.engine.vllm.engine import VllmEngine
 from precall_service.engine.vllm.grammar_process import GrammarProcess
 from precall_service.engine.vllm.launching import launched
@@ -43,7 +43,6 @@ from precall_service.engine.vllm.methods import check_method, given_method
 from precall_service.engine.vllm.parts import chosen_parsers
 from precall_service.engine.vllm.pin_check import installed_vllm
 from precall_service.engine.vllm.processes import EngineProcesses
-from precall_service.engine.vllm.proposing import SCHEDULER
 from precall_service.engine.vllm.threads import in_daemon_thread
 
 log = logging.getLogger(__name__)
@@ -70,6 +69,10 @@ _WORKERS = {
     "vllm.v1.worker.cpu_worker.CPUWorker": "precall_service.engine.vllm.cpu_worker.CPUWorker"
 }
 """vLLM's workers that ours replace. By name, since each imports only with its own build of vLLM."""
+_DRAFT_WORKERS = {
+    "vllm.v1.worker.gpu_worker.Worker": "precall_service.engine.vllm.gpu_worker.Worker"
+}
+"""The same for an engine that verifies drafts."""
 
 
 async def start(config: VllmConfig, on_progress: Progress) -> VllmEngine:
@@ -137,22 +140,42 @@ def created_config(config: VllmConfig, logging_config: Path | None = None) -> En
     model_config = arguments.create_model_config()
     parsers = chosen_parsers(config, model_config)
     arguments.reasoning_parser = parsers.reasoning or ""
-    drafts = _prepare_speculation(arguments, model_config, config)
-    engine_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
-    scheduler = engine_config.scheduler_config
-    plain = "AsyncScheduler" if scheduler.async_scheduling else "Scheduler"
-    scheduler.scheduler_cls = SCHEDULER if drafts else f"{utilities.__name__}.{plain}"
-    parallel = engine_config.parallel_config
-    parallel.worker_cls = _WORKERS.get(parallel.worker_cls, parallel.worker_cls)
+    drafting = _prepare_speculation(arguments, model_config, config)
+    engine_config = _drafting_config(drafting) or _plain_config(arguments)
     if not engine_config.cache_config.enable_prefix_caching:
         log.warning("vLLM has no prefix cache for this model: each step computes its whole prompt")
     return engine_config
 
 
+def _drafting_config(arguments: AsyncEngineArgs | None) -> EngineConfig | None:
+    """The configuration of an engine that verifies drafts; None if it cannot."""
+    if arguments is None:
+        return None
+    config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    scheduler = scheduler_for_drafts(config, on_cpu=current_platform.is_cpu())
+    return None if scheduler is None else _with_ours(config, scheduler, _WORKERS | _DRAFT_WORKERS)
+
+
+def _plain_config(arguments: AsyncEngineArgs) -> EngineConfig:
+    """The configuration of an engine that verifies none."""
+    config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    plain = "AsyncScheduler" if config.scheduler_config.async_scheduling else "Scheduler"
+    return _with_ours(config, f"{utilities.__name__}.{plain}", _WORKERS)
+
+
+def _with_ours(config: EngineConfig, scheduler: str, workers: Mapping[str, str]) -> EngineConfig:
+    config.scheduler_config.scheduler_cls = scheduler
+    parallel = config.parallel_config
+    parallel.worker_cls = workers.get(parallel.worker_cls, parallel.worker_cls)
+    return config
+
+
 def _prepare_speculation(
     arguments: AsyncEngineArgs, model_config: ModelConfig, config: VllmConfig
-) -> bool:
-    """Whether the engine verifies drafts. The operator's own method of vLLM's is checked, too.
+) -> AsyncEngineArgs | None:
+    """The arguments of an engine that verifies drafts, if it can.
+
+    The operator's own method of vLLM's is checked, too.
 
     Raises:
         EngineStartError: vLLM cannot use the method here.
@@ -160,8 +183,8 @@ def _prepare_speculation(
     method = given_method(arguments)
     if method is not None:
         check_method(method, model_config, installed_vllm())
-    return config.drafts and prepare_for_drafts(
-        arguments, method, model_config, on_cpu=current_platform.is_cpu()
+    return prepare_for_drafts(
+        arguments, method, model_config, on_cpu=current_platform.is_cpu(), asked=config.drafts
     )
 
 
