@@ -31,7 +31,7 @@ from tests.support.engine_states import passed
 
 City = Literal["Oslo", "Rome", "Lima"]
 CONVERSATIONS: Final = 52
-AT_ONCE: Final = 8
+AT_ONCE: Final = 13
 WAIT_S: Final = 120.0
 
 
@@ -184,14 +184,14 @@ async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFact
 async def test_the_tokens_are_the_same_after_the_engine_has_died(
     vllm_factory: EngineFactory, kill_engine: Callable[[], Awaitable[None]]
 ) -> None:
-    """It dies in the second of three turns, which is then sent again."""
-    turns = ("What is the weather in Rome?", "And in Oslo?", "Which of them is warmer?")
+    """It dies in the second turn, which is then sent again."""
+    turns = ("What is the weather in Rome?", "And in Oslo?")
     async with served(vllm_factory) as (service, client, recording):
         client.add_tool(get_weather, read_only=True, speculation_safe=True)
 
         def sent(conversation: precall.Conversation, text: str) -> precall.Turn:
             return conversation.send(
-                text, tool_choice="required", temperature=0.0, max_step_tokens=120, max_steps=2
+                text, tool_choice="required", temperature=0.0, max_step_tokens=100, max_steps=2
             )
 
         async def killed_within(turn: precall.Turn) -> None:
@@ -215,7 +215,6 @@ async def test_the_tokens_are_the_same_after_the_engine_has_died(
                 return recording.tokens.pop(conversation.id)
 
         without = await conversed(precall.Speculation("off"), dies=False)
-        assert await conversed(precall.Speculation("on"), dies=False) == without
         assert await conversed(precall.Speculation("on"), dies=True) == without
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+import pytest
+
 from precall_service.domain.events import LoosenedKeyword
 from precall_service.domain.json import JsonValue
 from precall_service.domain.messages import Message, Transcript
@@ -43,6 +45,17 @@ def embedded_config(**settings: JsonValue) -> VllmConfig:
         reasoning_tokens_max=model.reasoning_tokens_max,
         settings=settings,
     )
+
+
+async def started(config: VllmConfig, on_progress: Progress | None = None) -> Engine:
+    """Returns an engine that computes on all cores: vLLM leaves one of two to other processes.
+
+    On a GPU, that has no effect.
+    """
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", cores)
+        return await VllmEngineFactory(config)(on_progress or _silent)
 
 
 class EngineKeeper:
@@ -93,7 +106,7 @@ class EngineKeeper:
                 self.stages.append(stage)
                 on_progress(stage, fraction)
 
-            self._engine = await VllmEngineFactory(self._config)(note)
+            self._engine = await started(self._config, note)
         return self._engine
 
 

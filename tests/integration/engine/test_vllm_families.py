@@ -15,9 +15,8 @@ import pytest_asyncio
 from precall_service.domain.messages import Message, Transcript, UserMessage
 from precall_service.engine.base import Engine, Feature, Prompt
 from precall_service.engine.findings import Subject
-from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.engine.vllm.token_prompt import own
-from tests.support.engine_keeper import EngineKeeper
+from tests.support.engine_keeper import EngineKeeper, started
 from tests.support.engine_prompts import answers, rendered_afresh
 from tests.support.steps import NONE, REQUIRED, Said, after, declared, heard, named, step_spec
 from tests.support.tiny_models import GEMMA4, GPT_OSS, LLAMA, MISTRAL, QWEN3, TinyModel, write_model
@@ -42,7 +41,7 @@ async def tiny_engine(
     """An engine of its own for one test; the shared one is ended first."""
     await engine_keeper.close()
     config = write_model(tiny, tmp_path)
-    engine = await VllmEngineFactory(config)(lambda _stage, _fraction: None)
+    engine = await started(config)
     yield engine
     await engine.close()
 

@@ -15,7 +15,6 @@ import pytest_asyncio
 from precall_service.domain.json import JsonValue
 from precall_service.domain.turn import GenerationSettings, ToolChoice
 from precall_service.engine.base import Draft, Engine, Feature
-from precall_service.engine.vllm.factory import VllmEngineFactory
 from tests.integration.engine.test_vllm_drafts import (
     FORECAST,
     QUESTIONS,
@@ -25,7 +24,7 @@ from tests.integration.engine.test_vllm_drafts import (
     said,
 )
 from tests.integration.engine.test_vllm_settings import EXTREMES
-from tests.support.engine_keeper import EngineKeeper, embedded_config
+from tests.support.engine_keeper import EngineKeeper, embedded_config, started
 from tests.support.steps import REQUIRED, asked, heard, step_spec
 
 NGRAM: JsonValue = {
@@ -41,7 +40,7 @@ DRAFT_MODEL: JsonValue = {
 }
 CONTEXT_TOKENS = 1024
 ROOM = 12
-SOME = QUESTIONS[:6]
+SOME = QUESTIONS[:4]
 STOPS = ("e", ", ", "the")
 FREE = ToolChoice()
 LIMITS = range(1, 60, 14)
@@ -107,7 +106,7 @@ async def method_engine(
     config = embedded_config(
         dtype="float32", max_model_len=CONTEXT_TOKENS, speculative_config=method
     )
-    engine = await VllmEngineFactory(config)(lambda _stage, _fraction: None)
+    engine = await started(config)
     yield engine
     await engine.close()
 
@@ -141,6 +140,8 @@ async def test_a_method_changes_no_token_alone_or_beside_drafts(
     assert drafted.end.token_ids == alone.end.token_ids
     assert drafted.end.accepted_tokens > len(drafted.end.token_ids) / 3
     for generation in EXTREMES.values():
-        extreme = await said(method_engine, SURE, sure, tools=[FORECAST], generation=generation)
+        extreme = await said(
+            method_engine, SURE, sure, tools=[FORECAST], max_tokens=40, generation=generation
+        )
         assert extreme.end.token_ids
     await to_the_end_of_the_context(method_engine)
