@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from precall_service.engine.vllm.spelling import Spelling
+
 DRAFTS_MAX: Final = 16
 """The most drafts of one generation. Further ones are left out."""
 DRAFT_TOKENS_MAX: Final = 1024
@@ -67,13 +69,20 @@ class _Draft:
     cost does not grow with how often the beginning of the draft occurs in a text.
     """
 
-    def __init__(self, draft: DraftTokens, token_bytes: Sequence[bytes]) -> None:
-        self._token_ids = draft.token_ids[:DRAFT_TOKENS_MAX]
+    def __init__(
+        self, draft: DraftTokens, token_bytes: Sequence[bytes], spelling: Spelling
+    ) -> None:
+        given = draft.token_ids[:DRAFT_TOKENS_MAX]
+        self._mark = sum(len(token_bytes[each]) for each in given[: draft.mark_tokens])
+        self._token_ids = spelling.spelled(given)
         texts = [token_bytes[token_id] for token_id in self._token_ids]
         self._text = b"".join(texts)
         ends = itertools.accumulate(map(len, texts), initial=0)
         self._token_after = {end: index for index, end in enumerate(ends)}
-        self._mark = sum(map(len, texts[: draft.mark_tokens]))
+        self._spelling = spelling
+        self._misfit: tuple[int, int] | None = None
+        """From where on the text was written in other tokens, until they agree again: the first
+        token of the draft's own, and that of the output."""
         self._fallbacks = _fallbacks(self._text)
         self.written = 0
         """How many bytes of it stand at the end of what was written."""
@@ -102,13 +111,26 @@ class _Draft:
             return ()
         return self._token_ids[index:]
 
-    def rejected(self, follows: bool) -> None:
-        """The engine has rejected a token of it, and written another.
+    def rejected(
+        self, proposal: Proposal, output: Sequence[int], *, kept: int, follows: bool
+    ) -> None:
+        """The engine has kept so many tokens of a proposal, and `output` ends with another one.
 
         The draft is given up unless its text `follows` all the same: in other tokens.
         """
         self._misfits += 1
         self.over = self.over or not follows or self._misfits > MISFITS_MAX
+        self._misfit = self._token_after[proposal.written] + kept, len(output) - 1
+        self.learn(output)
+
+    def learn(self, output: Sequence[int]) -> None:
+        """Notes what was written in the place of its own tokens, once they agree again."""
+        index = self._token_after.get(self.written)
+        if self._misfit is None or self.over or index is None:
+            return
+        expected, written = self._misfit
+        self._misfit = None
+        self._spelling.learn(self._token_ids[expected:index], output[written:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,9 +151,10 @@ class Proposal:
 class StagedDrafts:
     """The drafts of one generation, the likeliest first."""
 
-    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+    def __init__(self, token_bytes: Sequence[bytes], spelling: Spelling) -> None:
         """`token_bytes` has the text of each token of the vocabulary."""
         self._token_bytes = token_bytes
+        self._spelling = spelling
         self._drafts: list[_Draft] = []
         self._followed = 0
         self.account = DraftAccount()
@@ -142,7 +165,7 @@ class StagedDrafts:
         written = self._bytes(output[-DRAFT_TOKENS_MAX:])
         for given in itertools.islice(drafts, DRAFTS_MAX - len(self._drafts)):
             if all(0 <= token_id < len(self._token_bytes) for token_id in given.token_ids):
-                draft = _Draft(given, self._token_bytes)
+                draft = _Draft(given, self._token_bytes, self._spelling)
                 draft.write(written)
                 self._drafts.append(draft)
         self._tidy()
@@ -153,6 +176,7 @@ class StagedDrafts:
         self._followed = len(output)
         for draft in self._drafts:
             draft.write(new)
+            draft.learn(output)
         self._tidy()
 
     def propose(self, tokens_max: int, stop_token_ids: Collection[int]) -> Proposal | None:
@@ -185,13 +209,14 @@ class StagedDrafts:
         if proposal.token_ids[: len(token_ids)] == tuple(token_ids):
             self.account.add(proposal.draft.number, len(token_ids), accepted)
 
-    def rejected(self, proposal: Proposal, sampled: Sequence[int]) -> None:
-        """The engine has rejected a token of a proposal, and sampled these in its place.
+    def rejected(self, proposal: Proposal, output: Sequence[int], sampled: int) -> None:
+        """The engine has rejected a token of a proposal, and sampled the last tokens of `output`.
 
         They must have been followed before.
         """
-        written = proposal.written + len(self._bytes(sampled))
-        proposal.draft.rejected(follows=proposal.draft.written == written)
+        draft = proposal.draft
+        written = proposal.written + len(self._bytes(output[len(output) - sampled :]))
+        draft.rejected(proposal, output, kept=sampled - 1, follows=draft.written == written)
         self._tidy()
 
     def __bool__(self) -> bool:

@@ -35,6 +35,7 @@ from precall_service.engine.vllm.proposing import (
     is_ours,
     proposed_tokens_max,
 )
+from precall_service.engine.vllm.spelling import Spelling
 from precall_service.engine.vllm.utilities import AsyncScheduler as VllmAsyncScheduler
 from precall_service.engine.vllm.utilities import Scheduler as VllmScheduler
 
@@ -63,6 +64,7 @@ class _Drafted(VllmScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._staged: dict[str, StagedDrafts] = {}
+        self._spelling = Spelling()
 
     def stage(self, step_id: str, drafts: Drafts) -> None:
         """Adds drafts to a request that waits or runs; does nothing if there is none."""
@@ -87,10 +89,10 @@ class _Drafted(VllmScheduler):
             request = self.requests[request_id]
             output = request.output_token_ids
             staged.follow(output)
-            sampled = output[before[request_id] :]
+            sampled = len(output) - before[request_id]
             proposal, proposed = verified.get(request_id, (None, 0))
-            if proposal is not None and len(sampled) <= proposed:
-                staged.rejected(proposal, sampled)
+            if proposal is not None and 0 < sampled <= proposed:
+                staged.rejected(proposal, output, sampled)
             self._propose(request)
         if verified:
             self._tell(verified, outputs)
@@ -119,7 +121,9 @@ class _Drafted(VllmScheduler):
             return
         staged = self._staged.get(request.request_id)
         if staged is None:
-            staged = self._staged[request.request_id] = StagedDrafts(self._token_bytes)
+            staged = self._staged[request.request_id] = StagedDrafts(
+                self._token_bytes, self._spelling
+            )
             if (metrics := request.spec_decode_metrics) is not None:
                 # vLLM has a place for the counts of each step, but leaves it empty ("summary").
                 metrics.per_step_drafted = staged.account.proposed
