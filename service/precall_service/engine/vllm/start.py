@@ -65,11 +65,17 @@ _OPERATORS_ERRORS = frozenset(
 """What vLLM raises when its arguments do not fit the model or the machine, by name because most are
 raised in other processes. They may also be temporary: memory in use by others is a ValueError."""
 
+_CALL_TOKENS = 32
+"""Enough for a call without arguments, most of which is verified from a draft."""
+
 _WORKERS = {
     "vllm.v1.worker.cpu_worker.CPUWorker": "precall_service.engine.vllm.cpu_worker.CPUWorker"
 }
 """vLLM's workers that ours replace. By name, since each imports only with its own build of vLLM."""
-_DRAFT_WORKERS = {
+_DRAFT_CALL_TOKENS = 32
+"""Enough for a call without arguments, most of which is verified from a draft."""
+
+_WORKERS = {
     "vllm.v1.worker.gpu_worker.Worker": "precall_service.engine.vllm.gpu_worker.Worker"
 }
 """The same for an engine that verifies drafts."""
@@ -251,7 +257,7 @@ async def _warm_up(engine: VllmEngine) -> None:
     for number, (tools, choice) in enumerate(choices):
         spec = StepSpec(
             step_id=f"warm-up-{number}",
-            max_tokens=4,
+            max_tokens=_CALL_TOKENS if tools else 4,
             generation=GenerationSettings(temperature=0.0),
             tools=tools,
             tool_choice=choice,
