@@ -47,7 +47,8 @@ class Tokens:
 
 async def main(config: JsonObject, link: Link) -> None:
     """Serves until the bench ends."""
-    section = {name: config[name] for name in ("model", "device", "vllm")}
+    # On a GPU, drafts have to be asked for.
+    section = {"drafts": True} | {name: config[name] for name in ("model", "device", "vllm")}
     settings = load_settings(
         None,
         cast(
