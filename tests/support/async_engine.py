@@ -8,6 +8,7 @@ step is scheduled before the output of the one before it is known.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
+from xgrammar import TokenizerInfo
 
 from precall_service.engine.vllm.drafts import DraftTokens
 from precall_service.engine.vllm.gpu_worker import DraftSpeculator
@@ -32,6 +34,7 @@ from precall_service.engine.vllm.proposing import (
 )
 from precall_service.engine.vllm.scheduling import AsyncScheduler
 from tests.support.engine_keeper import embedded_config
+from tests.support.prompt_renderers import tokenizer
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -59,6 +62,12 @@ def engine_config() -> VllmConfig:
     return config
 
 
+@functools.cache
+def token_bytes() -> list[bytes]:
+    """The text of each token of the embedded model."""
+    return TokenizerInfo.from_huggingface(tokenizer()).decoded_vocab
+
+
 @dataclass(slots=True)
 class Row:
     """A request as the worker knows it."""
@@ -72,8 +81,10 @@ class Row:
 class SimulatedEngine:
     """Runs requests whose output is known."""
 
-    def __init__(self, config: VllmConfig, blocks: int = 256) -> None:
-        """`blocks` is the size of the KV cache."""
+    def __init__(
+        self, config: VllmConfig, grammars: StructuredOutputManager, blocks: int = 256
+    ) -> None:
+        """`grammars` may be shared, since no request has one; `blocks`: size of the KV cache."""
         self.outputs: dict[str, list[int]] = {}
         """The tokens that each request has sampled."""
         self.widths: list[int] = []
@@ -91,11 +102,13 @@ class SimulatedEngine:
                 kv_cache_tensors=[],
                 kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
             ),
-            StructuredOutputManager(config),
+            grammars,
             block_size=BLOCK_TOKENS,
             log_stats=True,
         )
         self._scheduler.use_v2_model_runner = True
+        # The same for each scheduler, and slow to find.
+        self._scheduler._token_bytes = token_bytes()  # pyright: ignore[reportPrivateUsage]
         self._states = SimpleNamespace(
             all_token_ids=SimpleNamespace(
                 gpu=torch.zeros(ROWS_MAX, CONTEXT_TOKENS, dtype=torch.int32)

@@ -35,9 +35,12 @@ Make = Callable[..., "SimulatedEngine"]
 @pytest.fixture(scope="module")
 def make() -> Make:
     tokenizer()  # first, since it imports vLLM as precall does
+    from vllm.v1.structured_output import StructuredOutputManager  # noqa: PLC0415
+
     from tests.support.async_engine import SimulatedEngine, engine_config  # noqa: PLC0415
 
-    return functools.partial(SimulatedEngine, engine_config())
+    config = engine_config()
+    return functools.partial(SimulatedEngine, config, StructuredOutputManager(config))
 
 
 def tokens(text: str) -> list[int]:
@@ -210,7 +213,7 @@ PARTS = ["<tool_call>", '{"', "city", '": "', "Paris", "Lima", '"}', " ", "\n", 
 any_text = st.lists(st.sampled_from(PARTS), min_size=1, max_size=12).map("".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(any_text, st.booleans(), st.lists(any_text, max_size=3), st.integers(1, 40)),
