@@ -116,7 +116,7 @@ async def converse(client: precall.Client, number: int, mode: precall.Speculatio
     """Takes turns that differ from those of the other conversations. Returns its id."""
     subject = SUBJECTS[number % len(SUBJECTS)]
     asked = [ASKED[number % len(ASKED)].format(subject)]
-    if number % 3 == 0:
+    if number % 6 == 0:
         asked.append("And once more, please.")
     async with client.conversation(
         system_prompt=f"You are helper number {number}.",
