@@ -72,10 +72,7 @@ _WORKERS = {
     "vllm.v1.worker.cpu_worker.CPUWorker": "precall_service.engine.vllm.cpu_worker.CPUWorker"
 }
 """vLLM's workers that ours replace. By name, since each imports only with its own build of vLLM."""
-_DRAFT_CALL_TOKENS = 32
-"""Enough for a call without arguments, most of which is verified from a draft."""
-
-_WORKERS = {
+_DRAFT_WORKERS = {
     "vllm.v1.worker.gpu_worker.Worker": "precall_service.engine.vllm.gpu_worker.Worker"
 }
 """The same for an engine that verifies drafts."""
