@@ -95,10 +95,14 @@ def test_drafts_that_come_late_are_followed_from_where_the_generation_stands() -
     assert proposed(found, ids(" ", *PARIS[:5])) == ids(*PARIS[5:])
 
 
-def test_a_draft_that_is_written_is_over() -> None:
-    found = staged(draft(*PARIS))
-    assert proposed(found, ids(*PARIS)) == []
-    assert not found
+def test_a_draft_that_was_written_comes_after_those_that_were_not() -> None:
+    found = staged(draft(*PARIS, mark=3), draft(*LYON, mark=3))
+    first = ids(*PARIS)
+    assert proposed(found, first) == []
+    second = [*first, *ids(*PARIS[:3])]
+    assert proposed(found, second) == ids(*LYON[3:])
+    third = [*first, *ids(*LYON), *ids(*PARIS[:3])]
+    assert proposed(found, third) == ids(*PARIS[3:])
 
 
 def test_the_end_of_a_call_is_proposed_for_each_call() -> None:
@@ -142,6 +146,25 @@ def test_tokens_that_are_written_as_one_are_learned() -> None:
     assert proposed(found, ids("<", '"}')) == ids("</", "call")
     later = staged(draft("<", '"', "}", "</"), spelling=spelling)
     assert proposed(later, ids("<")) == ids('"}', "</")
+
+
+def test_a_draft_that_is_written_again_is_in_the_model_s_tokens() -> None:
+    found = staged(draft("<", '"}', "</", "call"))
+    output = ids("<", '"')
+    rejected(found, proposal(found, ids("<")), output, sampled=1)
+    output += ids("}")
+    assert proposed(found, output) == ids("</", "call")
+    output += ids("</", "call", "<")
+    assert proposed(found, output) == ids('"', "}", "</", "call")
+
+
+def test_nothing_is_learned_from_tokens_without_a_text() -> None:
+    spelling = Spelling()
+    found = staged(draft("<", '"}', "</", "call"), spelling=spelling)
+    given = proposal(found, ids("<"))
+    rejected(found, given, [*ids("<"), len(TEXTS)], sampled=1)
+    assert proposed(found, [*ids("<"), len(TEXTS), *ids('"}')]) == ids("</", "call")
+    assert spelling.spelled(ids('"}')) == tuple(ids('"}'))
 
 
 def test_nothing_is_learned_from_another_text() -> None:

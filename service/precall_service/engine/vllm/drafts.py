@@ -22,7 +22,7 @@ DRAFTS_MAX: Final = 16
 """The most drafts of one generation. Further ones are left out."""
 DRAFT_TOKENS_MAX: Final = 1024
 """The most tokens of one draft. The rest is left out."""
-MISFITS_MAX: Final = 4
+MISFITS_MAX: Final = 12
 """How often a generation may write a draft's text in other tokens before the draft is given up."""
 
 
@@ -33,7 +33,7 @@ class DraftTokens:
     Attributes:
         token_ids: All of them, as the tokenizer writes their text.
         mark_tokens: How many must have been written before the rest is proposed; at least one.
-        again: Whether they may be written several times, as the end of a call is.
+        again: Whether they are as likely after they were written, as the end of a call is.
         number: Names the draft among those of its generation, in the account.
     """
 
@@ -74,35 +74,44 @@ class _Draft:
     ) -> None:
         given = draft.token_ids[:DRAFT_TOKENS_MAX]
         self._mark = sum(len(token_bytes[each]) for each in given[: draft.mark_tokens])
-        self._token_ids = spelling.spelled(given)
-        texts = [token_bytes[token_id] for token_id in self._token_ids]
-        self._text = b"".join(texts)
-        ends = itertools.accumulate(map(len, texts), initial=0)
-        self._token_after = {end: index for index, end in enumerate(ends)}
+        self._text = b"".join(token_bytes[each] for each in given)
+        self._token_bytes = token_bytes
         self._spelling = spelling
+        self._spell(given)
         self._misfit: tuple[int, int] | None = None
-        """From where on the text was written in other tokens, until they agree again: the first
-        token of the draft's own, and that of the output."""
+        """From where on the text was written in other tokens, until they agree again: the place in
+        the text, in bytes, and the first of the other tokens in the output."""
         self._fallbacks = _fallbacks(self._text)
         self.written = 0
         """How many bytes of it stand at the end of what was written."""
         self._again = draft.again
+        self.repeats = 0
+        """How often it has been written. Models repeat calls, so it may be written again."""
         self._misfits = 0
         self.number = draft.number
         self.over = not self._text
         """Whether nothing of it will be proposed again."""
 
+    def _spell(self, token_ids: Sequence[int]) -> None:
+        """Puts the draft into the tokens in which the model has written its text before."""
+        self._token_ids = self._spelling.spelled(token_ids)
+        lengths = (len(self._token_bytes[each]) for each in self._token_ids)
+        ends = itertools.accumulate(lengths, initial=0)
+        self._token_after = {end: index for index, end in enumerate(ends)}
+
     def write(self, text: bytes) -> None:
         """Takes what the generation has written next."""
+        if self.over:
+            return
         for byte in text:
-            if self.written == len(self._text):  # only if it may be written again
+            if self.written == len(self._text):
                 self.written = self._fallbacks[-1]
             while self.written and self._text[self.written] != byte:
                 self.written = self._fallbacks[self.written - 1]
             self.written += self._text[self.written] == byte
-            if self.written == len(self._text) and not self._again:
-                self.over = True
-                return
+            if self.written == len(self._text):
+                self.repeats += not self._again
+                self._misfits = 0
 
     def propose(self) -> tuple[int, ...]:
         """The tokens that come next by this draft; none if the generation does not follow it."""
@@ -120,17 +129,22 @@ class _Draft:
         """
         self._misfits += 1
         self.over = self.over or not follows or self._misfits > MISFITS_MAX
-        self._misfit = self._token_after[proposal.written] + kept, len(output) - 1
+        place = sum(len(self._token_bytes[each]) for each in proposal.token_ids[:kept])
+        self._misfit = proposal.written + place, len(output) - 1
         self.learn(output)
 
     def learn(self, output: Sequence[int]) -> None:
         """Notes what was written in the place of its own tokens, once they agree again."""
-        index = self._token_after.get(self.written)
-        if self._misfit is None or self.over or index is None:
+        if self._misfit is None or self.over or self.written not in self._token_after:
             return
-        expected, written = self._misfit
-        self._misfit = None
-        self._spelling.learn(self._token_ids[expected:index], output[written:])
+        (place, at), self._misfit = self._misfit, None
+        first, index = self._token_after.get(place), self._token_after[self.written]
+        if first is None or max(output[at:]) >= len(self._token_bytes):
+            return
+        text = b"".join(self._token_bytes[each] for each in output[at:])
+        if text == self._text[place : self.written]:
+            self._spelling.learn(self._token_ids[first:index], output[at:])
+            self._spell(self._token_ids)  # models repeat calls
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,8 +194,11 @@ class StagedDrafts:
         self._tidy()
 
     def propose(self, tokens_max: int, stop_token_ids: Collection[int]) -> Proposal | None:
-        """The next tokens by the likeliest draft that is followed, up to a stop token."""
-        for draft in self._drafts:
+        """The next tokens by the likeliest draft that is followed, up to a stop token.
+
+        A draft that has been written is less likely than all that have not.
+        """
+        for draft in sorted(self._drafts, key=lambda draft: draft.repeats):
             tokens = itertools.takewhile(
                 lambda token_id: token_id not in stop_token_ids,
                 draft.propose()[: max(0, tokens_max)],
