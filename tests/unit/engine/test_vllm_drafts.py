@@ -15,7 +15,6 @@ from precall_service.engine.vllm.drafts import (
     Proposal,
     StagedDrafts,
 )
-from precall_service.engine.vllm.spelling import Spelling
 
 VOCABULARY = (
     *("<", "call", ">", "<call>", "</", "</call>", "END", " "),
@@ -38,10 +37,8 @@ PARIS = ("<", "call", ">", '{"', "city", '":', ' "', "Paris", '"', "}", "</", "c
 LYON = tuple("Lyon" if text == "Paris" else text for text in PARIS)
 
 
-def staged(
-    *drafts: DraftTokens, output: Sequence[int] = (), spelling: Spelling | None = None
-) -> StagedDrafts:
-    found = StagedDrafts(TEXTS, spelling or Spelling())
+def staged(*drafts: DraftTokens, output: Sequence[int] = ()) -> StagedDrafts:
+    found = StagedDrafts(TEXTS)
     found.stage(drafts, output)
     return found
 
@@ -128,50 +125,6 @@ def test_a_draft_whose_text_is_written_in_other_tokens_is_kept() -> None:
     assert first.token_ids == tuple(ids('"}', "</", "call"))
     rejected(found, first, ids("<", '"'), sampled=1)
     assert proposed(found, ids("<", '"', "}")) == ids("</", "call")
-
-
-def test_the_drafts_that_follow_are_in_the_model_s_tokens() -> None:
-    spelling = Spelling()
-    found = staged(draft("<", '"}', "</", "call"), spelling=spelling)
-    rejected(found, proposal(found, ids("<")), ids("<", '"'), sampled=1)
-    assert proposed(found, ids("<", '"', "}")) == ids("</", "call")
-    later = staged(draft("<", "city", '"}', "</", mark=2), spelling=spelling)
-    assert proposed(later, ids("<", "city")) == ids('"', "}", "</")
-
-
-def test_tokens_that_are_written_as_one_are_learned() -> None:
-    spelling = Spelling()
-    found = staged(draft("<", '"', "}", "</", "call"), spelling=spelling)
-    rejected(found, proposal(found, ids("<")), ids("<", '"}'), sampled=1)
-    assert proposed(found, ids("<", '"}')) == ids("</", "call")
-    later = staged(draft("<", '"', "}", "</"), spelling=spelling)
-    assert proposed(later, ids("<")) == ids('"}', "</")
-
-
-def test_a_draft_that_is_written_again_is_in_the_model_s_tokens() -> None:
-    found = staged(draft("<", '"}', "</", "call"))
-    output = ids("<", '"')
-    rejected(found, proposal(found, ids("<")), output, sampled=1)
-    output += ids("}")
-    assert proposed(found, output) == ids("</", "call")
-    output += ids("</", "call", "<")
-    assert proposed(found, output) == ids('"', "}", "</", "call")
-
-
-def test_nothing_is_learned_from_tokens_without_a_text() -> None:
-    spelling = Spelling()
-    found = staged(draft("<", '"}', "</", "call"), spelling=spelling)
-    given = proposal(found, ids("<"))
-    rejected(found, given, [*ids("<"), len(TEXTS)], sampled=1)
-    assert proposed(found, [*ids("<"), len(TEXTS), *ids('"}')]) == ids("</", "call")
-    assert spelling.spelled(ids('"}')) == tuple(ids('"}'))
-
-
-def test_nothing_is_learned_from_another_text() -> None:
-    spelling = Spelling()
-    found = staged(draft(*PARIS), spelling=spelling)
-    rejected(found, proposal(found, ids(*PARIS[:7])), ids(*LYON[:8]), sampled=1)
-    assert spelling.spelled(ids(*PARIS)) == tuple(ids(*PARIS))
 
 
 def test_a_draft_in_other_tokens_is_given_up_after_some_time() -> None:

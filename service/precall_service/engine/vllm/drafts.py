@@ -16,8 +16,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from precall_service.engine.vllm.spelling import Spelling
-
 DRAFTS_MAX: Final = 16
 """The most drafts of one generation. Further ones are left out."""
 DRAFT_TOKENS_MAX: Final = 1024
@@ -69,18 +67,13 @@ class _Draft:
     cost does not grow with how often the beginning of the draft occurs in a text.
     """
 
-    def __init__(
-        self, draft: DraftTokens, token_bytes: Sequence[bytes], spelling: Spelling
-    ) -> None:
-        given = draft.token_ids[:DRAFT_TOKENS_MAX]
-        self._mark = sum(len(token_bytes[each]) for each in given[: draft.mark_tokens])
-        self._text = b"".join(token_bytes[each] for each in given)
-        self._token_bytes = token_bytes
-        self._spelling = spelling
-        self._spell(given)
-        self._misfit: tuple[int, int] | None = None
-        """From where on the text was written in other tokens, until they agree again: the place in
-        the text, in bytes, and the first of the other tokens in the output."""
+    def __init__(self, draft: DraftTokens, token_bytes: Sequence[bytes]) -> None:
+        self._token_ids = draft.token_ids[:DRAFT_TOKENS_MAX]
+        texts = [token_bytes[token_id] for token_id in self._token_ids]
+        self._text = b"".join(texts)
+        ends = itertools.accumulate(map(len, texts), initial=0)
+        self._token_after = {end: index for index, end in enumerate(ends)}
+        self._mark = sum(map(len, texts[: draft.mark_tokens]))
         self._fallbacks = _fallbacks(self._text)
         self.written = 0
         """How many bytes of it stand at the end of what was written."""
@@ -91,13 +84,6 @@ class _Draft:
         self.number = draft.number
         self.over = not self._text
         """Whether nothing of it will be proposed again."""
-
-    def _spell(self, token_ids: Sequence[int]) -> None:
-        """Puts the draft into the tokens in which the model has written its text before."""
-        self._token_ids = self._spelling.spelled(token_ids)
-        lengths = (len(self._token_bytes[each]) for each in self._token_ids)
-        ends = itertools.accumulate(lengths, initial=0)
-        self._token_after = {end: index for index, end in enumerate(ends)}
 
     def write(self, text: bytes) -> None:
         """Takes what the generation has written next."""
@@ -120,31 +106,13 @@ class _Draft:
             return ()
         return self._token_ids[index:]
 
-    def rejected(
-        self, proposal: Proposal, output: Sequence[int], *, kept: int, follows: bool
-    ) -> None:
-        """The engine has kept so many tokens of a proposal, and `output` ends with another one.
+    def rejected(self, *, follows: bool) -> None:
+        """The engine has rejected a token of it, and written another.
 
         The draft is given up unless its text `follows` all the same: in other tokens.
         """
         self._misfits += 1
         self.over = self.over or not follows or self._misfits > MISFITS_MAX
-        place = sum(len(self._token_bytes[each]) for each in proposal.token_ids[:kept])
-        self._misfit = proposal.written + place, len(output) - 1
-        self.learn(output)
-
-    def learn(self, output: Sequence[int]) -> None:
-        """Notes what was written in the place of its own tokens, once they agree again."""
-        if self._misfit is None or self.over or self.written not in self._token_after:
-            return
-        (place, at), self._misfit = self._misfit, None
-        first, index = self._token_after.get(place), self._token_after[self.written]
-        if first is None or max(output[at:]) >= len(self._token_bytes):
-            return
-        text = b"".join(self._token_bytes[each] for each in output[at:])
-        if text == self._text[place : self.written]:
-            self._spelling.learn(self._token_ids[first:index], output[at:])
-            self._spell(self._token_ids)  # models repeat calls
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,10 +133,9 @@ class Proposal:
 class StagedDrafts:
     """The drafts of one generation, the likeliest first."""
 
-    def __init__(self, token_bytes: Sequence[bytes], spelling: Spelling) -> None:
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
         """`token_bytes` has the text of each token of the vocabulary."""
         self._token_bytes = token_bytes
-        self._spelling = spelling
         self._drafts: list[_Draft] = []
         self._followed = 0
         self.account = DraftAccount()
@@ -179,7 +146,7 @@ class StagedDrafts:
         written = self._bytes(output[-DRAFT_TOKENS_MAX:])
         for given in itertools.islice(drafts, DRAFTS_MAX - len(self._drafts)):
             if all(0 <= token_id < len(self._token_bytes) for token_id in given.token_ids):
-                draft = _Draft(given, self._token_bytes, self._spelling)
+                draft = _Draft(given, self._token_bytes)
                 draft.write(written)
                 self._drafts.append(draft)
         self._tidy()
@@ -190,7 +157,6 @@ class StagedDrafts:
         self._followed = len(output)
         for draft in self._drafts:
             draft.write(new)
-            draft.learn(output)
         self._tidy()
 
     def propose(self, tokens_max: int, stop_token_ids: Collection[int]) -> Proposal | None:
@@ -233,7 +199,7 @@ class StagedDrafts:
         """
         draft = proposal.draft
         written = proposal.written + len(self._bytes(output[len(output) - sampled :]))
-        draft.rejected(proposal, output, kept=sampled - 1, follows=draft.written == written)
+        draft.rejected(follows=draft.written == written)
         self._tidy()
 
     def __bool__(self) -> bool:

@@ -35,7 +35,6 @@ from precall_service.engine.vllm.proposing import (
     is_ours,
     proposed_tokens_max,
 )
-from precall_service.engine.vllm.spelling import Spelling
 from precall_service.engine.vllm.utilities import AsyncScheduler as VllmAsyncScheduler
 from precall_service.engine.vllm.utilities import Scheduler as VllmScheduler
 
@@ -64,7 +63,6 @@ class _Drafted(VllmScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._staged: dict[str, StagedDrafts] = {}
-        self._spelling = Spelling()
 
     def stage(self, step_id: str, drafts: Drafts) -> None:
         """Adds drafts to a request that waits or runs; does nothing if there is none."""
@@ -121,9 +119,7 @@ class _Drafted(VllmScheduler):
             return
         staged = self._staged.get(request.request_id)
         if staged is None:
-            staged = self._staged[request.request_id] = StagedDrafts(
-                self._token_bytes, self._spelling
-            )
+            staged = self._staged[request.request_id] = StagedDrafts(self._token_bytes)
             if (metrics := request.spec_decode_metrics) is not None:
                 # vLLM has a place for the counts of each step, but leaves it empty ("summary").
                 metrics.per_step_drafted = staged.account.proposed
