@@ -57,7 +57,11 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             turns: list[dict[int, TurnTimes]] = []
             for index in range(options.prompts):
                 prompt = next(prompts)
-                found = await _turns(clients, prompt, options.tool_s, rotated=index)
+                try:
+                    found = await _turns(clients, prompt, options.tool_s, rotated=index)
+                except precall.NoCallError as error:
+                    print(f"{prompt.id}: {error}")
+                    continue
                 if all(each.calls and each.next_at for each in found.values()):
                     turns.append(found)
                 else:
