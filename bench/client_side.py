@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import precall
 from bench import served
 from bench.bfcl_prompts import ToolPrompt, tool_prompts
+from bench.order import rotated
 from bench.process import started
 from bench.report import Report
 from bench.speculating import ENGINE, ENGINE_ON_GPU
@@ -58,7 +59,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             for index in range(options.prompts):
                 prompt = next(prompts)
                 try:
-                    found = await _turns(clients, prompt, options.tool_s, rotated=index)
+                    found = await _turns(clients, prompt, options.tool_s, number=index)
                 except precall.NoCallError as error:
                     print(f"{prompt.id}: {error}")
                     continue
@@ -98,17 +99,16 @@ async def _clients(
 
 
 async def _turns(
-    clients: Mapping[int, precall.Client], prompt: ToolPrompt, tool_s: float, *, rotated: int
+    clients: Mapping[int, precall.Client], prompt: ToolPrompt, tool_s: float, *, number: int
 ) -> dict[int, TurnTimes]:
     """Takes the turn through each service, after one that is not measured."""
     await run_turn(clients[0], prompt, tool_s=0.0, speculation=OFF)
-    order = list(clients)[rotated % len(clients) :] + list(clients)[: rotated % len(clients)]
     found: dict[int, TurnTimes] = {}
-    for samples in order:
+    for samples in rotated(clients, number):
         mode = ON if samples else OFF
         found[samples] = await run_turn(clients[samples], prompt, tool_s=tool_s, speculation=mode)
     told = ", ".join(
-        f"λ={samples}: {_seconds(turn):.1f} s, {turn.hits} of {len(turn.calls)} calls early"
+        f"λ={samples}: {turn.to_next_step_s:.1f} s, {turn.hits} of {len(turn.calls)} calls early"
         for samples, turn in sorted(found.items())
     )
     print(f"{prompt.id}: {told}")
@@ -120,7 +120,7 @@ def _add(report: Report, turns: list[dict[int, TurnTimes]]) -> None:
     if not turns:
         return
     off = [each[0] for each in turns]
-    off_s = statistics.mean(map(_seconds, off))
+    off_s = statistics.mean(each.to_next_step_s for each in off)
     report.add("off: step and tool", off_s, unit="s")
     for samples in sorted(turns[0]):
         if not samples:
@@ -134,13 +134,8 @@ def _add(report: Report, turns: list[dict[int, TurnTimes]]) -> None:
         less_s = statistics.mean(each.waited_s for each in off) - waited_s
         report.add(_name(samples, "waited less"), less_s, unit="s")
         report.add(_name(samples, "time per token: on / off"), _token_s(on) / _token_s(off))
-        ratio = statistics.mean(map(_seconds, on)) / off_s
+        ratio = statistics.mean(each.to_next_step_s for each in on) / off_s
         report.add(_name(samples, "step and tool: on / off"), ratio)
-
-
-def _seconds(turn: TurnTimes) -> float:
-    """From the first step to the second."""
-    return turn.next_at - turn.began_at
 
 
 def _token_s(turns: list[TurnTimes]) -> float:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import precall
 from bench import served
 from bench.bfcl_prompts import ToolPrompt, tool_prompts
+from bench.order import rotated
 from bench.process import Child, started
 from bench.report import AtMost, Report
 from bench.speculating import ENGINE, ENGINE_ON_GPU
@@ -75,7 +76,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         for number in range(options.rounds):
             asked = [next(rest) for _ in range(options.turns * max(agents))]
             for count in agents:
-                await _round(arms, asked, count, options, report, rotated=number)
+                await _round(arms, asked, count, options, report, number=number)
             report.round_ended()
 
 
@@ -119,13 +120,12 @@ async def _round(
     options: argparse.Namespace,
     report: Report,
     *,
-    rotated: int,
+    number: int,
 ) -> None:
     """Has so many agents take the same turns in each arm, after a turn that is not measured."""
     shares = [asked[index * options.turns :][: options.turns] for index in range(agents)]
-    order = list(arms)[rotated % len(arms) :] + list(arms)[: rotated % len(arms)]
     turns: dict[str, list[TurnTimes]] = {}
-    for name in order:
+    for name in rotated(arms, number):
         await _taken(arms[name], shares, tool_s=0.0)  # fills the KV cache, compiles the grammars
         found = await _taken(arms[name], shares, tool_s=options.tool_s)
         turns[name] = [each for each in found if each.calls and each.next_at]
@@ -133,7 +133,7 @@ async def _round(
         print(f"{agents} agents: in an arm, the model came to no call within its limit")
         return
     for name, found in turns.items():
-        times = [each.next_at - each.began_at for each in found]
+        times = [each.to_next_step_s for each in found]
         tokens = sum(each.tokens for each in found)
         report.add(_name(agents, f"{name}, step and tool"), statistics.mean(times), unit="s")
         report.add(

@@ -112,7 +112,7 @@ class Pair:
     @property
     def off_s(self) -> float:
         """The time from the first step to the second, without speculation."""
-        return self.off.next_at - self.off.began_at
+        return self.off.to_next_step_s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

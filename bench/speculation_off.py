@@ -13,6 +13,7 @@ import os
 from contextlib import AsyncExitStack
 
 from bench import stream
+from bench.order import rotated
 from bench.process import started
 from bench.report import AtLeast, Report
 from bench.trees import ROOT, checked_out, environ
@@ -94,8 +95,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 async def _rounds(arms: dict[str, stream.Arm], rounds: int, report: Report) -> None:
     for number in range(rounds + 1):
-        start = number % len(ARMS)
-        for name in (*ARMS[start:], *ARMS[:start]):
+        for name in rotated(ARMS, number):
             one = await arms[name].round()
             if number:  # the first round warms up
                 report.add(name, one.rate, unit="messages/s")

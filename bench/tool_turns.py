@@ -69,6 +69,11 @@ class TurnTimes:
         return self.next_at - self.written_at
 
     @property
+    def to_next_step_s(self) -> float:
+        """The time from the first step to the second: a step and its tools."""
+        return self.next_at - self.began_at
+
+    @property
     def generated_s(self) -> float:
         """The time from the start of the first step to the end of the turn, without the waits."""
         return self.ended_at - self.began_at - self.waits_s

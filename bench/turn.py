@@ -13,6 +13,7 @@ import statistics
 from contextlib import AsyncExitStack
 
 from bench.arms.called import KINDS
+from bench.order import rotated
 from bench.process import Child, started
 from bench.report import AtMost, Report
 from bench.trees import ROOT, checked_out, environ
@@ -43,7 +44,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         for number in range(options.rounds):
             async with AsyncExitStack() as stack:
                 arms: dict[str, Child] = {}
-                for name in _rotated(number):
+                for name in rotated(ARMS, number):
                     child = started(MODULE, {}, environ=environ(trees[name]))
                     arms[name] = await stack.enter_async_context(child)
                 for kind in KINDS:
@@ -65,8 +66,3 @@ async def _measure(report: Report, arms: dict[str, Child], kind: str, turns: int
     for name in ARMS[1:]:
         report.ratio(f"{what}: {name} / before", f"{what}: {name}", f"{what}: before")
     report.judge(f"{what}: now / before", AtMost(1.02))
-
-
-def _rotated(number: int) -> list[str]:
-    start = number % len(ARMS)
-    return [*ARMS[start:], *ARMS[:start]]
