@@ -164,7 +164,18 @@ _SERVICE: Final[Uses] = {
     ),
     "vllm.v1.engine.exceptions": ("EngineDeadError", "EngineGenerateError"),
     "vllm.v1.engine.utils": ("CoreEngineProcManager.processes",),
-    "vllm.v1.structured_output.backend_xgrammar": ("XgrammarBackend.compiler",),
+    "vllm.v1.structured_output": ("XgrammarBackend",),
+    "vllm.v1.structured_output.backend_xgrammar": (
+        "XgrammarBackend.compile_grammar(request_type, grammar_spec, stop_token_ids)",
+        "XgrammarBackend.compiler",
+        "XgrammarGrammar.fill_bitmask(bitmask, idx)",
+        "XgrammarGrammar.accept_tokens(request_id, tokens)",
+        "XgrammarGrammar.rollback(num_tokens)",
+        "XgrammarGrammar.reset()",
+        "XgrammarGrammar.matcher",
+        "XgrammarGrammar.vocab_size",
+        "XgrammarGrammar.ctx",
+    ),
 }
 
 _CPU: Final[Uses] = {
