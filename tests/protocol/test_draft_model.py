@@ -123,9 +123,21 @@ async def test_a_draft_model_that_cannot_start_is_not_used(
 ROME_CALLED = whole({"content": None, "tool_calls": [call(*ROME, call_id="a")]}, "tool_calls")
 
 
+def on(server: OpenAiServer) -> Section:
+    """The settings of a draft model on a server."""
+    return {
+        "draft_model": {
+            "model": "tiny",
+            "url": server.url,
+            "samples": 1,
+            "require_calls": True,
+            "template_variables": {"enable_thinking": False},
+        }
+    }
+
+
 def on_server(server: OpenAiServer) -> OpenAiEngineFactory:
-    section = {"draft_model": {"model": "tiny", "url": server.url, "samples": 1}}
-    settings = load_settings(None, {"speculation": section})  # pyright: ignore[reportArgumentType]
+    settings = load_settings(None, {"speculation": on(server)})  # pyright: ignore[reportArgumentType]
     return OpenAiEngineFactory(draft_server(settings, server.url))
 
 
@@ -135,7 +147,9 @@ async def test_a_draft_model_may_be_on_another_server() -> None:
     elsewhere = OpenAiServer([ROME_CALLED])
     async with (
         elsewhere.running(),
-        running_server(script, draft_factory=on_server(elsewhere), speculation=ONE) as server,
+        running_server(
+            script, draft_factory=on_server(elsewhere), speculation=on(elsewhere)
+        ) as server,
     ):
         await draft_state(server, EngineState.READY)
         stream = await server.opened(SAFE)
@@ -147,6 +161,8 @@ async def test_a_draft_model_may_be_on_another_server() -> None:
     assert not asked.get("stream"), "servers stream the arguments of some models wrongly"
     assert [tool["function"]["name"] for tool in asked["tools"]] == ["weather"]
     assert (asked["temperature"], asked["max_tokens"]) == (0.7, 256)
+    assert asked["tool_choice"] == "required"
+    assert asked["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ UNUSABLE_DRAFT_MODELS: list[tuple[str, JsonValue]] = [
     ("tokens_max", 0),
     ("timeout_s", 0),
     ("samples_running_max", 0),
+    ("template_variables", {"messages": []}),
     ("cores", 0),
     ("gpu_memory_fraction", 0),
     ("gpu_memory_fraction", 1),

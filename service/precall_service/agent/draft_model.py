@@ -128,14 +128,14 @@ class DraftModel:
                 await asyncio.wait(tasks)
 
     def _spec(self, engine: Engine, spec: StepSpec) -> StepSpec:
-        """How samples are generated: a call is required, where the engine can hold to that.
+        """How samples are generated: as the turn asks, but with a call required where that works.
 
         The template variables of the turn are those of another template.
         """
-        choice = spec.tool_choice
-        if Feature.STRUCTURED_CALLS not in engine.info.features:
-            choice = ToolChoice()
-        elif not choice.requires_call:
+        choice, required = spec.tool_choice, self._limits.require_calls
+        if required is None:
+            required = Feature.STRUCTURED_CALLS in engine.info.features
+        if required and not choice.requires_call:
             choice = ToolChoice(mode=ToolChoiceMode.REQUIRED)
         return StepSpec(
             step_id=spec.step_id,
@@ -143,6 +143,7 @@ class DraftModel:
             generation=GenerationSettings(temperature=self._limits.temperature, tool_choice=choice),
             tools=spec.tools,
             tool_choice=choice,
+            template_variables=self._limits.template_variables,
             priority=Priority.SPECULATES,
             tenant=spec.tenant,
         )

@@ -28,7 +28,7 @@ from precall_service.admission import AdmissionLimits
 from precall_service.agent.limits import AgentLimits
 from precall_service.cache.limits import CacheLimits
 from precall_service.domain.turn import TurnLimits
-from precall_service.engine.openai.config import LimitField
+from precall_service.engine.openai.config import LimitField, ReasoningField
 from precall_service.engine.supervisor import RestartPolicy
 from precall_service.settings.section import Bytes, Count, Seconds, SecondsOrZero, Section
 from precall_service.settings.speculation import SpeculationSection
@@ -122,6 +122,8 @@ class OpenAiSection(Section):
     step_tokens_max: Count = 4096
     limit_field: LimitField = "max_tokens"
     """The field that bounds the tokens of a step. OpenAI's own reasoning models want the other."""
+    reasoning_field: ReasoningField | None = None
+    """The field of a message in which the model's reasoning is sent back. None: it is not."""
     connect_timeout_s: Seconds = 10.0
     answer_timeout_s: Seconds = 120.0
     """How long it may take for the first byte of an answer, and for each further one."""

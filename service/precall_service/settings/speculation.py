@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from precall_service.domain.events import Predictor
+from precall_service.domain.messages import RESERVED_VARIABLES
 from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.settings.section import Count, Seconds, SecondsOrZero, Section
 from precall_service.speculation.limits import DraftModelLimits, SpeculationLimits, StageKey
@@ -33,6 +34,12 @@ def _checked_stage_key(key: str) -> str:
             f"{', '.join(get_args(PredictorChoice))}"
         )
     return key
+
+
+def _checked_variables(variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if reserved := sorted(variables.keys() & RESERVED_VARIABLES):
+        raise ValueError(f"{reserved[0]!r} cannot be a template variable: leave it out")
+    return variables
 
 
 def _number(value: object) -> object:
@@ -58,6 +65,12 @@ class DraftModelSection(Section):
     timeout_s: Seconds = 10.0
     samples_running_max: Annotated[int, Field(ge=1, le=1024)] = 16
     """How many samples may run at the same time, of all turns."""
+    require_calls: bool | None = None
+    """Whether a sample must make a call. None: if its engine can hold it to that."""
+    template_variables: Annotated[dict[str, JsonValue], AfterValidator(_checked_variables)] = Field(
+        default_factory=dict[str, JsonValue]
+    )
+    """The variables of its chat template."""
     cores: Count | None = None
     """The CPU cores that its engine has to itself. None: a quarter of them, but at least one."""
     gpu_memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from precall_service.domain.events import Predictor
+from precall_service.domain.json import JsonValue
 from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 
 StageKey = tuple[str, Predictor | None]
@@ -22,6 +24,8 @@ class DraftModelLimits:
         tokens_max: Tokens of one sample.
         timeout_s: A sample that takes longer is given up.
         samples_running_max: Samples at the same time, of all turns.
+        require_calls: Whether a sample must make a call. None: if its engine can hold it to that.
+        template_variables: The variables of its chat template.
     """
 
     samples: int = 3
@@ -29,6 +33,10 @@ class DraftModelLimits:
     tokens_max: int = 256
     timeout_s: float = 10.0
     samples_running_max: int = 16
+    require_calls: bool | None = None
+    template_variables: Mapping[str, JsonValue] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,8 @@ from tests.support.scripts import (
 from tests.support.speculating import WEATHER, Thinking, answers, reasons, story
 
 DRAFTS = frozenset({Predictor.DRAFT_MODEL})
+REQUIRED = ToolChoice(mode=ToolChoiceMode.REQUIRED)
+NAMED = ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="weather")
 
 
 def drafting(
@@ -55,9 +57,10 @@ def drafting(
 async def there(
     main: ScriptedEngine,
     *drafts: ScriptedEngine,
-    **limits: float,
+    limits: DraftModelLimits | None = None,
+    **more: float,
 ) -> AsyncGenerator[Agent]:
-    asked = DraftModelLimits(**limits)  # pyright: ignore[reportArgumentType]
+    asked = replace(limits or DraftModelLimits(), **more)  # pyright: ignore[reportArgumentType]
     async with agent_on(
         main,
         predictors=[DraftModelPredictor(asked.samples)],
@@ -133,34 +136,35 @@ async def test_samples_are_generated_as_is_set_and_never_before_a_step() -> None
         )
         [main] = agent.engine.specs
     assert len({spec.step_id for spec in [main, *engine.specs]}) == 6
-    required = ToolChoice(mode=ToolChoiceMode.REQUIRED)
     for spec in engine.specs:
-        assert spec.generation == GenerationSettings(temperature=0.9, tool_choice=required)
-        assert spec.tool_choice == required
+        assert spec.generation == GenerationSettings(temperature=0.9, tool_choice=REQUIRED)
+        assert spec.tool_choice == REQUIRED
         assert spec.max_tokens == 256
         assert spec.priority is Priority.SPECULATES
         assert (spec.tenant, spec.tools) == ("bob", main.tools)
 
 
 @pytest.mark.parametrize(
-    ("asked", "holds", "expected"),
+    ("asked", "holds", "required", "expected"),
     [
-        (ToolChoice(), False, ToolChoice()),
-        (ToolChoice(mode=ToolChoiceMode.REQUIRED), False, ToolChoice()),
-        (
-            ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="weather"),
-            True,
-            ToolChoice(mode=ToolChoiceMode.NAMED, tool_name="weather"),
-        ),
+        (ToolChoice(), False, None, ToolChoice()),
+        (ToolChoice(), True, None, REQUIRED),
+        (ToolChoice(), False, True, REQUIRED),
+        (ToolChoice(), True, False, ToolChoice()),
+        (REQUIRED, False, None, REQUIRED),
+        (REQUIRED, True, False, REQUIRED),
+        (NAMED, True, None, NAMED),
+        (NAMED, False, None, NAMED),
     ],
 )
-async def test_a_call_is_required_where_the_engine_can_hold_to_that(
-    asked: ToolChoice, expected: ToolChoice, *, holds: bool
+async def test_a_call_is_required_if_the_turn_requires_it_or_the_engine_can_hold_to_that(
+    asked: ToolChoice, expected: ToolChoice, *, holds: bool, required: bool | None
 ) -> None:
     missing: set[Feature] = set() if holds else {Feature.STRUCTURED_CALLS}
     features = INFO.features - missing
     engine = drafting(script=always(says("?")), features=features)
-    async with there(scripted(slowly(*calls(ROME)), says("ok")), engine, samples=1) as agent:
+    limits = DraftModelLimits(samples=1, require_calls=required)
+    async with there(scripted(slowly(*calls(ROME)), says("ok")), engine, limits=limits) as agent:
         client = agent.open(WEATHER, handler=None)
         await client.send(generation=GenerationSettings(tool_choice=asked))
         await client.answer()

@@ -198,10 +198,11 @@ class TestAsking:
         assert server.asked[0]["tool_choice"] == choice.mode.value
         assert server.asked[0]["tools"]
 
-    async def test_a_step_continues_with_the_results(self) -> None:
-        """Calls keep the ids that the server gave them. Reasoning is not sent back."""
+    @pytest.mark.parametrize("field", [None, "reasoning", "reasoning_content"])
+    async def test_a_step_continues_with_the_results(self, field: str | None) -> None:
+        """Calls keep the ids that the server gave them. Reasoning is sent back if that is set."""
         server = OpenAiServer()
-        async with engine_on(server) as engine:
+        async with engine_on(server, reasoning_field=field) as engine:
             prompt = await engine.render(QUESTION)
             said = await heard(engine.generate(prompt, step_spec(tools=(WEATHER,))))
             made = ToolCall(
@@ -224,6 +225,7 @@ class TestAsking:
                 "role": "assistant",
                 "content": None,
                 "tool_calls": [{"id": "theirs", "type": "function", "function": function}],
+                **({field: "Hm."} if field else {}),
             },
             {"role": "tool", "tool_call_id": "theirs", "content": "Sun."},
         ]

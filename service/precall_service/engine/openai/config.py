@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 LimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
+ReasoningField: TypeAlias = Literal["reasoning", "reasoning_content"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class OpenAiConfig:
         context_tokens_max: None: what the server says, if it does.
         step_tokens_max: The most tokens that are asked for in one step.
         limit_field: The field of a generation that bounds its tokens. Servers differ in its name.
+        reasoning_field: The field of a message in which reasoning is sent back. None: it is not.
         answer_timeout_s: How long the server may take for its first byte, and for each further one.
         tries_max: How often a step is tried that the server refused for now, or did not answer.
         share_prefix_cache: Whether tenants share the prefix cache, where the server could part it.
@@ -48,6 +50,7 @@ class OpenAiConfig:
     answer_timeout_s: float
     tries_max: int
     share_prefix_cache: bool
+    reasoning_field: ReasoningField | None = None
     probe_s: float = 10.0
     streams: bool = True
     names: SettingNames = SettingNames()

@@ -165,7 +165,7 @@ class OpenAiEngine:
         }
         asked: dict[str, Any] = {
             "model": self._model.name,
-            "messages": _messages(prompt.transcript),
+            "messages": _messages(prompt.transcript, self._config.reasoning_field),
             self._config.limit_field: min(spec.max_tokens, self._config.step_tokens_max),
         }
         if spec.tools:
@@ -199,11 +199,13 @@ class OpenAiEngine:
             self._running -= 1
 
 
-def _messages(transcript: Transcript) -> list[ChatMessage]:
-    """The messages as servers take them: the reasoning of earlier steps is not sent back."""
+def _messages(transcript: Transcript, reasoning_field: str | None) -> list[ChatMessage]:
+    """The messages as servers take them."""
     messages = chat_messages(transcript)
     for message in messages:
-        message.pop("reasoning", None)
+        reasoning = message.pop("reasoning", None)
+        if reasoning and reasoning_field:
+            message[reasoning_field] = reasoning
         if message["role"] == "tool":
             del message["name"]
         if message.get("tool_calls") and not message["content"]:
