@@ -30,7 +30,7 @@ from precall_service.domain.json import JsonObject
 ON = precall.Speculation("on", predictors=["draft_model"], events=True)
 
 SIZES = {
-    "cpu": {"samples": "1,3,5,7,9", "prompts": 8, "tool_s": 1.0, "rounds": 2, **ENGINE},
+    "cpu": {"samples": "1,3,5,7,9", "prompts": 4, "tool_s": 1.0, "rounds": 2, **ENGINE},
     "gpu": {"samples": "1,3,5,7,9", "prompts": 24, "tool_s": 1.0, "rounds": 2, **ENGINE_ON_GPU},
     "quick": {"samples": "1,3", "prompts": 1, "tool_s": 0.5, "rounds": 1, **ENGINE},
 }

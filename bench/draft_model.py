@@ -34,7 +34,7 @@ ON = precall.Speculation("on", predictors=["draft_model"], events=True)
 ARMS: Mapping[str, precall.Speculation] = {"alone": OFF, "off": OFF, "on": ON}
 
 SIZES = {
-    "cpu": {"agents": "1,4,16", "turns": 4, "tool_s": 1.0, "samples": 3, "rounds": 3, **ENGINE},
+    "cpu": {"agents": "1,4,16", "turns": 2, "tool_s": 1.0, "samples": 3, "rounds": 2, **ENGINE},
     "gpu": {
         "agents": "1,4,16",
         "turns": 4,
