@@ -86,6 +86,8 @@ async def _clients(
                 "url": options.draft_url or url,
                 "model": options.draft_model or model,
                 "samples": samples,
+                "streams": True,
+                "template_variables": {"enable_thinking": False},
             }
             sections: JsonObject = {
                 "engine": {"backend": "openai", "model": model},
@@ -128,8 +130,10 @@ def _add(report: Report, turns: list[dict[int, TurnTimes]]) -> None:
         on = [each[samples] for each in turns]
         hits, calls = sum(each.hits for each in on), sum(len(each.calls) for each in on)
         report.add(_name(samples, "calls answered early"), hits / calls)
-        predictions = sum(each.predictions for each in on)
+        predictions, late = sum(each.predictions for each in on), sum(each.late for each in on)
+        report.add(_name(samples, "predictions of a step"), predictions / len(on))
         report.add(_name(samples, "predictions that came true"), hits / max(1, predictions))
+        report.add(_name(samples, "calls predicted, but too late"), late / calls)
         waited_s = statistics.mean(each.waited_s for each in on)
         less_s = statistics.mean(each.waited_s for each in off) - waited_s
         report.add(_name(samples, "waited less"), less_s, unit="s")

@@ -49,6 +49,8 @@ class TurnTimes:
     texts: list[str] = field(default_factory=list[str])
     """What the model wrote."""
     predictions: int = 0
+    late: int = 0
+    """The predictions of calls that the model made, but for which nothing ran early."""
     waits_s: float = 0.0
     """How long the turn waited for the results of all steps."""
     _written_at: float = 0.0
@@ -122,6 +124,8 @@ class TurnTimes:
             case precall.PredictionConfirmed(prediction_id, call_id) if not self.next_at:
                 if prediction_id in self._launched_at:
                     self.started_at[call_id] = self._launched_at[prediction_id]
+            case precall.PredictionDiscarded(call_id=call_id) if call_id and not self.next_at:
+                self.late += 1
             case _:
                 pass
 

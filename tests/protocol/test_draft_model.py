@@ -13,7 +13,15 @@ from precall_service.engine.base import EngineStartError
 from precall_service.engine.openai.factory import OpenAiEngineFactory
 from precall_service.engine.supervisor import EngineState
 from precall_service.settings import load_settings
-from tests.support.openai_server import OpenAiServer, Sent, call, refused, whole
+from tests.support.openai_server import (
+    OpenAiServer,
+    Sent,
+    call,
+    delta,
+    refused,
+    streamed,
+    whole,
+)
 from tests.support.scripts import Pause, always, calls, says
 from tests.support.stream import (
     WEATHER,
@@ -123,12 +131,13 @@ async def test_a_draft_model_that_cannot_start_is_not_used(
 ROME_CALLED = whole({"content": None, "tool_calls": [call(*ROME, call_id="a")]}, "tool_calls")
 
 
-def on(server: OpenAiServer) -> Section:
+def on(server: OpenAiServer, *, streams: bool = False) -> Section:
     """The settings of a draft model on a server."""
     return {
         "draft_model": {
             "model": "tiny",
             "url": server.url,
+            "streams": streams,
             "samples": 1,
             "require_calls": True,
             "template_variables": {"enable_thinking": False},
@@ -136,8 +145,9 @@ def on(server: OpenAiServer) -> Section:
     }
 
 
-def on_server(server: OpenAiServer) -> OpenAiEngineFactory:
-    settings = load_settings(None, {"speculation": on(server)})  # pyright: ignore[reportArgumentType]
+def on_server(server: OpenAiServer, *, streams: bool = False) -> OpenAiEngineFactory:
+    section = on(server, streams=streams)
+    settings = load_settings(None, {"speculation": section})  # pyright: ignore[reportArgumentType]
     return OpenAiEngineFactory(draft_server(settings, server.url))
 
 
@@ -163,6 +173,27 @@ async def test_a_draft_model_may_be_on_another_server() -> None:
     assert (asked["temperature"], asked["max_tokens"]) == (0.7, 256)
     assert asked["tool_choice"] == "required"
     assert asked["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+async def test_a_streamed_sample_predicts_a_call_before_it_ends() -> None:
+    gate = asyncio.Event()
+    script = [[Pause(gate), *calls(ROME)], says("Sunny.")]
+    first, second = call(*ROME, call_id="a"), call("weather", "", index=1, call_id="b")
+    answer = streamed(delta(tool_calls=[first]), delta(tool_calls=[second]), hangs=True)
+    elsewhere = OpenAiServer([answer])
+    async with (
+        elsewhere.running(),
+        running_server(
+            script, draft_factory=on_server(elsewhere, streams=True), speculation=ONE
+        ) as server,
+    ):
+        await draft_state(server, EngineState.READY)
+        stream = await server.opened(SAFE)
+        await stream.start()
+        await ran_early(stream, gate)
+        await stream.completed()
+        await stream.close()
+    assert elsewhere.asked[0]["stream"]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ async def _asking_hub(config: VllmConfig, on_progress: Progress, *, local: bool)
 def draft_server(settings: Settings, url: str) -> OpenAiConfig:
     """Returns how the server is reached that has the draft model.
 
-    Samples are read as a whole, since some servers stream the arguments of calls wrongly.
+    Samples are read as a whole unless that is set, since some servers stream the arguments of calls
+    wrongly.
     """
     section = settings.speculation.draft_model
     return OpenAiConfig(
@@ -141,7 +142,7 @@ def draft_server(settings: Settings, url: str) -> OpenAiConfig:
         answer_timeout_s=section.timeout_s,
         tries_max=1,
         share_prefix_cache=settings.engine.share_prefix_cache,
-        streams=False,
+        streams=section.streams,
         names=SettingNames(
             url="speculation.draft_model.url",
             model="speculation.draft_model.model",

@@ -58,6 +58,8 @@ class DraftModelSection(Section):
     url: Annotated[str, Field(pattern=r"^https?://")] | None = None
     """The OpenAI-compatible server that has the model, such as http://localhost:8001/v1."""
     api_key: SecretStr = SecretStr("none")
+    streams: bool = False
+    """Whether answers of its server are read as they come. Some stream arguments wrongly."""
     samples: Annotated[Literal[1, 3, 5, 7, 9], BeforeValidator(_number)] = 3
     """How often it writes the message of a step: the λ of the paper."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
