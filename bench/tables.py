@@ -1,7 +1,7 @@
 """Writes the kept results into docs/benchmarks.md as Markdown: `python -m bench.tables`.
 
 Each table goes between two comments, `<!-- table: NAME -->` and `<!-- end -->`, where NAME is the
-name of the file in bench/results.
+name of the file in bench/results. Without such a file, nothing stands there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def refreshed(text: str) -> str:
 
     def of(place: re.Match[str]) -> str:
         name = place[1]
-        return f"{name} -->\n{table(kept[name])}\n" if name in kept else place[0]
+        return f"{name} -->\n" + (f"{table(kept[name])}\n" if name in kept else "")
 
     return _TABLE.sub(of, text)
 
