@@ -44,6 +44,12 @@ as their own arguments, and would execute a `chat_template`. The others are func
 call."""
 
 
+def refusal_of(variables: Mapping[str, JsonValue]) -> str | None:
+    """Why these template variables are refused, in words; None if they are not."""
+    reserved = sorted(RESERVED_VARIABLES & variables.keys())
+    return f"{reserved[0]!r} cannot be a template variable: leave it out" if reserved else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """A call that the model made. `arguments_json` is a JSON object, as the model wrote it.

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from precall_service.domain.events import Predictor
-from precall_service.domain.messages import RESERVED_VARIABLES
+from precall_service.domain.messages import refusal_of
 from precall_service.domain.speculation import SpeculationMode, SpeculationSettings
 from precall_service.settings.section import Count, Seconds, SecondsOrZero, Section
 from precall_service.speculation.limits import DraftModelLimits, SpeculationLimits, StageKey
@@ -37,8 +37,8 @@ def _checked_stage_key(key: str) -> str:
 
 
 def _checked_variables(variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if reserved := sorted(variables.keys() & RESERVED_VARIABLES):
-        raise ValueError(f"{reserved[0]!r} cannot be a template variable: leave it out")
+    if refusal := refusal_of(variables):
+        raise ValueError(refusal)
     return variables
 
 

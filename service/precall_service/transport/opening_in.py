@@ -10,13 +10,13 @@ from precall.v1 import agent_pb2, tool_pb2
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.domain.messages import (
-    RESERVED_VARIABLES,
     AssistantMessage,
     Message,
     ToolCall,
     ToolMessage,
     Transcript,
     UserMessage,
+    refusal_of,
 )
 from precall_service.domain.speculation import SpeculationRequest
 from precall_service.domain.tools import CacheScope, ToolEffects
@@ -213,8 +213,8 @@ def _template_variables(text: str) -> JsonObject:
     path = "open.template_variables_json"
     check_text(path, text, TEMPLATE_VARIABLES_BYTES_MAX)
     variables: JsonObject = json_object(path, text) if text else {}
-    if reserved := sorted(variables.keys() & RESERVED_VARIABLES):
-        raise invalid(path, f"{reserved[0]!r} cannot be a template variable: leave it out")
+    if refusal := refusal_of(variables):
+        raise invalid(path, refusal)
     documents = variables.get("documents")
     if documents is not None and not _are_objects(documents):
         raise invalid(

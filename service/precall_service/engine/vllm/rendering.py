@@ -33,13 +33,13 @@ from vllm.renderers.base import BaseRenderer
 from vllm.utils.mistral import is_mistral_tokenizer
 
 from precall_service.domain.messages import (
-    RESERVED_VARIABLES,
     AssistantMessage,
     Message,
     ToolCall,
     ToolMessage,
     Transcript,
     UserMessage,
+    refusal_of,
 )
 from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
@@ -302,8 +302,8 @@ class PromptRenderer:
         Raises:
             TemplateRefusedError: the template refuses the transcript.
         """
-        if taken := sorted(RESERVED_VARIABLES & transcript.template_variables.keys()):
-            raise TemplateRefusedError(f"{taken[0]!r} cannot be a template variable: leave it out")
+        if refusal := refusal_of(transcript.template_variables):
+            raise TemplateRefusedError(refusal)
         if self._makes_tokens:
             return await self._rendered(transcript, "auto", ready=ready)
         transcript = self._texts.transcript(transcript)
