@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -151,14 +152,17 @@ def on_server(server: OpenAiServer, *, streams: bool = False) -> OpenAiEngineFac
     return OpenAiEngineFactory(draft_server(settings, server.url))
 
 
-async def test_a_draft_model_may_be_on_another_server() -> None:
+async def asked_early(answer: Sent, *, streams: bool) -> dict[str, Any]:
+    """What a server is asked whose answer predicts the call of a turn, which then runs early."""
     gate = asyncio.Event()
     script = [[Pause(gate), *calls(ROME)], says("Sunny.")]
-    elsewhere = OpenAiServer([ROME_CALLED])
+    elsewhere = OpenAiServer([answer])
     async with (
         elsewhere.running(),
         running_server(
-            script, draft_factory=on_server(elsewhere), speculation=on(elsewhere)
+            script,
+            draft_factory=on_server(elsewhere, streams=streams),
+            speculation=on(elsewhere, streams=streams),
         ) as server,
     ):
         await draft_state(server, EngineState.READY)
@@ -167,7 +171,11 @@ async def test_a_draft_model_may_be_on_another_server() -> None:
         await ran_early(stream, gate)
         await stream.completed()
         await stream.close()
-    asked = elsewhere.asked[0]
+    return elsewhere.asked[0]
+
+
+async def test_a_draft_model_may_be_on_another_server() -> None:
+    asked = await asked_early(ROME_CALLED, streams=False)
     assert not asked.get("stream"), "servers stream the arguments of some models wrongly"
     assert [tool["function"]["name"] for tool in asked["tools"]] == ["weather"]
     assert (asked["temperature"], asked["max_tokens"]) == (0.7, 256)
@@ -176,24 +184,10 @@ async def test_a_draft_model_may_be_on_another_server() -> None:
 
 
 async def test_a_streamed_sample_predicts_a_call_before_it_ends() -> None:
-    gate = asyncio.Event()
-    script = [[Pause(gate), *calls(ROME)], says("Sunny.")]
     first, second = call(*ROME, call_id="a"), call("weather", "", index=1, call_id="b")
-    answer = streamed(delta(tool_calls=[first]), delta(tool_calls=[second]), hangs=True)
-    elsewhere = OpenAiServer([answer])
-    async with (
-        elsewhere.running(),
-        running_server(
-            script, draft_factory=on_server(elsewhere, streams=True), speculation=ONE
-        ) as server,
-    ):
-        await draft_state(server, EngineState.READY)
-        stream = await server.opened(SAFE)
-        await stream.start()
-        await ran_early(stream, gate)
-        await stream.completed()
-        await stream.close()
-    assert elsewhere.asked[0]["stream"]
+    parts = delta(tool_calls=[first]), delta(tool_calls=[second])
+    asked = await asked_early(streamed(*parts, hangs=True), streams=True)
+    assert asked["stream"]
 
 
 @pytest.mark.parametrize(
