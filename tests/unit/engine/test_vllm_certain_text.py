@@ -18,7 +18,7 @@ from precall_service.engine.vllm.tool_grammars import tool_grammar
 from tests.support.prompt_renderers import tokenizer
 
 if TYPE_CHECKING:  # it imports vLLM
-    from precall_service.engine.vllm.forced_text import SpelledGrammar
+    from precall_service.engine.vllm.certain_text import SpelledGrammar
 
 CALL: Final = '{"player_name": "John", "unit": "degrees_celsius"}'
 SCHEMA: Final[JsonObject] = {
@@ -48,19 +48,21 @@ def spelled(schema: JsonObject) -> SpelledGrammar:
 
 def grammar_of(ebnf: str) -> SpelledGrammar:
     model = tokenizer()
-    from precall_service.engine.vllm.forced_text import (  # noqa: PLC0415
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar  # noqa: PLC0415
+
+    from precall_service.engine.vllm.certain_text import (  # noqa: PLC0415
         SpelledGrammar,
         Speller,
     )
 
     compiler = xgrammar.GrammarCompiler(tokenizer_info())
     ctx = compiler.compile_grammar(xgrammar.Grammar.from_ebnf(ebnf))
-    return SpelledGrammar(
+    made = XgrammarGrammar(
         vocab_size=ctx.tokenizer_info.vocab_size,
         matcher=xgrammar.GrammarMatcher(ctx),
         ctx=ctx,
-        speller=Speller(model),
     )
+    return SpelledGrammar(made, Speller(model))
 
 
 def masked(grammar: SpelledGrammar) -> list[int]:
@@ -151,7 +153,7 @@ def test_a_constant_is_written_in_the_tokens_of_the_tokenizer(text: str) -> None
 
 def test_a_tokenizer_that_tells_no_words_spells_nothing() -> None:
     tokenizer()
-    from precall_service.engine.vllm.forced_text import Speller  # noqa: PLC0415
+    from precall_service.engine.vllm.certain_text import Speller  # noqa: PLC0415
 
     assert Speller(object()).first("a text of words") is None
 

@@ -9,12 +9,13 @@ The text is what xgrammar finds that every continuation begins with. Its last wo
 text after it, and is left to the mask. What is allowed depends on the state of the grammar alone,
 so that it is the same with drafts and without.
 
-Concurrency: a grammar belongs to the engine's main loop; it is compiled in another thread.
+Concurrency: vLLM compiles grammars in threads, and may make the masks of several there. A grammar
+is in one thread at a time; they share the Speller.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -55,24 +56,24 @@ class Speller:
         return Spelled(encoding.ids[0], end if begin == end else 0)
 
 
-@dataclass(eq=False)
 class SpelledGrammar(XgrammarGrammar):
     """vLLM's grammar, which allows one token only where the text is certain."""
 
-    speller: Speller | None = None
-    _certain: str | None = field(default=None, init=False)
-    """The certain text from here on, if it is known."""
-    _next: Spelled | None = field(default=None, init=False)
-    """The first token of it, once the mask has been made."""
+    def __init__(self, grammar: XgrammarGrammar, speller: Speller) -> None:
+        """Takes the place of a grammar that vLLM has made."""
+        super().__init__(vocab_size=grammar.vocab_size, matcher=grammar.matcher, ctx=grammar.ctx)
+        self._speller = speller
+        self._certain: str | None = None
+        """The certain text from here on, if it is known."""
+        self._next: Spelled | None = None
+        """The first token of it, once the mask has been made."""
 
     def fill_bitmask(self, bitmask: torch.Tensor, idx: int) -> None:
         """As vLLM's."""
         super().fill_bitmask(bitmask, idx)
-        if self.speller is None:
-            return
         if self._certain is None:
             self._certain = self._found()
-        self._next = self.speller.first(self._certain[:TEXT_CHARS_MAX])
+        self._next = self._speller.first(self._certain[:TEXT_CHARS_MAX])
         if self._next is not None:
             _allow_alone(bitmask[idx], self._next.token)
 
@@ -121,9 +122,4 @@ class SpellingBackend(XgrammarBackend):
     ) -> SpelledGrammar:
         """As vLLM's."""
         made: Any = super().compile_grammar(request_type, grammar_spec, stop_token_ids)
-        return SpelledGrammar(
-            matcher=made.matcher,
-            vocab_size=made.vocab_size,
-            ctx=made.ctx,
-            speller=self._speller,
-        )
+        return SpelledGrammar(made, self._speller)

@@ -17,7 +17,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 
-from precall_service.engine.vllm.forced_text import SpellingBackend
+from precall_service.engine.vllm.certain_text import SpellingBackend
 
 __all__ = ["LOAD_UTILITY", "AsyncScheduler", "Scheduler"]
 
