@@ -60,6 +60,10 @@ class ForcedCalls:
     def info(self) -> EngineInfo:
         return self._engine.info
 
+    @property
+    def progress(self) -> int:
+        return self._engine.progress
+
     async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
         return await self._engine.judge(tools)
 
@@ -98,6 +102,9 @@ class ForcedCalls:
 
     async def cause_of_death(self) -> str:
         return await self._engine.cause_of_death()
+
+    async def kill(self) -> None:
+        await self._engine.kill()
 
     async def close(self) -> None:
         await self._engine.close()

@@ -117,6 +117,10 @@ class LentEngine:
         self._engine = engine
         self.info: EngineInfo = engine.info
 
+    @property
+    def progress(self) -> int:
+        return self._engine.progress
+
     async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
         return await self._engine.judge(tools)
 
@@ -151,6 +155,9 @@ class LentEngine:
 
     async def cause_of_death(self) -> str:
         return await self._engine.cause_of_death()
+
+    async def kill(self) -> None:
+        await self._engine.kill()
 
     async def close(self) -> None:
         pass

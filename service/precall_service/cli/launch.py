@@ -19,7 +19,7 @@ from precall_service.engine.base import EngineFactory, Progress
 from precall_service.engine.hub import reachable
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import ResolvedModel, resolve_model
-from precall_service.engine.openai.config import OpenAiConfig, SettingNames
+from precall_service.engine.openai.config import PROBE_S, OpenAiConfig, SettingNames
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.engine.vllm.threads import in_daemon_thread
@@ -143,12 +143,18 @@ def draft_server(settings: Settings, url: str) -> OpenAiConfig:
         tries_max=1,
         share_prefix_cache=settings.engine.share_prefix_cache,
         streams=section.streams,
+        probe_s=probe_s(settings),
         names=SettingNames(
             url="speculation.draft_model.url",
             model="speculation.draft_model.model",
             api_key="speculation.draft_model.api_key",
         ),
     )
+
+
+def probe_s(settings: Settings) -> float:
+    """Returns how often a server is asked for a sign of life: before its silence is noticed."""
+    return min(PROBE_S, settings.engine.hung_notice_s / 3)
 
 
 def draft_config(settings: Settings, model: ResolvedModel) -> VllmConfig:
@@ -186,6 +192,7 @@ def openai_config(settings: Settings) -> OpenAiConfig:
         model=settings.engine.model,
         share_prefix_cache=settings.engine.share_prefix_cache,
         api_key=server.api_key.get_secret_value(),
+        probe_s=probe_s(settings),
         **server.model_dump(exclude={"api_key"}),
     )
 

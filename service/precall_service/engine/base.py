@@ -258,6 +258,15 @@ class Engine(Protocol):
         """The engine's identity and capacity."""
         ...
 
+    @property
+    def progress(self) -> int:
+        """A number that grows with each sign of life of the engine itself.
+
+        That is each output of a generation and each answer, also to `load` where the engine is
+        asked for it. An engine that runs and gives none for long hangs.
+        """
+        ...
+
     async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
         """The keywords of each tool's input schema that do not bind the model, with the reasons.
 
@@ -359,6 +368,14 @@ class Engine(Protocol):
 
     async def cause_of_death(self) -> str:
         """How the process of an engine that has died ended, for a log. Bounded in time."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends an engine that may not answer any more, at once, as its own death would.
+
+        Whatever waits for it raises EngineDiedError. Idempotent and bounded in time; `close` is
+        still needed.
+        """
         ...
 
     async def close(self) -> None:

@@ -98,6 +98,10 @@ class EngineSection(Section):
     stop_timeout_s: Seconds = 10.0
     restart_backoff_first_s: Seconds = 1.0
     restart_backoff_max_s: Seconds = 60.0
+    hung_notice_s: Seconds = 30.0
+    """After how long without a sign of life the engine no longer counts as ready."""
+    hung_restart_s: Seconds = 300.0
+    """After how long without a sign of life it is killed and started again."""
     cache_dir: Path | None = None
     vllm: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Any argument of vLLM's engine by name, such as max_num_seqs."""
@@ -105,7 +109,10 @@ class EngineSection(Section):
     def restart_policy(self) -> RestartPolicy:
         """Returns the policy of the supervisor."""
         return RestartPolicy(
-            backoff_first_s=self.restart_backoff_first_s, backoff_max_s=self.restart_backoff_max_s
+            backoff_first_s=self.restart_backoff_first_s,
+            backoff_max_s=self.restart_backoff_max_s,
+            hung_notice_s=self.hung_notice_s,
+            hung_restart_s=self.hung_restart_s,
         )
 
 

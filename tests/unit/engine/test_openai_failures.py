@@ -8,6 +8,7 @@ import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.engine.base import (
+    EngineDiedError,
     EngineStartError,
     GenerationFailedError,
     GenerationRefusedError,
@@ -102,6 +103,36 @@ class TestFailing:
             await generation.aclose()
             await asyncio.wait_for(server.closed_early.wait(), 10)
             assert (await engine.load()).running == 0
+
+
+class TestHanging:
+    @pytest.mark.parametrize("end", ["kill", "close"])
+    async def test_what_waits_for_a_server_that_is_given_up_dies_with_it(self, end: str) -> None:
+        server = OpenAiServer([streamed(delta(content="Hi"), done=False, hangs=True)])
+        async with engine_on(server) as engine:
+            generation = engine.generate(await engine.render(QUESTION), step_spec())
+            await anext(generation)
+            waiting = asyncio.ensure_future(anext(generation))
+            await asyncio.sleep(0)
+            await getattr(engine, end)()
+            async with asyncio.timeout(10):
+                with pytest.raises(EngineDiedError):
+                    await waiting
+                await engine.wait_dead()
+
+    async def test_parts_of_answers_and_probes_are_signs_of_life(self) -> None:
+        server = OpenAiServer([SAYS_HI])
+        async with engine_on(server, probe_s=0.01) as engine:
+            began = engine.progress
+            async with asyncio.timeout(10):
+                while engine.progress == began:  # noqa: ASYNC110  (a probe sets no event)
+                    await asyncio.sleep(0)
+        async with engine_on(OpenAiServer([SAYS_HI])) as engine:
+            began = engine.progress
+            await engine.load()
+            assert engine.progress == began, "the server was not asked"
+            await heard(engine.generate(await engine.render(QUESTION), step_spec()))
+            assert engine.progress > began
 
 
 class TestStart:

@@ -56,6 +56,8 @@ class EngineState(enum.Enum):
     """It died and is being restarted."""
     FAILED = "failed"
     """It stays down until an operator acts."""
+    SILENT = "silent"
+    """It gives no sign of life: no turn starts until it does, or until it was started again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,11 +114,17 @@ class VllmEngine:
         self._stop_timeout_s = stop_timeout_s
         self._share_prefix_cache = share_prefix_cache
         self._reasoning_limit = reasoning_limit
+        self._progress = 0
 
     @property
     def info(self) -> EngineInfo:
         """As `Engine.info`."""
         return self._info
+
+    @property
+    def progress(self) -> int:
+        """As `Engine.progress`."""
+        return self._progress
 
     async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
         """As `Engine.judge`."""
@@ -195,6 +201,7 @@ class VllmEngine:
                 )
             ) as outputs:
                 async for output in outputs:
+                    self._progress += 1
                     completion = output.outputs[0]
                     sampled.add(output)
                     pieces = tuple(calls.within(_pieces(completion, parser)))
@@ -264,7 +271,9 @@ class VllmEngine:
             await asyncio.wait((call, self._alive()), return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 raise EngineDiedError(_DIED)
-            return call.result()
+            answers = call.result()
+            self._progress += 1
+            return answers
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         finally:
@@ -277,6 +286,11 @@ class VllmEngine:
     async def cause_of_death(self) -> str:
         """As `Engine.cause_of_death`."""
         return await self._processes.how_they_ended()
+
+    async def kill(self) -> None:
+        """As `Engine.kill`."""
+        await self._processes.kill()
+        await asyncio.wait([self._alive()], timeout=_DEATH_WAIT_S)
 
     async def close(self) -> None:
         """As `Engine.close`."""

@@ -61,6 +61,10 @@ class EngineProcesses:
             return "its process still runs"
         return described_exit(min(ended))  # a kill first: the others end because of it
 
+    async def kill(self) -> None:
+        """Kills the processes, also those that are stopped. vLLM then notices their death."""
+        await asyncio.to_thread(self._kill)
+
     async def close(self, timeout_s: float) -> None:
         """Asks the processes to end, and kills them after `timeout_s`. Idempotent."""
         try:
