@@ -252,6 +252,7 @@ class EngineSupervisor:
         finally:
             for each in (dead, reported, hung):
                 each.cancel()
+            self._signs = None
 
     async def _until_reported(self, engine: Engine) -> None:
         while self.running is engine:

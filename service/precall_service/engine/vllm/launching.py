@@ -16,6 +16,7 @@ import psutil
 from vllm.config import VllmConfig as EngineConfig
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from precall_service.engine.vllm.leftovers import starting
 from precall_service.engine.vllm.lifeline import tie_spawned
 from precall_service.engine.vllm.threads import in_daemon_thread
 
@@ -76,7 +77,8 @@ class _Launch:
         )
         sweeper.start()
         try:
-            return AsyncLLM.from_vllm_config(self._config)
+            with starting():
+                return AsyncLLM.from_vllm_config(self._config)
         finally:
             self._over.set()
             sweeper.join()  # which process a thread has started is known only while it lives

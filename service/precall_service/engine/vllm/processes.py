@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import psutil
 
 from precall_service.engine.vllm.launching import Launched
+from precall_service.engine.vllm.leftovers import remove_leftovers, shared_memory_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class EngineProcesses:
             with contextlib.suppress(psutil.NoSuchProcess):
                 core = psutil.Process(process.pid)
                 self._processes += [core, *core.children(recursive=True)]
+        self._shared_memory = shared_memory_of(self.pids)
 
     @property
     def pids(self) -> list[int]:
@@ -75,6 +77,7 @@ class EngineProcesses:
             await asyncio.sleep(0)  # vLLM closes its sockets in a callback
             # vLLM leaves this open.
             cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)
+            await asyncio.to_thread(remove_leftovers, self._shared_memory)
         finally:
             self._over.set()
 
