@@ -13,6 +13,7 @@ from pathlib import Path
 from precall_service.app import Service, serve
 from precall_service.cli.division import divided, this_machine
 from precall_service.cli.errors import CommandError
+from precall_service.cli.heap import quiet_heap
 from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.engine.base import EngineFactory, Progress
@@ -47,6 +48,7 @@ async def launched(
     async with serve(
         settings, factory, model=model, on_progress=on_progress, draft_factory=draft_factory
     ) as service:
+        quiet_heap(service)
         yield service
 
 
