@@ -254,6 +254,7 @@ async def test_an_engine_that_does_not_answer_delays_no_client(
         raise AssertionError
 
     async with running_server(HELLO) as server:
+        await eventually(lambda: server.engine.progress > 0)  # it was asked for a sign of life
         monkeypatch.setattr(server.engine, "load", never)
         asking = asyncio.create_task(server.info())
         await asked.wait()

@@ -121,8 +121,10 @@ class LentEngine:
     def progress(self) -> int:
         return self._engine.progress
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
-        return await self._engine.judge(tools)
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
+        return await self._engine.judge(tools, tenant)
 
     async def render(self, transcript: Transcript) -> Prompt:
         return await self._engine.render(transcript)

@@ -92,7 +92,9 @@ class ScriptedEngine:
             if not future.done():
                 future.set_result(None)
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """As `Engine.judge`."""
         return [self.loosened.get(tool.name, ()) for tool in tools]
 

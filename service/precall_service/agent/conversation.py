@@ -110,7 +110,7 @@ class Conversation:
         engine = self._services.engines.running
         if engine is None:
             return tuple(each.outcome for each in registrations)
-        loosened = iter(await engine.judge(tools))
+        loosened = iter(await engine.judge(tools, self.tenant))
         return tuple(
             each.outcome
             if each.declaration is None

@@ -260,21 +260,17 @@ class Engine(Protocol):
 
     @property
     def progress(self) -> int:
-        """A number that grows with each sign of life of the engine itself.
-
-        That is each output of a generation and each answer, also to `load` where the engine is
-        asked for it. An engine that runs and gives none for long hangs.
-        """
+        """A number that grows with each output and answer of the engine itself."""
         ...
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """The keywords of each tool's input schema that do not bind the model, with the reasons.
 
-        Whatever costs the engine much to hold calls to is found here, bounded in time and memory,
-        and not held. So a tool of any schema that was declared can be generated with. A generation
-        with tools that were not judged judges them first.
-
-        None are returned for an engine that holds calls to no schemas at all.
+        What costs much to hold is found here, in bounded time and memory, and not held. So any tool
+        that was declared can be generated with; a generation judges its tools first if need be.
+        Tenants take turns, and share no answer. None are returned if no schemas are held at all.
         On cancel: the engine goes on, and keeps what it finds out.
         """
         ...
@@ -371,11 +367,7 @@ class Engine(Protocol):
         ...
 
     async def kill(self) -> None:
-        """Ends an engine that may not answer any more, at once, as its own death would.
-
-        Whatever waits for it raises EngineDiedError. Idempotent and bounded in time; `close` is
-        still needed.
-        """
+        """Ends an engine that hangs: what waits for it raises EngineDiedError. Idempotent."""
         ...
 
     async def close(self) -> None:

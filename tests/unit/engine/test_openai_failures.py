@@ -146,7 +146,7 @@ class TestStart:
             assert (info.kv_tokens, info.context_tokens_max) == (None, None)
             prompt = await engine.render(QUESTION)
             assert prompt.tokens is None
-            assert await engine.judge([WEATHER]) == [()]
+            assert await engine.judge([WEATHER], "tenant") == [()]
             assert await engine.branch(prompt, (), step_spec()) is None
         assert not server.asked, "nothing is generated at the start"
 

@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 import pytest
 
 from precall_service.domain.errors import Code, Reason, ServiceError
 from precall_service.engine.base import (
-    EngineDiedError,
     EngineNotReachedError,
     EngineStartError,
     Progress,
 )
-from precall_service.engine.supervisor import EngineState, EngineSupervisor, RestartPolicy
+from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from tests.support.clock import ManualClock, settle
+from tests.support.kept_engine import POLICY, Kept, Starts, engine, no_progress
 from tests.support.scripted_engine import INFO, ScriptedEngine, ScriptedFactory
-
-POLICY = RestartPolicy(backoff_first_s=1.0, backoff_max_s=8.0, stable_s=300.0, retry_hint_s=5.0)
-
-
-def engine() -> ScriptedEngine:
-    return ScriptedEngine([])
-
-
-def no_progress(stage: str, fraction: float | None) -> None:
-    """Ignores the progress of a start."""
-
-
-class Starts:
-    """Makes an engine at each start, or raises the next failure in the list if it is not None."""
-
-    def __init__(self, *failures: Exception | None) -> None:
-        self._failures = list(failures)
-        self.count = 0
-
-    def __call__(self) -> ScriptedEngine:
-        self.count += 1
-        failure = self._failures.pop(0) if self._failures else None
-        if failure is not None:
-            raise failure
-        return engine()
-
-
-class Kept:
-    """A supervisor with its own clock."""
-
-    def __init__(self, make: Callable[[], ScriptedEngine]) -> None:
-        self.clock = ManualClock()
-        self.factory = ScriptedFactory(make)
-        self.supervisor = EngineSupervisor(self.factory, self.clock, POLICY)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
-        """Starts it and runs it until the block ends."""
-        await self.supervisor.start(no_progress)
-        watching = asyncio.create_task(self.supervisor.run())
-        await settle()
-        try:
-            yield watching
-        finally:
-            watching.cancel()
-            await asyncio.wait([watching])
-            await self.supervisor.close()
-            assert self.clock.pending == 0
-
-    async def kill(self) -> None:
-        self.factory.started[-1].die()
-        await settle()
-
-    async def advance(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        await settle()
 
 
 def unavailable(supervisor: EngineSupervisor) -> ServiceError:
@@ -347,89 +290,6 @@ async def test_the_log_says_how_the_engine_died(
         assert kept.supervisor.state is EngineState.READY
     how = "the cause is unknown" if unknown else "killed by signal 9 (SIGKILL)"
     assert f"the engine died ({how}); starting it again in 0 s" in caplog.text
-
-
-async def look_on(kept: Kept, seconds: float) -> None:
-    """Lets time pass as the supervisor looks at the engine."""
-    for _ in range(round(seconds)):
-        await kept.advance(1.0)
-
-
-async def test_an_engine_that_is_silent_takes_no_turns_until_it_gives_a_sign(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    kept = Kept(engine)
-    async with kept.running():
-        await look_on(kept, 2 * POLICY.hung_notice_s)
-        assert kept.supervisor.state is EngineState.READY, "it answers when it is asked"
-        assert kept.supervisor.progress_age_s < POLICY.hung_notice_s / 5
-
-        silent = kept.factory.started[0]
-        silent.silent = True
-        await look_on(kept, POLICY.hung_notice_s - 1)
-        assert kept.supervisor.state is EngineState.READY
-        await look_on(kept, 2 + POLICY.hung_notice_s / 5)
-        assert kept.supervisor.state is EngineState.SILENT
-        assert kept.supervisor.progress_age_s >= POLICY.hung_notice_s
-        assert kept.supervisor.engine() is silent, "turns that run wait for it"
-        assert "the engine has given no sign of life for" in caplog.text
-        assert "it is started again" in caplog.text
-
-        silent.progress += 1  # a step has ended
-        await look_on(kept, POLICY.hung_notice_s / 10)
-        assert kept.supervisor.state is EngineState.READY
-        assert "gives signs of life again" in caplog.text
-        assert len(kept.factory.started) == 1
-
-
-async def test_an_engine_that_hangs_is_killed_and_replaced(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    kept = Kept(engine)
-    async with kept.running():
-        hung = kept.factory.started[0]
-        hung.silent = True
-        waiting = asyncio.ensure_future(hung.load())
-        await look_on(kept, POLICY.hung_restart_s + POLICY.hung_notice_s)
-        assert (hung.killed, hung.closed) == (True, True)
-        assert kept.supervisor.engine() is kept.factory.started[1]
-        assert kept.supervisor.progress_age_s < POLICY.hung_notice_s / 5
-        with pytest.raises(EngineDiedError):
-            await waiting
-    assert "without a sign of life); starting it again in 0 s" in caplog.text
-
-
-async def test_an_engine_that_cannot_be_killed_is_replaced_nevertheless() -> None:
-    class Stubborn(ScriptedEngine):
-        async def kill(self) -> None:
-            raise OSError("its process does not answer")
-
-    engines = [Stubborn([]), engine()]
-    engines[0].silent = True
-    kept = Kept(lambda: engines.pop(0))
-    async with kept.running():
-        await look_on(kept, POLICY.hung_restart_s + POLICY.hung_notice_s)
-        assert kept.supervisor.state is EngineState.READY
-        assert len(kept.factory.started) == 2
-
-
-async def test_time_in_which_the_service_was_held_up_is_not_the_engines() -> None:
-    kept = Kept(engine)
-    async with kept.running():
-        await kept.advance(10 * POLICY.hung_restart_s)
-        assert kept.supervisor.state is EngineState.READY
-        assert kept.supervisor.engine() is kept.factory.started[0]
-
-
-async def test_an_engine_with_more_to_do_than_to_answer_is_not_silent() -> None:
-    kept = Kept(engine)
-    async with kept.running():
-        busy = kept.factory.started[0]
-        busy.silent = True
-        for _ in range(round(POLICY.hung_restart_s)):
-            busy.progress += 1  # an output of a generation
-            await kept.advance(1.0)
-        assert kept.supervisor.state is EngineState.READY
 
 
 async def kept_on(kept: Kept) -> asyncio.Task[None]:

@@ -34,7 +34,7 @@ class Served:
         self._maker = GrammarMaker(self.process, wait_max_s=120.0)
 
     async def grammar(self, name: str, schema: JsonObject) -> ToolGrammar:
-        (made,) = await self._maker.of([declared(name, schema=json.dumps(schema))])
+        (made,) = await self._maker.of([declared(name, schema=json.dumps(schema))], "tenant")
         return made
 
     async def begin(self, *forms: ArgumentsForm) -> None:

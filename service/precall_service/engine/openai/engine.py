@@ -79,7 +79,9 @@ class OpenAiEngine:
         """As `Engine.progress`: the parts of answers, and the probes that the server answered."""
         return self._progress
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """As `Engine.judge`: nothing, since the server may hold calls to no schema at all."""
         return [()] * len(tools)
 

@@ -45,6 +45,10 @@ BATCH_WALL_MAX_S: Final = 60.0
 MEMORY_MAX_BYTES: Final = 1 << 30
 """The most memory for one batch, in addition to what the process has."""
 
+NICENESS: Final = 10
+"""How much it stands back for the turns that run: beside a process that computes, it has a tenth of
+a core."""
+
 _OUT_OF_MEMORY: Final = 3
 """The status of a fork that has reached its bound."""
 
@@ -132,6 +136,7 @@ class _Compiler:
 
 def main() -> None:
     """Answers the batches that standard input brings, on standard output."""
+    os.nice(NICENESS)
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed must not stand among the answers

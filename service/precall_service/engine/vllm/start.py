@@ -246,7 +246,7 @@ async def _warm_up(engine: VllmEngine) -> None:
         raise EngineStartError(f"{error}. Name one that fits with --chat-template") from error
     choices: list[tuple[tuple[ToolDeclaration, ...], ToolChoice]] = [((), ToolChoice())]
     if Feature.STRUCTURED_CALLS in engine.info.features:
-        (loosened,) = await engine.judge([probes.TOOL])
+        (loosened,) = await engine.judge([probes.TOOL], tenant="")
         if loosened:
             raise RuntimeError(f"the engine did not start: {loosened[0].reason}")
         choices.append(((probes.TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED)))
