@@ -265,6 +265,34 @@ async def test_an_engine_that_does_not_answer_delays_no_client(
         monkeypatch.undo()
 
 
+async def looked(server: RunningServer) -> None:
+    """Lets so much time pass that the supervisor looks at the engine once."""
+    waits = server.clock.pending
+    server.clock.advance(1.0)
+    await eventually(lambda: server.clock.pending >= waits or server.engine.killed)
+
+
+async def test_a_silent_engine_is_not_ready_and_its_turns_end_when_it_is_killed() -> None:
+    limits = {"hung_notice_s": 10.0, "hung_restart_s": 20.0}
+    async with running_server(dying(), engine=limits) as server:
+        stream = await server.opened()
+        await stream.ask("First?")
+        hung = server.engine
+        await stream.start("Second?", "t2")
+        await stream.expect("text_delta")
+        hung.silent = True
+        for _ in range(12):
+            await looked(server)
+        await health_becomes(server.channel, "NOT_SERVING")
+        server.engines.hold()
+        while not hung.killed:
+            await looked(server)
+        assert unavailable(await stream.completed("t2")).retry_after_s
+        await revived(server)
+        assert (await stream.ask("Second?", "t3")).text == "Three."
+        await stream.close()
+
+
 async def test_granted_limits_are_those_of_the_settings() -> None:
     async with running_server(
         HELLO,

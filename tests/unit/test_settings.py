@@ -68,6 +68,8 @@ UNUSABLE: list[tuple[str, str, JsonValue]] = [
     ("engine", "device", "tpu"),
     ("engine", "log_level", "LOUD"),
     ("engine", "restart_backoff_first_s", 0),
+    ("engine", "hung_notice_s", 0),
+    ("engine", "hung_restart_s", float("inf")),
     ("admission", "waiting_max", 0),
     ("admission", "hold_s", float("nan")),
     ("conversations", "idle_expiry_s", float("inf")),
