@@ -172,4 +172,4 @@ async def test_closing_the_conversation_cancels_its_turn() -> None:
         assert stream.kinds().count("cancel_invocation") == 2
         assert stream.kinds().count("tool_call_completed") == 2
         assert len(server.service.conversations) == 0
-        await eventually(lambda: server.clock.pending == 0)
+        await eventually(lambda: server.timers == 0)

@@ -264,6 +264,11 @@ class RunningServer:
         return self.engines.started[-1]
 
     @property
+    def timers(self) -> int:
+        """How many timers wait, but for the one of the watch over a running engine."""
+        return self.clock.pending - (self.service.engines.running is not None)
+
+    @property
     def services(self) -> TurnServices:
         """The services that all turns use."""
         return self.service.conversations._services  # pyright: ignore[reportPrivateUsage]
