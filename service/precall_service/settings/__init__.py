@@ -48,8 +48,18 @@ class ServerSection(Section):
     frame_bytes_max: Bytes = 4 << 20
     keepalive_s: Seconds = 30.0
     keepalive_timeout_s: Seconds = 10.0
+    connections_max: Count = 4096
+    """At most so many connections; further ones are closed at once."""
+    streams_per_connection_max: Count = 1024
+    """Further calls of a connection wait in its client."""
+    calls_max: Count = 20_000
+    """At most so many calls at once, and half as many of one tenant."""
+    arrivals_max: Count = 32
+    """First messages that are read at once: each may take twice `frame_bytes_max` of memory."""
+    arrivals_waiting_max: Count = 4096
+    """Calls whose first message waits to be read, and half as many of one tenant."""
     handshake_s: Seconds = 30.0
-    """How long a client may take to send its first frame."""
+    """How long a client may take to send its first frame, and how long it may wait before that."""
     unread_s: Seconds = 60.0
     """How long a client may leave events unread."""
     drain_s: SecondsOrZero = 30.0
@@ -61,7 +71,12 @@ class ServerSection(Section):
             host=self.host,
             port=self.port,
             frame_bytes_max=self.frame_bytes_max,
-            wire_bytes_max=4 * self.frame_bytes_max,
+            wire_bytes_max=2 * self.frame_bytes_max,
+            connections_max=self.connections_max,
+            streams_per_connection_max=self.streams_per_connection_max,
+            calls_max=self.calls_max,
+            arrivals_max=self.arrivals_max,
+            arrivals_waiting_max=self.arrivals_waiting_max,
             keepalive_s=self.keepalive_s,
             keepalive_timeout_s=self.keepalive_timeout_s,
             handshake_s=self.handshake_s,
