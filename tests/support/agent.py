@@ -23,7 +23,7 @@ from precall_service.cache.limits import CacheLimits
 from precall_service.cache.memory import MemoryStore
 from precall_service.domain.events import ConversationEvent, GoAway, Invoke, TurnCompleted
 from precall_service.domain.json import JsonObject
-from precall_service.domain.messages import Transcript
+from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.speculation import SpeculationRequest
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
@@ -56,6 +56,9 @@ Handler = Callable[[Invoke], HandlerAnswer | None]
 def agent_limits(
     *,
     conversations_max: int = 8,
+    conversations_per_tenant_max: int = 1000,
+    bytes_max: int = 1 << 30,
+    bytes_per_tenant_max: int = 1 << 30,
     messages_max: int = 100,
     events_max: int = 1000,
     ended_turns_max: int = 3,
@@ -63,6 +66,9 @@ def agent_limits(
     """Limits that are small enough to reach in a test."""
     return AgentLimits(
         conversations_max=conversations_max,
+        conversations_per_tenant_max=conversations_per_tenant_max,
+        bytes_max=bytes_max,
+        bytes_per_tenant_max=bytes_per_tenant_max,
         messages_max=messages_max,
         idle_expiry_s=600.0,
         events_max=events_max,
@@ -264,6 +270,7 @@ class Agent:
         self,
         *tools: ToolProposal,
         tenant: str = "ann",
+        history: Sequence[Message] = (),
         system_prompt: str = "",
         template_variables: JsonObject | None = None,
         handler: Handler | None = None,
@@ -271,7 +278,9 @@ class Agent:
     ) -> Client:
         """Opens a conversation with these tools. Returns its client."""
         transcript = Transcript(
-            messages=(), system_prompt=system_prompt, template_variables=template_variables or {}
+            messages=tuple(history),
+            system_prompt=system_prompt,
+            template_variables=template_variables or {},
         )
         conversation = self._open.enter_context(
             self.conversations.opened(tenant, "helper", transcript, speculation)
@@ -316,6 +325,8 @@ class Agent:
             await client.close()
         self.leave_all()
         await self.assert_idle()
+        held = self.conversations.held
+        assert (held.total, held.bytes_by_tenant, held.conversations_by_tenant) == (0, {}, {})
 
 
 def scripted(*steps: Step, script: Script | None = None, **info: int) -> ScriptedEngine:

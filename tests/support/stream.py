@@ -289,6 +289,8 @@ class RunningServer:
         await eventually(lambda: len(conversations) == 0)
         await eventually(lambda: services.dispatcher.in_flight == 0)
         await eventually(lambda: services.admission.admitted + services.admission.waiting == 0)
+        held = conversations.held
+        assert (held.total, held.bytes_by_tenant, held.conversations_by_tenant) == (0, {}, {})
         await self.nothing_is_generated()
 
     async def nothing_is_generated(self) -> None:

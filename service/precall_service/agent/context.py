@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from precall_service.admission import Admission, GrowthRecord
 from precall_service.agent.cached_calls import CachedCalls
+from precall_service.agent.held_bytes import Holding
 from precall_service.agent.speculation import Speculation
 from precall_service.agent.transcript import Tail
 from precall_service.cache.cache import ToolCache
@@ -39,7 +40,7 @@ class TurnServices:
 class TurnContext:
     """What a turn gets from its conversation: the transcript so far, the tools, and names.
 
-    `who` names the conversation and its tenant, for the log.
+    `who` names the conversation and its tenant, for the log. `holding` counts what the turn adds.
     """
 
     conversation_id: str
@@ -51,6 +52,7 @@ class TurnContext:
     tail: Tail | None
     tools: tuple[RegisteredTool, ...]
     speculation: SpeculationSettings
+    holding: Holding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
+from precall_service.agent.held_bytes import event_size
 from precall_service.domain.events import ConversationEvent, TurnEvent
 
 Emit = Callable[[TurnEvent], Awaitable[object]]
@@ -21,6 +23,9 @@ Offer = Callable[[TurnEvent], None]
 Push = Callable[[TurnEvent], object]
 """Sends an event of a turn to the client, even if the client is too slow to read. The number of
 these events has a bound of its own."""
+
+_FEW_BYTES: Final = 8 << 10
+"""Events that wait with no more bytes than that are part of what every conversation takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +38,38 @@ class NumberedEvent:
 
 
 class Outbox:
-    """Holds at most `events_max` events that the transport has not taken yet.
+    """Holds the events that the transport has not taken yet.
 
-    Writers wait while the outbox is full, so a slow reader slows only its own conversation.
+    It is full with `events_max` events, or with events of `bytes_max` in all. Writers wait while it
+    is full, so a slow reader slows only its own conversation. `on_bytes` is told how many bytes
+    wait or are being sent; 0 if they are few.
     """
 
-    def __init__(self, events_max: int, first_sequence: int) -> None:
+    def __init__(
+        self,
+        events_max: int,
+        bytes_max: int,
+        *,
+        first_sequence: int,
+        on_bytes: Callable[[int], None],
+    ) -> None:
         self._events_max = events_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._sending = 0
+        """The bytes of the events that were taken last, which are being sent."""
+        self._told = 0
+        self._on_bytes = on_bytes
         self._next = first_sequence
         self._events: deque[NumberedEvent] = deque()
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
+
+    @property
+    def _full(self) -> bool:
+        return len(self._events) >= self._events_max or self._bytes >= self._bytes_max
 
     @property
     def closed(self) -> bool:
@@ -63,7 +87,7 @@ class Outbox:
 
         On cancel: the event was not added.
         """
-        while len(self._events) >= self._events_max and not self._closed:
+        while self._full and not self._closed:
             self._room.clear()
             await self._room.wait()
         return self._append(event, turn_id)
@@ -77,7 +101,7 @@ class Outbox:
 
     def offer(self, event: ConversationEvent, turn_id: str = "") -> None:
         """Adds an event if there is room, else drops it."""
-        if len(self._events) < self._events_max:
+        if not self._full:
             self._append(event, turn_id)
 
     async def take(self) -> list[NumberedEvent]:
@@ -85,11 +109,14 @@ class Outbox:
 
         On cancel: nothing was taken.
         """
+        self._sending = 0  # what was taken before has been sent
+        self._tell()
         while not self._events and not self._closed:
             self._filled.clear()
             await self._filled.wait()
         events = list(self._events)
         self._events.clear()
+        self._sending, self._bytes = self._bytes, 0
         self._room.set()
         return events
 
@@ -104,5 +131,14 @@ class Outbox:
             return False
         self._events.append(NumberedEvent(self._next, turn_id, event))
         self._next += 1
+        self._bytes += event_size(event)
+        self._tell()
         self._filled.set()
         return True
+
+    def _tell(self) -> None:
+        waiting = self._bytes + self._sending
+        told = waiting if waiting > _FEW_BYTES else 0
+        if told != self._told:
+            self._told = told
+            self._on_bytes(told)

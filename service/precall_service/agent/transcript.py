@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from precall_service.agent.held_bytes import (
+    TOKEN_BYTES,
+    Holding,
+    Part,
+    message_size,
+    messages_size,
+)
 from precall_service.agent.step import Step
 from precall_service.domain.messages import (
     AssistantMessage,
@@ -25,14 +32,21 @@ class Tail:
     prompt: Prompt
     end: StepEnd
 
+    @property
+    def size(self) -> int:
+        """The bytes of the tokens."""
+        return TOKEN_BYTES * ((self.prompt.tokens or 0) + len(self.end.token_ids))
+
 
 class TurnTranscript:
     """The transcript of a conversation while a turn adds to it."""
 
-    def __init__(self, before: Transcript, tail: Tail | None, text: str) -> None:
+    def __init__(self, before: Transcript, tail: Tail | None, text: str, holding: Holding) -> None:
         self._before = before
         self._tail = tail
+        self._holding = holding
         self._messages: list[Message] = [UserMessage(text=text)]
+        holding.set(Part.TURN, messages_size(self._messages))
         self._answers: dict[str, ToolMessage] = {}
         self.text = ""
         """The text of the last step, as far as it was sent to the client."""
@@ -68,6 +82,8 @@ class TurnTranscript:
         self._answers.clear()
         self.text = step.text
         self._tail = Tail(transcript=self.current(), prompt=prompt, end=step.end)
+        self._holding.add(Part.TURN, message_size(step.message))
+        self._holding.set(Part.TOKENS, self._tail.size)
 
     def keep_cut_step(self, text: str) -> None:
         """Adds an aborted step: its text, but not its calls."""
@@ -78,9 +94,9 @@ class TurnTranscript:
 
     def keep_answer(self, call: ToolCall, text: str) -> None:
         """Keeps the answer to a call of the last step."""
-        self._answers[call.call_id] = ToolMessage(
-            call_id=call.call_id, tool_name=call.tool_name, text=text
-        )
+        answer = ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text=text)
+        self._answers[call.call_id] = answer
+        self._holding.add(Part.TURN, message_size(answer))
 
     async def continued_prompt(self, engine: Engine) -> Prompt:
         """Adds the answers to the last step's calls in call order; returns the prompt with them."""

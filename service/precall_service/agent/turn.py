@@ -86,7 +86,7 @@ class Turn:
             spec=spec,
             context=context,
             services=services,
-            transcript=TurnTranscript(context.transcript, context.tail, spec.text),
+            transcript=TurnTranscript(context.transcript, context.tail, spec.text, context.holding),
             account=account,
             speculation=self._speculation,
             emit=emit,

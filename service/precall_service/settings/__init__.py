@@ -30,7 +30,7 @@ from precall_service.cache.limits import CacheLimits
 from precall_service.domain.turn import TurnLimits
 from precall_service.engine.openai.config import LimitField, ReasoningField
 from precall_service.engine.supervisor import RestartPolicy
-from precall_service.settings.section import Bytes, Count, Seconds, SecondsOrZero, Section
+from precall_service.settings.section import Bytes, Count, Memory, Seconds, SecondsOrZero, Section
 from precall_service.settings.speculation import SpeculationSection
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
@@ -170,10 +170,15 @@ class ConversationSection(Section):
     """`[conversations]`: the limits of conversations and turns."""
 
     conversations_max: Count = 10_000
+    conversations_per_tenant_max: Count = 5_000
+    bytes_max: Memory = 2 << 30
+    """What all conversations together may hold in memory."""
+    bytes_per_tenant_max: Memory = 1 << 30
     messages_max: Count = 1_000
     text_bytes_max: Bytes = 1 << 20
     idle_expiry_s: Seconds = 3600.0
     events_max: Count = 256
+    events_bytes_max: Bytes = 4 << 20
     turn_steps_max: Count = 32
     turn_tokens_max: Count = 32_768
     turn_duration_max_s: Seconds = 1800.0
@@ -182,10 +187,14 @@ class ConversationSection(Section):
         """Returns the limits of the agent."""
         return AgentLimits(
             conversations_max=self.conversations_max,
+            conversations_per_tenant_max=self.conversations_per_tenant_max,
+            bytes_max=self.bytes_max,
+            bytes_per_tenant_max=self.bytes_per_tenant_max,
             messages_max=self.messages_max,
             text_bytes_max=self.text_bytes_max,
             idle_expiry_s=self.idle_expiry_s,
             events_max=self.events_max,
+            events_bytes_max=self.events_bytes_max,
             turn=TurnLimits(
                 max_steps=self.turn_steps_max,
                 max_turn_tokens=self.turn_tokens_max,

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from precall_service.agent.conversations import RETRY_AFTER_S
+from precall_service.agent.refusals import RETRY_AFTER_S
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.transport.abandoned import AbandonedCalls

@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 import grpc.aio
 
 from precall.v1 import tool_cache_pb2, tool_cache_pb2_grpc
-from precall_service.agent.conversations import RETRY_AFTER_S
+from precall_service.agent.refusals import RETRY_AFTER_S
 from precall_service.cache.cache import ToolCache
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError

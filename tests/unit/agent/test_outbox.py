@@ -8,9 +8,14 @@ from precall_service.agent.outbox import NumberedEvent, Outbox
 from precall_service.domain.events import GoAway, TextDelta
 from tests.support.clock import settle
 
+KIB = 1 << 10
 
-def outbox(events_max: int = 2) -> Outbox:
-    return Outbox(events_max, first_sequence=1)
+
+def outbox(
+    events_max: int = 2, bytes_max: int = 1 << 20, *, told: list[int] | None = None
+) -> Outbox:
+    on_bytes = [].append if told is None else told.append
+    return Outbox(events_max, bytes_max, first_sequence=1, on_bytes=on_bytes)
 
 
 def read(taken: list[NumberedEvent]) -> list[tuple[int, str]]:
@@ -164,3 +169,33 @@ async def test_a_cancelled_reader_took_nothing() -> None:
     await asyncio.wait([taking])
     assert taking.cancelled()
     assert read(await box.take()) == [(1, "a")]
+
+
+async def test_an_outbox_is_full_with_few_events_that_are_large() -> None:
+    box = outbox(events_max=100, bytes_max=10 * KIB)
+    await box.put(TextDelta("x" * 10 * KIB))
+    writing = asyncio.ensure_future(box.put(TextDelta("y")))
+    box.offer(GoAway(1.0, "this one is dropped"))
+    await settle()
+    assert not writing.done()
+    assert box.push(TextDelta("z")), "what has a bound of its own is taken all the same"
+    assert [text for _, text in read(await box.take())] == ["x" * 10 * KIB, "z"]
+    await writing
+    assert [text for _, text in read(await box.take())] == ["y"]
+
+
+async def test_bytes_that_wait_are_told_until_they_are_sent() -> None:
+    told: list[int] = []
+    box = outbox(events_max=100, told=told)
+    await box.put(TextDelta("few"))
+    assert not told, "an ordinary event costs no more than the sum"
+    await box.put(TextDelta("x" * 100 * KIB))
+    [waiting] = told
+    assert 100 * KIB < waiting < 101 * KIB
+    await box.take()
+    assert told[-1] == waiting, "they are being sent"
+    more = asyncio.ensure_future(box.take())
+    await settle()
+    assert told == [waiting, 0]
+    box.close()
+    assert await more == []
