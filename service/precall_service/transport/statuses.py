@@ -61,7 +61,9 @@ async def abort(
     try:
         async with asyncio.timeout(STATUS_UNREAD_S):
             await context.abort(_CODES[error.code], error.message, trailing_metadata=details)
-    except TimeoutError:
+    except (TimeoutError, grpc.aio.InternalError):
+        # gRPC refuses a status outright if the client has not read the very first message. It also
+        # fails if the client is gone, and then nothing is left to be ended.
         raise UnreadStatusError from None
 
 
