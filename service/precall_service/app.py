@@ -171,6 +171,7 @@ async def _serve(
         speculation=speculation,
         clock=clock,
         started_at=clock.now(),
+        tells_load=settings.server.info_counts,
     )
     server = GrpcServer(settings.server.options(), conversations, cache, info)
     async with (

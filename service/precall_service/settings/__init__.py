@@ -62,6 +62,8 @@ class ServerSection(Section):
     """How long a client may take to send its first frame, and how long it may wait before that."""
     unread_s: Seconds = 60.0
     """How long a client may leave events unread."""
+    info_counts: bool = False
+    """Whether GetServerInfo tells every client the server's load, which is that of all tenants."""
     drain_s: SecondsOrZero = 30.0
     """How long running turns may continue after the server was told to stop."""
 

@@ -132,7 +132,7 @@ class ServerInfo:
     """The state of its engine."""
     engine: str
     """The engine and its version, such as "vllm 0.32.0"."""
-    load: EngineLoad
-    """The load of its engine."""
+    load: EngineLoad | None
+    """The load of its engine; None if the server does not tell its clients."""
     uptime_s: float
     """Time since the server process started."""

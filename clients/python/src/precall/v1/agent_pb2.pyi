@@ -852,7 +852,7 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def load(self) -> Global___EngineLoad:
-        """The load of the engine now."""
+        """The load of the engine now. Unset unless the server's operator lets clients know it: it tells what others do."""
 
     @_builtins.property
     def uptime(self) -> _duration_pb2.Duration:
