@@ -37,6 +37,9 @@ from google.rpc.status_pb2 import Status
 DOMAIN = "precall"
 DETAILS_KEY = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
 
+CUT_OFF_RETRY_S = 1.0
+"""When to try again after a call that the server ended without a word, in seconds."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -77,7 +80,11 @@ class ConnectError(PrecallError):
 
 
 class ConnectionLostError(PrecallError):
-    """The stream ended under the conversation: the connection broke or the server went away."""
+    """The stream ended under the conversation: the connection broke or the server went away.
+
+    If handlers of a running turn had begun, `metadata["begun"]` names their tools, and
+    `metadata["called"]` those that may have had effects. The same turn again could repeat them.
+    """
 
 
 class ConversationClosedError(PrecallError):
@@ -236,6 +243,34 @@ def of_reason(
     return kind(message, reason=reason, code=code, metadata=metadata)
 
 
+def with_begun(lost: PrecallError, begun: Mapping[str, bool]) -> PrecallError:
+    """Returns the error of a turn whose stream has ended, with the tools that had run in it.
+
+    Args:
+        lost: Why the stream ended.
+        begun: The tools whose handlers had begun, each with whether it may have had effects.
+    """
+    if not begun:
+        return lost
+    effects = [name for name, may_have_effects in begun.items() if may_have_effects]
+    harmless = [name for name, may_have_effects in begun.items() if not may_have_effects]
+    told = [
+        f"{', '.join(names)} ({what})"
+        for names, what in ((effects, "may have had effects"), (harmless, "read-only"))
+        if names
+    ]
+    metadata = {**lost.metadata, "begun": ", ".join(begun)}
+    if effects:
+        metadata["called"] = ", ".join(effects)
+    return type(lost)(
+        f"{lost.message}. Handlers of the turn had begun: {'; '.join(told)}",
+        reason=lost.reason,
+        code=lost.code,
+        metadata=metadata,
+        retry_after_s=None if effects else lost.retry_after_s,
+    )
+
+
 def ended(ending: PrecallError) -> PrecallError:
     """Returns the error for using a conversation that has ended, of the type that ended it."""
     return type(ending)(
@@ -303,6 +338,8 @@ def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
             )
         case grpc.StatusCode.UNIMPLEMENTED:
             text = f"the server at {address} is not a precall server ({said})"
+        case grpc.StatusCode.CANCELLED | grpc.StatusCode.INTERNAL:
+            return cut_off(address, said)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses messages that are too large
             return LimitReachedError(f"{address} refused the call ({said})", code=error.code())
         case _:  # from a gateway, or from gRPC itself
@@ -325,6 +362,43 @@ def no_tool(owner: str, name: str) -> ToolRejectedError:
         reason="TOOL_UNKNOWN",
         code=grpc.StatusCode.NOT_FOUND,
     )
+
+
+def cut_off(address: str, said: str) -> UnavailableError:
+    """Returns the error of a call that the server ended before it looked at it.
+
+    A server does so, without a reason, if more calls come at once than it can take.
+    """
+    return UnavailableError(
+        f"{address} ended the call before it answered, and gave no reason ({said}): it has more "
+        "calls than it can take, or it is stopping; try again",
+        code=grpc.StatusCode.CANCELLED,
+        retry_after_s=CUT_OFF_RETRY_S,
+    )
+
+
+async def cancelled(address: str, call: grpc.aio.Call, *, closed: bool) -> PrecallError:
+    """Returns the error of a call that was cancelled, though not by its caller.
+
+    Args:
+        address: The server's address.
+        call: The call, which has ended.
+        closed: Whether the client was closed, which cancels its calls.
+    """
+    if closed:
+        return client_closed()
+    return cut_off(address, f"{(await call.code()).name}: {await call.details()}")
+
+
+async def cancelled_stream(call: grpc.aio.Call) -> PrecallError:
+    """Returns the error of a stream that the server ended with the status CANCELLED."""
+    error = grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        await call.details(),
+    )
+    return from_rpc(error)
 
 
 def client_closed() -> ConnectError:
