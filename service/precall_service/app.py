@@ -53,6 +53,7 @@ class Service:
     """Those of the draft model, if there is one. The service does not depend on them."""
     conversations: Conversations
     admission: Admission
+    server: GrpcServer
     background: asyncio.Task[None]
     """Restarts the engine and updates readiness. It ends before the block only by a defect, which
     awaiting it raises."""
@@ -189,6 +190,7 @@ async def _serve(
             draft_engines=draft_engines,
             conversations=conversations,
             admission=admission,
+            server=server,
             background=background,
         )
 

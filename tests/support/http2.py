@@ -146,27 +146,27 @@ class Connection(asyncio.Protocol):
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         stream = self.streams.get(number)
         match kind:
-            case 4 if not flags & ACK:
+            case _ if kind == SETTINGS and not flags & ACK:
                 self._configure(payload)
                 self.frame(SETTINGS, ACK, 0)
                 self._settled.set()
-            case 6 if not flags & ACK:
+            case _ if kind == PING and not flags & ACK:
                 self.frame(PING, ACK, 0, payload)
-            case 7:
+            case _ if kind == GO_AWAY:
                 self.gone_away = payload
-            case 8:
-                more = struct.unpack(">I", payload)[0]
+            case _ if kind == WINDOW_UPDATE:
+                more = int.from_bytes(payload, "big")
                 if number == 0:
                     self.window += more
                 elif stream is not None:
                     stream.window += more
-            case 0 if stream is not None:
+            case _ if kind == DATA and stream is not None:
                 stream.data += payload
                 stream.ended = stream.ended or bool(flags & END_STREAM)
-            case 1 if stream is not None:
+            case _ if kind == HEADERS and stream is not None:
                 stream.ended = stream.ended or bool(flags & END_STREAM)
-            case 3 if stream is not None:
-                stream.ended, stream.reset = True, struct.unpack(">I", payload)[0]
+            case _ if kind == RESET and stream is not None:
+                stream.ended, stream.reset = True, int.from_bytes(payload, "big")
             case _:
                 pass
 

@@ -289,7 +289,9 @@ class RunningServer:
         await eventually(lambda: len(conversations) == 0)
         await eventually(lambda: services.dispatcher.in_flight == 0)
         await eventually(lambda: services.admission.admitted + services.admission.waiting == 0)
-        held = conversations.held
+        held, transport = conversations.held, self.service.server
+        await eventually(lambda: transport.calls.in_flight == 0)
+        assert (transport.arrivals.reading, transport.arrivals.waiting) == (0, 0)
         assert (held.total, held.bytes_by_tenant, held.conversations_by_tenant) == (0, {}, {})
         await self.nothing_is_generated()
 

@@ -82,6 +82,11 @@ class Calls(grpc.aio.ServerInterceptor):
         """How many calls there are, without those of the health service."""
         return self._calls.total()
 
+    @property
+    def probes_waiting(self) -> int:
+        """How many calls of the health service wait for their requests to be read."""
+        return self._probes.waiting
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],

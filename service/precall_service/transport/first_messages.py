@@ -135,7 +135,9 @@ class FirstMessages:
                 self._pass_on()  # it may have been given a slot at the same moment
 
     def _leave(self, whose: str, turn: asyncio.Future[None]) -> None:
-        queue = self._queues[whose]
+        queue = self._queues.get(whose)
+        if queue is None or turn not in queue:
+            return  # its turn came when it was cancelled already
         queue.remove(turn)
         self._waiting -= 1
         if not queue:
@@ -150,8 +152,9 @@ class FirstMessages:
             del self._queues[whose]
             if queue:
                 self._queues[whose] = queue  # at the end: the others come first
-            turn.set_result(None)
-            self._granted += 1
+            if not turn.cancelled():
+                turn.set_result(None)
+                self._granted += 1
         self._watch_readings()
 
     def _watch_readings(self) -> None:
