@@ -45,8 +45,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, read_window: int) -> None:
         self.streams: dict[int, Stream] = {}
-        self.window = _WINDOW_DEFAULT
-        self.initial_window = _WINDOW_DEFAULT
+        self.window: int = _WINDOW_DEFAULT
+        self.initial_window: int = _WINDOW_DEFAULT
         self.streams_max: int | None = None
         self.gone_away = b""
         self.lost = asyncio.Event()
@@ -172,11 +172,12 @@ class Connection(asyncio.Protocol):
 
     def _configure(self, payload: bytes) -> None:
         for at in range(0, len(payload), 6):
-            name, value = struct.unpack(">HI", payload[at : at + 6])
+            name = int.from_bytes(payload[at : at + 2], "big")
+            value = int.from_bytes(payload[at + 2 : at + 6], "big")
             if name == _INITIAL_WINDOW:
+                change, self.initial_window = value - self.initial_window, value
                 for stream in self.streams.values():
-                    stream.window += value - self.initial_window
-                self.initial_window = value
+                    stream.window += change
             elif name == _MAX_CONCURRENT_STREAMS:
                 self.streams_max = value
 

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 RETRY_AFTER_S: Final = 2.0
 """What a refused call is told to wait, give or take half of it: not all shall come back at once."""
+_TICK_S: Final = 1e-6
+"""A time that is as good as over: sums of times are not exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class FirstMessages:
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}
         """Those that wait, by whose they are; the first queue is served next."""
         self._waiting = 0
+        self._giving_way = 0
+        """Those with a slot that are being ended, because others wait."""
         self._timer: Timer | None = None
 
     @property
@@ -95,6 +99,7 @@ class FirstMessages:
         await self._enter(whose)
         reading = _Reading(self._clock.now())
         self._readings[reading] = None
+        self._watch_readings()
         try:
             async with within(self._clock, self.limits.timeout_s), reading.scope:
                 yield
@@ -104,6 +109,7 @@ class FirstMessages:
             raise
         finally:
             del self._readings[reading]
+            self._giving_way -= reading.gave_way
             self._pass_on()
 
     async def _enter(self, whose: str) -> None:
@@ -158,25 +164,28 @@ class FirstMessages:
         self._watch_readings()
 
     def _watch_readings(self) -> None:
-        """Looks at the oldest reading when its patience ends, as long as others wait."""
-        if self._timer is not None or not self._waiting or not self._readings:
+        """Looks at the oldest reading when its patience ends, if more wait than give way."""
+        if self._timer is not None or self._waiting <= self._giving_way:
             return
         oldest = next((each for each in self._readings if not each.gave_way), None)
         if oldest is not None:
-            left_s = oldest.since + self.limits.patience_s - self._clock.now()
-            self._timer = self._clock.call_later(max(0.0, left_s), self._displace)
+            self._timer = self._clock.call_later(max(0.0, self._left_s(oldest)), self._displace)
 
     def _displace(self) -> None:
         """Ends the oldest readings that have lost the others' patience, one for each that waits."""
         self._timer = None
-        now, loop = self._clock.now(), asyncio.get_running_loop()
-        for reading in list(self._readings)[: self._waiting]:
-            if reading.since + self.limits.patience_s > now:
+        now = asyncio.get_running_loop().time()
+        for reading in self._readings:
+            if self._waiting <= self._giving_way or self._left_s(reading) > _TICK_S:
                 break
             if not reading.gave_way:
                 reading.gave_way = True
-                reading.scope.reschedule(loop.time())
+                self._giving_way += 1
+                reading.scope.reschedule(now)
         self._watch_readings()
+
+    def _left_s(self, reading: _Reading) -> float:
+        return reading.since + self.limits.patience_s - self._clock.now()
 
     def _overloaded(self, why: str) -> ServiceError:
         retry_after_s = round(RETRY_AFTER_S * random.uniform(0.5, 1.5), 3)  # noqa: S311

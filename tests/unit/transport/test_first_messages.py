@@ -188,3 +188,17 @@ async def test_a_slot_is_not_lost_on_a_call_that_was_just_cancelled() -> None:
     third_came.set()
     assert (await first, await third) == ("first", "third")
     await there.assert_empty()
+
+
+async def test_those_that_followed_slow_messages_give_way_as_well() -> None:
+    there = Arrivals(reading_max=1)
+    slow = [there.call(f"slow {number}")[0] for number in range(3)]
+    last, came = there.call("last")
+    came.set()
+    for _ in slow:
+        await settle()
+        there.clock.advance(1.0)
+    assert await last == "last"
+    for call in slow:
+        await refused(call)
+    await there.assert_empty()
