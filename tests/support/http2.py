@@ -125,6 +125,8 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self.raw(PREFACE)
         self.frame(SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW, self._read_window))
+        if self._read_window:  # the connection has a window, too
+            self.frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 1 - _WINDOW_DEFAULT))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
