@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from precall import _errors, _events_in, _frames, _speculation_frames, _telemetry
+from precall._begun import with_begun
 from precall._errors import ConversationClosedError, PrecallError
 from precall._feed import TurnFeed
 from precall._invocations import Invocations
@@ -370,7 +371,7 @@ class Conversation:
         if self._turn is not None:
             if self._open is not None:
                 begun = self._open.invocations.begun(self._turn.turn_id)
-                self._turn.end(_errors.with_begun(reason, begun))
+                self._turn.end(with_begun(reason, begun))
             self._turn.end(reason)
         self._replies.end(reason)
         if self._open is not None:
