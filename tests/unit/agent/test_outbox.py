@@ -14,8 +14,8 @@ KIB = 1 << 10
 def outbox(
     events_max: int = 2, bytes_max: int = 1 << 20, *, told: list[int] | None = None
 ) -> Outbox:
-    on_bytes = [].append if told is None else told.append
-    return Outbox(events_max, bytes_max, first_sequence=1, on_bytes=on_bytes)
+    sizes: list[int] = [] if told is None else told
+    return Outbox(events_max, bytes_max, first_sequence=1, on_bytes=sizes.append)
 
 
 def read(taken: list[NumberedEvent]) -> list[tuple[int, str]]:
