@@ -27,7 +27,7 @@ from typing import Any, Final
 from precall_service.agent import refusals
 from precall_service.agent.limits import AgentLimits
 from precall_service.domain.errors import ServiceError
-from precall_service.domain.events import ConversationEvent, TurnCompleted
+from precall_service.domain.events import ConversationEvent, TextDelta, TurnCompleted
 from precall_service.domain.messages import AssistantMessage, Message, ToolMessage, Transcript
 from precall_service.tools.declarations import ToolProposal
 
@@ -114,6 +114,7 @@ class HeldBytes:
         self._limits = limits
         self._bytes: Counter[str] = Counter()
         self._conversations: Counter[str] = Counter()
+        self._open = 0
         self.total = 0
         """The bytes that all conversations hold."""
 
@@ -135,7 +136,7 @@ class HeldBytes:
                 LIMIT_REACHED if the tenant has.
         """
         limits, size = self._limits, transcript_size(transcript)
-        if self._conversations.total() >= limits.conversations_max:
+        if self._open >= limits.conversations_max:
             raise refusals.too_many_conversations()
         if self._conversations[tenant] >= limits.conversations_per_tenant_max:
             raise refusals.too_many_of_tenant(limits.conversations_per_tenant_max)
@@ -143,6 +144,7 @@ class HeldBytes:
         if refused is not None:
             raise refused
         self._conversations[tenant] += 1
+        self._open += 1
         holding = Holding(self, tenant)
         holding.set(Part.ITSELF, CONVERSATION_BYTES)
         holding.set(Part.TRANSCRIPT, size)
@@ -152,6 +154,7 @@ class HeldBytes:
         """Counts a conversation no more."""
         holding.close()
         self._conversations[tenant] -= 1
+        self._open -= 1
         if not self._conversations[tenant]:
             del self._conversations[tenant]
             del self._bytes[tenant]
@@ -213,6 +216,8 @@ def tools_size(proposals: Sequence[ToolProposal]) -> int:
 
 def event_size(event: ConversationEvent) -> int:
     """Returns the bytes of an event that waits."""
+    if isinstance(event, TextDelta):  # nearly all are
+        return EVENT_BYTES + len(event.text)
     size = EVENT_BYTES
     for text in _texts_of(type(event))(event):
         if text:

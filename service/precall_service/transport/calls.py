@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import isasyncgen
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -74,13 +74,14 @@ class Calls(grpc.aio.ServerInterceptor):
         self._probes = FirstMessages(clock, _HEALTH_LIMITS)
         self._calls: Counter[str] = Counter()
         """Calls by tenant, without those of the health service."""
+        self._in_flight = 0
         self._probing: Counter[str] = Counter()
         """Calls of the health service by address."""
 
     @property
     def in_flight(self) -> int:
         """How many calls there are, without those of the health service."""
-        return self._calls.total()
+        return self._in_flight
 
     @property
     def probes_waiting(self) -> int:
@@ -110,10 +111,18 @@ class Calls(grpc.aio.ServerInterceptor):
     def _stream(self, name: str, method: _Method) -> _Method:
         """A method that reads a stream. It takes a slot for its first message itself."""
 
+        # Without context managers of its own: a conversation keeps all of this for hours.
         async def served(requests: object, context: _Context) -> None:
-            async with self._ends(context, name):
-                with self._counted(_tenant_of(context)):
-                    await method(requests, context)
+            try:
+                async with status_boundary(context, name):
+                    whose = _tenant_of(context)
+                    self._count(whose)
+                    try:
+                        await method(requests, context)
+                    finally:
+                        self._uncount(whose)
+            except UnreadStatusError:
+                self._abandon()
 
         return served
 
@@ -165,10 +174,13 @@ class Calls(grpc.aio.ServerInterceptor):
             async with status_boundary(context, name):
                 yield
         except UnreadStatusError:
-            method = asyncio.current_task()
-            assert method is not None
-            self._abandoned.add(method)
-            raise asyncio.CancelledError from None  # what grpc.aio takes for an end without status
+            self._abandon()
+
+    def _abandon(self) -> NoReturn:
+        method = asyncio.current_task()
+        assert method is not None
+        self._abandoned.add(method)
+        raise asyncio.CancelledError from None  # what grpc.aio takes for an end without a status
 
     async def _write_all(self, answers: AsyncIterable[object], context: _Context) -> None:
         async for answer in answers:
@@ -187,37 +199,47 @@ class Calls(grpc.aio.ServerInterceptor):
                 metadata={"limit_s": f"{limit_s:g}"},
             ) from None
 
-    @contextmanager
-    def _counted(self, whose: str) -> Generator[None]:
-        """Counts a call in its block.
+    def _count(self, whose: str) -> None:
+        """Counts one more call of a tenant; `_uncount` must follow.
 
         Raises:
             ServiceError: OVERLOADED if there are too many.
         """
         limit = self._limits.calls_max
-        if self._calls[whose] >= max(1, limit // 2) or self._calls.total() >= limit:
+        if self._calls[whose] >= max(1, limit // 2) or self._in_flight >= limit:
             raise _too_many_calls()
-        with _one_more(self._calls, whose):
+        self._calls[whose] += 1
+        self._in_flight += 1
+
+    def _uncount(self, whose: str) -> None:
+        _one_less(self._calls, whose)
+        self._in_flight -= 1
+
+    @contextmanager
+    def _counted(self, whose: str) -> Generator[None]:
+        """Counts a call in its block. Raises as `_count`."""
+        self._count(whose)
+        try:
             yield
+        finally:
+            self._uncount(whose)
 
     @contextmanager
     def _probed(self, address: str) -> Generator[None]:
-        """Counts a call of the health service in its block. As `_counted`."""
+        """Counts a call of the health service in its block. Raises as `_count`."""
         if self._probing[address] >= HEALTH_CALLS_MAX:
             raise _too_many_calls()
-        with _one_more(self._probing, address):
+        self._probing[address] += 1
+        try:
             yield
+        finally:
+            _one_less(self._probing, address)
 
 
-@contextmanager
-def _one_more(counts: Counter[str], key: str) -> Generator[None]:
-    counts[key] += 1
-    try:
-        yield
-    finally:
-        counts[key] -= 1
-        if not counts[key]:
-            del counts[key]
+def _one_less(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 @contextmanager
