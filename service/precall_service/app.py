@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from precall_service import __version__
-from precall_service.admission import Admission, GrowthRecord
+from precall_service.admission import Admission, FairStage, GrowthRecord
 from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
@@ -152,6 +152,7 @@ async def _serve(
         model=model,
         engines=engines,
         admission=admission,
+        prompts=FairStage(admission.limits),
         growth=GrowthRecord(),
         dispatcher=dispatcher,
         cache=cache,

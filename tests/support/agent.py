@@ -9,7 +9,13 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from dataclasses import replace
 from typing import TypeVar
 
-from precall_service.admission import Admission, AdmissionLimits, Capacity, GrowthRecord
+from precall_service.admission import (
+    Admission,
+    AdmissionLimits,
+    Capacity,
+    FairStage,
+    GrowthRecord,
+)
 from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
@@ -221,6 +227,7 @@ class Agent:
             ScriptedFactory(lambda: next(drafting)), self.clock, RestartPolicy()
         )
         follow_engine(self.admission, self.supervisor)
+        self.prompts = FairStage(self.admission.limits)
         self.growth = GrowthRecord()
         self.dispatcher = Dispatcher(self.clock, tool_limits())
         self.store = MemoryStore(self.clock, bytes_max=1 << 20, nodes_max=1024, changes_max=256)
@@ -238,6 +245,7 @@ class Agent:
             model="scripted",
             engines=self.supervisor,
             admission=self.admission,
+            prompts=self.prompts,
             growth=self.growth,
             dispatcher=self.dispatcher,
             cache=self.cache,
@@ -304,6 +312,7 @@ class Agent:
         """Checks that nothing runs, waits or is held."""
         await settle()
         assert (self.admission.admitted, self.admission.waiting) == (0, 0)
+        assert self.prompts.waiting == 0
         assert self.dispatcher.in_flight == 0
         assert self.speculation.in_flight == 0
         if self.supervisor.running is not None:

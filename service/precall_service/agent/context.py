@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from precall_service.admission import Admission, GrowthRecord
+from precall_service.admission import Admission, FairStage, GrowthRecord
 from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.speculation import Speculation
 from precall_service.agent.transcript import Tail
@@ -21,11 +21,15 @@ from precall_tracing.turns import Tracer, default_tracer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """What all turns of the process share. `model` is the name that clients use."""
+    """What all turns of the process share.
+
+    `model` is the name that clients use. In `prompts`, prompts are made.
+    """
 
     model: str
     engines: EngineSupervisor
     admission: Admission
+    prompts: FairStage
     growth: GrowthRecord
     dispatcher: Dispatcher
     cache: ToolCache

@@ -131,16 +131,6 @@ def too_many_tokens(limit: int) -> ServiceError:
     )
 
 
-def prompt_too_long(prompt_tokens: int, model: str, limit: int) -> ServiceError:
-    """The prompt leaves no room for an answer in the context window."""
-    return ServiceError(
-        Reason.CONTEXT_WINDOW_EXCEEDED,
-        f"the prompt has {prompt_tokens} tokens, but the context window of {model} has {limit} and "
-        "must hold the answer too: shorten the conversation, its tools or their results",
-        metadata={"prompt_tokens": str(prompt_tokens), "limit": str(limit)},
-    )
-
-
 def step_cut(limit: int) -> ServiceError:
     """A step reached its token limit before its message ended."""
     return ServiceError(

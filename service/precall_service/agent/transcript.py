@@ -13,8 +13,9 @@ from precall_service.domain.messages import (
     ToolMessage,
     Transcript,
     UserMessage,
+    characters,
 )
-from precall_service.engine.base import Engine, Prompt, StepEnd
+from precall_service.engine.base import Engine, Prompt, PromptTooLongError, StepEnd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,17 @@ class TurnTranscript:
         """Returns the whole transcript so far."""
         return replace(self._before, messages=self._before.messages + tuple(self._messages))
 
+    def characters(self) -> int:
+        """Returns how long the text is that the next prompt is made of, as far as is known.
+
+        The first prompt of a turn is made of the whole transcript, unless its engine can append to
+        the last one. A further prompt is made of the answers to the last step's calls.
+        """
+        if self._answers:
+            return characters(self._answers.values())
+        before = len(self._before.system_prompt) + characters(self._before.messages)
+        return before + characters(self._messages)
+
     async def first_prompt(self, engine: Engine) -> Prompt:
         """Returns the turn's first prompt.
 
@@ -83,14 +95,21 @@ class TurnTranscript:
         )
 
     async def continued_prompt(self, engine: Engine) -> Prompt:
-        """Adds the answers to the last step's calls in call order; returns the prompt with them."""
+        """Adds the answers to the last step's calls in call order; returns the prompt with them.
+
+        Raises:
+            PromptTooLongError: the engine refuses the prompt. The answers were added.
+        """
         assert self._tail is not None
         answers = self._answers_in_order()
-        prompt = await engine.append(
-            self._tail.prompt, self._tail.end, self._tail.transcript, answers
-        )
-        self._messages += answers
-        self._answers.clear()
+        try:
+            prompt = await engine.append(
+                self._tail.prompt, self._tail.end, self._tail.transcript, answers
+            )
+        except PromptTooLongError:
+            self._add(answers)
+            raise
+        self._add(answers)
         return prompt
 
     def replace_answers(self, text: str) -> None:
@@ -112,6 +131,10 @@ class TurnTranscript:
             self._messages.append(AssistantMessage(text=""))
             self._tail = None
         return tuple(self._messages)
+
+    def _add(self, answers: Sequence[ToolMessage]) -> None:
+        self._messages += answers
+        self._answers.clear()
 
     def _calls(self) -> tuple[ToolCall, ...]:
         last = self._messages[-1]

@@ -236,6 +236,22 @@ class TemplateRefusedError(ServiceError):
         super().__init__(Reason.TEMPLATE_REFUSED, message)
 
 
+class PromptTooLongError(ServiceError):
+    """A prompt leaves no room for an answer in the context window.
+
+    `at_least` says that the engine has stopped counting its tokens.
+    """
+
+    def __init__(self, tokens: int, *, limit: int, at_least: bool = False) -> None:
+        super().__init__(
+            Reason.CONTEXT_WINDOW_EXCEEDED,
+            f"the prompt has {'at least ' if at_least else ''}{tokens} tokens, but the model's "
+            f"context window has {limit} and must hold the answer too: shorten the conversation, "
+            "its tools or their results",
+            metadata={"prompt_tokens": str(tokens), "limit": str(limit)},
+        )
+
+
 class GenerationRefusedError(ServiceError):
     """The engine refuses a step's prompt or settings, which the client chose."""
 
@@ -273,8 +289,12 @@ class Engine(Protocol):
     async def render(self, transcript: Transcript) -> Prompt:
         """The template's own rendering of a transcript, ready for the model's next message.
 
+        On cancel: what is done in a thread goes on to its end, and its result is dropped.
+
         Raises:
             TemplateRefusedError: the template refuses the transcript.
+            PromptTooLongError: it is much too long for the context window. The engine may return
+                the prompt instead, and does so if it is not much too long.
         """
         ...
 
@@ -292,8 +312,11 @@ class Engine(Protocol):
         follows them. The whole transcript is rendered afresh only if the model's template
         rewrites history once a user speaks again, for example drops earlier reasoning.
 
+        On cancel: as with `render`.
+
         Raises:
             TemplateRefusedError: the template refuses the messages.
+            PromptTooLongError: as with `render`.
         """
         ...
 

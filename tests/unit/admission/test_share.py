@@ -60,11 +60,11 @@ async def test_a_parked_turn_returns_at_once_if_there_is_room() -> None:
     assert door.counts == (1, 0)
 
 
-async def test_a_parked_turn_returns_ahead_of_new_ones() -> None:
+async def test_a_parked_turn_returns_ahead_of_its_tenants_new_ones() -> None:
     door = Door(slots=1)
     slow = door.enter()
     await door.park(slow)
-    running, new = door.enter(), door.enter(tenant="bob")
+    running, new = door.enter(), door.enter()
     coming_back = asyncio.create_task(slow.resume())
     await settle()
     assert not coming_back.done()
@@ -200,7 +200,7 @@ async def test_a_turn_cancelled_while_it_returns_leaves_nothing() -> None:
 def test_a_turn_that_leaves_the_head_of_the_queue_admits_the_next_one() -> None:
     door = Door(slots=3, kv_tokens=1000)
     door.enter(500)
-    large, small = door.enter(5000), door.enter(10, tenant="bob")
+    large, small = door.enter(5000, tenant="bob"), door.enter(10, tenant="cid")
     assert not admitted(small)
     door.release(large)
     assert admitted(small)
