@@ -15,7 +15,8 @@ from precall_service.domain.messages import (
     UserMessage,
     characters,
 )
-from precall_service.engine.base import Engine, Prompt, PromptTooLongError, StepEnd
+from precall_service.engine.base import Engine, Prompt, StepEnd
+from precall_service.engine.prompt_length import PromptTooLongError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,13 +44,8 @@ from precall_service.domain.events import (
 )
 from precall_service.domain.messages import Message
 from precall_service.domain.turn import ToolChoice, TurnSpec
-from precall_service.engine.base import (
-    Engine,
-    EngineDiedError,
-    Finish,
-    Prompt,
-    PromptTooLongError,
-)
+from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
+from precall_service.engine.prompt_length import PromptTooLongError
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
 

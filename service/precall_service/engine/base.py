@@ -236,22 +236,6 @@ class TemplateRefusedError(ServiceError):
         super().__init__(Reason.TEMPLATE_REFUSED, message)
 
 
-class PromptTooLongError(ServiceError):
-    """A prompt leaves no room for an answer in the context window.
-
-    `at_least` says that the engine has stopped counting its tokens.
-    """
-
-    def __init__(self, tokens: int, *, limit: int, at_least: bool = False) -> None:
-        super().__init__(
-            Reason.CONTEXT_WINDOW_EXCEEDED,
-            f"the prompt has {'at least ' if at_least else ''}{tokens} tokens, but the model's "
-            f"context window has {limit} and must hold the answer too: shorten the conversation, "
-            "its tools or their results",
-            metadata={"prompt_tokens": str(tokens), "limit": str(limit)},
-        )
-
-
 class GenerationRefusedError(ServiceError):
     """The engine refuses a step's prompt or settings, which the client chose."""
 

@@ -131,24 +131,24 @@ class OpenAiSection(Section):
 
 
 class AdmissionSection(Section):
-    """`[admission]`: how many turns may wait, and how long a turn keeps its share during calls."""
+    """`[admission]`: how many turns may wait and run, and how long a turn keeps its share."""
 
     waiting_max: Count = 1024
     waiting_per_tenant_max: Count = 256
+    running_per_tenant_max: Count | None = None
+    """How many turns of one tenant may run at once. None: a tenant alone may use all slots."""
     hold_s: SecondsOrZero = 5.0
     wait_max_s: Seconds = 600.0
+    positions_s: Seconds = 0.5
+    """How often waiting turns are told their queue positions, at most."""
+    prompts_at_once: Count = 1
+    """How many prompts are made at once. vLLM's renderer has one thread, unless it gets more."""
     token_latency_s: Seconds | None = None
     """The time that a token may take, on average over the running turns. None: any time."""
 
     def limits(self) -> AdmissionLimits:
         """Returns the limits of the admission."""
-        return AdmissionLimits(
-            waiting_max=self.waiting_max,
-            waiting_per_tenant_max=self.waiting_per_tenant_max,
-            hold_s=self.hold_s,
-            wait_max_s=self.wait_max_s,
-            token_latency_s=self.token_latency_s,
-        )
+        return AdmissionLimits(**self.model_dump())
 
 
 class ConversationSection(Section):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from precall_service.domain.errors import Reason
 from precall_service.domain.events import StepStarted, TurnCompleted, TurnOutcome
 from precall_service.domain.messages import Message, ToolMessage, Transcript, UserMessage
-from precall_service.engine.base import Prompt, PromptTooLongError, StepEnd
+from precall_service.engine.base import Prompt, StepEnd
+from precall_service.engine.prompt_length import PromptTooLongError
 from precall_service.engine.vllm.token_prompt import TokenPrompt
 from precall_service.tools.link import HandlerResult
 from tests.support.agent import ROME, WEATHER, agent_on

@@ -253,7 +253,7 @@ async def test_the_first_turns_of_a_server_start_at_once() -> None:
     """Each was expected to fill its context, so a fresh server with 16 slots let in five."""
     stuck = Pause(asyncio.Event())
     engine = scripted(
-        script=lambda _prompt, _spec: iter([stuck, *says("Yes.")]),
+        script=lambda _prompt, _spec: [stuck, *says("Yes.")],
         sequences_max=16,
         kv_tokens=23_000,
         context_tokens_max=8192,

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from vllm.renderers import TokenizeParams
 from vllm.renderers.base import BaseRenderer
 
-from precall_service.engine.base import PromptTooLongError
+from precall_service.engine.prompt_length import PromptTooLongError
 
 _PARAMS: Final = TokenizeParams(
     max_total_tokens=None,  # the turn checks the length of a prompt
