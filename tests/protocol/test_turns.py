@@ -335,7 +335,7 @@ async def test_a_waiting_turn_gets_its_queue_position() -> None:
     done, then = asyncio.Event(), asyncio.Event()
     script = in_turn([Pause(done), *says("One.")], [Pause(then), *says("Two.")], says("Three."))
     one = replace(INFO, sequences_max=1)
-    async with running_server(script, info=one, admission={"waiting_max": 2}) as server:
+    async with running_server(script, info=one, admission={"waiting_max": 4}) as server:
         streams = [await server.opened() for _ in range(4)]
         first, second, third, fourth = streams
         await first.start()
@@ -350,6 +350,7 @@ async def test_a_waiting_turn_gets_its_queue_position() -> None:
         assert error.retry_after_s is not None
         done.set()
         assert (await first.completed()).text == "One."
+        server.clock.advance(1.0)
         assert (await third.expect("turn_queued")).turn_queued.position == 0
         then.set()
         assert (await second.completed()).text == "Two."
