@@ -60,6 +60,11 @@ class PlainList:
         """Those of a tenant that go before its others are first."""
         return [*self.returning, *self.arrived]
 
+    @property
+    def overgrown(self) -> bool:
+        held = sum(turn.tokens for turn in self.holding)
+        return len(self.holding) > 1 and held > 1.5 * self.kv_tokens
+
     def key(self, tenant: str, holding: list[Turn], served: list[str]) -> tuple[bool, float, int]:
         """The tenant with the lowest key is next: it may have more, and holds least."""
         held = [turn for turn in holding if turn.tenant == tenant]
@@ -154,6 +159,10 @@ class AdmissionMachine(RuleBasedStateMachine):
         turn = self.model.holding[which % len(self.model.holding)]
         if turn.paused_at is None:
             turn.paused_at = self.clock.now()
+            if self.model.overgrown:
+                self.model.holding.remove(turn)
+                turn.paused_at, turn.parked = None, True
+                self.model.let_in()
         turn.share.pause()
 
     @rule(seconds=st.sampled_from([1.0, HOLD_S - 0.5, HOLD_S]))

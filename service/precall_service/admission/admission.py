@@ -15,6 +15,7 @@ that are admitted keep their shares, and one always runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from precall_service.admission.fair_queue import FairQueue
 from precall_service.admission.latency import LatencyControl
@@ -22,6 +23,10 @@ from precall_service.admission.limits import AdmissionLimits
 from precall_service.admission.positions import Positions
 from precall_service.admission.share import Share, ShareState
 from precall_service.domain.clock import Clock
+
+OVERGROWN: Final = 1.5
+"""The fraction of the KV cache from which on turns that wait for tools give up their shares. It is
+above 1 since a turn needs none of it while its tools run, and turns may have a prefix in common."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +129,16 @@ class Admission:
                 self._tokens_held += more
                 self._queue.grow(share, more)
 
-    def paused(self) -> None:
-        """Notes that a turn waits for its tools. If no other runs, the next one may start."""
-        if self._latency is not None:
+    def paused(self, share: Share) -> None:
+        """Notes that a turn waits for its tools. If no other runs, the next one may start.
+
+        If the admitted turns have grown far beyond the KV cache, the turn gives its share up: the
+        engine has no room for its cache in any case, and the others need it.
+        """
+        kv_tokens, alone = self._capacity.kv_tokens, len(self._admitted) == 1
+        if kv_tokens and self._tokens_held > OVERGROWN * kv_tokens and not alone:
+            self.park(share)
+        elif self._latency is not None:
             self._admit()
 
     def park(self, share: Share) -> None:

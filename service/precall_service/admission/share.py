@@ -42,7 +42,7 @@ class Shares(Protocol):
         """Enlarges a share, as `Share.grow` says."""
         ...
 
-    def paused(self) -> None:
+    def paused(self, share: Share) -> None:
         """Notes that a turn waits for its tools."""
         ...
 
@@ -125,11 +125,14 @@ class Share:
         self._admission.grow(self, tokens)
 
     def pause(self) -> None:
-        """Tells that the turn waits for tools; it loses its share after the hold time."""
+        """Tells that the turn waits for tools; it loses its share after the hold time, or at once.
+
+        It does so at once if the admitted turns have grown far beyond the engine's KV cache.
+        """
         if self._state is ShareState.ADMITTED and self._hold is None:
             admission = self._admission
             self._hold = admission.clock.call_later(admission.hold_s, lambda: admission.park(self))
-            admission.paused()
+            admission.paused(self)
 
     async def resume(self) -> None:
         """Returns once the turn may generate again, which is at once within the hold time.

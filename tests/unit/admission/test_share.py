@@ -105,6 +105,35 @@ async def test_a_share_that_grew_while_parked_returns_with_its_size() -> None:
     assert not admitted(door.enter(200))
 
 
+# Turns that have outgrown the engine together.
+
+
+async def test_turns_far_beyond_the_cache_give_up_their_shares_at_their_next_tool() -> None:
+    """A wrong guess at the start of a server must not last for as long as the turns do."""
+    door = Door(slots=4, kv_tokens=1000)
+    shares = [door.enter(100) for _ in range(4)]
+    for share in shares:
+        share.grow(500)
+    shares[0].pause()
+    assert door.counts == (3, 0), "2,000 tokens are held, for which there is no room"
+    shares[1].pause()
+    assert door.counts == (3, 0), "1,500 are borne"
+    coming_back = await door.come_back(shares[0])
+    assert not coming_back.done()
+    door.release(shares[2])
+    assert not coming_back.done()
+    door.release(shares[3])
+    await coming_back
+    assert admitted(*shares[:2])
+
+
+def test_a_turn_that_is_alone_keeps_its_share_however_large_it_is() -> None:
+    door = Door(kv_tokens=1000)
+    share = door.enter(5000)
+    share.pause()
+    assert admitted(share)
+
+
 # The end.
 
 
