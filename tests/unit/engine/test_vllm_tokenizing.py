@@ -57,7 +57,7 @@ async def test_a_megabyte_is_refused_as_soon_as_that_is_certain(kind: str) -> No
     tokenizing, renderer, limit = counting()
     text = repeated(kind, MEGABYTE)
     with pytest.raises(PromptTooLongError) as caught:
-        await tokenizing.token_ids(text)
+        await tokenizing.fitting(text)
     told = int(caught.value.metadata["prompt_tokens"])
     assert limit <= told <= len(token_ids(text))
     assert f"at least {told} tokens" in caught.value.message
@@ -71,7 +71,7 @@ async def test_a_text_that_fits_is_tokenised_as_a_whole(kind: str) -> None:
     fitting = text[: len(text) * limit // len(token_ids(text))]
     tokens = token_ids(fitting)
     assert limit - 100 < len(tokens) < limit + 100
-    assert await tokenizing.token_ids(fitting) == tokens
+    assert await tokenizing.fitting(fitting) == tokens
 
 
 async def test_a_text_that_is_a_little_too_long_is_left_to_the_turn() -> None:
@@ -79,13 +79,21 @@ async def test_a_text_that_is_a_little_too_long_is_left_to_the_turn() -> None:
     text = repeated("words", 60_000)
     tokens = token_ids(text)
     assert limit < len(tokens) < 2 * limit
-    assert await tokenizing.token_ids(text) == tokens
+    assert await tokenizing.fitting(text) == tokens
 
 
 async def test_short_texts_are_tokenised_once() -> None:
     tokenizing, renderer, limit = counting()
-    text = repeated("words", 4 * limit)
-    await tokenizing.token_ids(text)
+    text = repeated("words", max(4 * limit, SLICE))
+    await tokenizing.fitting(text)
+    assert renderer.characters == len(text)
+
+
+async def test_a_text_that_is_no_prompt_may_be_of_any_length() -> None:
+    """The text of a predicted call is compared with what the model writes, and may be long."""
+    tokenizing, renderer, limit = counting()
+    text = repeated("words", 3 * SLICE)
+    assert len(await tokenizing.token_ids(text)) > 2 * limit
     assert renderer.characters == len(text)
 
 

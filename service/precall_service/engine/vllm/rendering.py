@@ -111,7 +111,9 @@ class PromptRenderer:
             PromptTooLongError: it is far too long for the context window.
         """
         rendered = await self.rendered(transcript, ready=True)
-        return TokenPrompt(await self.token_ids(rendered))
+        if isinstance(rendered, str):
+            return TokenPrompt(await self._tokenizing.fitting(rendered))
+        return TokenPrompt(tuple(rendered))
 
     async def rendered_call(self, tool: ToolDeclaration) -> str:
         """The template's rendering of a conversation with one call of this tool.
@@ -214,7 +216,7 @@ class PromptRenderer:
         delta = _after_marker(rendered, end)
         if delta is None or PROBE in delta:
             return None
-        token_ids = await self.token_ids(delta)
+        token_ids = await self._tokenizing.fitting(delta)
         return token_ids if token_ids[0] in self._added_token_ids else None
 
     async def _end_of_message(self, shape: skeletons.Shape, skeleton: Transcript) -> str | None:
@@ -349,15 +351,9 @@ class PromptRenderer:
         # Schemas and variables may spell halves of surrogate pairs, which no tokenizer takes.
         return prompt.get("prompt_token_ids") or encodable(prompt["prompt"])
 
-    async def token_ids(self, rendered: str | list[int]) -> tuple[int, ...]:
-        """The tokens of a rendering, or of a part of one that begins with a token of its own.
-
-        Raises:
-            PromptTooLongError: the text is far too long for the context window.
-        """
-        if not isinstance(rendered, str):
-            return tuple(rendered)
-        return await self._tokenizing.token_ids(rendered)
+    async def token_ids(self, part: str) -> tuple[int, ...]:
+        """The tokens of a part of a rendering that begins with a token of its own."""
+        return await self._tokenizing.token_ids(part)
 
 
 def _is_long(transcript: Transcript) -> bool:

@@ -35,17 +35,24 @@ class Tokenizing:
         self._renderer = renderer
 
     async def token_ids(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text.
+        """The tokens of a text of any length.
 
-        On cancel: the text or slice that is being tokenised is tokenised to its end.
+        On cancel: the text is tokenised to its end.
+        """
+        return tuple(await self._tokens(text))
+
+    async def fitting(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text, unless it is far too long.
+
+        On cancel: the text, or the slice of it, is tokenised to its end.
 
         Raises:
             PromptTooLongError: it is far too long for the context window.
         """
         limit = self._renderer.model_config.max_model_len
-        if len(text) > _DENSE * limit:
+        if len(text) > max(_SLICE, _DENSE * limit):
             await self._check_length(text, limit)
-        return tuple(await self._tokens(text))
+        return await self.token_ids(text)
 
     async def _check_length(self, text: str, limit: int) -> None:
         counted = 0
