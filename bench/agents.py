@@ -33,6 +33,9 @@ SCHEMA: dict[str, Any] = {
     "required": ["number"],
     "additionalProperties": False,
 }
+NO_THOUGHT: dict[str, Any] = {"enable_thinking": False}
+"""The template variables of all arms. A step is too short for a thought before its call, and vLLM's
+server holds a model that may think to no call."""
 _TEXT = (
     "river stone cloud lamp garden winter paper silver bridge market engine valley copper forest "
     "window harbour candle meadow orange thunder basket mirror pepper saddle tunnel violet walnut "
@@ -117,6 +120,7 @@ async def run_precall(client: precall.Client, plan: Plan) -> Run:
 
     conversation = client.conversation(
         system_prompt=plan.system_prompt,
+        template_variables=NO_THOUGHT,
         tools=[precall.Tool.from_function(look_up, name=TOOL, description=DESCRIPTION)],
     )
     async with conversation:
@@ -208,7 +212,8 @@ async def _openai_step(
         max_tokens=run.plan.step_tokens_max,
         stream=True,
         extra_headers={"X-Request-Id": name},
-        extra_body={"program_id": run.plan.agent_id} if by_program else None,
+        extra_body={"chat_template_kwargs": NO_THOUGHT}
+        | ({"program_id": run.plan.agent_id} if by_program else {}),
     )
     text, calls = "", dict[int, dict[str, Any]]()
     async for chunk in stream:
