@@ -197,9 +197,11 @@ class Gaps:
         deliver, note = Conversation.deliver, TurnAccount.note
         gaps = self
 
-        def noted_deliver(self: Conversation, invocation_id: str, answer: HandlerAnswer) -> None:
+        async def noted_deliver(
+            self: Conversation, invocation_id: str, answer: HandlerAnswer
+        ) -> None:
             gaps._answered_at = time.perf_counter()
-            deliver(self, invocation_id, answer)
+            await deliver(self, invocation_id, answer)
 
         def noted_note(self: TurnAccount, happening: Happening) -> None:
             piece = isinstance(happening, Sampled) and bool(happening.pieces)

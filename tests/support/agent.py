@@ -141,7 +141,7 @@ class Client:
     async def deliver(self, answer: HandlerAnswer, index: int = -1) -> None:
         """Answers an invocation. `index` counts the invocations in their order."""
         invocation = self.of(Invoke)[index]
-        self.conversation.deliver(invocation.invocation_id, answer)
+        await self.conversation.deliver(invocation.invocation_id, answer)
         await settle()
 
     async def stop_reading(self) -> None:
@@ -191,7 +191,7 @@ class Client:
                 if isinstance(event.event, Invoke) and self._handler is not None:
                     answer = self._handler(event.event)
                     if answer is not None:
-                        self.conversation.deliver(event.event.invocation_id, answer)
+                        await self.conversation.deliver(event.event.invocation_id, answer)
 
 
 class Agent:

@@ -40,9 +40,9 @@ from precall_service.domain.messages import Transcript
 from precall_service.domain.speculation import SpeculationSettings
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
-from precall_service.tools.declarations import ToolLimits, ToolProposal
+from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerAnswer
-from precall_service.tools.toolset import RegisteredTool, Registration, Toolset
+from precall_service.tools.toolset import RegisteredTool, Registration
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,6 @@ class Conversation:
         speculation: SpeculationSettings,
         services: TurnServices,
         limits: AgentLimits,
-        tool_limits: ToolLimits,
     ) -> None:
         self.conversation_id = conversation_id
         self.tenant = tenant
@@ -74,7 +73,7 @@ class Conversation:
         self._transcript = transcript
         self._tail: Tail | None = None
         self._services = services
-        self._toolset = Toolset(self, tool_limits)
+        self._toolset = services.dispatcher.toolset(self, tenant=tenant)
         self._turn: Turn | None = None
         self._ended = EndedTurns(limits.ended_turns_max)
         self._unjudged: asyncio.Queue[tuple[int, list[Registration]]] = asyncio.Queue(UNJUDGED_MAX)
@@ -186,13 +185,14 @@ class Conversation:
             raise refusals.turn_unknown(turn_id)
         turn.cancel(ServiceError(Reason.CANCELLED, "the client cancelled the turn"))
 
-    def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
+    async def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
         """Ends an invocation of one of this client's tools with its handler's answer.
 
         Raises:
             ServiceError: INVOCATION_UNKNOWN; or the error that an invalid result ends the run with.
+        On cancel: the check of the result is given up.
         """
-        self._services.dispatcher.deliver(self, invocation_id, answer)
+        await self._services.dispatcher.deliver(self, invocation_id, answer)
 
     def progress(self, invocation_id: str, message: str, fraction: float | None) -> None:
         """Passes on the progress of an invocation of one of this client's tools.

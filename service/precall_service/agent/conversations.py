@@ -76,7 +76,6 @@ class Conversations:
             speculation=self._services.speculation.limits.most.narrowed(speculation),
             services=self._services,
             limits=self.limits,
-            tool_limits=self.tool_limits,
         )
         self._open.add(conversation)
         self._idle.clear()

@@ -30,7 +30,7 @@ from precall_service.cache.limits import CacheLimits
 from precall_service.domain.turn import TurnLimits
 from precall_service.engine.openai.config import LimitField, ReasoningField
 from precall_service.engine.supervisor import RestartPolicy
-from precall_service.settings.section import Bytes, Count, Seconds, SecondsOrZero, Section
+from precall_service.settings.section import Bytes, Count, Memory, Seconds, SecondsOrZero, Section
 from precall_service.settings.speculation import SpeculationSection
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
@@ -184,6 +184,12 @@ class ToolSection(Section):
 
     tools_max: Count = 128
     schema_bytes_max: Bytes = 64 << 10
+    schemas_stream_bytes_max: Memory = 64 << 20
+    """The most memory for the compiled schemas of one stream's tools, as it is estimated."""
+    schemas_tenant_bytes_max: Memory = 256 << 20
+    """The same for all streams of a tenant. Equal schemas of its tools count once."""
+    schemas_bytes_max: Memory = 1 << 30
+    """The same for all tenants."""
     description_bytes_max: Bytes = 8 << 10
     arguments_bytes_max: Bytes = 256 << 10
     result_bytes_max: Bytes = 1 << 20

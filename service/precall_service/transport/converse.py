@@ -250,7 +250,7 @@ class ConverseStream:
         match request.WhichOneof("frame"):
             case "invocation_result":
                 result = request.invocation_result
-                conversation.deliver(result.invocation_id, frames_in.handler_answer(result))
+                await conversation.deliver(result.invocation_id, frames_in.handler_answer(result))
             case "invocation_progress":
                 progress = request.invocation_progress
                 conversation.progress(
