@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE_CHARS_MAX: Final = 16 << 10
 """The longest text that is read at once: about 5 ms, for the worst one."""
-AT_ONCE_NS_MAX: Final = 5_000_000
+AT_ONCE_NS_MAX: Final = 10_000_000
 """The most processor time for a check that is made at once, and for the explanation of a mismatch:
 as it is estimated, so most take a tenth of it."""
 

@@ -32,6 +32,8 @@ PATTERNS_BYTES_MAX: Final = 12 << 20
 """The most memory of all compiled patterns of one schema, as estimated; to compile them takes 3 ns
 for each byte. That is 8 patterns such as `^.{1,1000}$`, or 64 of the usual kind."""
 _UNEVALUATED: Final = ("unevaluatedItems", "unevaluatedProperties")
+_EVALUATED_TIMES: Final = 3
+"""How often the validator looks at parts beside these, to know what they have evaluated."""
 
 
 _TRIVIAL: Final = Cost(parts=1)
@@ -111,7 +113,7 @@ class SchemaParts:
                 )
         self._path.pop()
         if any(keyword in schema for keyword in _UNEVALUATED):
-            cost = cost.twice()  # the validator looks again at what its parts have evaluated
+            cost = cost.done_again(_EVALUATED_TIMES)
         self._costs[id(schema)] = cost
         return cost
 
