@@ -28,9 +28,10 @@ DATA_MAX: Final = 100_000
 way."""
 PATTERNS_MAX: Final = 64
 """The most regular expressions."""
-PATTERNS_BYTES_MAX: Final = 12 << 20
-"""The most memory of all compiled patterns of one schema, as estimated; to compile them takes 3 ns
-for each byte. That is 8 patterns such as `^.{1,1000}$`, or 64 of the usual kind."""
+PATTERNS_BYTES_MAX: Final = 6 << 20
+"""The most memory of all compiled patterns of one schema, as estimated. To compile them takes 3 ns
+for each byte, and keeps Python's lock. That is 4 patterns such as `^.{1,1000}$`, or 64 of the usual
+kind."""
 _UNEVALUATED: Final = ("unevaluatedItems", "unevaluatedProperties")
 _EVALUATED_TIMES: Final = 3
 """How often the validator looks at parts beside these, to know what they have evaluated."""

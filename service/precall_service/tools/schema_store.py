@@ -86,7 +86,7 @@ class SchemaStore:
         self, tenant: str, fresh: list[tuple[bytes, Schema]], schema: JsonObject
     ) -> Schema:
         digest = hashlib.sha256(dump(schema).encode()).digest()
-        known = self._shared.get((tenant, digest))
+        known = self._shared.get((tenant, digest)) or dict(fresh).get(digest)
         if known is None:
             known = Schema(schema)
             fresh.append((digest, known))

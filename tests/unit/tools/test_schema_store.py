@@ -183,7 +183,7 @@ async def test_a_frame_of_costly_schemas_keeps_nobody() -> None:
     frames = [
         [ToolProposal(name=f"t{n}_{kind}", input_schema_json=text, output_schema_json=text)]
         for n in range(24)
-        for kind, text in enumerate((patterned(64, n), patterned(8, n), large))
+        for kind, text in enumerate((patterned(64, n), patterned(4, n), large))
     ]
     async with watched_loop() as watch:
         registrations = [each for frame in frames for each in await tools.register(frame)]

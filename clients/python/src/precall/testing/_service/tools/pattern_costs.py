@@ -26,6 +26,8 @@ _STATES_BYTES_MAX: Final = 3 << 19
 _CLASS: Final = 4
 _WIDE: Final = 20
 """Many characters of UTF-8, as in `.` or `[^a]`: several states for each length of a character."""
+_OTHERS: Final = 32
+"""All characters but some, as in `\\W`."""
 _WIDE_RANGE: Final = 8
 _PROPERTY: Final = 6000
 """A class of Unicode, such as `\\p{L}`: hundreds of ranges."""
@@ -33,7 +35,7 @@ _FOLDING: Final = 4
 """How many times as much a pattern is that ignores case."""
 _TIMES_MAX: Final = 1 << 20
 
-_ESCAPES: Final = {"d": _CLASS, "w": _CLASS, "s": _WIDE, "D": _WIDE, "W": _WIDE, "S": _WIDE}
+_ESCAPES: Final = {"d": _CLASS, "w": _CLASS, "s": _WIDE, "D": _OTHERS, "W": _OTHERS, "S": _OTHERS}
 _BOUND: Final = re.compile(r"\{(\d{1,7})(,(\d{0,7}))?\}")
 _GROUP: Final = re.compile(r"\(\?(?:[:=!>]|<[=!]|P?<\w*>|[a-zA-Z-]*[:)])")
 _PROPERTY_NAME: Final = re.compile(r"\{[^}]*\}")

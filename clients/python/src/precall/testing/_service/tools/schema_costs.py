@@ -17,15 +17,15 @@ from typing import Final, NamedTuple
 from precall.testing._service.domain.json import JsonObject, JsonValue
 from precall.testing._service.tools.pattern_costs import pattern_cost
 
-STATE_NS: Final = 10
+STATE_NS: Final = 3
 """For each state of a pattern and each character."""
 LOOK_NS: Final = 1
 """For each state of a pattern that looks around, and each pair of characters."""
 
 _PART_NS: Final = 150
-_NAME_NS: Final = 50
+_NAME_NS: Final = 30
 _VALUE_NS: Final = 300
-_NUMBER_NS: Final = 3_000
+_NUMBER_NS: Final = 2_500
 _ODD_NUMBER_NS: Final = 60_000
 _UNIQUE_NS: Final = 20_000
 """Up to 15 items are compared with each other, and more are hashed."""
@@ -109,9 +109,15 @@ class Cost(NamedTuple):
             self.looks + other.looks,
         )
 
-    def twice(self) -> Cost:
-        """Returns the double."""
-        return self.plus(self)
+    def done_again(self, times: int) -> Cost:
+        """Returns the cost of parts that are looked at so often for each value."""
+        return self._replace(
+            value_ns=self.value_ns * times,
+            number_ns=self.number_ns * times,
+            level_ns=self.level_ns * times,
+            states=self.states * times,
+            looks=self.looks * times,
+        )
 
 
 def own_cost(part: JsonObject) -> Cost:
