@@ -13,11 +13,13 @@ import pytest
 
 from precall_service.domain.errors import Reason
 from precall_service.domain.json import JsonObject
+from precall_service.domain.messages import Transcript
 from precall_service.tools import declarations
 from precall_service.tools.declarations import ToolLimits, ToolProposal
 from precall_service.tools.schema import Schema
 from precall_service.tools.schema_store import SchemaStore
 from precall_service.tools.toolset import Registration, Toolset
+from tests.support.agent import TIME, WITH_EVENTS, agent
 from tests.support.links import RecordingLink
 from tests.support.loop_watch import watched_loop
 from tests.support.tools import tool_limits
@@ -194,3 +196,15 @@ async def test_a_frame_of_costly_schemas_keeps_nobody() -> None:
     assert streams.store.held_bytes["a"] <= LIMITS.schemas_stream_bytes_max
     watch.assert_free()
     streams.store.close()
+
+
+async def test_the_schemas_of_a_conversation_end_with_it() -> None:
+    async with agent() as there:
+        transcript = Transcript(messages=(), system_prompt="", template_variables={})
+        with there.conversations.opened("ann", "helper", transcript, WITH_EVENTS) as conversation:
+            [accepted] = await conversation.register([TIME], path="tools")
+            assert accepted.outcome.error is None
+            assert there.dispatcher.schemas_bytes["ann"] > 0
+        del conversation, accepted
+        await freed()
+        assert there.dispatcher.schemas_bytes == {}
