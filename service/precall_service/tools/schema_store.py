@@ -38,17 +38,15 @@ class SchemaStore:
         self._shared: WeakValueDictionary[tuple[str, bytes], Schema] = WeakValueDictionary()
         self._held: Counter[str] = Counter()
         """The memory of all schemas that are in use, by tenant."""
+        self._held_bytes = 0
+        """The memory of all of them."""
         self._freed: deque[tuple[str, int]] = deque()
         """What is to be subtracted. Objects may be freed in any thread, even amid a count."""
 
     @property
     def held_bytes(self) -> dict[str, int]:
         """The memory of the schemas in use, by tenant, as it is estimated."""
-        while self._freed:
-            tenant, size_bytes = self._freed.popleft()
-            self._held[tenant] -= size_bytes
-            if not self._held[tenant]:
-                del self._held[tenant]
+        self._count_freed()
         return dict(self._held)
 
     def close(self) -> None:
@@ -105,12 +103,13 @@ class SchemaStore:
         Raises:
             ServiceError: LIMIT_REACHED.
         """
-        held, limits = self.held_bytes, self._limits
+        self._count_freed()
+        limits = self._limits
         new_bytes = sum(schema.held_bytes for _, schema in fresh)
         for whose, size_bytes, limit in (
             ("stream", stream_bytes + tool.held_bytes, limits.schemas_stream_bytes_max),
-            ("tenant", held.get(tenant, 0) + new_bytes, limits.schemas_tenant_bytes_max),
-            ("server", sum(held.values()) + new_bytes, limits.schemas_bytes_max),
+            ("tenant", self._held[tenant] + new_bytes, limits.schemas_tenant_bytes_max),
+            ("server", self._held_bytes + new_bytes, limits.schemas_bytes_max),
         ):
             if size_bytes > limit:
                 name = tool.declaration.name
@@ -123,5 +122,16 @@ class SchemaStore:
                 )
         for digest, schema in fresh:
             self._shared[tenant, digest] = schema
-            self._held[tenant] += schema.held_bytes
+            self._count(tenant, schema.held_bytes)
             weakref.finalize(schema, self._freed.append, (tenant, schema.held_bytes)).atexit = False
+
+    def _count_freed(self) -> None:
+        while self._freed:
+            tenant, size_bytes = self._freed.popleft()
+            self._count(tenant, -size_bytes)
+
+    def _count(self, tenant: str, size_bytes: int) -> None:
+        self._held_bytes += size_bytes
+        self._held[tenant] += size_bytes
+        if not self._held[tenant]:
+            del self._held[tenant]

@@ -179,14 +179,20 @@ async def test_without_a_process_the_text_is_refused(
 
 def test_reading_at_once_is_bounded() -> None:
     """The longest texts that are read on the loop take a part of what it may be kept."""
-    limit = checks_module.AT_ONCE_CHARS_MAX
+    marks = checks_module.AT_ONCE_MARKS_MAX - 2
     texts = (
-        "[" + "1," * (limit // 2 - 2) + "1]",
-        "[" + "{}," * (limit // 3 - 2) + "1]",
-        '{"\\ud83d\\ude00":[' + "1.5," * (limit // 4 - 9) + "1]}",
-        "{" + ",".join(f'"{n}":1' for n in range(limit // 10)) + "}",
+        "[" + "1," * marks + "1]",
+        "[" + "{}," * (marks // 2) + "1]",
+        '{"\\ud83d\\ude00":[' + "1.5," * (marks - 1) + "1]}",
+        "{" + ",".join(f'"{n}":1' for n in range(marks)) + "}",
+        json.dumps({"a": "é" * (LONG // 6 - 20)}),
+        json.dumps({"a": "x" * (LONG - 20)}),
     )
     checks = Checks()
+    for text in ("[" + "1," * (marks + 2) + "1]", " " * LONG + "1"):
+        with pytest.raises(CostlyError):
+            checks.at_once(Subject.RESULT, text, None)
+    assert checks.at_once(Subject.RESULT, texts[-1], None)
     for text in texts:
         for subject in Subject:
             begun_s = time.thread_time()
