@@ -9,11 +9,13 @@ Concurrency: one event loop. A tenant's tools are checked one after the other, a
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import weakref
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Final
 from weakref import WeakValueDictionary
 
 from precall_service.domain.errors import Reason, ServiceError
@@ -22,7 +24,11 @@ from precall_service.tools.declarations import CheckedTool, ToolLimits, ToolProp
 from precall_service.tools.schema import Schema
 from precall_service.tools.turns import FairTurns
 
-_REMEDY = "use simpler or shorter schemas, or withdraw other tools first"
+TRIM_BYTES: Final = 64 << 20
+"""The memory of schemas that are freed before the allocator is told to return it to the system. It
+would keep it otherwise, in pieces that are of no use to others."""
+
+_REMEDY: Final = "use simpler or shorter schemas, or withdraw other tools first"
 
 
 class SchemaStore:
@@ -40,6 +46,8 @@ class SchemaStore:
         """The memory of all schemas that are in use, by tenant."""
         self._held_bytes = 0
         """The memory of all of them."""
+        self._untrimmed_bytes = 0
+        """What was freed since the allocator was told."""
         self._freed: deque[tuple[str, int]] = deque()
         """What is to be subtracted. Objects may be freed in any thread, even amid a count."""
 
@@ -65,10 +73,13 @@ class SchemaStore:
                 stream, the tenant or all tenants would take too much memory.
         On cancel: the tool is not declared. The thread ends what it is doing.
         """
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
         async with self._turns.of(tenant):
-            tool, fresh = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._declared, tenant, proposal, path
-            )
+            self._count_freed()
+            if self._untrimmed_bytes > TRIM_BYTES:
+                self._untrimmed_bytes = 0
+                await in_thread(trim_memory)
+            tool, fresh = await in_thread(self._declared, tenant, proposal, path)
             self._admit(tenant, tool, fresh, path, stream_bytes)
         return tool
 
@@ -112,6 +123,7 @@ class SchemaStore:
             ("server", self._held_bytes + new_bytes, limits.schemas_bytes_max),
         ):
             if size_bytes > limit:
+                self._untrimmed_bytes += new_bytes
                 name = tool.declaration.name
                 raise ServiceError(
                     Reason.LIMIT_REACHED,
@@ -129,9 +141,17 @@ class SchemaStore:
         while self._freed:
             tenant, size_bytes = self._freed.popleft()
             self._count(tenant, -size_bytes)
+            self._untrimmed_bytes += size_bytes
 
     def _count(self, tenant: str, size_bytes: int) -> None:
         self._held_bytes += size_bytes
         self._held[tenant] += size_bytes
         if not self._held[tenant]:
             del self._held[tenant]
+
+
+def trim_memory() -> None:
+    """Has the allocator return what it does not use, if it can. Python's lock is not held."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

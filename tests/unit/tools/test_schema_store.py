@@ -17,7 +17,7 @@ from precall_service.domain.messages import Transcript
 from precall_service.tools import declarations
 from precall_service.tools.declarations import ToolLimits, ToolProposal
 from precall_service.tools.schema import Schema
-from precall_service.tools.schema_store import SchemaStore
+from precall_service.tools.schema_store import SchemaStore, trim_memory
 from precall_service.tools.toolset import Registration, Toolset
 from tests.support.agent import TIME, WITH_EVENTS, agent
 from tests.support.links import RecordingLink
@@ -208,3 +208,26 @@ async def test_the_schemas_of_a_conversation_end_with_it() -> None:
         del conversation, accepted
         await freed()
         assert there.dispatcher.schemas_bytes == {}
+
+
+async def test_freed_memory_is_returned_to_the_system(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims = 0
+
+    def counted() -> None:
+        nonlocal trims
+        trims += 1
+        trim_memory()
+
+    monkeypatch.setattr("precall_service.tools.schema_store.trim_memory", counted)
+    monkeypatch.setattr("precall_service.tools.schema_store.TRIM_BYTES", 8 << 20)
+    tools = streams.open("a")
+    await tools.register([heavy(number) for number in range(8)])
+    assert trims == 0
+    tools.withdraw([f"tool{number}" for number in range(8)])
+    await freed()
+    await tools.register([heavy(20)])
+    assert trims == 1
+    await tools.register([heavy(21)])
+    assert trims == 1
