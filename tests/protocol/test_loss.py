@@ -170,7 +170,7 @@ async def test_a_slow_reader_delays_only_its_own_generation_and_nothing_is_lost(
         assert all(len(waiting(outbox)) <= EVENTS_MAX for outbox in outboxes(server))
         assert step.said < PIECES / 2, "unread text must stop the generation"
         assert len((await slow.completed()).text) == PIECES * len(PIECE)
-        assert slow.kinds().count("text_delta") == PIECES
+        assert slow.kinds().count("text_delta") < PIECES, "what waits is joined"
         await slow.close()
         await other.close()
 

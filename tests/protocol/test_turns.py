@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import groupby
 
 import grpc
 import pytest
@@ -282,13 +283,14 @@ async def test_the_events_of_a_turn_come_in_the_order_of_the_contract() -> None:
         await stream.answer((await stream.invoked()).invocation_id, '"30 C"')
         ended = await stream.completed()
         await stream.close()
-    assert stream.kinds()[1:] == [
+    # Pieces of one text may be joined, as fast as they come here.
+    assert [kind for kind, _ in groupby(stream.kinds()[1:])] == [
         "turn_started",
         "step_started",
         "reasoning_delta",
-        *["text_delta"] * 2,
+        "text_delta",
         "tool_call_started",
-        *["tool_call_arguments_delta"] * 2,
+        "tool_call_arguments_delta",
         "tool_call_ready",
         "step_completed",
         "invoke",

@@ -1,5 +1,9 @@
 """The events that one conversation sends to its client: numbered, in order, bounded.
 
+An event gets its number when it is taken. If the transport is behind by BEHIND events, it is given
+pieces of one text as one event, since a write costs the same for any number of tokens. A crowd of
+conversations then gets larger pieces, and not later ones.
+
 Owns: the numbers of events. (The journal for resuming a stream will belong here.)
 Never: encodes events; the transport turns them into frames.
 Concurrency: any number of writers, one reader, one event loop.
@@ -9,10 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, TypeAlias
 
-from precall_service.domain.events import ConversationEvent, TurnEvent
+from precall_service.domain.events import (
+    ConversationEvent,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArgumentsDelta,
+    TurnEvent,
+)
+
+BEHIND: Final = 4
+"""The events that must wait before pieces are joined."""
 
 Emit = Callable[[TurnEvent], Awaitable[object]]
 """Sends an event of a turn to the client. It waits while the client is too slow to read."""
@@ -21,6 +36,10 @@ Offer = Callable[[TurnEvent], None]
 Push = Callable[[TurnEvent], object]
 """Sends an event of a turn to the client, even if the client is too slow to read. The number of
 these events has a bound of its own."""
+
+
+_Waiting: TypeAlias = tuple[str, ConversationEvent]
+"""The id of its turn, and an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ class Outbox:
     def __init__(self, events_max: int, first_sequence: int) -> None:
         self._events_max = events_max
         self._next = first_sequence
-        self._events: deque[NumberedEvent] = deque()
+        self._events: deque[_Waiting] = deque()
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -53,7 +72,7 @@ class Outbox:
         return self._closed
 
     def take_number(self) -> int:
-        """Takes the next number for the handshake's answer, which bypasses the outbox."""
+        """Takes the next number: for an event, or for the handshake's answer, which is none."""
         number = self._next
         self._next += 1
         return number
@@ -83,12 +102,14 @@ class Outbox:
     async def take(self) -> list[NumberedEvent]:
         """Waits for an event and returns all there are; once closed and empty, an empty list.
 
+        If there are BEHIND or more, pieces of one text that follow each other are joined.
         On cancel: nothing was taken.
         """
         while not self._events and not self._closed:
             self._filled.clear()
             await self._filled.wait()
-        events = list(self._events)
+        waiting = _joined(self._events) if len(self._events) >= BEHIND else self._events
+        events = [NumberedEvent(self.take_number(), turn_id, event) for turn_id, event in waiting]
         self._events.clear()
         self._room.set()
         return events
@@ -102,7 +123,37 @@ class Outbox:
     def _append(self, event: ConversationEvent, turn_id: str) -> bool:
         if self._closed:
             return False
-        self._events.append(NumberedEvent(self._next, turn_id, event))
-        self._next += 1
+        self._events.append((turn_id, event))
         self._filled.set()
         return True
+
+
+def _joined(events: Iterable[_Waiting]) -> Iterator[_Waiting]:
+    """Yields the events, with the pieces of one text as one event if they follow each other."""
+    for key, group in groupby(enumerate(events), _text_of):
+        pieces = [event for _, (_, event) in group]
+        yield key[0], pieces[0] if len(pieces) == 1 else _one(pieces)
+
+
+def _text_of(indexed: tuple[int, _Waiting]) -> tuple[str, object, str]:
+    """Returns what the pieces of one text have in common; any other event has it alone."""
+    index, (turn_id, event) = indexed
+    if isinstance(event, TextDelta | ReasoningDelta):
+        return turn_id, type(event), ""
+    if isinstance(event, ToolCallArgumentsDelta):
+        return turn_id, type(event), event.call_id
+    return turn_id, index, ""
+
+
+def _one(pieces: Sequence[ConversationEvent]) -> ConversationEvent:
+    """Returns one event for several pieces of one text."""
+    match pieces[0]:
+        case TextDelta():
+            return TextDelta("".join(e.text for e in pieces if isinstance(e, TextDelta)))
+        case ReasoningDelta():
+            return ReasoningDelta("".join(e.text for e in pieces if isinstance(e, ReasoningDelta)))
+        case ToolCallArgumentsDelta(call_id):
+            fragments = (e.json_fragment for e in pieces if isinstance(e, ToolCallArgumentsDelta))
+            return ToolCallArgumentsDelta(call_id, "".join(fragments))
+        case other:
+            raise AssertionError(f"{type(other).__name__} is no piece of a text")
