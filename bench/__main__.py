@@ -26,6 +26,7 @@ from precall_service.engine.models import is_embedded
 BENCHES = (
     "stream",
     "idle",
+    "crowd",
     "throughput",
     "continuation",
     "pressure",

@@ -1,0 +1,113 @@
+"""The whole service on an engine that samples at a given rate, without a model.
+
+All generations get a token at the same moment, as the sequences of a batch do. Tokens that nobody
+has taken in between come as one piece, as AsyncLLM has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from bench.process import Link, run_child
+from precall_service import app
+from precall_service.domain.events import TokenUsage
+from precall_service.domain.json import JsonObject
+from precall_service.engine.base import (
+    Chunk,
+    Engine,
+    Finish,
+    Progress,
+    Prompt,
+    StepEnd,
+    StepSpec,
+    StepStream,
+    TextPiece,
+)
+from precall_service.engine.vllm.token_prompt import own
+from precall_service.settings import load_settings
+from tests.support.scripted_engine import INFO, ScriptedEngine
+
+CONTEXT_TOKENS = 4096
+SEQUENCES = 4096
+
+
+class PacedEngine(ScriptedEngine):
+    """Generates `tokens` tokens, each with the same text, in steps of `step_s`."""
+
+    def __init__(self, text: str, tokens: int, step_s: float) -> None:
+        super().__init__(
+            (),
+            replace(
+                INFO,
+                context_tokens_max=CONTEXT_TOKENS,
+                sequences_max=SEQUENCES,
+                kv_tokens=SEQUENCES * CONTEXT_TOKENS,
+            ),
+        )
+        self._text = text
+        self._tokens = tokens
+        self._step_s = step_s
+        self._sampled = 0
+        self._stepped = asyncio.Event()
+
+    @asynccontextmanager
+    async def stepping(self) -> AsyncGenerator[None]:
+        """Takes steps until the block ends."""
+        task = asyncio.create_task(self._step())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
+        """As `Engine.generate`."""
+        begin, taken = self._sampled, 0
+        while taken < self._tokens:
+            ready = min(self._sampled - begin, self._tokens) - taken
+            if ready:
+                taken += ready
+                yield Chunk((0,) * ready, (TextPiece(self._text * ready),))
+            else:
+                await self._stepped.wait()
+        yield StepEnd(
+            finish=Finish.STOP,
+            token_ids=(0,) * taken,
+            raw_text=self._text * taken,
+            usage=TokenUsage(input_tokens=own(prompt).tokens, output_tokens=taken),
+        )
+
+    async def _step(self) -> None:
+        began = time.monotonic()
+        while True:
+            due = began + (self._sampled + 1) * self._step_s
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self._sampled = int((time.monotonic() - began) / self._step_s)
+            stepped, self._stepped = self._stepped, asyncio.Event()
+            stepped.set()
+
+
+async def main(config: JsonObject, link: Link) -> None:
+    """Serves until the bench ends."""
+    engine = PacedEngine(
+        str(config["text"]), int(str(config["tokens"])), float(str(config["step_s"]))
+    )
+
+    async def factory(on_progress: Progress) -> Engine:
+        return engine
+
+    settings = load_settings(None, {"server": {"port": 0}})
+    async with (
+        engine.stepping(),
+        app.serve(
+            settings, factory, model="paced", on_progress=lambda _stage, _fraction: None
+        ) as service,
+    ):
+        await link.answer({"address": service.address}, {})
+
+
+if __name__ == "__main__":
+    run_child(main)
