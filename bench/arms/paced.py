@@ -1,7 +1,10 @@
 """The whole service on an engine that samples at a given rate, without a model.
 
 All generations get a token at the same moment, as the sequences of a batch do. Tokens that nobody
-has taken in between come as one piece, as AsyncLLM has it.
+has taken in between come as one piece, as AsyncLLM has it. If a user's message is `call NAME`, the
+step makes that call instead.
+
+The `crowd` bench also runs this file in a copy of an older commit. So it uses only what both have.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from bench.process import Link, run_child
@@ -27,25 +30,27 @@ from precall_service.engine.base import (
     StepStream,
     TextPiece,
 )
-from precall_service.engine.vllm.token_prompt import own
+from precall_service.engine.vllm.token_prompt import TokenPrompt, own
 from precall_service.settings import load_settings
 from tests.support.scripted_engine import INFO, ScriptedEngine
+from tests.support.scripted_template import prompt_text
+from tests.support.scripts import Step, calls
 
 CONTEXT_TOKENS = 4096
-SEQUENCES = 4096
+_CALL = "<user>call "
 
 
 class PacedEngine(ScriptedEngine):
     """Generates `tokens` tokens, each with the same text, in steps of `step_s`."""
 
-    def __init__(self, text: str, tokens: int, step_s: float) -> None:
+    def __init__(self, text: str, tokens: int, step_s: float, sequences: int) -> None:
         super().__init__(
-            (),
+            _call,
             replace(
                 INFO,
                 context_tokens_max=CONTEXT_TOKENS,
-                sequences_max=SEQUENCES,
-                kv_tokens=SEQUENCES * CONTEXT_TOKENS,
+                sequences_max=sequences,
+                kv_tokens=sequences * CONTEXT_TOKENS,
             ),
         )
         self._text = text
@@ -65,6 +70,11 @@ class PacedEngine(ScriptedEngine):
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""
+        if _asked(own(prompt)).startswith(_CALL):
+            async with aclosing(super().generate(prompt, spec)) as stream:
+                async for each in stream:
+                    yield each
+            return
         begin, taken = self._sampled, 0
         while taken < self._tokens:
             ready = min(self._sampled - begin, self._tokens) - taken
@@ -90,10 +100,23 @@ class PacedEngine(ScriptedEngine):
             stepped.set()
 
 
+def _asked(prompt: TokenPrompt) -> str:
+    """Returns the last message of a prompt."""
+    return prompt_text(prompt).rsplit("\n", 2)[-2]
+
+
+def _call(prompt: TokenPrompt, _spec: StepSpec) -> Step:
+    """Makes the call that the user asks for."""
+    return calls((_asked(prompt).removeprefix(_CALL).strip(), "{}"))
+
+
 async def main(config: JsonObject, link: Link) -> None:
     """Serves until the bench ends."""
     engine = PacedEngine(
-        str(config["text"]), int(str(config["tokens"])), float(str(config["step_s"]))
+        str(config["text"]),
+        int(str(config["tokens"])),
+        float(str(config["step_s"])),
+        int(str(config.get("sequences", 4096))),
     )
 
     async def factory(on_progress: Progress) -> Engine:
