@@ -27,6 +27,7 @@ BENCHES = (
     "stream",
     "idle",
     "crowd",
+    "hostile",
     "throughput",
     "continuation",
     "pressure",

@@ -85,8 +85,8 @@ class _Found:
     server_share: float
 
 
-class _TimedReader(DeltaReader):
-    """Notes the time between two messages of each stream, and the tokens that came."""
+class TimedReader(DeltaReader):
+    """Notes the times between the messages of each stream, and the tokens that came."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,6 +104,12 @@ class _TimedReader(DeltaReader):
         self.tokens += count
         return count
 
+    def forget(self) -> None:
+        """Begins to measure anew."""
+        self._last.clear()
+        self.gaps_s.clear()
+        self.tokens = 0
+
 
 async def _round(
     options: argparse.Namespace, count: int, environment: dict[str, str], *, core: int
@@ -115,7 +121,7 @@ async def _round(
     }
     async with started(MODULE, config, core=core, environ=environment) as child:
         readers = [
-            await _TimedReader.connect(str(child.ready["address"])) for _ in range(CONNECTIONS)
+            await TimedReader.connect(str(child.ready["address"])) for _ in range(CONNECTIONS)
         ]
         try:
             return await _measured(options, child, readers, count // CONNECTIONS)
@@ -125,7 +131,7 @@ async def _round(
 
 
 async def _measured(
-    options: argparse.Namespace, child: Child, readers: list[_TimedReader], calls: int
+    options: argparse.Namespace, child: Child, readers: list[TimedReader], calls: int
 ) -> _Found:
     address = str(child.ready["address"])
     streams = [(reader, reader.open(calls, address, PATH)) for reader in readers]
@@ -138,8 +144,7 @@ async def _measured(
                 await reader.read(calls)
     await asyncio.sleep(START_S)
     for reader in readers:
-        reader.gaps_s.clear()
-        reader.tokens = 0
+        reader.forget()
     cpu_s, began = child.cpu_s(), time.perf_counter()
     await asyncio.sleep(options.seconds - START_S - MARGIN_S)
     took_s = time.perf_counter() - began

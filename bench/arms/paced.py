@@ -10,6 +10,7 @@ The `crowd` bench also runs this file in a copy of an older commit. So it uses o
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -22,6 +23,7 @@ from precall_service.domain.json import JsonObject
 from precall_service.engine.base import (
     Chunk,
     Engine,
+    EngineDiedError,
     Finish,
     Progress,
     Prompt,
@@ -40,10 +42,42 @@ CONTEXT_TOKENS = 4096
 _CALL = "<user>call "
 
 
-class PacedEngine(ScriptedEngine):
-    """Generates `tokens` tokens, each with the same text, in steps of `step_s`."""
+class Pace:
+    """The steps that all engines take together, one every `step_s`."""
 
-    def __init__(self, text: str, tokens: int, step_s: float, sequences: int) -> None:
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._next = asyncio.Event()
+        self.steps = 0
+        """The steps that were taken so far."""
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[None]:
+        """Takes steps until the block ends."""
+        task = asyncio.create_task(self._step())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def next(self) -> None:
+        """Returns when the next step was taken."""
+        await self._next.wait()
+
+    async def _step(self) -> None:
+        began = time.monotonic()
+        while True:
+            due = began + (self.steps + 1) * self._step_s
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.steps = int((time.monotonic() - began) / self._step_s)
+            taken, self._next = self._next, asyncio.Event()
+            taken.set()
+
+
+class PacedEngine(ScriptedEngine):
+    """Generates `tokens` tokens, each with the same text, one a step."""
+
+    def __init__(self, pace: Pace, text: str, tokens: int, sequences: int) -> None:
         super().__init__(
             _call,
             replace(
@@ -53,20 +87,15 @@ class PacedEngine(ScriptedEngine):
                 kv_tokens=sequences * CONTEXT_TOKENS,
             ),
         )
+        self._pace = pace
         self._text = text
         self._tokens = tokens
-        self._step_s = step_s
-        self._sampled = 0
-        self._stepped = asyncio.Event()
+        self._died = False
 
-    @asynccontextmanager
-    async def stepping(self) -> AsyncGenerator[None]:
-        """Takes steps until the block ends."""
-        task = asyncio.create_task(self._step())
-        try:
-            yield
-        finally:
-            task.cancel()
+    def die(self) -> None:
+        """As `ScriptedEngine.die`."""
+        self._died = True
+        super().die()
 
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""
@@ -75,29 +104,22 @@ class PacedEngine(ScriptedEngine):
                 async for each in stream:
                     yield each
             return
-        begin, taken = self._sampled, 0
+        begin, taken = self._pace.steps, 0
         while taken < self._tokens:
-            ready = min(self._sampled - begin, self._tokens) - taken
+            if self._died:
+                raise EngineDiedError("the bench has ended the engine")
+            ready = min(self._pace.steps - begin, self._tokens) - taken
             if ready:
                 taken += ready
                 yield Chunk((0,) * ready, (TextPiece(self._text * ready),))
             else:
-                await self._stepped.wait()
+                await self._pace.next()
         yield StepEnd(
             finish=Finish.STOP,
             token_ids=(0,) * taken,
             raw_text=self._text * taken,
             usage=TokenUsage(input_tokens=own(prompt).tokens, output_tokens=taken),
         )
-
-    async def _step(self) -> None:
-        began = time.monotonic()
-        while True:
-            due = began + (self._sampled + 1) * self._step_s
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self._sampled = int((time.monotonic() - began) / self._step_s)
-            stepped, self._stepped = self._stepped, asyncio.Event()
-            stepped.set()
 
 
 def _asked(prompt: TokenPrompt) -> str:
@@ -112,24 +134,50 @@ def _call(prompt: TokenPrompt, _spec: StepSpec) -> Step:
 
 async def main(config: JsonObject, link: Link) -> None:
     """Serves until the bench ends."""
-    engine = PacedEngine(
-        str(config["text"]),
-        int(str(config["tokens"])),
-        float(str(config["step_s"])),
-        int(str(config.get("sequences", 4096))),
-    )
+    pace = Pace(float(str(config["step_s"])))
+    engines: list[PacedEngine] = []
 
     async def factory(on_progress: Progress) -> Engine:
-        return engine
+        engines[:] = [
+            PacedEngine(
+                pace,
+                str(config["text"]),
+                int(str(config["tokens"])),
+                int(str(config.get("sequences", 4096))),
+            )
+        ]
+        return engines[0]
 
     settings = load_settings(None, {"server": {"port": 0}})
     async with (
-        engine.stepping(),
+        pace.kept(),
         app.serve(
             settings, factory, model="paced", on_progress=lambda _stage, _fraction: None
         ) as service,
     ):
-        await link.answer({"address": service.address}, {})
+
+        async def pause(_fields: JsonObject) -> JsonObject:
+            return {"longest_s": service.watch.longest_pause_s()}
+
+        async def counts(_fields: JsonObject) -> JsonObject:
+            gc.collect()
+            vitals = service.watch.vitals()
+            return {
+                "turns admitted": vitals.turns_admitted,
+                "turns waiting": sum(vitals.turns_waiting.values()),
+                "conversations": sum(vitals.conversations.values()),
+                "bytes held": sum(vitals.bytes_held.values()),
+                "runs": vitals.runs,
+                "predictions": vitals.predictions,
+                "tasks": len(asyncio.all_tasks()),
+            }
+
+        async def die(_fields: JsonObject) -> JsonObject:
+            engines[0].die()
+            return {}
+
+        commands = {"pause": pause, "counts": counts, "die": die}
+        await link.answer({"address": service.address}, commands)
 
 
 if __name__ == "__main__":
