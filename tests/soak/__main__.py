@@ -1,6 +1,6 @@
 """Ordinary agents, every attack and deaths of the engine, over and over; then nothing may be left.
 
-The server is a process of its own, on an engine that is only a clock. A cycle has every attack once,
+The server is a process of its own, on an engine that is only a clock. A cycle has each attack once,
 while agents take turns with tools, cancel some, and leave in the middle of others. After each cycle
 all clients leave, and the server must be as it was: every count at zero, no file open, and its
 memory as after the first cycle. Ends with status 1 if it is not.
