@@ -3,7 +3,7 @@
 #   BACKEND=cpu|gpu   the engine to install (default: the one in .venv; without .venv, gpu if
 #                     nvidia-smi succeeds, else cpu)
 #   PYTHON=...        the interpreter (3.11 to 3.13) to create .venv with, if there is no .venv yet
-#   ARGS="..."        arguments for demo, serve, test, bench and lock
+#   ARGS="..."        arguments for demo, serve, test, soak, bench and lock
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 BASELINE := proto/baseline.binpb
 
-.PHONY: help demo serve test setup lint fmt gen baseline lock bench clean runtime
+.PHONY: help demo serve test soak setup lint fmt gen baseline lock bench clean runtime
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -63,6 +63,9 @@ baseline: setup ## at a release, store the wire contract that later releases mus
 
 lock: setup ## compile pyproject.toml into requirements/ (ARGS=--upgrade for newer versions)
 	@.uv/bin/python scripts/lock.py --uv .uv/bin/uv $(ARGS)
+
+soak: setup ## attack a server for ten minutes, after which nothing may be left (ARGS="--minutes 2")
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 bench: setup ## measure precall against vLLM alone (docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)

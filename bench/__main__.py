@@ -26,6 +26,8 @@ from precall_service.engine.models import is_embedded
 BENCHES = (
     "stream",
     "idle",
+    "crowd",
+    "hostile",
     "throughput",
     "continuation",
     "pressure",

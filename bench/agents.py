@@ -1,6 +1,6 @@
 """Agents that use a tool: the plan of each agent, and the two loops that run it.
 
-Owns: the plan of an agent: its prompt, its calls and how long its tool takes. Both arms use it.
+Owns: the plan of an agent: its prompt, its calls and how long its tool takes. All arms use it.
 Never: schedules steps. Scheduling is what the arms differ in.
 
 Times are read from the machine's monotonic clock, so they can be compared with the servers' times.
@@ -9,6 +9,7 @@ Times are read from the machine's monotonic clock, so they can be compared with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -32,6 +33,9 @@ SCHEMA: dict[str, Any] = {
     "required": ["number"],
     "additionalProperties": False,
 }
+NO_THOUGHT: dict[str, Any] = {"enable_thinking": False}
+"""The template variables of all arms. A step is too short for a thought before its call, and vLLM's
+server holds a model that may think to no call."""
 _TEXT = (
     "river stone cloud lamp garden winter paper silver bridge market engine valley copper forest "
     "window harbour candle meadow orange thunder basket mirror pepper saddle tunnel violet walnut "
@@ -116,6 +120,7 @@ async def run_precall(client: precall.Client, plan: Plan) -> Run:
 
     conversation = client.conversation(
         system_prompt=plan.system_prompt,
+        template_variables=NO_THOUGHT,
         tools=[precall.Tool.from_function(look_up, name=TOOL, description=DESCRIPTION)],
     )
     async with conversation:
@@ -139,9 +144,28 @@ async def run_precall(client: precall.Client, plan: Plan) -> Run:
     return run
 
 
-async def run_openai(client: openai.AsyncOpenAI, model: str, plan: Plan) -> Run:
-    """Runs the agent as the loop that clients write today: each step is a separate request."""
+async def run_openai(
+    client: openai.AsyncOpenAI,
+    model: str,
+    plan: Plan,
+    *,
+    cap: asyncio.Semaphore | None = None,
+    by_program: bool = False,
+) -> Run:
+    """Runs the agent as the loop that clients write today: each step is a separate request.
+
+    With a `cap`, the agent first waits for its place among the running ones, which counts as its
+    time. With `by_program`, each request names the agent in the field that ThunderAgent reads.
+    """
     run = Run(plan=plan, began_at=time.monotonic())
+    async with cap or contextlib.nullcontext():
+        await _run_steps(client, model, run, by_program=by_program)
+    _check(run)
+    return run
+
+
+async def _run_steps(client: openai.AsyncOpenAI, model: str, run: Run, *, by_program: bool) -> None:
+    plan = run.plan
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": plan.system_prompt},
         {"role": "user", "content": plan.text},
@@ -150,7 +174,9 @@ async def run_openai(client: openai.AsyncOpenAI, model: str, plan: Plan) -> Run:
         last = step == plan.steps - 1
         name = f"{plan.agent_id}-{step}"
         run.steps.append(f"chatcmpl-{name}")
-        calls = await _openai_step(client, model, run, messages, name, last=last)
+        calls = await _openai_step(
+            client, model, run, messages, name, last=last, by_program=by_program
+        )
         for call in calls:
             at = len(run.results_at)
             await asyncio.sleep(plan.tool_s[at])
@@ -158,8 +184,6 @@ async def run_openai(client: openai.AsyncOpenAI, model: str, plan: Plan) -> Run:
             result = plan.results[at]
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     run.ended_at = time.monotonic()
-    _check(run)
-    return run
 
 
 async def _openai_step(
@@ -170,6 +194,7 @@ async def _openai_step(
     name: str,
     *,
     last: bool,
+    by_program: bool,
 ) -> Sequence[dict[str, Any]]:
     """Streams one step, appends its message to `messages`, and returns its calls."""
     function = {
@@ -187,6 +212,8 @@ async def _openai_step(
         max_tokens=run.plan.step_tokens_max,
         stream=True,
         extra_headers={"X-Request-Id": name},
+        extra_body={"chat_template_kwargs": NO_THOUGHT}
+        | ({"program_id": run.plan.agent_id} if by_program else {}),
     )
     text, calls = "", dict[int, dict[str, Any]]()
     async for chunk in stream:

@@ -25,7 +25,10 @@ _CANCEL = 8
 
 
 class Reader(asyncio.Protocol):
-    """One connection. A message is counted when its last byte has arrived."""
+    """One connection. A message is counted when its last byte has arrived.
+
+    A subclass may count a message as several, or note it, in `arrived`.
+    """
 
     def __init__(self) -> None:
         self._messages = 0
@@ -92,6 +95,10 @@ class Reader(asyncio.Protocol):
         if self._failed is not None:
             raise ConnectionError(self._failed)
 
+    def arrived(self, stream: int, message: bytes) -> int:
+        """Returns as how many messages one counts that has arrived on this stream."""
+        return 1
+
     def close(self) -> None:
         """Ends the connection."""
         if self._transport is not None:
@@ -143,8 +150,8 @@ class Reader(asyncio.Protocol):
             length = int.from_bytes(data[at + 1 : at + 5], "big")
             if end - at < 5 + length:
                 break
+            self._messages += self.arrived(stream, data[at + 5 : at + 5 + length])
             at += 5 + length
-            self._messages += 1
         self._pending[stream] = data[at:]
 
     def _check(self) -> None:

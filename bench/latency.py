@@ -93,6 +93,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             name = f"{options.agents} agents, with a target"
             kept = await _agents(client, options.agents, options, report, name=name)
             load = (await client.server_info()).load
+            assert load is not None, "the arm sets info_counts"
         report.add("with a target: turns at once", load.turns_max)
         report.add(IN_TIME, kept / target_s)
         report.judge(IN_TIME, AtMost(1.05))

@@ -1,16 +1,22 @@
 """Agents that together need twice the KV cache: the service against today's loop.
 
-Both arms have the same model, KV cache, batch, arguments of vLLM and agents. Each agent has its own
+All arms have the same model, KV cache, batch, arguments of vLLM and agents. Each agent has its own
 long prompt, so that no prefix is shared, and a fixed number of steps. Each step but the last makes
 a call of fixed length, and the tools sleep. In today's loop, the `tool_choice` of each request
 fixes the number of steps. precall applies a turn's tool choice to its first step only, so its
-engine is wrapped here to ask for a call in every step but the last. Rounds of the two arms
-alternate, each with its own server.
+engine is wrapped here to ask for a call in every step but the last. Rounds of the arms alternate,
+each with its own server.
+
+Two more arms are what an expert would do. One is today's loop with a cap on the agents that run at
+once, which somebody has to find: `--cap`. The other is a proxy that admits whole agents and not
+requests, such as ThunderAgent. It is not part of this repository: start it yourself in front of
+http://127.0.0.1:PORT/v1, where the bench starts today's server for it, and name both with
+`--proxy-url` and `--proxy-port`. Without an address this arm is skipped.
 
 The gap runs from a tool's result in the client to the first token that AsyncLLM yields for the next
-step; the same code records that token in both servers. The gap seen by the client starts at the
+step; the same code records that token in all servers. The gap seen by the client starts at the
 same result and ends at the first output that the client receives. If the step begins with a call,
-that output is the call's name, which both servers send once the model has written it completely.
+that output is the call's name, which all servers send once the model has written it completely.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import openai
@@ -25,6 +32,7 @@ import openai
 import precall
 from bench import served
 from bench.agents import Plan, Run, Workload, plans, run_openai, run_precall
+from bench.order import rotated
 from bench.process import Child
 from bench.report import AtMost, Report
 from bench.stats import percentile
@@ -33,7 +41,9 @@ WARM_UPS = 6
 """Turns that are run first and not measured. They warm the engine up, and they teach the service
 how much such turns grow, which it knows on a server that has run for a minute."""
 
-ARMS = ("precall", "today's loop")
+PROXY_PORT = 8100
+
+PRECALL, TODAY, CAPPED, PROXY = "precall", "today's loop", "with a cap", "proxy"
 
 SIZES = {
     "cpu": {
@@ -82,6 +92,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agents", type=int)
     parser.add_argument("--rounds", type=int, help="rounds of each arm")
     parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--cap", type=int, help="agents that run at once in the arm with a cap (default: half)"
+    )
+    parser.add_argument(
+        "--cold",
+        action="store_const",
+        const=True,
+        help="measure the first turns of a fresh server; without it, six turns run first",
+    )
+    parser.add_argument("--proxy-url", help="address of a proxy, such as http://127.0.0.1:9000/v1")
+    parser.add_argument(
+        "--proxy-port",
+        type=int,
+        help=f"where the bench starts today's server for the proxy (default: {PROXY_PORT})",
+    )
     parser.add_argument("--prompt-words", type=int)
     parser.add_argument("--result-words", type=int)
     parser.add_argument("--tool-least-s", type=float)
@@ -99,32 +124,37 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     if not report.count("KV cache"):
         report.add("KV cache", await _kv_cache_tokens(options), unit="tokens")
     kv_tokens = int(report.samples("KV cache")[0])
-    arms = served.served(options, block_size=options.block_size, kv_tokens=kv_tokens)
-    calls = options.steps - 1
+    served_arms = served.served(options, block_size=options.block_size, kv_tokens=kv_tokens)
+    arms = [PRECALL, TODAY, CAPPED]
+    if options.proxy_url is None:
+        print("no --proxy-url: the arm of a proxy that admits by program is skipped")
+    else:
+        arms.append(PROXY)
     done = report.count("precall: mean turn")
     for number in range(done, done + options.rounds):
-        warm_ups, agents = _plans(options, number)
-        async with arms.precall(forced_calls=calls) as server:
-            runs, notes = await _precall_round(server, warm_ups, agents)
-            _add_round("precall", runs, notes, report)
-        async with arms.openai() as server:
-            runs, notes = await _openai_round(server, arms.model.display_name, warm_ups, agents)
-            _add_round("today's loop", runs, notes, report)
-        _compare(report)
+        for arm in rotated(arms, number):
+            runs, notes = await _round(arm, options, served_arms, number)
+            _add_round(arm, runs, notes, report)
+        _compare(report, arms[1:])
 
 
-def _compare(report: Report) -> None:
-    for quantity, most in (
-        ("gap, median", 0.2),
-        ("gap, p95", None),
-        ("gap seen by the client, median", 0.2),
-        ("mean turn", 0.7),
-        ("all done", 1.0),
-    ):
-        ratio = f"{quantity}: precall / today's loop"
-        report.ratio(ratio, *(f"{arm}: {quantity}" for arm in ARMS))
-        if most is not None:
-            report.judge(ratio, AtMost(most))
+def _compare(report: Report, others: list[str]) -> None:
+    for other in others:
+        for quantity, most in (
+            ("gap, median", 0.2),
+            ("gap, p95", None),
+            ("gap seen by the client, median", 0.2),
+            ("mean turn", 0.7),
+            ("all done", 1.0),
+        ):
+            under = f"{other}: {quantity}"
+            over = f"{PRECALL}: {quantity}"
+            if report.count(under) != report.count(over):
+                continue  # a proxy hides the gap in the server, or a kept result lacks the arm
+            ratio = f"{quantity}: precall / {other}"
+            report.ratio(ratio, over, under)
+            if most is not None and other == TODAY:
+                report.judge(ratio, AtMost(most))
     report.round_ended()
 
 
@@ -139,7 +169,7 @@ def _plans(options: argparse.Namespace, number: int) -> tuple[list[Plan], list[P
         seed=number,
     )
     found = plans(work)
-    return found[:WARM_UPS], found[WARM_UPS:]
+    return [] if options.cold else found[:WARM_UPS], found[WARM_UPS:]
 
 
 async def _kv_cache_tokens(options: argparse.Namespace) -> int:
@@ -156,36 +186,54 @@ async def _kv_cache_tokens(options: argparse.Namespace) -> int:
     return int(options.kv_share * options.agents * need)
 
 
-async def _precall_round(
-    server: Child, warm_ups: list[Plan], agents: list[Plan]
+async def _round(
+    arm: str, options: argparse.Namespace, arms: served.Served, number: int
 ) -> tuple[list[Run], list[dict[str, Any]]]:
-    async with precall.Client(str(server.ready["address"])) as client:
-        await asyncio.gather(*(run_precall(client, plan) for plan in warm_ups))
-        await server.ask("generations")
-        runs = await asyncio.gather(*(run_precall(client, plan) for plan in agents))
-    return runs, _generations(await server.ask("generations"))
+    """Runs all agents in one arm, on a fresh server."""
+    warm_ups, agents = _plans(options, number)
+    if arm == PRECALL:
+        async with (
+            arms.precall(forced_calls=options.steps - 1) as server,
+            precall.Client(str(server.ready["address"])) as client,
+        ):
+            return await _measured(server, lambda plan: run_precall(client, plan), warm_ups, agents)
+    port = (options.proxy_port or PROXY_PORT) if arm == PROXY else None
+    places = options.cap or options.agents // 2
+    cap = asyncio.Semaphore(places) if arm == CAPPED else None
+    async with arms.openai(port=port) as server:
+        address = options.proxy_url if arm == PROXY else str(server.ready["address"])
+        async with openai.AsyncOpenAI(
+            base_url=address, api_key="none", max_retries=0, timeout=600.0
+        ) as client:
+            model = arms.model.display_name
+            return await _measured(
+                server,
+                lambda plan: run_openai(client, model, plan, cap=cap, by_program=arm == PROXY),
+                warm_ups,
+                agents,
+            )
 
 
-async def _openai_round(
-    server: Child, model: str, warm_ups: list[Plan], agents: list[Plan]
+async def _measured(
+    server: Child,
+    run_agent: Callable[[Plan], Awaitable[Run]],
+    warm_ups: list[Plan],
+    agents: list[Plan],
 ) -> tuple[list[Run], list[dict[str, Any]]]:
-    address = str(server.ready["address"])
-    async with openai.AsyncOpenAI(
-        base_url=address, api_key="none", max_retries=0, timeout=600.0
-    ) as client:
-        await asyncio.gather(*(run_openai(client, model, plan) for plan in warm_ups))
-        await server.ask("generations")
-        runs = await asyncio.gather(*(run_openai(client, model, plan) for plan in agents))
+    await asyncio.gather(*map(run_agent, warm_ups))
+    await server.ask("generations")
+    runs = await asyncio.gather(*map(run_agent, agents))
     return runs, _generations(await server.ask("generations"))
 
 
 def _add_round(arm: str, runs: list[Run], notes: list[dict[str, Any]], report: Report) -> None:
     """Adds the samples of one round of one arm to the report."""
-    gaps = [gap for run in runs for gap in _gaps(run, notes)]
+    gaps = [gap for run in runs for gap in _gaps(run, notes)] if _named(arm, runs, notes) else []
     turns = [run.ended_at - run.began_at for run in runs]
     prompts = sum(note["prompt_tokens"] for note in notes)
-    report.add(f"{arm}: gap, median", statistics.median(gaps), unit="s")
-    report.add(f"{arm}: gap, p95", percentile(gaps, 0.95), unit="s")
+    if gaps:
+        report.add(f"{arm}: gap, median", statistics.median(gaps), unit="s")
+        report.add(f"{arm}: gap, p95", percentile(gaps, 0.95), unit="s")
     report.add(
         f"{arm}: gap seen by the client, median",
         statistics.median(gap for run in runs for gap in run.seen_gaps_s),
@@ -198,9 +246,17 @@ def _add_round(arm: str, runs: list[Run], notes: list[dict[str, Any]], report: R
     report.add(f"{arm}: cached", sum(note["cached_tokens"] for note in notes) / prompts)
     report.add(f"{arm}: generated", sum(note["output_tokens"] for note in notes), unit="tokens")
     print(
-        f"{arm}: gap {statistics.median(gaps):.3f} s, mean turn {statistics.mean(turns):.1f} s, "
-        f"all done {ended - began:.1f} s"
+        f"{arm}: gap {f'{statistics.median(gaps):.3f} s' if gaps else 'unknown'}, mean turn "
+        f"{statistics.mean(turns):.1f} s, all done {ended - began:.1f} s"
     )
+
+
+def _named(arm: str, runs: list[Run], notes: list[dict[str, Any]]) -> bool:
+    """Whether the server's generations have the ids of the steps. A proxy may not pass them on."""
+    if arm != PROXY:
+        return True
+    ids = [note["request_id"] for note in notes]
+    return all(any(each.startswith(step) for each in ids) for run in runs for step in run.steps)
 
 
 def _gaps(run: Run, notes: list[dict[str, Any]]) -> list[float]:

@@ -45,8 +45,8 @@ class Served:
             yield child
 
     @asynccontextmanager
-    async def openai(self) -> AsyncGenerator[Child]:
-        """Runs today's server until the block ends."""
+    async def openai(self, *, port: int | None = None) -> AsyncGenerator[Child]:
+        """Runs today's server until the block ends, on a free port if none is given."""
         arguments = ["--model", self.model.path_or_name]
         arguments += ["--served-model-name", self.model.display_name]
         assert self.model.tool_parser is not None  # the flag refuses such models
@@ -56,7 +56,7 @@ class Served:
         arguments += ["--uvicorn-log-level", "warning"]
         for name, value in self.vllm.items():
             arguments += _flag(name, value)
-        config: JsonObject = {"port": _free_port(), "arguments": arguments}
+        config: JsonObject = {"port": port or _free_port(), "arguments": arguments}
         environ = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
         print("starting today's server", flush=True)
         async with started("bench.arms.openai_server", config, environ=environ) as child:

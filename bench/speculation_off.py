@@ -84,7 +84,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                         child,
                         connections=options.connections,
                         calls=options.conversations // options.connections,
-                        messages_a_turn=options.deltas + EXTRA_MESSAGES,
+                        deltas_a_turn=options.deltas + EXTRA_MESSAGES,
                         opening=OPEN_WITH_TOOL,
                     )
                     stack.callback(arms[name].close)
@@ -98,10 +98,10 @@ async def _rounds(arms: dict[str, stream.Arm], rounds: int, report: Report) -> N
         for name in rotated(ARMS, number):
             one = await arms[name].round()
             if number:  # the first round warms up
-                report.add(name, one.rate, unit="messages/s")
-                print(f"round {number}: {name} {one.rate:,.0f} messages/s")
+                report.add(name, one.rate, unit="deltas/s")
+                print(f"round {number}: {name} {one.rate:,.0f} deltas/s")
         if number:
             for name in ARMS[1:]:
-                report.ratio(f"messages/s: {name} / before", name, "before")
-            report.judge("messages/s: off / before", AtLeast(1.0))
+                report.ratio(f"deltas/s: {name} / before", name, "before")
+            report.judge("deltas/s: off / before", AtLeast(1.0))
             report.round_ended()

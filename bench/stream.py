@@ -1,8 +1,9 @@
 """How fast the service forwards deltas, compared with a bare servicer that writes the same deltas.
 
-Each server is one process on core 0; a reader that only counts messages is on core 1. Rounds
-alternate between the arms. The bench reports messages per second, and also the server's processor
-time per message: it measures the same cost, and a busy machine disturbs it less.
+Each server is one process on core 0; a reader that only counts deltas is on core 1. Rounds
+alternate between the arms. The bench reports deltas per second, and also the server's processor
+time per delta: it measures the same cost, and a busy machine disturbs it less. The service joins
+deltas when it is behind, as it is here; one message then counts as all of them.
 
 In "precall, by steps", the event loop runs after each piece of the scripted engine, as it does
 with a real engine, whose pieces come one at a time. In "precall", the engine never pauses.
@@ -28,13 +29,24 @@ from precall_service.domain.json import JsonObject
 
 TEXT = " word"
 PATH = "/precall.v1.AgentService/Converse"
+
+
+class DeltaReader(Reader):
+    """Counts a message of joined deltas as so many, and any other message as one."""
+
+    def arrived(self, stream: int, message: bytes) -> int:
+        """As `Reader.arrived`."""
+        frame = agent_pb2.ConverseResponse.FromString(message)
+        return len(frame.text_delta.text) // len(TEXT) or 1
+
+
 ARMS = (
     ("bare", "bench.arms.bare_grpc", 0, False),
     ("precall", "bench.arms.scripted", 4, False),
     ("precall, by steps", "bench.arms.scripted", 4, True),
 )
-"""Name; module; number of messages in a turn that are not deltas (turn and step started, step and
-turn completed); whether the scripted engine pauses after each piece."""
+"""Name; module; how many messages of a turn are no deltas and count as one each (turn and step
+started, step and turn completed); whether the scripted engine pauses after each piece."""
 SETTLE_S = 0.2
 """Time for a server to clean up the conversations of a round before the next arm starts."""
 
@@ -54,10 +66,10 @@ class Arm:
     """One server and the connections to it."""
 
     child: Child
-    readers: list[Reader]
+    readers: list[DeltaReader]
     calls: int
     """Conversations per connection."""
-    messages_a_turn: int
+    deltas_a_turn: int
     opening: bytes
     """The frame that opens a conversation."""
 
@@ -68,16 +80,16 @@ class Arm:
         *,
         connections: int,
         calls: int,
-        messages_a_turn: int,
+        deltas_a_turn: int,
         opening: bytes = OPEN,
     ) -> Self:
         """Opens the connections to a ready server."""
         address = str(child.ready["address"])
         return cls(
             child=child,
-            readers=[await Reader.connect(address) for _ in range(connections)],
+            readers=[await DeltaReader.connect(address) for _ in range(connections)],
             calls=calls,
-            messages_a_turn=messages_a_turn,
+            deltas_a_turn=deltas_a_turn,
             opening=opening,
         )
 
@@ -92,17 +104,17 @@ class Arm:
         own_before = time.process_time()
         self._send(streams, START)
         for reader in self.readers:
-            await reader.read(self.calls * self.messages_a_turn)
+            await reader.read(self.calls * self.deltas_a_turn)
         took, cpu = time.perf_counter() - began, self.child.cpu_s() - cpu_before
         own = time.process_time() - own_before
         for reader, ids in streams:
             for stream in ids:
                 reader.cancel(stream)
         await asyncio.sleep(SETTLE_S)
-        messages = len(self.readers) * self.calls * self.messages_a_turn
+        deltas = len(self.readers) * self.calls * self.deltas_a_turn
         return Round(
-            rate=messages / took,
-            cpu_us=1e6 * cpu / messages,
+            rate=deltas / took,
+            cpu_us=1e6 * cpu / deltas,
             server_share=cpu / took,
             reader_share=own / took,
         )
@@ -113,7 +125,7 @@ class Arm:
             reader.close()
 
     @staticmethod
-    def _send(streams: list[tuple[Reader, list[int]]], message: bytes) -> None:
+    def _send(streams: list[tuple[DeltaReader, list[int]]], message: bytes) -> None:
         for reader, ids in streams:
             for stream in ids:
                 reader.send(stream, message)
@@ -121,7 +133,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The figures of one arm: messages per second, CPU per message, and how busy each side was."""
+    """The figures of one arm: deltas per second, CPU per delta, and how busy each side was."""
 
     rate: float
     cpu_us: float
@@ -159,7 +171,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                     child,
                     connections=options.connections,
                     calls=options.conversations // options.connections,
-                    messages_a_turn=options.deltas + extra,
+                    deltas_a_turn=options.deltas + extra,
                 )
                 stack.callback(arms[name].close)
             await _rounds(arms, options.rounds, report)
@@ -175,22 +187,22 @@ async def _rounds(arms: dict[str, Arm], rounds: int, report: Report) -> None:
             one = await arm.round()
             if number == 0:
                 continue  # the first round warms up
-            report.add(name, one.rate, unit="messages/s")
-            report.add(f"{name}, CPU per message", one.cpu_us, unit="us")
+            report.add(name, one.rate, unit="deltas/s")
+            report.add(f"{name}, CPU per delta", one.cpu_us, unit="us")
             report.add(f"{name}, server's share of its core", one.server_share)
             report.add(f"{name}, reader's share of its core", one.reader_share)
-            print(f"round {number}: {name} {one.rate:,.0f} messages/s, {one.cpu_us:.1f} us each")
+            print(f"round {number}: {name} {one.rate:,.0f} deltas/s, {one.cpu_us:.1f} us each")
         if number:
             _compare(report)
 
 
 def _compare(report: Report) -> None:
     for name in ("precall", "precall, by steps"):
-        ratio = f"messages/s: {name} / bare"
+        ratio = f"deltas/s: {name} / bare"
         report.ratio(ratio, name, "bare")
         report.judge(ratio, AtLeast(0.7))
-        own, bare = f"{name}, CPU per message", "bare, CPU per message"
-        report.ratio(f"CPU per message: bare / {name}", bare, own)
+        own, bare = f"{name}, CPU per delta", "bare, CPU per delta"
+        report.ratio(f"CPU per delta: bare / {name}", bare, own)
     report.round_ended()
 
 

@@ -23,10 +23,9 @@ from precall_service.tools.declarations import declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
-from precall_service.tools.toolset import Toolset
 from tests.support.clock import settle
 from tests.support.links import RecordingLink
-from tests.support.tools import tool_limits
+from tests.support.tools import new_toolset, tool_limits
 
 HITS = 200
 """Hits in one turn of an arm."""
@@ -113,7 +112,7 @@ async def joined(fields: JsonObject) -> JsonObject:
     callers = int(str(fields["callers"]))
     clock = LoopClock()
     link = RecordingLink()
-    tools = Toolset(link, tool_limits())
+    tools = new_toolset(link, tool_limits())
     tools.add(declare(cached.proposal(), tool_limits()))
     [tool] = tools.snapshot()
     async with cached.memory_cache() as cache, Dispatcher(clock, tool_limits()) as dispatcher:
@@ -141,7 +140,7 @@ async def joined(fields: JsonObject) -> JsonObject:
             of = cached.arguments(turns)
             waiting = [asyncio.create_task(call(of)) for _ in range(callers)]
             await settle()
-            dispatcher.deliver(link, link.invocations[-1].invocation_id, HandlerResult("1"))
+            await dispatcher.deliver(link, link.invocations[-1].invocation_id, HandlerResult("1"))
             await asyncio.gather(*waiting)
             assert len(link.asked) == turns, "equal calls did not share one run"
 

@@ -95,7 +95,7 @@ async def _answer(conversation: Conversation) -> int:
             match taken.event:
                 case Invoke(invocation_id=invocation_id):
                     answered += 1
-                    conversation.deliver(invocation_id, HandlerResult("1"))
+                    await conversation.deliver(invocation_id, HandlerResult("1"))
                 case TurnCompleted():
                     return answered
                 case _:

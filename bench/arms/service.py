@@ -60,8 +60,14 @@ class ForcedCalls:
     def info(self) -> EngineInfo:
         return self._engine.info
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
-        return await self._engine.judge(tools)
+    @property
+    def progress(self) -> int:
+        return self._engine.progress
+
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
+        return await self._engine.judge(tools, tenant)
 
     async def render(self, transcript: Transcript) -> Prompt:
         return await self._engine.render(transcript)
@@ -98,6 +104,9 @@ class ForcedCalls:
 
     async def cause_of_death(self) -> str:
         return await self._engine.cause_of_death()
+
+    async def kill(self) -> None:
+        await self._engine.kill()
 
     async def close(self) -> None:
         await self._engine.close()
@@ -197,9 +206,11 @@ class Gaps:
         deliver, note = Conversation.deliver, TurnAccount.note
         gaps = self
 
-        def noted_deliver(self: Conversation, invocation_id: str, answer: HandlerAnswer) -> None:
+        async def noted_deliver(
+            self: Conversation, invocation_id: str, answer: HandlerAnswer
+        ) -> None:
             gaps._answered_at = time.perf_counter()
-            deliver(self, invocation_id, answer)
+            await deliver(self, invocation_id, answer)
 
         def noted_note(self: TurnAccount, happening: Happening) -> None:
             piece = isinstance(happening, Sampled) and bool(happening.pieces)

@@ -54,7 +54,7 @@ async def main(config: JsonObject, link: Link) -> None:
         cast(
             Any,
             {
-                "server": {"port": 0, "drain_s": 0},
+                "server": {"port": 0, "drain_s": 0, "info_counts": True},
                 "engine": section,
                 "speculation": config["speculation"],
                 "admission": config["admission"],

@@ -6,13 +6,14 @@ Owns: the connections between the parts, and the order of start and stop.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from precall_service import __version__
-from precall_service.admission import Admission, GrowthRecord
+from precall_service.admission import Admission, FairStage, GrowthRecord
 from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
@@ -25,7 +26,7 @@ from precall_service.cache.memory import MemoryStore
 from precall_service.cache.redis.opening import redis_store
 from precall_service.domain.clock import Clock
 from precall_service.engine.base import EngineFactory, EngineInfo, Progress
-from precall_service.engine.supervisor import EngineSupervisor
+from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from precall_service.loop_clock import LoopClock
 from precall_service.settings import CacheSection, Settings
 from precall_service.speculation.predictors.cached import CachePredictor
@@ -36,6 +37,8 @@ from precall_service.speculation.predictors.history.predictor import HistoryPred
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.transport.server import GrpcServer
 from precall_service.transport.server_info import ServerInfo
+from precall_service.watch.self_watch import SelfWatch, WatchLimits
+from precall_service.watch.vitals import VitalSigns
 from precall_tracing.setup import exported_traces
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,9 @@ class Service:
     """Those of the draft model, if there is one. The service does not depend on them."""
     conversations: Conversations
     admission: Admission
+    watch: SelfWatch
+    """What the service measures of itself."""
+    server: GrpcServer
     background: asyncio.Task[None]
     """Restarts the engine and updates readiness. It ends before the block only by a defect, which
     awaiting it raises."""
@@ -143,6 +149,9 @@ async def _serve(
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
     draft_engines = _draft_engines(settings, draft_factory, clock)
     admission = Admission(clock, settings.admission.limits())
+    for kept in (engines, draft_engines):
+        if kept is not None:
+            kept.on_state(HeapFreezer())  # before the admission lets turns in
     follow_engine(admission, engines)
     agent_limits = settings.conversations.limits()
     speculation = _speculation(
@@ -152,6 +161,7 @@ async def _serve(
         model=model,
         engines=engines,
         admission=admission,
+        prompts=FairStage(admission.limits),
         growth=GrowthRecord(),
         dispatcher=dispatcher,
         cache=cache,
@@ -171,10 +181,23 @@ async def _serve(
         speculation=speculation,
         clock=clock,
         started_at=clock.now(),
+        tells_load=settings.server.info_counts,
+    )
+    watch = SelfWatch(
+        VitalSigns(
+            engines=engines,
+            admission=admission,
+            conversations=conversations,
+            dispatcher=dispatcher,
+            speculation=speculation,
+        ).read,
+        _watch_limits(settings),
+        clock,
     )
     server = GrpcServer(settings.server.options(), conversations, cache, info)
     async with (
         speculation,
+        watch.watching(),
         _running(
             server, engines, draft_engines, on_progress, drain_s=settings.server.drain_s
         ) as running,
@@ -188,8 +211,31 @@ async def _serve(
             draft_engines=draft_engines,
             conversations=conversations,
             admission=admission,
+            watch=watch,
+            server=server,
             background=background,
         )
+
+
+class HeapFreezer:
+    """Takes what lives when an engine has started out of the garbage collection.
+
+    That is most of what this process ever holds, some 700,000 objects with vLLM, and a collection
+    that looks at all of them stops the event loop for half a second. It is done once here, when no
+    turn can run on the engine: what an engine that died has left is found by no other.
+    """
+
+    def __init__(self) -> None:
+        self._last = EngineState.STARTING
+
+    def __call__(self, state: EngineState) -> None:
+        """Takes note of the state of the engine."""
+        started = state is EngineState.READY and self._last is not EngineState.SILENT
+        self._last = state
+        if started:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
 
 
 def _speculation(
@@ -217,6 +263,15 @@ def _speculation(
         admission=admission,
         clock=clock,
         limits=limits,
+    )
+
+
+def _watch_limits(settings: Settings) -> WatchLimits:
+    return WatchLimits(
+        loop_pause_s=settings.server.loop_pause_s,
+        turns_waiting=settings.admission.waiting_max,
+        conversations=settings.conversations.conversations_max,
+        bytes_held=settings.conversations.bytes_max,
     )
 
 

@@ -338,7 +338,7 @@ async def test_a_result_that_is_too_large_is_refused() -> None:
         with pytest.raises(precall.TooLargeError, match="result_json: it has 2097154 bytes"):
             await client.cache.put(*WEATHER, "x" * 2 * 2**20, ttl_s=60)
         with pytest.raises(precall.LimitReachedError, match="larger than max"):  # by gRPC itself
-            await client.cache.put(*WEATHER, "x" * 17 * 2**20, ttl_s=60)
+            await client.cache.put(*WEATHER, "x" * 9 * 2**20, ttl_s=60)
         assert (await client.cache.stats()).entries == 0
 
 

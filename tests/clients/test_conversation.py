@@ -230,11 +230,11 @@ async def test_opening_with_refused_tools_raises_with_all_of_them() -> None:
 async def test_a_refused_handshake_raises_by_reason(
     reason: str, kind: type[precall.PrecallError]
 ) -> None:
-    refused = Refuse(reason, "not now", 3.0)
+    refused = Refuse(reason, "not now", 30.0)
     async with FakeServer(refuse_open=refused) as server, Client(server.address) as client:
         with pytest.raises(kind, match="not now") as caught:
             await client.conversation().open()
-    assert (caught.value.reason, caught.value.retry_after_s) == (reason, 3.0)
+    assert (caught.value.reason, caught.value.retry_after_s) == (reason, 30.0)
 
 
 async def test_a_frame_over_the_limit_is_refused_by_the_client_and_the_stream_lives() -> None:

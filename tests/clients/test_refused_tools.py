@@ -65,6 +65,9 @@ BAD: dict[str, dict[str, Any]] = {
     "$id below the root": properties(a={"$id": "a"}),
     "too deep": nested(64),
     "too many patterns": {"patternProperties": {f"{number}": {} for number in range(65)}},
+    "patterns with too many states": {
+        "anyOf": [{"pattern": f"^.{{1,1000}}{number}$"} for number in range(5)]
+    },
     "too many paths to one part": {
         "$defs": {
             f"d{number}": {"allOf": [{"$ref": f"#/$defs/d{number + 1}"}] * 2}

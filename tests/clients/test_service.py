@@ -163,6 +163,13 @@ async def test_server_info() -> None:
     assert info.version == precall.__version__
     assert info.capabilities >= {Capability.TOOL_CALLS, Capability.STRUCTURED_CALLS}
     assert info.limits.frame_bytes_max > 0
+    assert info.load is None, "the load of all tenants is the operator's to tell"
+
+
+async def test_server_info_has_the_load_if_the_operator_lets_clients_know() -> None:
+    async with running_server(server={"info_counts": True}) as server, client_of(server) as client:
+        info = await client.server_info()
+    assert info.load == precall.EngineLoad(turns_max=64)
 
 
 async def test_a_second_equal_call_is_answered_from_the_cache_until_a_write() -> None:

@@ -105,8 +105,8 @@ class EngineContract:
     async def test_a_tool_of_an_ordinary_schema_binds_the_model_as_a_whole(
         self, engine: Engine
     ) -> None:
-        assert [list(each) for each in await engine.judge([WEATHER, TIME])] == [[], []]
-        assert not await engine.judge([])
+        assert [list(each) for each in await engine.judge([WEATHER, TIME], "tenant")] == [[], []]
+        assert not await engine.judge([], "tenant")
 
     async def test_renders_the_same_transcript_to_the_same_prompt(self, engine: Engine) -> None:
         assert await engine.render(QUESTION) == await engine.render(QUESTION)

@@ -131,6 +131,26 @@ async def test_sequential_calls_grow_one_prompt(vllm_factory: EngineFactory) -> 
     assert again.report.usage.cached_tokens >= (len(third) // 32 - 1) * 32
 
 
+async def test_the_first_turns_of_a_fresh_server_start_at_once(vllm_factory: EngineFactory) -> None:
+    """Each was expected to fill its context, so 16 slots let in five and queued the others."""
+    functions = Functions()
+    async with served(vllm_factory) as (service, client):
+        functions.register(client)
+        assert service.engine.sequences_max == 16
+
+        async def ask(number: int) -> list[precall.Event]:
+            async with client.conversation() as conversation:
+                turn = conversation.send(
+                    f"Say {number}.", temperature=0.0, tool_choice="none", max_step_tokens=24
+                )
+                return [event async for event in turn]
+
+        heard = await asyncio.gather(*(ask(number) for number in range(12)))
+    for events in heard:
+        assert not [event for event in events if isinstance(event, precall.TurnQueued)]
+        assert [event for event in events if isinstance(event, precall.TurnCompleted)]
+
+
 async def test_a_client_that_leaves_stops_its_generation(
     vllm_engine: Engine, vllm_factory: EngineFactory
 ) -> None:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from precall_service.admission import Admission, AdmissionLimits, Capacity, Share
 from precall_service.domain.errors import ServiceError
 from tests.support.clock import ManualClock
+from tests.support.door import Door
 
 HOLD_S = 5.0
-LIMITS = AdmissionLimits(waiting_max=6, waiting_per_tenant_max=4, hold_s=HOLD_S)
+POSITIONS_S = 0.25
+LIMITS = AdmissionLimits(
+    waiting_max=8,
+    waiting_per_tenant_max=4,
+    running_per_tenant_max=3,
+    hold_s=HOLD_S,
+    positions_s=POSITIONS_S,
+)
 TENANTS = st.sampled_from(["ann", "bob", "cid"])
 TOKENS = st.integers(1, 60)
 WHICH = st.integers(0, 11)
@@ -46,35 +55,62 @@ class PlainList:
     served: list[str] = field(default_factory=list[str])
     """Tenants with waiting turns. The tenant that was served or arrived longest ago is first."""
 
-    def new_turns_in_order(self) -> list[Turn]:
-        queues = [[t for t in self.arrived if t.tenant == tenant] for tenant in self.served]
-        longest = max(map(len, queues), default=0)
-        return [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
+    @property
+    def waiting(self) -> list[Turn]:
+        """Those of a tenant that go before its others are first."""
+        return [*self.returning, *self.arrived]
 
-    def arrive(self, turn: Turn) -> None:
-        self.arrived.append(turn)
-        if turn.tenant not in self.served:
+    @property
+    def overgrown(self) -> bool:
+        held = sum(turn.tokens for turn in self.holding)
+        return len(self.holding) > 1 and held > 1.5 * self.kv_tokens
+
+    def key(self, tenant: str, holding: list[Turn], served: list[str]) -> tuple[bool, float, int]:
+        """The tenant with the lowest key is next: it may have more, and holds least."""
+        held = [turn for turn in holding if turn.tenant == tenant]
+        of_slots = len(held) / max(self.slots, 1)
+        of_cache = sum(turn.tokens for turn in held) / self.kv_tokens
+        full = len(held) >= (LIMITS.running_per_tenant_max or 0)
+        return full, max(of_slots, of_cache), served.index(tenant)
+
+    def in_order(self) -> list[Turn]:
+        """The waiting turns as they would start if none ended."""
+        waiting, holding, served = self.waiting, list(self.holding), list(self.served)
+        order: list[Turn] = []
+        while waiting:
+            tenants = {turn.tenant for turn in waiting}
+            first = min(tenants, key=lambda tenant: self.key(tenant, holding, served))
+            turn = next(turn for turn in waiting if turn.tenant == first)
+            order.append(turn)
+            waiting.remove(turn)
+            holding.append(turn)
+            served.remove(first)
+            served.append(first)
+        return order
+
+    def wait(self, turn: Turn, queue: list[Turn]) -> None:
+        if not any(other.tenant == turn.tenant for other in self.waiting):
             self.served.append(turn.tenant)
+        queue.append(turn)
 
     def leave_queue(self, turn: Turn, *, served: bool) -> None:
-        self.arrived.remove(turn)
-        waits = any(other.tenant == turn.tenant for other in self.arrived)
+        (self.returning if turn in self.returning else self.arrived).remove(turn)
+        waits = any(other.tenant == turn.tenant for other in self.waiting)
         if served or not waits:
             self.served.remove(turn.tenant)
         if served and waits:
             self.served.append(turn.tenant)
 
     def let_in(self) -> None:
-        while queue := [*self.returning, *self.new_turns_in_order()]:
+        while queue := self.in_order():
             head = queue[0]
+            if self.key(head.tenant, self.holding, self.served)[0]:
+                return
             used = sum(turn.tokens for turn in self.holding)
             room = len(self.holding) < self.slots and used + head.tokens <= self.kv_tokens
             if not room and (self.holding or not self.slots):
                 return
-            if head in self.returning:
-                self.returning.remove(head)
-            else:
-                self.leave_queue(head, served=True)
+            self.leave_queue(head, served=True)
             self.holding.append(head)
 
 
@@ -100,16 +136,14 @@ class AdmissionMachine(RuleBasedStateMachine):
     def enter(self, tenant: str, tokens: int) -> None:
         model = self.model
         of_tenant = sum(turn.tenant == tenant for turn in model.arrived)
-        full = of_tenant >= LIMITS.waiting_per_tenant_max or (
-            len(model.arrived) + len(model.returning) >= LIMITS.waiting_max
-        )
-        if full:
-            with pytest.raises(ServiceError, match="turns waiting, which is the limit"):
+        free = LIMITS.waiting_max - len(model.waiting)
+        if of_tenant >= min(LIMITS.waiting_per_tenant_max, free) or free <= 0:
+            with pytest.raises(ServiceError, match="try again in"):
                 self.admission.enter(tenant, tokens)
             return
         turn = Turn(self.admission.enter(tenant, tokens), tenant, tokens)
         self.all.append(turn)
-        model.arrive(turn)
+        model.wait(turn, model.arrived)
         model.let_in()
 
     @precondition(lambda self: self.model.holding)
@@ -125,6 +159,10 @@ class AdmissionMachine(RuleBasedStateMachine):
         turn = self.model.holding[which % len(self.model.holding)]
         if turn.paused_at is None:
             turn.paused_at = self.clock.now()
+            if self.model.overgrown:
+                self.model.holding.remove(turn)
+                turn.paused_at, turn.parked = None, True
+                self.model.let_in()
         turn.share.pause()
 
     @rule(seconds=st.sampled_from([1.0, HOLD_S - 0.5, HOLD_S]))
@@ -144,7 +182,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         turn = self.stepped_aside[which % len(self.stepped_aside)]
         if turn.parked:
             turn.parked = False
-            self.model.returning.append(turn)
+            self.model.wait(turn, self.model.returning)
             self.model.let_in()
         turn.paused_at = None
         self.runner.run(self._resume(turn))
@@ -165,9 +203,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         model = self.model
         if turn in model.holding:
             model.holding.remove(turn)
-        elif turn in model.returning:
-            model.returning.remove(turn)
-        elif turn in model.arrived:
+        elif turn in model.waiting:
             model.leave_queue(turn, served=False)
         model.let_in()
         self.runner.run(self._release(turn, times))
@@ -184,11 +220,12 @@ class AdmissionMachine(RuleBasedStateMachine):
         holding = [turn for turn in self.all if turn.share.state.name == "ADMITTED"]
         assert {id(turn) for turn in holding} == {id(turn) for turn in self.model.holding}
         assert self.admission.admitted == len(holding)
-        assert self.admission.waiting == len(self.model.arrived) + len(self.model.returning)
+        assert self.admission.waiting == len(self.model.waiting)
 
     @invariant()
-    def only_paused_turns_have_a_timer(self) -> None:
-        assert self.clock.pending == sum(turn.paused_at is not None for turn in self.all)
+    def only_paused_turns_and_the_queue_have_a_timer(self) -> None:
+        paused = sum(turn.paused_at is not None for turn in self.all)
+        assert self.clock.pending <= paused + bool(self.model.waiting)
 
     @invariant()
     def resume_returns_once_the_turn_is_admitted(self) -> None:
@@ -198,12 +235,24 @@ class AdmissionMachine(RuleBasedStateMachine):
                 assert turn.coming_back.done() == (turn not in self.model.returning)
 
     @invariant()
-    def every_new_queue_position_is_reported(self) -> None:
-        order = self.model.new_turns_in_order()
-        for position, turn in enumerate(order, start=len(self.model.returning)):
-            new = None if position == turn.told else position
-            assert self.runner.run(self._reported(turn)) == new
-            turn.told = position
+    def the_first_position_is_reported_at_once(self) -> None:
+        for turn in self.model.arrived:
+            if turn.told is None:
+                told = self.runner.run(self._reported(turn))
+                assert told is not None
+                assert told < LIMITS.waiting_max + 4
+                turn.told = told
+
+    @rule()
+    def tell(self) -> None:
+        """All are told their positions once some time has passed, and only if these are new."""
+        if not self.stepped_aside:
+            self.advance(2 * POSITIONS_S)
+            for position, turn in enumerate(self.model.in_order()):
+                if turn in self.model.arrived:
+                    new = None if position == turn.told else position
+                    assert self.runner.run(self._reported(turn)) == new
+                    turn.told = position
 
     async def _reported(self, turn: Turn) -> int | None:
         reading = asyncio.ensure_future(turn.share.queue_position())
@@ -231,3 +280,32 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 TestAdmission = AdmissionMachine.TestCase
 TestAdmission.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 4), st.integers(2, 6))
+def test_no_tenant_starves(random: Random, slots: int, others: int) -> None:
+    """Tenants that always have more turns to start, of any size, cannot keep one out.
+
+    Turns end in any order, and each that ends is followed by more from tenants that are new, too.
+    A turn of a tenant that holds nothing starts before as many others as there were tenants, plus
+    the turns that must end first if it is large.
+    """
+    door = Door(slots=slots, kv_tokens=100, waiting_max=10_000, waiting_per_tenant_max=10_000)
+    running = [door.enter(random.randint(1, 100), f"busy-{i % others}") for i in range(10 * others)]
+    victim = door.enter(random.randint(1, 200), "victim")
+    started = 0
+    for number in range(20 * others):
+        if victim.state.name == "ADMITTED":
+            break
+        holding = [share for share in running if share.state.name == "ADMITTED"]
+        ended = random.choice(holding)
+        running.remove(ended)
+        door.release(ended)
+        started += sum(share.state.name == "ADMITTED" for share in running) - len(holding) + 1
+        running += [
+            door.enter(random.randint(1, 100), tenant)
+            for tenant in (f"busy-{random.randrange(others)}", f"new-{number}")
+        ]
+    assert victim.state.name == "ADMITTED"
+    assert started <= others + slots

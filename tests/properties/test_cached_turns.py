@@ -228,7 +228,7 @@ class Play:
         if failed:
             run.usable = False
         with suppress(ServiceError):  # a late answer that is no longer awaited
-            run.client.conversation.deliver(
+            await run.client.conversation.deliver(
                 run.invocation.invocation_id,
                 HandlerError("E", "failed") if failed else HandlerResult(str(run.value)),
             )

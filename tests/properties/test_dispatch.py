@@ -15,6 +15,7 @@ from precall_service.domain.events import InvocationCancelReason, Invoke
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import Run
+from tests.support.at_once import at_once
 from tests.support.calls import CONTEXT, TIMEOUT_S
 from tests.support.clock import ManualClock, settle
 from tests.support.processes import LIMITS, NAMES, Process
@@ -167,7 +168,9 @@ class Interleaving:
 
     def _deliver(self, process: Process, invocation: Invoke, text: str) -> Reason | None:
         try:
-            self.dispatcher.deliver(process.link, invocation.invocation_id, HandlerResult(text))
+            at_once(
+                self.dispatcher.deliver(process.link, invocation.invocation_id, HandlerResult(text))
+            )
         except ServiceError as error:
             return error.reason
         return None

@@ -25,7 +25,7 @@ class Interleaving:
     """Writers that each write one event after the other, and a reader."""
 
     def __init__(self) -> None:
-        self.outbox = Outbox(EVENTS_MAX, first_sequence=1)
+        self.outbox = Outbox(EVENTS_MAX, 1 << 20, first_sequence=1, on_bytes=lambda _: None)
         self.written: defaultdict[int, list[str]] = defaultdict(list)
         self.writing: dict[int, asyncio.Task[None]] = {}
         self.reading: asyncio.Task[list[NumberedEvent]] | None = None

@@ -132,16 +132,16 @@ class Handlers:
         for each in FILES if path == "/" else [path]:
             self.files[each] += 1
 
-    def answer(self, client: Client) -> None:
+    async def answer(self, client: Client) -> None:
         """Answers the writes, and the held runs that were committed."""
         committed = {each.invocation_id for each in client.of(InvocationCommitted)}
         ready = [name for name in self.open if name in committed]
         for name in ready:
-            client.conversation.deliver(name, self.open.pop(name))
+            await client.conversation.deliver(name, self.open.pop(name))
         for name, path in self.writes.items():
             if self.late:
                 self._write(path)
-            client.conversation.deliver(name, HandlerResult("1"))
+            await client.conversation.deliver(name, HandlerResult("1"))
         self.writes.clear()
 
 
@@ -187,7 +187,7 @@ async def seen(
             for moment in range(MOMENTS_MAX):
                 if len(client.of(TurnCompleted)) > number:
                     break
-                handlers.answer(client)
+                await handlers.answer(client)
                 await settle()
                 slow.set() if moment % 2 else slow.clear()
         assert len(client.of(TurnCompleted)) == len(turns)

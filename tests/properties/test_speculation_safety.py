@@ -174,7 +174,7 @@ class Play:
             case "invalidate":
                 await there.cache.invalidate(client_tenant(number), Change(kind=ChangeKind.ALL))
             case "answer" | "fail" | "late":
-                self._answer(client, kind)
+                await self._answer(client, kind)
             case _ if client not in self._gone:
                 with suppress(ServiceError):  # the conversation may refuse the act
                     await self._act_as(client, kind, number)
@@ -222,7 +222,7 @@ class Play:
             case _:
                 pass
 
-    def _answer(self, client: Client, kind: str) -> None:
+    async def _answer(self, client: Client, kind: str) -> None:
         """Answers the oldest run of a client that has no answer; or, late, one that was stopped."""
         stopped = {each.invocation_id for each in client.of(CancelInvocation)}
         for invocation in client.of(Invoke):
@@ -231,7 +231,7 @@ class Play:
                 self._answered.add(name)
                 answer = HandlerError("E", "no") if kind == "fail" else HandlerResult("1")
                 with suppress(ServiceError):
-                    client.conversation.deliver(name, answer)
+                    await client.conversation.deliver(name, answer)
                 return
 
     async def finish(self, there: Agent) -> None:

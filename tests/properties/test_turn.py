@@ -137,7 +137,7 @@ async def _answer_all(client: Client, order: st.DataObject, answered: int) -> in
     while len(invocations := client.of(Invoke)) > answered:
         waiting = list(enumerate(invocations))[answered:]
         for index, invocation in order.draw(st.permutations(waiting)):
-            client.conversation.deliver(invocation.invocation_id, HandlerResult(str(index)))
+            await client.conversation.deliver(invocation.invocation_id, HandlerResult(str(index)))
             await settle()
         answered = len(invocations)
     return answered

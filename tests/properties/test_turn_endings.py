@@ -118,7 +118,7 @@ class Play:
                 await conversation.start_turn(_spec(turn_id))
                 self.sent.append((client, turn_id))
             case "answer" | "fail":
-                self._answer(client, failed=kind == "fail")
+                await self._answer(client, failed=kind == "fail")
             case "cancel":
                 conversation.cancel_turn("")
             case "stop reading":
@@ -140,12 +140,12 @@ class Play:
             case _:
                 pass
 
-    def _answer(self, client: Client, *, failed: bool) -> None:
+    async def _answer(self, client: Client, *, failed: bool) -> None:
         answer = HandlerError("ValueError", "no") if failed else HandlerResult("1")
         for invocation in client.of(Invoke):
             if invocation.invocation_id not in self._answered:
                 self._answered.add(invocation.invocation_id)
-                client.conversation.deliver(invocation.invocation_id, answer)
+                await client.conversation.deliver(invocation.invocation_id, answer)
                 return
 
     async def finish(self, there: Agent) -> None:

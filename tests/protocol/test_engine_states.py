@@ -214,9 +214,8 @@ async def test_a_taken_port_is_reported_before_the_engine_starts() -> None:
     assert not engines.started
 
 
-async def test_server_info_describes_the_server_and_its_load() -> None:
-    never = asyncio.Event()
-    async with running_server(in_turn([*says("So far"), Pause(never)])) as server:
+async def test_server_info_describes_the_server() -> None:
+    async with running_server(HELLO) as server:
         idle = await server.info()
         assert idle.version
         assert idle.model == MODEL
@@ -231,9 +230,25 @@ async def test_server_info_describes_the_server_and_its_load() -> None:
             agent_pb2.CAPABILITY_SPECULATION,
         ]
         assert idle.limits.context_tokens_max == 8192
-        assert idle.load == agent_pb2.EngineLoad(turns_max=64)
         server.clock.advance(12.5)
         assert seconds((await server.info()).uptime) == 12.5
+
+
+async def test_clients_do_not_learn_the_load_that_others_make() -> None:
+    never = asyncio.Event()
+    async with running_server(in_turn([*says("So far"), Pause(never)])) as server:
+        stream = await server.opened()
+        await stream.start()
+        await stream.expect("text_delta")
+        assert not (await server.info()).HasField("load")
+        stream.call.cancel()
+
+
+async def test_an_operator_can_let_clients_know_the_load() -> None:
+    never = asyncio.Event()
+    script = in_turn([*says("So far"), Pause(never)])
+    async with running_server(script, server={"info_counts": True}) as server:
+        assert (await server.info()).load == agent_pb2.EngineLoad(turns_max=64)
         stream = await server.opened()
         await stream.start()
         await stream.expect("text_delta")
@@ -253,7 +268,8 @@ async def test_an_engine_that_does_not_answer_delays_no_client(
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with running_server(HELLO) as server:
+    async with running_server(HELLO, server={"info_counts": True}) as server:
+        await eventually(lambda: server.engine.progress > 0)  # it was asked for a sign of life
         monkeypatch.setattr(server.engine, "load", never)
         asking = asyncio.create_task(server.info())
         await asked.wait()
@@ -262,6 +278,34 @@ async def test_an_engine_that_does_not_answer_delays_no_client(
         assert info.engine_state == agent_pb2.ENGINE_STATE_READY
         assert info.load == agent_pb2.EngineLoad(turns_max=64)
         monkeypatch.undo()
+
+
+async def looked(server: RunningServer) -> None:
+    """Lets so much time pass that the supervisor looks at the engine once."""
+    waits = server.clock.pending
+    server.clock.advance(1.0)
+    await eventually(lambda: server.clock.pending >= waits or server.engine.killed)
+
+
+async def test_a_silent_engine_is_not_ready_and_its_turns_end_when_it_is_killed() -> None:
+    limits = {"hung_notice_s": 10.0, "hung_restart_s": 20.0}
+    async with running_server(dying(), engine=limits) as server:
+        stream = await server.opened()
+        await stream.ask("First?")
+        hung = server.engine
+        await stream.start("Second?", "t2")
+        await stream.expect("text_delta")
+        hung.silent = True
+        for _ in range(12):
+            await looked(server)
+        await health_becomes(server.channel, "NOT_SERVING")
+        server.engines.hold()
+        while not hung.killed:
+            await looked(server)
+        assert unavailable(await stream.completed("t2")).retry_after_s
+        await revived(server)
+        assert (await stream.ask("Second?", "t3")).text == "Three."
+        await stream.close()
 
 
 async def test_granted_limits_are_those_of_the_settings() -> None:

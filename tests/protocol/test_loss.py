@@ -68,7 +68,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(phase: str, how: str
         else:
             await channel.close()
         await server.nothing_is_left()
-        await eventually(lambda: server.clock.pending == 0)
+        await eventually(lambda: server.timers == 0)
         await channel.close()
 
 
@@ -77,15 +77,15 @@ async def test_a_client_that_vanishes_idle_leaves_nothing_behind() -> None:
         stream = await server.opened()
         stream.call.cancel()
         await server.nothing_is_left()
-        await eventually(lambda: server.clock.pending == 0)
+        await eventually(lambda: server.timers == 0)
 
 
 async def test_a_client_that_vanishes_before_the_handshake_leaves_nothing_behind() -> None:
     async with running_server() as server:
         stream = server.stream()
-        await eventually(lambda: server.clock.pending == 1)
+        await eventually(lambda: server.timers == 1)
         stream.call.cancel()
-        await eventually(lambda: server.clock.pending == 0)
+        await eventually(lambda: server.timers == 0)
 
 
 async def test_half_closing_lets_a_turn_finish() -> None:
@@ -170,7 +170,7 @@ async def test_a_slow_reader_delays_only_its_own_generation_and_nothing_is_lost(
         assert all(len(waiting(outbox)) <= EVENTS_MAX for outbox in outboxes(server))
         assert step.said < PIECES / 2, "unread text must stop the generation"
         assert len((await slow.completed()).text) == PIECES * len(PIECE)
-        assert slow.kinds().count("text_delta") == PIECES
+        assert slow.kinds().count("text_delta") < PIECES, "what waits is joined"
         await slow.close()
         await other.close()
 

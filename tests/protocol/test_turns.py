@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import groupby
 
 import grpc
 import pytest
@@ -282,13 +283,14 @@ async def test_the_events_of_a_turn_come_in_the_order_of_the_contract() -> None:
         await stream.answer((await stream.invoked()).invocation_id, '"30 C"')
         ended = await stream.completed()
         await stream.close()
-    assert stream.kinds()[1:] == [
+    # Pieces of one text may be joined, as fast as they come here.
+    assert [kind for kind, _ in groupby(stream.kinds()[1:])] == [
         "turn_started",
         "step_started",
         "reasoning_delta",
-        *["text_delta"] * 2,
+        "text_delta",
         "tool_call_started",
-        *["tool_call_arguments_delta"] * 2,
+        "tool_call_arguments_delta",
         "tool_call_ready",
         "step_completed",
         "invoke",
@@ -335,7 +337,7 @@ async def test_a_waiting_turn_gets_its_queue_position() -> None:
     done, then = asyncio.Event(), asyncio.Event()
     script = in_turn([Pause(done), *says("One.")], [Pause(then), *says("Two.")], says("Three."))
     one = replace(INFO, sequences_max=1)
-    async with running_server(script, info=one, admission={"waiting_max": 2}) as server:
+    async with running_server(script, info=one, admission={"waiting_max": 4}) as server:
         streams = [await server.opened() for _ in range(4)]
         first, second, third, fourth = streams
         await first.start()
@@ -350,6 +352,7 @@ async def test_a_waiting_turn_gets_its_queue_position() -> None:
         assert error.retry_after_s is not None
         done.set()
         assert (await first.completed()).text == "One."
+        server.clock.advance(1.0)
         assert (await third.expect("turn_queued")).turn_queued.position == 0
         then.set()
         assert (await second.completed()).text == "Two."

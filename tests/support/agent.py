@@ -9,7 +9,13 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from dataclasses import replace
 from typing import TypeVar
 
-from precall_service.admission import Admission, AdmissionLimits, Capacity, GrowthRecord
+from precall_service.admission import (
+    Admission,
+    AdmissionLimits,
+    Capacity,
+    FairStage,
+    GrowthRecord,
+)
 from precall_service.agent.cached_calls import CachedCalls
 from precall_service.agent.capacity import follow_engine
 from precall_service.agent.context import TurnServices
@@ -23,7 +29,7 @@ from precall_service.cache.limits import CacheLimits
 from precall_service.cache.memory import MemoryStore
 from precall_service.domain.events import ConversationEvent, GoAway, Invoke, TurnCompleted
 from precall_service.domain.json import JsonObject
-from precall_service.domain.messages import Transcript
+from precall_service.domain.messages import Message, Transcript
 from precall_service.domain.speculation import SpeculationRequest
 from precall_service.domain.turn import GenerationSettings, TurnLimits, TurnSpec
 from precall_service.engine.supervisor import EngineSupervisor, RestartPolicy
@@ -56,6 +62,9 @@ Handler = Callable[[Invoke], HandlerAnswer | None]
 def agent_limits(
     *,
     conversations_max: int = 8,
+    conversations_per_tenant_max: int = 1000,
+    bytes_max: int = 1 << 30,
+    bytes_per_tenant_max: int = 1 << 30,
     messages_max: int = 100,
     events_max: int = 1000,
     ended_turns_max: int = 3,
@@ -63,6 +72,9 @@ def agent_limits(
     """Limits that are small enough to reach in a test."""
     return AgentLimits(
         conversations_max=conversations_max,
+        conversations_per_tenant_max=conversations_per_tenant_max,
+        bytes_max=bytes_max,
+        bytes_per_tenant_max=bytes_per_tenant_max,
         messages_max=messages_max,
         idle_expiry_s=600.0,
         events_max=events_max,
@@ -141,7 +153,7 @@ class Client:
     async def deliver(self, answer: HandlerAnswer, index: int = -1) -> None:
         """Answers an invocation. `index` counts the invocations in their order."""
         invocation = self.of(Invoke)[index]
-        self.conversation.deliver(invocation.invocation_id, answer)
+        await self.conversation.deliver(invocation.invocation_id, answer)
         await settle()
 
     async def stop_reading(self) -> None:
@@ -191,7 +203,7 @@ class Client:
                 if isinstance(event.event, Invoke) and self._handler is not None:
                     answer = self._handler(event.event)
                     if answer is not None:
-                        self.conversation.deliver(event.event.invocation_id, answer)
+                        await self.conversation.deliver(event.event.invocation_id, answer)
 
 
 class Agent:
@@ -221,6 +233,7 @@ class Agent:
             ScriptedFactory(lambda: next(drafting)), self.clock, RestartPolicy()
         )
         follow_engine(self.admission, self.supervisor)
+        self.prompts = FairStage(self.admission.limits)
         self.growth = GrowthRecord()
         self.dispatcher = Dispatcher(self.clock, tool_limits())
         self.store = MemoryStore(self.clock, bytes_max=1 << 20, nodes_max=1024, changes_max=256)
@@ -238,6 +251,7 @@ class Agent:
             model="scripted",
             engines=self.supervisor,
             admission=self.admission,
+            prompts=self.prompts,
             growth=self.growth,
             dispatcher=self.dispatcher,
             cache=self.cache,
@@ -264,6 +278,7 @@ class Agent:
         self,
         *tools: ToolProposal,
         tenant: str = "ann",
+        history: Sequence[Message] = (),
         system_prompt: str = "",
         template_variables: JsonObject | None = None,
         handler: Handler | None = None,
@@ -271,7 +286,9 @@ class Agent:
     ) -> Client:
         """Opens a conversation with these tools. Returns its client."""
         transcript = Transcript(
-            messages=(), system_prompt=system_prompt, template_variables=template_variables or {}
+            messages=tuple(history),
+            system_prompt=system_prompt,
+            template_variables=template_variables or {},
         )
         conversation = self._open.enter_context(
             self.conversations.opened(tenant, "helper", transcript, speculation)
@@ -304,6 +321,7 @@ class Agent:
         """Checks that nothing runs, waits or is held."""
         await settle()
         assert (self.admission.admitted, self.admission.waiting) == (0, 0)
+        assert self.prompts.waiting == 0
         assert self.dispatcher.in_flight == 0
         assert self.speculation.in_flight == 0
         if self.supervisor.running is not None:
@@ -316,6 +334,8 @@ class Agent:
             await client.close()
         self.leave_all()
         await self.assert_idle()
+        held = self.conversations.held
+        assert (held.total, held.bytes_by_tenant, held.conversations_by_tenant) == (0, {}, {})
 
 
 def scripted(*steps: Step, script: Script | None = None, **info: int) -> ScriptedEngine:

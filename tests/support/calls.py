@@ -14,7 +14,7 @@ from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerResult
 from precall_service.tools.run import InvocationContext, Run
-from precall_service.tools.toolset import RegisteredTool, Toolset
+from precall_service.tools.toolset import RegisteredTool
 from tests.support.clock import ManualClock, settle
 from tests.support.links import RecordingLink
 from tests.support.tools import CITY_SCHEMA, tool_limits
@@ -33,8 +33,8 @@ class Calls:
         self.clock = ManualClock()
         self.link = RecordingLink()
         self.limits = tool_limits()
-        self.toolset = Toolset(self.link, self.limits)
         self.dispatcher = Dispatcher(self.clock, self.limits)
+        self.toolset = self.dispatcher.toolset(self.link, tenant="tenant")
         self.progress: list[tuple[str, float | None]] = []
         self._running: list[asyncio.Task[InvocationEnding]] = []
         self._runs: list[Run] = []
@@ -105,7 +105,7 @@ class Calls:
     ) -> InvocationEnding:
         try:
             current = self.dispatcher.current(tool)
-            self.dispatcher.check_arguments(current, arguments_json)
+            await self.dispatcher.check_arguments(current, arguments_json)
         except ServiceError as error:
             return InvocationEnding.of_error(error)
         run = self.dispatcher.launch(
@@ -121,7 +121,7 @@ class Calls:
     async def answer(self, index: int = -1, result_json: str = "1") -> None:
         """Answers an invocation. `index` counts the invocations in the order of their sending."""
         invocation_id = self.link.invocations[index].invocation_id
-        self.dispatcher.deliver(self.link, invocation_id, HandlerResult(result_json))
+        await self.dispatcher.deliver(self.link, invocation_id, HandlerResult(result_json))
         await settle()
 
     async def advance(self, seconds: float) -> None:

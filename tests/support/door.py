@@ -8,6 +8,7 @@ from precall_service.admission import Admission, AdmissionLimits, Capacity, Shar
 from tests.support.clock import ManualClock, settle
 
 HOLD_S = 5.0
+POSITIONS_S = 0.5
 
 
 class Door:
@@ -20,12 +21,15 @@ class Door:
         kv_tokens: int = 1000,
         waiting_max: int = 100,
         waiting_per_tenant_max: int = 100,
+        running_per_tenant_max: int | None = None,
         token_latency_s: float | None = None,
     ) -> None:
         self.clock = ManualClock()
         limits = AdmissionLimits(
             waiting_max=waiting_max,
             waiting_per_tenant_max=waiting_per_tenant_max,
+            running_per_tenant_max=running_per_tenant_max,
+            positions_s=POSITIONS_S,
             hold_s=HOLD_S,
             retry_after_s=3.0,
             token_latency_s=token_latency_s,
@@ -42,6 +46,16 @@ class Door:
     def release(self, *shares: Share) -> None:
         for share in shares:
             self.admission.release(share)
+
+    def tell(self) -> None:
+        """Lets enough time pass that all turns are told their positions."""
+        self.clock.advance(2 * POSITIONS_S)
+
+    async def come_back(self, share: Share) -> asyncio.Task[None]:
+        """Has the tools of a parked turn answer. Returns the task in which it waits to go on."""
+        coming_back = asyncio.create_task(share.resume())
+        await settle()
+        return coming_back
 
     async def park(self, share: Share) -> None:
         """Pauses the share's turn for its tools until the turn has lost the share."""

@@ -117,8 +117,14 @@ class LentEngine:
         self._engine = engine
         self.info: EngineInfo = engine.info
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
-        return await self._engine.judge(tools)
+    @property
+    def progress(self) -> int:
+        return self._engine.progress
+
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
+        return await self._engine.judge(tools, tenant)
 
     async def render(self, transcript: Transcript) -> Prompt:
         return await self._engine.render(transcript)
@@ -151,6 +157,9 @@ class LentEngine:
 
     async def cause_of_death(self) -> str:
         return await self._engine.cause_of_death()
+
+    async def kill(self) -> None:
+        await self._engine.kill()
 
     async def close(self) -> None:
         pass

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from precall_service.tools.declarations import ToolProposal, declare
-from precall_service.tools.toolset import RegisteredTool, Toolset
+from precall_service.tools.toolset import RegisteredTool
 from tests.support.calls import SAFE, TIMEOUT_S
 from tests.support.links import RecordingLink
-from tests.support.tools import tool_limits
+from tests.support.tools import new_toolset, tool_limits
 
 LIMITS = tool_limits()
 NAMES = ("a", "b")
@@ -18,7 +18,7 @@ class Process:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.link = RecordingLink()
-        self.toolset = Toolset(self.link, LIMITS)
+        self.toolset = new_toolset(self.link, LIMITS)
         self.lost = False
         self.was_stuck = False
         self.register()

@@ -68,6 +68,10 @@ class ScriptedEngine:
         self.prompts: list[TokenPrompt] = []
         self.drafts: dict[str, list[Draft]] = {}
         self.closed = False
+        self.killed = False
+        self.silent = False
+        """Whether it hangs: it does not answer for its load."""
+        self.progress = 0
         self.loosened: Mapping[str, Sequence[LoosenedKeyword]] = {}
         """What `judge` says of tools, by their names."""
         self.template_refusal = ""
@@ -88,7 +92,9 @@ class ScriptedEngine:
             if not future.done():
                 future.set_result(None)
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """As `Engine.judge`."""
         return [self.loosened.get(tool.name, ()) for tool in tools]
 
@@ -142,6 +148,7 @@ class ScriptedEngine:
             scored = spec.log_probabilities
             ends = Ends()
             for item in self._script(start, spec):
+                self.progress += 1
                 if self._dead:
                     raise EngineDiedError(_DIED)
                 # The fast path, for benchmarks.
@@ -170,7 +177,10 @@ class ScriptedEngine:
 
     async def load(self) -> EngineLoad:
         """As `Engine.load`."""
+        if self.silent:
+            await asyncio.wait([self._dying()])
         self._check_alive()
+        self.progress += 1
         return EngineLoad(
             running=len(self._running),
             waiting=sum(not turn.done() for _, _, turn, _, _ in self._waiting),
@@ -184,6 +194,11 @@ class ScriptedEngine:
     async def cause_of_death(self) -> str:
         """As `Engine.cause_of_death`."""
         return "the test killed it" if self._dead else "it still runs"
+
+    async def kill(self) -> None:
+        """As `Engine.kill`."""
+        self.killed = True
+        self.die()
 
     async def close(self) -> None:
         """As `Engine.close`."""

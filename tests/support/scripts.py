@@ -151,6 +151,11 @@ class StepWriter:
         return written
 
 
+def one_by_one(step: Step) -> list[Item]:
+    """Returns the step with a pause after each piece, so that no pieces are joined on their way."""
+    return [item for piece in step for item in (piece, TICK)]
+
+
 def says(*texts: str) -> list[Item]:
     """Items that generate text, one piece for each argument."""
     return [TextPiece(text) for text in texts]

@@ -1,7 +1,7 @@
 """A server in a process of its own, on a scripted engine: `python -m tests.support.server_process`.
 
 The model does what the user says: "read /a" makes a call of the tool `read` with that path. The
-process prints its address, and serves until it is killed.
+process prints its address, and serves until it is killed. Its argument is the settings, as JSON.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from precall_service.app import serve
 from precall_service.engine.base import Progress, StepSpec
@@ -23,6 +25,9 @@ from tests.support.scripts import Step, calls, says
 
 ROOT = Path(__file__).parents[2]
 START_S = 30.0
+
+Section = Mapping[str, JsonValue]
+"""The settings of one section, by their names in the settings file."""
 
 
 def obey(prompt: TokenPrompt, _spec: StepSpec) -> Step:
@@ -42,20 +47,26 @@ def _ignore(_stage: str, _fraction: float | None) -> None:
     pass
 
 
-async def _serve(store_url: str) -> None:
-    settings = load_settings(
-        None, {"server": {"port": 0, "drain_s": 0}, "cache": {"store_url": store_url}}
-    )
+async def _serve(sections: Mapping[str, JsonValue]) -> None:
+    settings = load_settings(None, sections)
     async with serve(settings, _factory, model="script", on_progress=_ignore) as service:
         print(service.address, flush=True)
         await asyncio.Event().wait()
 
 
 @asynccontextmanager
-async def server_process(store_url: str) -> AsyncGenerator[tuple[str, asyncio.subprocess.Process]]:
-    """Runs a server with its cache in this store; yields its address and its process."""
+async def server_process(
+    store_url: str | None = None, **sections: Section
+) -> AsyncGenerator[tuple[str, asyncio.subprocess.Process]]:
+    """Runs a server with its cache in this store; yields its address and its process.
+
+    `sections` are settings as in the settings file.
+    """
+    given: dict[str, JsonValue] = {name: dict(knobs) for name, knobs in sections.items()}
+    given["server"] = {"port": 0, "drain_s": 0, **sections.get("server", {})}
+    given["cache"] = {"store_url": store_url, **sections.get("cache", {})}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.server_process", store_url),
+        *(sys.executable, "-m", "tests.support.server_process", json.dumps(given)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -72,4 +83,4 @@ async def server_process(store_url: str) -> AsyncGenerator[tuple[str, asyncio.su
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    asyncio.run(_serve(json.loads(sys.argv[1])))

@@ -264,6 +264,11 @@ class RunningServer:
         return self.engines.started[-1]
 
     @property
+    def timers(self) -> int:
+        """How many timers wait, but for the one of the watch over a running engine."""
+        return self.clock.pending - (self.service.engines.running is not None)
+
+    @property
     def services(self) -> TurnServices:
         """The services that all turns use."""
         return self.service.conversations._services  # pyright: ignore[reportPrivateUsage]
@@ -289,6 +294,10 @@ class RunningServer:
         await eventually(lambda: len(conversations) == 0)
         await eventually(lambda: services.dispatcher.in_flight == 0)
         await eventually(lambda: services.admission.admitted + services.admission.waiting == 0)
+        held, transport = conversations.held, self.service.server
+        await eventually(lambda: transport.calls.in_flight == 0)
+        assert (transport.arrivals.reading, transport.arrivals.waiting) == (0, 0)
+        assert (held.total, held.bytes_by_tenant, held.conversations_by_tenant) == (0, {}, {})
         await self.nothing_is_generated()
 
     async def nothing_is_generated(self) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from precall_service.tools.declarations import ToolLimits
+from precall_service.tools.link import HandlerLink
+from precall_service.tools.schema_store import SchemaStore
+from precall_service.tools.toolset import Toolset
 
 CITY_SCHEMA = """{
   "type": "object",
@@ -17,6 +20,9 @@ def tool_limits(*, tools_max: int = 8) -> ToolLimits:
     return ToolLimits(
         tools_max=tools_max,
         schema_bytes_max=4096,
+        schemas_stream_bytes_max=64 << 20,
+        schemas_tenant_bytes_max=256 << 20,
+        schemas_bytes_max=1 << 30,
         description_bytes_max=256,
         arguments_bytes_max=1024,
         result_bytes_max=1024,
@@ -25,3 +31,8 @@ def tool_limits(*, tools_max: int = 8) -> ToolLimits:
         concurrency_default=4,
         cache_ttl_max_s=3600.0,
     )
+
+
+def new_toolset(link: HandlerLink, limits: ToolLimits, *, tenant: str = "tenant") -> Toolset:
+    """The tools of one stream, with a store of schemas of their own."""
+    return Toolset(link, limits, SchemaStore(limits), tenant=tenant)

@@ -68,8 +68,13 @@ UNUSABLE: list[tuple[str, str, JsonValue]] = [
     ("engine", "device", "tpu"),
     ("engine", "log_level", "LOUD"),
     ("engine", "restart_backoff_first_s", 0),
+    ("engine", "hung_notice_s", 0),
+    ("engine", "hung_restart_s", float("inf")),
     ("admission", "waiting_max", 0),
     ("admission", "hold_s", float("nan")),
+    ("admission", "running_per_tenant_max", 0),
+    ("admission", "positions_s", 0),
+    ("admission", "prompts_at_once", 0),
     ("conversations", "idle_expiry_s", float("inf")),
     ("conversations", "idle_expiry_s", float("nan")),
     ("conversations", "messages_max", 1 << 31),
@@ -187,7 +192,7 @@ def test_sections_become_the_values_of_their_packages() -> None:
         None,
         {
             "server": {"frame_bytes_max": 2048, "handshake_s": 3},
-            "admission": {"hold_s": 0},
+            "admission": {"hold_s": 0, "running_per_tenant_max": 3, "positions_s": 2},
             "conversations": {"turn_steps_max": 4},
             "tools": {"timeout_max_s": 9.0},
         },
@@ -195,7 +200,9 @@ def test_sections_become_the_values_of_their_packages() -> None:
     options = settings.server.options()
     assert (options.frame_bytes_max, options.handshake_s) == (2048, 3)
     assert options.wire_bytes_max > options.frame_bytes_max
-    assert settings.admission.limits().hold_s == 0
+    limits = settings.admission.limits()
+    assert (limits.hold_s, limits.running_per_tenant_max, limits.positions_s) == (0, 3, 2)
+    assert limits.prompts_at_once == 1
     assert settings.conversations.limits().turn.max_steps == 4
     assert settings.engine.restart_policy().backoff_first_s == 1.0
 

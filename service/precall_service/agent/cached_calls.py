@@ -144,7 +144,7 @@ class CachedCalls:
             while True:
                 lookup = await self._cache.find(query)
                 entry = None if lookup is None else lookup.entry
-                if entry is not None and self._fits(tool, entry.value):
+                if entry is not None and await self._fits(tool, entry.value):
                     self._cache.count_hit(query.key, entry)
                     return _from_cache(entry)
                 if not missed:
@@ -166,7 +166,7 @@ class CachedCalls:
                 ending = await flight.share(on_progress, starter=not joined)
                 if not joined and flight.early is not None:
                     return CallAnswer.of_early_run(ending, flight.early)
-                if joined and not self._answers(tool, flight.run, ending):
+                if joined and not await self._answers(tool, flight.run, ending):
                     too_old = flight
                     continue
                 if joined:
@@ -185,19 +185,19 @@ class CachedCalls:
             if not slot.calls:
                 del self._slots[key]
 
-    def _answers(self, tool: RegisteredTool, run: Run, ending: InvocationEnding) -> bool:
+    async def _answers(self, tool: RegisteredTool, run: Run, ending: InvocationEnding) -> bool:
         """Returns whether the run that another call started answers a call of this tool.
 
         An ending that is about the process or the turn of the other call does not.
         """
         if ending.error is not None:
             return run.sent and ending.error.reason not in _OF_ITS_PROCESS
-        return self._fits(tool, ending)
+        return await self._fits(tool, ending)
 
-    def _fits(self, tool: RegisteredTool, found: Value | InvocationEnding) -> bool:
+    async def _fits(self, tool: RegisteredTool, found: Value | InvocationEnding) -> bool:
         """Returns whether a result is valid for this tool: clients may store anything."""
         try:
-            self._dispatcher.check_result(tool, found.result_json, found.content)
+            await self._dispatcher.check_result(tool, found.result_json, found.content)
         except ServiceError:
             return False
         return True

@@ -118,7 +118,7 @@ class TurnCalls:
         while True:
             try:
                 current = self._scope.services.dispatcher.current(tool)
-                arguments = self._scope.services.dispatcher.check_arguments(
+                arguments = await self._scope.services.dispatcher.check_arguments(
                     current, call.arguments_json
                 )
             except ServiceError as error:

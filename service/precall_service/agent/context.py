@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from precall_service.admission import Admission, GrowthRecord
+from precall_service.admission import Admission, FairStage, GrowthRecord
 from precall_service.agent.cached_calls import CachedCalls
+from precall_service.agent.held_bytes import Holding
 from precall_service.agent.speculation import Speculation
 from precall_service.agent.transcript import Tail
 from precall_service.cache.cache import ToolCache
@@ -21,11 +22,15 @@ from precall_tracing.turns import Tracer, default_tracer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnServices:
-    """What all turns of the process share. `model` is the name that clients use."""
+    """What all turns of the process share.
+
+    `model` is the name that clients use. In `prompts`, prompts are made.
+    """
 
     model: str
     engines: EngineSupervisor
     admission: Admission
+    prompts: FairStage
     growth: GrowthRecord
     dispatcher: Dispatcher
     cache: ToolCache
@@ -39,7 +44,7 @@ class TurnServices:
 class TurnContext:
     """What a turn gets from its conversation: the transcript so far, the tools, and names.
 
-    `who` names the conversation and its tenant, for the log.
+    `who` names the conversation and its tenant, for the log. `holding` counts what the turn adds.
     """
 
     conversation_id: str
@@ -51,6 +56,7 @@ class TurnContext:
     tail: Tail | None
     tools: tuple[RegisteredTool, ...]
     speculation: SpeculationSettings
+    holding: Holding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from precall_service.agent import refusals
 from precall_service.agent.context import TurnContext, TurnServices
 from precall_service.agent.ended import EndedTurns, same_turn
+from precall_service.agent.held_bytes import (
+    Holding,
+    Part,
+    messages_size,
+    text_size,
+    tool_size,
+    tools_size,
+)
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import Outbox
 from precall_service.agent.transcript import Tail
@@ -40,9 +48,9 @@ from precall_service.domain.messages import Transcript
 from precall_service.domain.speculation import SpeculationSettings
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
-from precall_service.tools.declarations import ToolLimits, ToolProposal
+from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerAnswer
-from precall_service.tools.toolset import RegisteredTool, Registration, Toolset
+from precall_service.tools.toolset import RegisteredTool, Registration
 
 log = logging.getLogger(__name__)
 
@@ -63,18 +71,28 @@ class Conversation:
         speculation: SpeculationSettings,
         services: TurnServices,
         limits: AgentLimits,
-        tool_limits: ToolLimits,
+        holding: Holding,
+        refused: Callable[[Reason], None],
     ) -> None:
+        """`refused` is told why a frame is refused, or a turn fails."""
         self.conversation_id = conversation_id
         self.tenant = tenant
         self.limits = limits
-        self.outbox = Outbox(limits.events_max, first_sequence=1)
+        self._holding = holding
+        self.refused = refused
+        self.outbox = Outbox(
+            limits.events_max,
+            limits.events_bytes_max,
+            first_sequence=1,
+            on_bytes=lambda size: holding.set(Part.EVENTS, size),
+        )
         self.speculation = speculation
         self._agent_name = agent_name
         self._transcript = transcript
         self._tail: Tail | None = None
         self._services = services
-        self._toolset = Toolset(self, tool_limits)
+        self._toolset = services.dispatcher.toolset(self, tenant=tenant)
+        self._tool_bytes: dict[str, int] = {}
         self._turn: Turn | None = None
         self._ended = EndedTurns(limits.ended_turns_max)
         self._unjudged: asyncio.Queue[tuple[int, list[Registration]]] = asyncio.Queue(UNJUDGED_MAX)
@@ -96,10 +114,18 @@ class Conversation:
 
         `path` is the field of the client's frame that holds the tools, for errors.
         """
-        refused = self._no_tool_calls()
-        if refused is not None:
-            return [Registration(ToolRegistration(name=p.name, error=refused)) for p in proposals]
-        return await self._toolset.register(proposals, path=path)
+        try:
+            if (refused := self._no_tool_calls()) is not None:
+                raise refused
+            self._holding.check(tools_size(proposals), path)
+        except ServiceError as error:
+            return [Registration(ToolRegistration(name=p.name, error=error)) for p in proposals]
+        registrations = await self._toolset.register(proposals, path=path)
+        for proposal, registration in zip(proposals, registrations, strict=True):
+            if registration.declaration is not None:
+                self._tool_bytes[proposal.name] = tool_size(proposal)
+        self._holding.set(Part.TOOLS, sum(self._tool_bytes.values()))
+        return registrations
 
     async def judged(self, registrations: Sequence[Registration]) -> tuple[ToolRegistration, ...]:
         """Returns the outcomes, with what the engine does not hold calls of the tools to.
@@ -110,7 +136,7 @@ class Conversation:
         engine = self._services.engines.running
         if engine is None:
             return tuple(each.outcome for each in registrations)
-        loosened = iter(await engine.judge(tools))
+        loosened = iter(await engine.judge(tools, self.tenant))
         return tuple(
             each.outcome
             if each.declaration is None
@@ -129,6 +155,9 @@ class Conversation:
     async def withdraw_tools(self, frame: int, names: Sequence[str]) -> None:
         """Withdraws tools, and answers with one ToolsWithdrawn."""
         withdrawn, unknown = self._toolset.withdraw(names)
+        for name in withdrawn:
+            self._tool_bytes.pop(name, None)
+        self._holding.set(Part.TOOLS, sum(self._tool_bytes.values()))
         await self.outbox.put(ToolsWithdrawn(frame, tuple(withdrawn), tuple(unknown)))
 
     async def start_turn(self, spec: TurnSpec) -> None:
@@ -137,7 +166,7 @@ class Conversation:
         If that turn has ended, its ending is sent again.
 
         Raises:
-            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, NOT_SERVED or
+            ServiceError: TURN_RUNNING, TURN_ID_REUSED, LIMIT_REACHED, OVERLOADED, NOT_SERVED or
                 TOOL_CHOICE_INVALID; or, while the conversation drains, the error that it ends with.
         """
         if await self._is_repetition(spec):
@@ -149,6 +178,7 @@ class Conversation:
         messages, limit = len(self._transcript.messages), self.limits.messages_max
         if messages >= limit:
             raise refusals.too_many_messages(messages, limit)
+        self._holding.check(text_size(spec.text), "start_turn.content")
         tools = self._tools_for(spec.generation.tool_choice)
         declarations = tuple(tool.declaration for tool in tools)
         self._turn = Turn(
@@ -163,6 +193,7 @@ class Conversation:
                 tail=self._tail,
                 tools=tools,
                 speculation=self.speculation,
+                holding=self._holding,
             ),
             services=self._services,
             emit=lambda event: self.outbox.put(event, spec.turn_id),
@@ -186,13 +217,14 @@ class Conversation:
             raise refusals.turn_unknown(turn_id)
         turn.cancel(ServiceError(Reason.CANCELLED, "the client cancelled the turn"))
 
-    def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
+    async def deliver(self, invocation_id: str, answer: HandlerAnswer) -> None:
         """Ends an invocation of one of this client's tools with its handler's answer.
 
         Raises:
             ServiceError: INVOCATION_UNKNOWN; or the error that an invalid result ends the run with.
+        On cancel: the check of the result is given up.
         """
-        self._services.dispatcher.deliver(self, invocation_id, answer)
+        await self._services.dispatcher.deliver(self, invocation_id, answer)
 
     def progress(self, invocation_id: str, message: str, fraction: float | None) -> None:
         """Passes on the progress of an invocation of one of this client's tools.
@@ -307,15 +339,20 @@ class Conversation:
         completed = ending.completed
         if completed.outcome in UNANSWERED and completed.error is not None:
             log.info("turn %r of %s failed: %s", turn.spec.turn_id, self.who, completed.error.label)
+            self.refused(completed.error.reason)
         self._transcript = replace(
             self._transcript, messages=self._transcript.messages + ending.messages
         )
         self._tail = ending.tail
         self._turn = None
+        self._holding.add(Part.TRANSCRIPT, messages_size(ending.messages))
+        self._holding.set(Part.TURN, 0)
+        self._holding.set(Part.TOKENS, 0 if ending.tail is None else ending.tail.size)
         self.renew()
         # One that failed before its first step did nothing: the client may send it again.
         if ending.begun or completed.outcome is not TurnOutcome.FAILED:
             self._ended.add(turn.spec, completed)
+            self._holding.set(Part.ENDINGS, self._ended.size)
 
     async def _is_repetition(self, spec: TurnSpec) -> bool:
         """Returns whether the turn is running or has ended; if ended, sends its ending again."""

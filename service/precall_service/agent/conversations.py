@@ -1,4 +1,4 @@
-"""All conversations of the process: their limit, and their drain.
+"""All conversations of the process: their limits, and their drain.
 
 Owns: the open conversations.
 Concurrency: one event loop; everything except `drain` is synchronous.
@@ -14,7 +14,10 @@ from contextlib import contextmanager
 
 from precall_service.agent.context import TurnServices
 from precall_service.agent.conversation import Conversation
+from precall_service.agent.held_bytes import HeldBytes
 from precall_service.agent.limits import AgentLimits
+from precall_service.agent.refusals import RETRY_AFTER_S
+from precall_service.agent.refused import RefusalCounts
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import GoAway, TurnOutcome
 from precall_service.domain.messages import Transcript
@@ -22,8 +25,6 @@ from precall_service.domain.speculation import SpeculationRequest
 from precall_service.tools.declarations import ToolLimits
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 5.0
 
 
 class Conversations:
@@ -37,6 +38,8 @@ class Conversations:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self.held = HeldBytes(limits)
+        self.refusals = RefusalCounts()
         self.limits = limits
         self.tool_limits = tool_limits
 
@@ -56,18 +59,13 @@ class Conversations:
         Its speculation is what is asked for, as far as the operator allows it.
 
         Raises:
-            ServiceError: OVERLOADED if too many are open; DRAINING if the server is shutting down.
+            ServiceError: OVERLOADED if the server has too many conversations, or they hold too many
+                bytes; LIMIT_REACHED if that holds of the tenant; DRAINING if the server is shutting
+                down.
         """
         if self._draining:
             raise self._shutting_down()
-        if len(self._open) >= self.limits.conversations_max:
-            raise ServiceError(
-                Reason.OVERLOADED,
-                f"this server has {len(self._open)} conversations, which is the limit: try again "
-                f"in {RETRY_AFTER_S:g} s, or on another replica",
-                retry_after_s=RETRY_AFTER_S,
-                metadata={"limit": str(self.limits.conversations_max)},
-            )
+        holding = self.held.open(tenant, transcript)
         conversation = Conversation(
             conversation_id=f"conv-{secrets.token_hex(12)}",
             tenant=tenant,
@@ -76,7 +74,8 @@ class Conversations:
             speculation=self._services.speculation.limits.most.narrowed(speculation),
             services=self._services,
             limits=self.limits,
-            tool_limits=self.tool_limits,
+            holding=holding,
+            refused=lambda reason: self.refusals.note(tenant, reason),
         )
         self._open.add(conversation)
         self._idle.clear()
@@ -84,6 +83,7 @@ class Conversations:
             yield conversation
         finally:
             self._open.discard(conversation)
+            self.held.close(tenant, holding)
             if not self._open:
                 self._idle.set()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cachetools import FIFOCache
 
 from precall_service.agent import refusals
+from precall_service.agent.held_bytes import ending_size
 from precall_service.domain.events import TraceContext, TurnCompleted
 from precall_service.domain.turn import TurnSpec
 
@@ -24,6 +25,11 @@ class EndedTurns:
 
     def __init__(self, turns_max: int) -> None:
         self._turns: FIFOCache[str, _EndedTurn] = FIFOCache(turns_max)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the endings."""
+        return sum(ending_size(each.completed) for each in self._turns.values())
 
     def __contains__(self, turn_id: str) -> bool:
         return turn_id in self._turns

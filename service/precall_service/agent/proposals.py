@@ -177,7 +177,9 @@ class Proposals:
             return
         try:
             tool = self._services.dispatcher.current(offered)
-            arguments = self._services.dispatcher.check_arguments(tool, proposal.arguments_json)
+            arguments = self._services.dispatcher.check_arguments_at_once(
+                tool, proposal.arguments_json
+            )
             text = canonical(arguments).decode()
         except (ServiceError, JsonError):
             return

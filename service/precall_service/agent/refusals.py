@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
@@ -11,6 +12,9 @@ from precall_service.domain.turn import ToolChoice
 from precall_service.engine.base import EngineInfo, StrayCall
 from precall_service.engine.findings import Subject
 from precall_service.tools.text import shorten
+
+RETRY_AFTER_S: Final = 5.0
+"""When to try again at a server that is full, in seconds: about how long a short turn takes."""
 
 
 def turn_running(turn_id: str) -> ServiceError:
@@ -50,6 +54,49 @@ def too_many_messages(messages: int, limit: int) -> ServiceError:
         "with the part of the history that matters",
         field="start_turn",
         metadata={"limit": str(limit)},
+    )
+
+
+def too_many_conversations() -> ServiceError:
+    """The server has as many conversations as it takes."""
+    return ServiceError(
+        Reason.OVERLOADED,
+        "this server has as many conversations as it takes (conversations_max): try again in "
+        f"{RETRY_AFTER_S:g} s, or on another replica",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def too_many_of_tenant(limit: int) -> ServiceError:
+    """The tenant has as many conversations as it may have."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"this tenant has {limit} conversations on this server, which is its limit "
+        "(conversations_per_tenant_max): end some that are not needed, or use another replica",
+        metadata={"limit": str(limit)},
+    )
+
+
+def memory_full(field: str) -> ServiceError:
+    """The conversations of the server hold as many bytes as they may."""
+    return ServiceError(
+        Reason.OVERLOADED,
+        "the conversations of this server hold as many bytes as they may (bytes_max): try again "
+        f"in {RETRY_AFTER_S:g} s, or on another replica",
+        field=field,
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def memory_of_tenant_full(held: int, wanted: int, limit: int, field: str) -> ServiceError:
+    """The conversations of the tenant hold as many bytes as they may."""
+    return ServiceError(
+        Reason.LIMIT_REACHED,
+        f"the conversations of this tenant hold {held} bytes on this server, and with {wanted} "
+        f"more they would be over its limit of {limit} (bytes_per_tenant_max): end conversations "
+        "that are not needed, shorten this one, or use another replica",
+        field=field,
+        metadata={"held": str(held), "wanted": str(wanted), "limit": str(limit)},
     )
 
 
@@ -128,16 +175,6 @@ def too_many_tokens(limit: int) -> ServiceError:
         f"the turn has generated {limit} tokens, which is its limit: raise limits.max_turn_tokens",
         field="start_turn.limits.max_turn_tokens",
         metadata={"limit": str(limit)},
-    )
-
-
-def prompt_too_long(prompt_tokens: int, model: str, limit: int) -> ServiceError:
-    """The prompt leaves no room for an answer in the context window."""
-    return ServiceError(
-        Reason.CONTEXT_WINDOW_EXCEEDED,
-        f"the prompt has {prompt_tokens} tokens, but the context window of {model} has {limit} and "
-        "must hold the answer too: shorten the conversation, its tools or their results",
-        metadata={"prompt_tokens": str(prompt_tokens), "limit": str(limit)},
     )
 
 

@@ -7,6 +7,7 @@ Concurrency: synchronous.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from precall_service.agent.account import StepBegan
@@ -30,6 +31,9 @@ EARLIER_CALLS_MAX: Final = 32
 """The calls of earlier turns that predictors see."""
 EARLIER_RESULT_CHARS_MAX: Final = 64 << 10
 """Longer results of earlier turns are not shown to predictors."""
+EARLIER_CHARS_MAX: Final = 256 << 10
+"""The most characters of all arguments and results of earlier turns that predictors see. They are
+read on the event loop, once for each turn."""
 
 
 class Situations:
@@ -178,9 +182,8 @@ class Situations:
 
     def _earlier_calls(self) -> tuple[PastCall, ...]:
         if self._earlier is None:
-            self._earlier = tuple(_past_calls(self._context.transcript.messages))[
-                -EARLIER_CALLS_MAX:
-            ]
+            latest_first = islice(_past_calls(self._context.transcript.messages), EARLIER_CALLS_MAX)
+            self._earlier = tuple(latest_first)[::-1]
         return self._earlier
 
 
@@ -205,20 +208,25 @@ def _chain(prediction: Prediction | None) -> list[Prediction]:
 
 
 def _past_calls(messages: Sequence[Message]) -> Iterator[PastCall]:
-    """Yields the calls in the last messages, oldest first."""
+    """Yields the calls in the last messages, latest first, within EARLIER_CHARS_MAX."""
     messages = messages[-4 * EARLIER_CALLS_MAX :]
     results = {each.call_id: each.text for each in messages if isinstance(each, ToolMessage)}
-    for message in messages:
-        for call in message.tool_calls if isinstance(message, AssistantMessage) else ():
+    left = EARLIER_CHARS_MAX
+    for message in reversed(messages):
+        for call in reversed(message.tool_calls if isinstance(message, AssistantMessage) else ()):
+            text = results.get(call.call_id, "")
+            shown = len(text) <= EARLIER_RESULT_CHARS_MAX
+            left -= len(call.arguments_json) + (len(text) if shown else 0)
+            if left < 0:
+                return
             try:
                 arguments = parse_object(call.arguments_json)
             except JsonError:
                 continue
-            text = results.get(call.call_id, "")
             yield PastCall(
                 tool_name=call.tool_name,
                 arguments=arguments,
-                result_json=_as_json(text) if len(text) <= EARLIER_RESULT_CHARS_MAX else None,
+                result_json=_as_json(text) if shown else None,
             )
 
 

@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from precall_service.admission import Share
 from precall_service.agent import refusals
@@ -44,10 +45,16 @@ from precall_service.domain.events import (
 from precall_service.domain.messages import Message
 from precall_service.domain.turn import ToolChoice, TurnSpec
 from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
+from precall_service.engine.prompt_length import PromptTooLongError
 from precall_service.incidents import report_defect
 from precall_service.tools.toolset import RegisteredTool
 
 log = logging.getLogger(__name__)
+
+_PROMPT_COST: Final = 2_000
+"""What a prompt costs beside its text, in characters: a template takes some milliseconds."""
+_TOOL_COST: Final = 1_000
+"""What a tool adds to that."""
 
 
 class Turn:
@@ -86,7 +93,7 @@ class Turn:
             spec=spec,
             context=context,
             services=services,
-            transcript=TurnTranscript(context.transcript, context.tail, spec.text),
+            transcript=TurnTranscript(context.transcript, context.tail, spec.text, context.holding),
             account=account,
             speculation=self._speculation,
             emit=emit,
@@ -153,23 +160,43 @@ class Turn:
     async def _admit_and_step(self) -> None:
         services, limits = self._scope.services, self.spec.limits
         engine = services.engines.engine()
-        prompt = await self._scope.transcript.first_prompt(engine)
-        if (refused := _too_long(engine, prompt)) is not None:
-            raise refused
+        self._set_timer(services.admission.limits.wait_max_s, self._give_up_waiting)
+        prompt = await self._prompt(engine, begins=True)
         tenant, tool_set = self._scope.context.tenant, _tool_set(self._scope.context.tools)
-        # A safe estimate until growth is learned: results may be as long as what is generated.
+        # Results may be as long as what is generated.
         safe = within_room(engine, prompt, 2 * limits.max_turn_tokens)
         begins = prompt.tokens or 0
         expected = begins + services.growth.expected(tenant, tool_set, safe=safe)
         with services.admission.enter(tenant, expected) as share:
-            await self._wait_for_admission(share)
-            tokens = await self._step_until_done(prompt, share)
-        if self._outcome is TurnOutcome.ANSWERED:  # a cut turn would have grown further
-            services.growth.observe(tenant, tool_set, tokens - begins)
+            try:
+                await self._wait_for_admission(share)
+                held = await self._step_until_done(prompt, share)
+            finally:
+                if share.tokens > expected:  # also of a turn that was cut, which grew so much
+                    services.growth.observe(tenant, tool_set, share.tokens - begins)
+        if self._outcome is TurnOutcome.ANSWERED and held <= expected:
+            services.growth.observe(tenant, tool_set, held - begins)
+
+    async def _prompt(self, engine: Engine, *, begins: bool) -> Prompt:
+        """Makes the turn's first prompt, or the next one, when it is its tenant's turn.
+
+        Raises:
+            ServiceError: the prompt is refused, or too many turns wait for theirs.
+        """
+        transcript, context = self._scope.transcript, self._scope.context
+        cost = _PROMPT_COST + _TOOL_COST * len(context.tools) + transcript.characters()
+        async with self._scope.services.prompts.place(context.tenant, cost, begins=begins):
+            if begins:
+                prompt = await transcript.first_prompt(engine)
+            else:
+                prompt = await transcript.continued_prompt(engine)
+        tokens, limit = prompt.tokens, engine.info.context_tokens_max
+        if limit is not None and tokens is not None and tokens >= limit:
+            raise PromptTooLongError(tokens, limit=limit)
+        return prompt
 
     async def _wait_for_admission(self, share: Share) -> None:
         services = self._scope.services
-        self._set_timer(services.admission.limits.wait_max_s, self._give_up_waiting)
         while (position := await share.queue_position()) is not None:
             # Not `emit`: a client that does not read must not delay the use of its share.
             self._scope.offer(TurnQueued(position))
@@ -221,8 +248,9 @@ class Turn:
             await self._calls.answer(step.message.tool_calls, step.unreadable)
             await share.resume()
             engine = self._engine()
-            prompt = await self._scope.transcript.continued_prompt(engine)
-            if (refused := _too_long(engine, prompt)) is not None:
+            try:
+                prompt = await self._prompt(engine, begins=False)
+            except PromptTooLongError as refused:
                 # If these results stayed, no later turn would fit either.
                 self._scope.transcript.replace_answers(model_text(refusals.answer_too_long()))
                 self._set(TurnOutcome.LIMIT, refused)
@@ -300,14 +328,6 @@ def _missed_call(step: Step, choice: ToolChoice) -> ServiceError | None:
     if not called and step.end.stray_call is not None:
         return refusals.call_lost(step.end.stray_call)
     return refusals.call_missing(choice) if missing else None
-
-
-def _too_long(engine: Engine, prompt: Prompt) -> ServiceError | None:
-    """Returns why a prompt is refused; None if it leaves room for an answer, or may do so."""
-    info, tokens = engine.info, prompt.tokens
-    if info.context_tokens_max is None or tokens is None or tokens < info.context_tokens_max:
-        return None
-    return refusals.prompt_too_long(tokens, info.model, info.context_tokens_max)
 
 
 def _tool_set(tools: Sequence[RegisteredTool]) -> str:

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from rich.console import Console
 
+from precall_service.cli.output import hidden_terminal
 from precall_service.incidents import is_defect
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -51,12 +52,18 @@ class _Formatter(logging.Formatter):
 
 def stdout() -> Console:
     """Returns the console for results."""
-    return Console(highlight=False, soft_wrap=True)
+    return _console(sys.stdout, 1)
 
 
 def stderr() -> Console:
     """Returns the console for progress, notices and warnings."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _console(sys.stderr, 2)
+
+
+def _console(stream: TextIO, descriptor: int) -> Console:
+    # Rich asks the stream itself, which may lead to a thread of ours.
+    terminal = True if hidden_terminal(descriptor) else None
+    return Console(file=stream, force_terminal=terminal, highlight=False, soft_wrap=True)
 
 
 @contextmanager

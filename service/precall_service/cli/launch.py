@@ -13,13 +13,14 @@ from pathlib import Path
 from precall_service.app import Service, serve
 from precall_service.cli.division import divided, this_machine
 from precall_service.cli.errors import CommandError
+from precall_service.cli.heap import quiet_heap
 from precall_service.domain.events import Predictor
 from precall_service.domain.speculation import SpeculationMode
 from precall_service.engine.base import EngineFactory, Progress
 from precall_service.engine.hub import reachable
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import ResolvedModel, resolve_model
-from precall_service.engine.openai.config import OpenAiConfig, SettingNames
+from precall_service.engine.openai.config import PROBE_S, OpenAiConfig, SettingNames
 from precall_service.engine.vllm.config import Device, VllmConfig
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.engine.vllm.threads import in_daemon_thread
@@ -47,6 +48,7 @@ async def launched(
     async with serve(
         settings, factory, model=model, on_progress=on_progress, draft_factory=draft_factory
     ) as service:
+        quiet_heap(service)
         yield service
 
 
@@ -143,12 +145,18 @@ def draft_server(settings: Settings, url: str) -> OpenAiConfig:
         tries_max=1,
         share_prefix_cache=settings.engine.share_prefix_cache,
         streams=section.streams,
+        probe_s=probe_s(settings),
         names=SettingNames(
             url="speculation.draft_model.url",
             model="speculation.draft_model.model",
             api_key="speculation.draft_model.api_key",
         ),
     )
+
+
+def probe_s(settings: Settings) -> float:
+    """Returns how often a server is asked for a sign of life: before its silence is noticed."""
+    return min(PROBE_S, settings.engine.hung_notice_s / 3)
 
 
 def draft_config(settings: Settings, model: ResolvedModel) -> VllmConfig:
@@ -186,6 +194,7 @@ def openai_config(settings: Settings) -> OpenAiConfig:
         model=settings.engine.model,
         share_prefix_cache=settings.engine.share_prefix_cache,
         api_key=server.api_key.get_secret_value(),
+        probe_s=probe_s(settings),
         **server.model_dump(exclude={"api_key"}),
     )
 

@@ -16,6 +16,7 @@ from precall_service import __version__
 from precall_service.cli import options
 from precall_service.cli.console import configure_logging, stderr, stdout
 from precall_service.cli.errors import EXIT_USAGE, CommandError, reported
+from precall_service.cli.output import never_waiting
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -81,7 +82,7 @@ def serve(
     ] = None,
 ) -> None:
     """Runs the command that HELP describes."""
-    with reported():
+    with never_waiting(), reported():
         arguments = tuple(engine_arguments or ())
         if arguments and not arguments[0].startswith("-"):
             raise CommandError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -90,6 +90,17 @@ class ToolMessage:
 
 
 Message = UserMessage | AssistantMessage | ToolMessage
+
+
+def characters(messages: Iterable[Message]) -> int:
+    """How much text the messages have, calls and reasoning included."""
+    count = 0
+    for message in messages:
+        count += len(message.text)
+        if isinstance(message, AssistantMessage):
+            count += len(message.reasoning)
+            count += sum(len(call.arguments_json) for call in message.tool_calls)
+    return count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -258,14 +258,19 @@ class Engine(Protocol):
         """The engine's identity and capacity."""
         ...
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    @property
+    def progress(self) -> int:
+        """A number that grows with each output and answer of the engine itself."""
+        ...
+
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """The keywords of each tool's input schema that do not bind the model, with the reasons.
 
-        Whatever costs the engine much to hold calls to is found here, bounded in time and memory,
-        and not held. So a tool of any schema that was declared can be generated with. A generation
-        with tools that were not judged judges them first.
-
-        None are returned for an engine that holds calls to no schemas at all.
+        What costs much to hold is found here, in bounded time and memory, and not held. So any tool
+        that was declared can be generated with; a generation judges its tools first if need be.
+        Tenants take turns, and share no answer. None are returned if no schemas are held at all.
         On cancel: the engine goes on, and keeps what it finds out.
         """
         ...
@@ -273,8 +278,12 @@ class Engine(Protocol):
     async def render(self, transcript: Transcript) -> Prompt:
         """The template's own rendering of a transcript, ready for the model's next message.
 
+        On cancel: what is done in a thread goes on to its end, and its result is dropped.
+
         Raises:
             TemplateRefusedError: the template refuses the transcript.
+            PromptTooLongError: it is much too long for the context window. The engine may return
+                the prompt instead, and does so if it is not much too long.
         """
         ...
 
@@ -292,8 +301,11 @@ class Engine(Protocol):
         follows them. The whole transcript is rendered afresh only if the model's template
         rewrites history once a user speaks again, for example drops earlier reasoning.
 
+        On cancel: as with `render`.
+
         Raises:
             TemplateRefusedError: the template refuses the messages.
+            PromptTooLongError: as with `render`.
         """
         ...
 
@@ -359,6 +371,10 @@ class Engine(Protocol):
 
     async def cause_of_death(self) -> str:
         """How the process of an engine that has died ended, for a log. Bounded in time."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends an engine that hangs: what waits for it raises EngineDiedError. Idempotent."""
         ...
 
     async def close(self) -> None:

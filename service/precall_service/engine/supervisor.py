@@ -16,7 +16,7 @@ import enum
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
@@ -28,8 +28,12 @@ from precall_service.engine.base import (
     EngineStartError,
     Progress,
 )
+from precall_service.engine.signs import SignsOfLife
 
 log = logging.getLogger(__name__)
+
+_LOOKS: Final = 10
+"""How often an engine is looked at before it counts as silent."""
 
 
 class EngineState(enum.Enum):
@@ -39,6 +43,8 @@ class EngineState(enum.Enum):
     READY = 2
     RESTARTING = 3
     FAILED = 4
+    SILENT = 5
+    """It runs and gives no sign of life: turns that run wait for it, and none starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +53,17 @@ class RestartPolicy:
 
     The first restart comes at once, since most deaths are single events. Each restart that fails
     or dies soon doubles the wait. An engine that has lived for `stable_s` resets it.
+
+    An engine that gives no sign of life for `hung_notice_s` is SILENT; after `hung_restart_s` it
+    hangs, and is killed. The longest that an engine which works is silent is one step.
     """
 
     backoff_first_s: float = 1.0
     backoff_max_s: float = 60.0
     stable_s: float = 300.0
     retry_hint_s: float = 5.0
+    hung_notice_s: float = 30.0
+    hung_restart_s: float = 300.0
 
 
 class EngineSupervisor:
@@ -74,6 +85,7 @@ class EngineSupervisor:
         self._engine: Engine | None = None
         self._info: EngineInfo | None = None
         self._state = EngineState.STARTING
+        self._signs: SignsOfLife | None = None
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[EngineState], None]] = []
 
@@ -89,8 +101,16 @@ class EngineSupervisor:
 
     @property
     def running(self) -> Engine | None:
-        """The engine while it is READY, otherwise None."""
-        return self._engine if self._state is EngineState.READY else None
+        """The engine while it is READY or SILENT, otherwise None."""
+        return self._engine if self._state in {EngineState.READY, EngineState.SILENT} else None
+
+    @property
+    def progress_age_s(self) -> float:
+        """How many seconds ago the running engine gave its last sign of life; 0 if none runs.
+
+        It is noticed with a delay of up to a tenth of `hung_notice_s`.
+        """
+        return 0.0 if self.running is None or self._signs is None else self._signs.age_s
 
     def on_state(self, listener: Callable[[EngineState], None]) -> None:
         """Calls the listener with the present state, and again in the moment of each change."""
@@ -115,7 +135,7 @@ class EngineSupervisor:
         """The running engine.
 
         Raises:
-            ServiceError: ENGINE_UNAVAILABLE, no engine is READY.
+            ServiceError: ENGINE_UNAVAILABLE, no engine is READY or SILENT.
         """
         engine = self.running
         if engine is None:
@@ -180,10 +200,9 @@ class EngineSupervisor:
         """
         backoff_s, ready_at = 0.0, self._clock.now()
         while True:
-            engine = await self._dead_engine()
+            how = await self._death()
             if self._clock.now() - ready_at >= self._policy.stable_s:
                 backoff_s = 0.0
-            how = await self._cause_of_death(engine)
             log.error("%s died (%s); starting it again in %g s", self._name, how, backoff_s)
             backoff_s = await self._replace(backoff_s)
             ready_at = self._clock.now()
@@ -216,20 +235,55 @@ class EngineSupervisor:
         if engine is not None:
             await engine.close()
 
-    async def _dead_engine(self) -> Engine:
-        """Returns the engine once it has died or its death was reported, in state RESTARTING."""
+    async def _death(self) -> str:
+        """Returns how the engine ended once it has, in state RESTARTING."""
         engine = self._engine
         assert engine is not None, "`start` has installed it, and only `run` replaces it"
         dead = asyncio.ensure_future(engine.wait_dead())
-        reported = asyncio.ensure_future(self._changed.wait())
+        reported = asyncio.ensure_future(self._until_reported(engine))
+        hung = asyncio.ensure_future(self._until_hung(engine))
         try:
-            if self.running is engine:
-                await asyncio.wait((dead, reported), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((dead, reported, hung), return_when=asyncio.FIRST_COMPLETED)
+            self.report_death(engine)
+            if not hung.done() or dead.done():
+                return await self._cause_of_death(engine)
+            await self._kill(engine)
+            return f"it was killed after {hung.result():.0f} s without a sign of life"
         finally:
-            dead.cancel()
-            reported.cancel()
-        self.report_death(engine)
-        return engine
+            for each in (dead, reported, hung):
+                each.cancel()
+            self._signs = None
+
+    async def _until_reported(self, engine: Engine) -> None:
+        while self.running is engine:
+            await self._changed.wait()
+
+    async def _until_hung(self, engine: Engine) -> float:
+        """Returns how long an engine was silent that hangs; it is SILENT before that."""
+        notice_s = self._policy.hung_notice_s
+        every_s = notice_s / _LOOKS
+        async with SignsOfLife(engine, self._clock, every_s=every_s) as signs:
+            self._signs = signs
+            while (age_s := signs.look()) < self._policy.hung_restart_s:
+                if self._state is EngineState.READY and age_s >= notice_s:
+                    log.warning(
+                        "%s has given no sign of life for %.0f s: no turn starts until it does, "
+                        "and after %g s it is started again",
+                        *(self._name, age_s, self._policy.hung_restart_s),
+                    )
+                    self._become(EngineState.SILENT)
+                elif self._state is EngineState.SILENT and age_s < notice_s:
+                    log.warning("%s gives signs of life again", self._name)
+                    self._become(EngineState.READY)
+                await self._wait(every_s)
+            return age_s
+
+    async def _kill(self, engine: Engine) -> None:
+        """Kills an engine that hangs; a failure to do so must not end the restarts."""
+        try:
+            await engine.kill()
+        except Exception:  # whatever an engine that hangs can raise
+            log.exception("%s could not be killed", self._name)
 
     async def _cause_of_death(self, engine: Engine) -> str:
         """How the engine ended; a failure to find out must not end the restarts."""

@@ -30,7 +30,7 @@ from precall_service.cache.limits import CacheLimits
 from precall_service.domain.turn import TurnLimits
 from precall_service.engine.openai.config import LimitField, ReasoningField
 from precall_service.engine.supervisor import RestartPolicy
-from precall_service.settings.section import Bytes, Count, Seconds, SecondsOrZero, Section
+from precall_service.settings.section import Bytes, Count, Memory, Seconds, SecondsOrZero, Section
 from precall_service.settings.speculation import SpeculationSection
 from precall_service.tools.declarations import ToolLimits
 from precall_service.transport.server import ServerOptions
@@ -48,12 +48,26 @@ class ServerSection(Section):
     frame_bytes_max: Bytes = 4 << 20
     keepalive_s: Seconds = 30.0
     keepalive_timeout_s: Seconds = 10.0
+    connections_max: Count = 4096
+    """At most so many connections; further ones are closed at once."""
+    streams_per_connection_max: Count = 1024
+    """Further calls of a connection wait in its client."""
+    calls_max: Count = 20_000
+    """At most so many calls at once, and half as many of one tenant."""
+    arrivals_max: Count = 32
+    """First messages that are read at once: each may take twice `frame_bytes_max` of memory."""
+    arrivals_waiting_max: Count = 4096
+    """Calls whose first message waits to be read, and half as many of one tenant."""
     handshake_s: Seconds = 30.0
-    """How long a client may take to send its first frame."""
+    """How long a client may take to send its first frame, and how long it may wait before that."""
     unread_s: Seconds = 60.0
     """How long a client may leave events unread."""
+    info_counts: bool = False
+    """Whether GetServerInfo tells every client the server's load, which is that of all tenants."""
     drain_s: SecondsOrZero = 30.0
     """How long running turns may continue after the server was told to stop."""
+    loop_pause_s: Seconds = 0.05
+    """How long the event loop may do nothing else before that is logged."""
 
     def options(self) -> ServerOptions:
         """Returns the options of the transport."""
@@ -61,7 +75,12 @@ class ServerSection(Section):
             host=self.host,
             port=self.port,
             frame_bytes_max=self.frame_bytes_max,
-            wire_bytes_max=4 * self.frame_bytes_max,
+            wire_bytes_max=2 * self.frame_bytes_max,
+            connections_max=self.connections_max,
+            streams_per_connection_max=self.streams_per_connection_max,
+            calls_max=self.calls_max,
+            arrivals_max=self.arrivals_max,
+            arrivals_waiting_max=self.arrivals_waiting_max,
             keepalive_s=self.keepalive_s,
             keepalive_timeout_s=self.keepalive_timeout_s,
             handshake_s=self.handshake_s,
@@ -98,6 +117,10 @@ class EngineSection(Section):
     stop_timeout_s: Seconds = 10.0
     restart_backoff_first_s: Seconds = 1.0
     restart_backoff_max_s: Seconds = 60.0
+    hung_notice_s: Seconds = 30.0
+    """After how long without a sign of life the engine no longer counts as ready."""
+    hung_restart_s: Seconds = 300.0
+    """After how long without a sign of life it is killed and started again."""
     cache_dir: Path | None = None
     vllm: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """Any argument of vLLM's engine by name, such as max_num_seqs."""
@@ -105,7 +128,10 @@ class EngineSection(Section):
     def restart_policy(self) -> RestartPolicy:
         """Returns the policy of the supervisor."""
         return RestartPolicy(
-            backoff_first_s=self.restart_backoff_first_s, backoff_max_s=self.restart_backoff_max_s
+            backoff_first_s=self.restart_backoff_first_s,
+            backoff_max_s=self.restart_backoff_max_s,
+            hung_notice_s=self.hung_notice_s,
+            hung_restart_s=self.hung_restart_s,
         )
 
 
@@ -131,34 +157,39 @@ class OpenAiSection(Section):
 
 
 class AdmissionSection(Section):
-    """`[admission]`: how many turns may wait, and how long a turn keeps its share during calls."""
+    """`[admission]`: how many turns may wait and run, and how long a turn keeps its share."""
 
     waiting_max: Count = 1024
     waiting_per_tenant_max: Count = 256
+    running_per_tenant_max: Count | None = None
+    """How many turns of one tenant may run at once. None: a tenant alone may use all slots."""
     hold_s: SecondsOrZero = 5.0
     wait_max_s: Seconds = 600.0
+    positions_s: Seconds = 0.5
+    """How often waiting turns are told their queue positions, at most."""
+    prompts_at_once: Count = 1
+    """How many prompts are made at once. vLLM's renderer has one thread, unless it gets more."""
     token_latency_s: Seconds | None = None
     """The time that a token may take, on average over the running turns. None: any time."""
 
     def limits(self) -> AdmissionLimits:
         """Returns the limits of the admission."""
-        return AdmissionLimits(
-            waiting_max=self.waiting_max,
-            waiting_per_tenant_max=self.waiting_per_tenant_max,
-            hold_s=self.hold_s,
-            wait_max_s=self.wait_max_s,
-            token_latency_s=self.token_latency_s,
-        )
+        return AdmissionLimits(**self.model_dump())
 
 
 class ConversationSection(Section):
     """`[conversations]`: the limits of conversations and turns."""
 
     conversations_max: Count = 10_000
+    conversations_per_tenant_max: Count = 5_000
+    bytes_max: Memory = 2 << 30
+    """What all conversations together may hold in memory."""
+    bytes_per_tenant_max: Memory = 1 << 30
     messages_max: Count = 1_000
     text_bytes_max: Bytes = 1 << 20
     idle_expiry_s: Seconds = 3600.0
     events_max: Count = 256
+    events_bytes_max: Bytes = 4 << 20
     turn_steps_max: Count = 32
     turn_tokens_max: Count = 32_768
     turn_duration_max_s: Seconds = 1800.0
@@ -167,10 +198,14 @@ class ConversationSection(Section):
         """Returns the limits of the agent."""
         return AgentLimits(
             conversations_max=self.conversations_max,
+            conversations_per_tenant_max=self.conversations_per_tenant_max,
+            bytes_max=self.bytes_max,
+            bytes_per_tenant_max=self.bytes_per_tenant_max,
             messages_max=self.messages_max,
             text_bytes_max=self.text_bytes_max,
             idle_expiry_s=self.idle_expiry_s,
             events_max=self.events_max,
+            events_bytes_max=self.events_bytes_max,
             turn=TurnLimits(
                 max_steps=self.turn_steps_max,
                 max_turn_tokens=self.turn_tokens_max,
@@ -184,6 +219,12 @@ class ToolSection(Section):
 
     tools_max: Count = 128
     schema_bytes_max: Bytes = 64 << 10
+    schemas_stream_bytes_max: Memory = 64 << 20
+    """The most memory for the compiled schemas of one stream's tools, as it is estimated."""
+    schemas_tenant_bytes_max: Memory = 256 << 20
+    """The same for all streams of a tenant. Equal schemas of its tools count once."""
+    schemas_bytes_max: Memory = 1 << 30
+    """The same for all tenants."""
     description_bytes_max: Bytes = 8 << 10
     arguments_bytes_max: Bytes = 256 << 10
     result_bytes_max: Bytes = 1 << 20

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.json import JsonError, may_hold_half_pair, parse, without_half_pairs
+from precall_service.tools.checked_texts import Subject
+from precall_service.tools.checks import Checks
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.link import (
     HandlerAnswer,
@@ -21,18 +22,19 @@ TYPE_CHARS_MAX = 100
 MESSAGE_CHARS_MAX = 2000
 
 
-def read_answer(
-    tool: RegisteredTool, answer: HandlerAnswer, limits: ToolLimits
+async def read_answer(
+    tool: RegisteredTool, answer: HandlerAnswer, limits: ToolLimits, checks: Checks
 ) -> InvocationEnding:
     """Returns the ending that follows from the answer.
 
     Raises:
         ServiceError: TOO_LARGE, RESULT_INVALID or NOT_SERVED, the result cannot be used.
+    On cancel: the check of the result is given up.
     """
     match answer:
         case HandlerResult(result_json, content):
             _check_size(tool, result_json, content, limits.result_bytes_max)
-            _check_result(tool, result_json)
+            await _check_result(tool, result_json, checks)
             return InvocationEnding.of_result(result_json, content)
         case HandlerUnusable(error):
             raise error
@@ -60,21 +62,11 @@ def _check_size(tool: RegisteredTool, result_json: str, content: str, bytes_max:
         )
 
 
-def _check_result(tool: RegisteredTool, result_json: str) -> None:
+async def _check_result(tool: RegisteredTool, result_json: str, checks: Checks) -> None:
     try:
-        value = parse(result_json)
-    except JsonError as error:
-        raise _result_error(Reason.RESULT_INVALID, tool, f"is not JSON text: {error}") from None
-    if tool.result is None:
-        return
-    try:
-        # Without a schema such a result is accepted, and a string is shown to the model like this.
-        value = without_half_pairs(value) if may_hold_half_pair(result_json) else value
-        tool.result.check(value, root="result")
-    except (JsonError, MismatchError) as error:
-        raise _result_error(
-            Reason.RESULT_INVALID, tool, f"breaks its output schema: {error}"
-        ) from None
+        await checks.check(Subject.RESULT, result_json, tool.result, tool.toolset.tenant)
+    except MismatchError as error:
+        raise _result_error(Reason.RESULT_INVALID, tool, str(error)) from None
 
 
 def _result_error(

@@ -3,44 +3,59 @@
 from __future__ import annotations
 
 from precall_service.domain.errors import Reason, ServiceError
-from precall_service.domain.json import (
-    HALF_PAIR,
-    JsonError,
-    JsonObject,
-    find_half_pair,
-    may_hold_half_pair,
-    parse_object,
-)
+from precall_service.domain.json import JsonObject
+from precall_service.tools.checked_texts import Subject
+from precall_service.tools.checks import Checks
 from precall_service.tools.declarations import ToolLimits
-from precall_service.tools.schema import MismatchError
+from precall_service.tools.schema import CostlyError, MismatchError
 from precall_service.tools.toolset import RegisteredTool
 
 
-def check_arguments(tool: RegisteredTool, arguments_json: str, limits: ToolLimits) -> JsonObject:
+async def check_arguments(
+    tool: RegisteredTool, arguments_json: str, limits: ToolLimits, checks: Checks
+) -> JsonObject:
     """The arguments that the model wrote, if the tool's handler may be given them.
 
     Raises:
         ServiceError: TOO_LARGE, or ARGUMENTS_INVALID with a message that the model can act on.
+    On cancel: the check is given up.
     """
+    _check_size(arguments_json, limits.arguments_bytes_max)
+    try:
+        return await checks.arguments(arguments_json, tool.arguments, tool.toolset.tenant)
+    except MismatchError as error:
+        raise _invalid(tool, str(error)) from None
+
+
+def check_arguments_at_once(
+    tool: RegisteredTool, arguments_json: str, limits: ToolLimits, checks: Checks
+) -> JsonObject:
+    """The arguments that a predictor proposes, if that can be told without keeping the event loop.
+
+    Raises:
+        ServiceError: as `check_arguments`; also TOO_LARGE if the check might take longer.
+    """
+    _check_size(arguments_json, limits.arguments_bytes_max)
+    try:
+        value = checks.at_once(Subject.ARGUMENTS, arguments_json, tool.arguments)
+    except MismatchError as error:
+        raise _invalid(tool, str(error)) from None
+    except CostlyError:
+        raise ServiceError(
+            Reason.TOO_LARGE, "the arguments take too long to be checked for a prediction"
+        ) from None
+    assert isinstance(value, dict)
+    return value
+
+
+def _check_size(arguments_json: str, limit: int) -> None:
     size = len(arguments_json.encode(errors="replace"))
-    limit = limits.arguments_bytes_max
     if size > limit:
         raise ServiceError(
             Reason.TOO_LARGE,
             f"the arguments have {size} bytes, the limit is {limit}; pass less",
             metadata={"size": str(size), "limit": str(limit)},
         )
-    try:
-        arguments = parse_object(arguments_json)
-    except JsonError as error:
-        raise _invalid(tool, f"arguments: not a JSON object: {error}") from None
-    if may_hold_half_pair(arguments_json) and (place := find_half_pair(arguments, "arguments")):
-        raise _invalid(tool, f"{place}: {HALF_PAIR}; write the whole character, or leave it out")
-    try:
-        tool.arguments.check(arguments, root="arguments")
-    except MismatchError as error:
-        raise _invalid(tool, str(error)) from None
-    return arguments
 
 
 def _invalid(tool: RegisteredTool, message: str) -> ServiceError:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonError, JsonObject, dump, parse_object
@@ -23,6 +24,9 @@ RESOURCES_MAX = 64
 """The most templates in `reads`, and in `writes`."""
 RESOURCE_BYTES_MAX = 256
 
+Compile: TypeAlias = Callable[[JsonObject], Schema]
+"""Raises SchemaError."""
+
 _NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -30,12 +34,17 @@ _NO_ARGUMENTS: JsonObject = {"type": "object", "properties": {}, "additionalProp
 class ToolLimits:
     """Limits of tools and of their calls. Sizes are in bytes of UTF-8.
 
+    The limits of all `schemas` of a stream, a tenant or the server are in bytes of memory.
+
     `early_open_world` are the names of the tools that the operator allows to run early although
     they are declared as open-world.
     """
 
     tools_max: int
     schema_bytes_max: int
+    schemas_stream_bytes_max: int
+    schemas_tenant_bytes_max: int
+    schemas_bytes_max: int
     description_bytes_max: int
     arguments_bytes_max: int
     result_bytes_max: int
@@ -78,16 +87,25 @@ class CheckedTool:
     arguments: Schema
     result: Schema | None
 
+    @property
+    def held_bytes(self) -> int:
+        """An upper bound of the memory of the schemas."""
+        return sum(schema.held_bytes for schema in (self.arguments, self.result) if schema)
 
-def declare(proposal: ToolProposal, limits: ToolLimits, *, path: str = "") -> CheckedTool:
+
+def declare(
+    proposal: ToolProposal, limits: ToolLimits, *, path: str = "", compiled: Compile = Schema
+) -> CheckedTool:
     """Returns the declaration of a proposed tool. `path` precedes the names of fields in errors.
+
+    `compiled` makes its schemas, or returns equal ones that were made before.
 
     Raises:
         ServiceError: TOOL_NAME_INVALID, TOO_LARGE, TOOL_SCHEMA_INVALID, FIELD_INVALID, or
             NOT_SERVED for an option that would be unsafe to ignore.
     """
     _check_name(proposal.name, path)
-    checker = _Checker(proposal.name, path)
+    checker = _Checker(proposal.name, path, compiled)
     checker.size("description", proposal.description, limits.description_bytes_max)
     checker.size("version", proposal.version, VERSION_BYTES_MAX)
     _check_effects(checker, proposal)
@@ -142,6 +160,7 @@ class _Checker:
 
     tool_name: str
     path: str
+    compiled: Compile
 
     def error(self, reason: Reason, name: str, message: str, **metadata: str) -> ServiceError:
         return ServiceError(
@@ -182,7 +201,7 @@ class _Checker:
         except RecursionError:
             raise self.error(Reason.TOOL_SCHEMA_INVALID, name, "nested too deeply") from None
         try:
-            return value, Schema(value)
+            return value, self.compiled(value)
         except SchemaError as error:
             raise self.error(
                 Reason.TOOL_SCHEMA_INVALID, name, f"not a JSON Schema (2020-12) for a tool: {error}"
@@ -267,7 +286,7 @@ def _input_schema(
     checker: _Checker, proposal: ToolProposal, limits: ToolLimits
 ) -> tuple[JsonObject, Schema]:
     if not proposal.input_schema_json:
-        return _NO_ARGUMENTS, Schema(_NO_ARGUMENTS)
+        return _NO_ARGUMENTS, checker.compiled(_NO_ARGUMENTS)
     value, schema = checker.schema(
         "input_schema_json", proposal.input_schema_json, limits.schema_bytes_max
     )

@@ -18,12 +18,15 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import InvocationCancelReason
 from precall_service.domain.json import JsonObject
 from precall_service.tools.answers import read_answer
-from precall_service.tools.arguments import check_arguments
+from precall_service.tools.arguments import check_arguments, check_arguments_at_once
+from precall_service.tools.checks import Checks
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.link import HandlerAnswer, HandlerLink, HandlerResult
-from precall_service.tools.run import InvocationContext, Peer, Run
+from precall_service.tools.peer import Peer
+from precall_service.tools.run import InvocationContext, Run
+from precall_service.tools.schema_store import SchemaStore
 from precall_service.tools.text import shorten
-from precall_service.tools.toolset import RegisteredTool
+from precall_service.tools.toolset import RegisteredTool, Toolset
 
 
 class Dispatcher:
@@ -32,6 +35,8 @@ class Dispatcher:
     def __init__(self, clock: Clock, limits: ToolLimits) -> None:
         self.limits = limits
         self._clock = clock
+        self._checks = Checks()
+        self._schemas = SchemaStore(limits)
         self._group = asyncio.TaskGroup()
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,13 +67,26 @@ class Dispatcher:
         if error is not None:
             for task in self._tasks:
                 task.cancel()
-        # Without the error of the block, which the group would wrap.
-        await self._group.__aexit__(None, None, None)
+        try:
+            # Without the error of the block, which the group would wrap.
+            await self._group.__aexit__(None, None, None)
+        finally:
+            self._schemas.close()
+            await self._checks.close()
 
     @property
     def in_flight(self) -> int:
         """The number of runs that have not ended, or whose process must still be told to stop."""
         return len(self._tasks)
+
+    @property
+    def schemas_bytes(self) -> dict[str, int]:
+        """The memory of the schemas of tools in use, by tenant, as it is estimated."""
+        return self._schemas.held_bytes
+
+    def toolset(self, link: HandlerLink, *, tenant: str) -> Toolset:
+        """Returns an empty set of tools, for the handlers of one process."""
+        return Toolset(link, self.limits, self._schemas, tenant=tenant)
 
     def current(self, tool: RegisteredTool) -> RegisteredTool:
         """Returns the current registration of a tool, with which its runs are launched.
@@ -78,21 +96,31 @@ class Dispatcher:
         """
         return self._peer(tool.link).current_registration(tool)
 
-    def check_arguments(self, tool: RegisteredTool, arguments_json: str) -> JsonObject:
+    async def check_arguments(self, tool: RegisteredTool, arguments_json: str) -> JsonObject:
         """Returns the arguments of a call if they fit the tool.
 
         Raises:
             ServiceError: TOO_LARGE or ARGUMENTS_INVALID.
+        On cancel: the check is given up.
         """
-        return check_arguments(tool, arguments_json, self.limits)
+        return await check_arguments(tool, arguments_json, self.limits, self._checks)
 
-    def check_result(self, tool: RegisteredTool, result_json: str, content: str) -> None:
+    def check_arguments_at_once(self, tool: RegisteredTool, arguments_json: str) -> JsonObject:
+        """Returns the arguments of a predicted call if they fit the tool.
+
+        Raises:
+            ServiceError: TOO_LARGE, also if they take long to check; or ARGUMENTS_INVALID.
+        """
+        return check_arguments_at_once(tool, arguments_json, self.limits, self._checks)
+
+    async def check_result(self, tool: RegisteredTool, result_json: str, content: str) -> None:
         """Checks a result that did not come from a handler in the same way as one that did.
 
         Raises:
             ServiceError: TOO_LARGE or RESULT_INVALID.
+        On cancel: the check is given up.
         """
-        read_answer(tool, HandlerResult(result_json, content), self.limits)
+        await read_answer(tool, HandlerResult(result_json, content), self.limits, self._checks)
 
     def launch(
         self,
@@ -126,6 +154,7 @@ class Dispatcher:
             peer=self._peer(tool.link),
             clock=self._clock,
             limits=self.limits,
+            checks=self._checks,
         )
         if self._closing:
             run.discard(InvocationCancelReason.DRAINING)
@@ -135,17 +164,20 @@ class Dispatcher:
             task.add_done_callback(self._tasks.discard)
         return run
 
-    def deliver(self, link: HandlerLink, invocation_id: str, answer: HandlerAnswer) -> None:
+    async def deliver(self, link: HandlerLink, invocation_id: str, answer: HandlerAnswer) -> None:
         """Ends a run with its handler's answer. One late answer of each ended run is ignored.
+
+        A large result is checked in another process, for which others may wait before it.
 
         Raises:
             ServiceError: INVOCATION_UNKNOWN, no run of that id is open for this process; TOO_LARGE,
                 RESULT_INVALID or INTERNAL, the run ended with that error.
+        On cancel: the check is given up, and the run goes on without the answer.
         """
         peer = self._peer(link)
         run = peer.runs.get(invocation_id)
         if run is not None:
-            run.take_answer(answer)
+            await run.take_answer(answer)
         elif invocation_id in peer.owed:
             peer.owed.pop(invocation_id)()
         else:

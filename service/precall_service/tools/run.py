@@ -1,7 +1,6 @@
 """One run of a handler in another process, from its launch to the last frame about it.
 
-Owns: the ending of the run, its deadlines, and what its process is told about it; also the state of
-    each process (`Peer`).
+Owns: the ending of the run, its deadlines, and what its process is told about it.
 Never: what the ending is used for, how frames travel.
 Concurrency: one event loop; all state changes are synchronous. One task of the dispatcher works for
     each run. The ending of the run cancels the task, which then only tells the process to stop, if
@@ -17,8 +16,6 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from cachetools import FIFOCache
-
 from precall_service.domain.clock import Clock
 from precall_service.domain.endings import InvocationEnding
 from precall_service.domain.errors import ServiceError
@@ -28,9 +25,11 @@ from precall_service.incidents import report_defect
 from precall_service.tools import failures
 from precall_service.tools.answers import read_answer
 from precall_service.tools.arguments import check_arguments
+from precall_service.tools.checks import Checks
 from precall_service.tools.declarations import ToolLimits
 from precall_service.tools.gate import Gate, Ticket
 from precall_service.tools.link import HandlerAnswer
+from precall_service.tools.peer import Peer
 from precall_service.tools.text import shorten
 from precall_service.tools.timeout import within
 from precall_service.tools.toolset import RegisteredTool
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT_S = 1.0
 """How long a process may take to accept the frame that tells it to stop a run."""
-OWED_MAX = 256
-"""The most late answers expected from one process; the oldest is forgotten first."""
 PROGRESS_CHARS_MAX = 1024
 
 ProgressListener = Callable[[str, float | None], None]
@@ -58,48 +55,6 @@ class InvocationContext:
 def run_time_max_s(tool: RegisteredTool) -> float:
     """Returns how long a run may take: to get a slot, to be sent, and in its handler."""
     return 2 * tool.declaration.timeout_s + failures.SEND_TIMEOUT_S
-
-
-class Peer:
-    """The state of one process that holds handlers.
-
-    Attributes:
-        lost: Whether the process is gone.
-        runs: The runs that have not ended, by invocation id.
-        gates: The gates of tools with a run that holds a slot or waits for one, by name.
-        owed: The runs that ended before their handlers answered, by invocation id: for each of
-            them, the function to call when the answer comes.
-    """
-
-    def __init__(self) -> None:
-        self.lost = False
-        self.runs: dict[str, Run] = {}
-        self.gates: dict[str, Gate] = {}
-        self.owed: FIFOCache[str, Callable[[], None]] = FIFOCache(OWED_MAX)
-
-    def current_registration(self, tool: RegisteredTool) -> RegisteredTool:
-        """Returns the current registration of the tool.
-
-        Raises:
-            ServiceError: TOOL_UNAVAILABLE, the tool was withdrawn or the process is gone.
-        """
-        current = tool.current()
-        if current is None:
-            raise failures.withdrawn(tool)
-        if self.lost:
-            raise failures.gone(current, sent=False)
-        return current
-
-    def owe(self, invocation_id: str, on_answer: Callable[[], None]) -> None:
-        """Notes that the answer of an ended run is still to come."""
-        self.owed[invocation_id] = on_answer
-
-    def lose(self) -> None:
-        """Ends the runs of a process that is gone. Idempotent."""
-        self.lost = True
-        self.owed.clear()
-        for run in list(self.runs.values()):
-            run.lose()
 
 
 class Run:
@@ -130,6 +85,7 @@ class Run:
         peer: Peer,
         clock: Clock,
         limits: ToolLimits,
+        checks: Checks,
     ) -> None:
         self.invocation_id = uuid.uuid4().hex
         self.execution_id = uuid.uuid4().hex
@@ -146,12 +102,15 @@ class Run:
         self._peer = peer
         self._clock = clock
         self._limits = limits
+        self._checks = checks
         self._listeners: list[ProgressListener] = []
         self._late_listeners: list[Callable[[], None]] = []
         self._committed = asyncio.Event()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ticket: tuple[Gate, Ticket] | None = None
+        self._answering = False
+        """Whether the handler has answered, and its answer is being checked."""
         self._unwanted: InvocationCancelReason | None = None
         """Why the process must be told to stop."""
         peer.runs[self.invocation_id] = self
@@ -231,24 +190,31 @@ class Run:
         self._task = group.create_task(self._work())
         return self._task
 
-    def take_answer(self, answer: HandlerAnswer) -> None:
+    async def take_answer(self, answer: HandlerAnswer) -> None:
         """Ends the run with its handler's answer.
 
         Raises:
             ServiceError: TOO_LARGE or RESULT_INVALID, or INTERNAL for a defect: the run ended with
                 that error.
+        On cancel: the run goes on.
         """
         self.sent = True  # a process may answer before `HandlerLink.invoke` returns
+        self._answering, error = True, None
         try:
-            ending = read_answer(self.tool, answer, self._limits)
-        except ServiceError as error:
-            self._end(InvocationEnding.of_error(error))
-            raise
+            ending = await read_answer(self.tool, answer, self._limits, self._checks)
+        except ServiceError as refused:
+            error, ending = refused, InvocationEnding.of_error(refused)
         except Exception as defect:  # noqa: BLE001 - a defect of ours must not leave the call open
             error = report_defect(log, f"a result of tool {self.tool.name!r}", defect)
-            self._end(InvocationEnding.of_error(error))
-            raise error from None
-        self._end(ending)
+            ending = InvocationEnding.of_error(error)
+        finally:
+            self._answering = False
+        if self.ended is None:
+            self._end(ending)
+        elif (answered_late := self._peer.owed.pop(self.invocation_id, None)) is not None:
+            answered_late()  # the run was given up while its answer was checked
+        if error is not None:
+            raise error
 
     def take_progress(self, message: str, fraction: float | None) -> None:
         """Passes a progress report of the handler to the listeners."""
@@ -267,7 +233,7 @@ class Run:
             async with self._tool_slot():
                 try:
                     with self._failures_end_it():
-                        self._take_current_registration()
+                        await self._take_current_registration()
                         await self._run_handler()
                 finally:
                     if self._unwanted is not None and not self._peer.lost:
@@ -305,7 +271,7 @@ class Run:
     def _evict(self) -> None:
         self.discard(InvocationCancelReason.PREDICTION_DISCARDED)
 
-    def _take_current_registration(self) -> None:
+    async def _take_current_registration(self) -> None:
         """Replaces the registration if the tool was updated while the run waited.
 
         Raises:
@@ -318,7 +284,7 @@ class Run:
             raise failures.updated(current)
         if self.speculative and not self._limits.may_run_early(current.declaration):
             raise failures.changed(current)
-        check_arguments(current, self._arguments_json, self._limits)
+        await check_arguments(current, self._arguments_json, self._limits, self._checks)
         self.tool = current
 
     async def _run_handler(self) -> None:
@@ -346,10 +312,13 @@ class Run:
     def _deadline(
         self, seconds: float, why: Callable[[RegisteredTool], ServiceError]
     ) -> Generator[None]:
-        """Ends the run if its block takes longer than `seconds`."""
-        timer = self._clock.call_later(
-            seconds, lambda: self._give_up(InvocationCancelReason.TIMEOUT, why(self.tool))
-        )
+        """Ends the run if its block takes longer than `seconds` and no answer has come."""
+
+        def expired() -> None:
+            if not self._answering:
+                self._give_up(InvocationCancelReason.TIMEOUT, why(self.tool))
+
+        timer = self._clock.call_later(seconds, expired)
         try:
             yield
         finally:

@@ -6,16 +6,16 @@ Never: runs of handlers.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import ToolRegistration
 from precall_service.domain.tools import ToolDeclaration
-from precall_service.tools.declarations import CheckedTool, ToolLimits, ToolProposal, declare
+from precall_service.tools.declarations import CheckedTool, ToolLimits, ToolProposal
 from precall_service.tools.link import HandlerLink
 from precall_service.tools.schema import Schema
+from precall_service.tools.schema_store import SchemaStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +37,11 @@ class RegisteredTool:
         """The tool's name."""
         return self.declaration.name
 
+    @property
+    def held_bytes(self) -> int:
+        """An upper bound of the memory of its schemas."""
+        return sum(schema.held_bytes for schema in (self.arguments, self.result) if schema)
+
     def current(self) -> RegisteredTool | None:
         """This registration, the update that replaced it, or None if the tool was withdrawn.
 
@@ -55,11 +60,19 @@ class Registration:
 
 
 class Toolset:
-    """The tools of one stream. A snapshot does not change when the tools do."""
+    """The tools of one stream. A snapshot does not change when the tools do.
 
-    def __init__(self, link: HandlerLink, limits: ToolLimits) -> None:
+    Attributes:
+        tenant: Whose tools they are.
+    """
+
+    def __init__(
+        self, link: HandlerLink, limits: ToolLimits, schemas: SchemaStore, *, tenant: str
+    ) -> None:
+        self.tenant = tenant
         self._link = link
         self._limits = limits
+        self._schemas = schemas
         self._tools: dict[str, RegisteredTool] = {}
 
     async def register(
@@ -133,5 +146,10 @@ class Toolset:
                 field=f"{path}name",
                 metadata={"limit": str(self._limits.tools_max)},
             )
-        # Compiling patterns can take tenths of a second, without Python's lock.
-        return await asyncio.to_thread(declare, proposal, self._limits, path=path)
+        others = (tool for name, tool in self._tools.items() if name != proposal.name)
+        return await self._schemas.declare(
+            self.tenant,
+            proposal,
+            path=path,
+            stream_bytes=sum(tool.held_bytes for tool in others),
+        )

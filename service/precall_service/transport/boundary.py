@@ -1,4 +1,4 @@
-"""The boundary of every method: whatever happens inside, the client gets a status.
+"""The boundary around every method: whatever happens inside, the client gets a status.
 
 If a CancelledError that the client did not cause leaves a method, grpc.aio sends no status and the
 client waits forever (grpc/grpc#29248). So a CancelledError may leave only if the client cancelled
@@ -26,10 +26,17 @@ log = logging.getLogger(__name__)
 async def status_boundary(
     context: grpc.aio.ServicerContext[RequestT, ResponseT], method: str
 ) -> AsyncGenerator[None]:
-    """Ends the RPC with the status of the error that the block raises."""
+    """Ends the RPC with the status of the error that the block raises.
+
+    Raises:
+        grpc.aio.AbortError, UnreadStatusError: as `abort`.
+    """
     try:
         yield
     except ServiceError as error:
+        # What the traceback holds holds the error, too: without it, the call's memory is free at
+        # once, and not only when the garbage collector finds the cycle.
+        error.__traceback__ = None
         await abort(context, error)
     except grpc.aio.AbortError:
         raise
@@ -39,7 +46,9 @@ async def status_boundary(
             raise  # the client cancelled, or the server stops
         cancelled = RuntimeError("a task inside the method was cancelled")
         await abort(context, report_defect(log, method, cancelled))
-    except Exception as error:  # noqa: BLE001 - the client must get a status for any error
+    except Exception as error:
+        if context.done():
+            raise  # the method had ended the RPC itself, and the client was gone
         if _is_broken_stream(error):
             log.info("%s: the stream broke while a frame was written", method)
             await abort(context, ServiceError(Reason.CANCELLED, "the stream broke"))

@@ -20,9 +20,9 @@ from precall_service.agent.conversations import Conversations
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import FrameRejected, ToolRegistration, TurnOutcome
 from precall_service.incidents import report_defect
-from precall_service.tools.timeout import within
 from precall_service.transport import events_out, frames_in, opening_in
 from precall_service.transport.fields import duration
+from precall_service.transport.first_messages import FirstMessages
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.speculation import speculation_settings
 from precall_service.transport.stall import WriteWatch
@@ -50,14 +50,14 @@ class ConverseStream:
         context: Context,
         conversations: Conversations,
         info: ServerInfo,
+        arrivals: FirstMessages,
         *,
-        handshake_s: float,
         unread_s: float,
     ) -> None:
         self._context = context
         self._conversations = conversations
         self._info = info
-        self._handshake_s = handshake_s
+        self._arrivals = arrivals
         self._unread_s = unread_s
         # More than may be registered, so that each excess tool is refused on its own.
         self._tools_max = 4 * conversations.tool_limits.tools_max
@@ -76,7 +76,7 @@ class ConverseStream:
         with ExitStack() as stack:
             try:
                 tenant = opening_in.tenant(self._context.invocation_metadata() or ())
-                opening = await self._handshake()
+                opening = await self._handshake(tenant)
                 conversation = stack.enter_context(
                     self._conversations.opened(
                         tenant, opening.agent_name, opening.transcript, opening.speculation
@@ -85,6 +85,7 @@ class ConverseStream:
             except ServiceError as error:
                 whom = self._context.peer(), tenant
                 log.info("refused a conversation to %s (tenant %s): %s", *whom, error.label)
+                self._conversations.refusals.note(tenant, error.reason)
                 raise
             proposed = await conversation.register(opening.proposals, path="open.tools")
             registrations = await conversation.judged(proposed)
@@ -112,12 +113,12 @@ class ConverseStream:
         finally:
             log.info("%s ended: %s; frames refused: %d", conversation.who, how, self._refused)
 
-    async def _handshake(self) -> opening_in.Opening:
+    async def _handshake(self, tenant: str) -> opening_in.Opening:
         try:
-            async with within(self._info.clock, self._handshake_s):
-                frame = await self._next_frame()
+            frame = await self._arrivals.read(tenant, self._next_frame)
         except TimeoutError:
-            raise _no_handshake(f"no frame came within {self._handshake_s:g} s") from None
+            limit_s = self._arrivals.limits.timeout_s
+            raise _no_handshake(f"no whole frame came within {limit_s:g} s") from None
         if frame is None:
             raise _no_handshake("the stream ended before its first frame")
         self._check_frame(frame)
@@ -207,6 +208,7 @@ class ConverseStream:
 
     async def _refuse(self, conversation: Conversation, frame: int, error: ServiceError) -> None:
         self._refused += 1
+        conversation.refused(error.reason)
         if self._refused <= _REFUSALS_LOGGED_MAX:
             log.info("%s: refused frame %d: %s", conversation.who, frame, error.label)
         await conversation.outbox.put(FrameRejected(frame, error))
@@ -250,7 +252,7 @@ class ConverseStream:
         match request.WhichOneof("frame"):
             case "invocation_result":
                 result = request.invocation_result
-                conversation.deliver(result.invocation_id, frames_in.handler_answer(result))
+                await conversation.deliver(result.invocation_id, frames_in.handler_answer(result))
             case "invocation_progress":
                 progress = request.invocation_progress
                 conversation.progress(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Final
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,6 +18,9 @@ from precall.v1 import agent_pb2_grpc, tool_cache_pb2_grpc
 from precall_service.agent.conversations import Conversations
 from precall_service.cache.cache import ToolCache
 from precall_service.engine.supervisor import EngineState, EngineSupervisor
+from precall_service.transport.abandoned import AbandonedCalls
+from precall_service.transport.calls import CallLimits, Calls
+from precall_service.transport.first_messages import ArrivalLimits, FirstMessages
 from precall_service.transport.health import HealthServicer
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.servicers import (
@@ -27,7 +31,11 @@ from precall_service.transport.servicers import (
     NotServed,
 )
 from precall_service.transport.tool_cache import ToolCacheServicer
-from precall_service.transport.unreadable import UnreadableRequests
+
+_LOOKAHEAD_BYTES: Final = 16 << 10
+_PENDING_CALLS_MAX: Final = 16_384
+"""Calls that have come and that the event loop has not taken yet: it takes some thousand a second,
+so these wait for seconds at most. gRPC cancels the calls above that."""
 
 _HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -37,14 +45,22 @@ class ServerOptions:
     """Where to listen, and the limits on clients. Port 0 means a free port.
 
     Larger frames than `frame_bytes_max` are refused. At `wire_bytes_max`, which is larger, gRPC
-    itself ends the stream. `handshake_s` is how long a client may take to send its first frame,
-    `unread_s` how long it may leave events unread.
+    itself ends the stream. `handshake_s` is how long a client may take to send its first frame, and
+    how long it may have to wait before that; `unread_s` how long it may leave events unread.
+    `arrivals_max` first messages are read at once, and `arrivals_waiting_max` calls may wait for
+    that. At `connections_max`, gRPC closes new connections; calls above
+    `streams_per_connection_max` wait in the client.
     """
 
     host: str = "127.0.0.1"
     port: int = 50151
     frame_bytes_max: int = 4 << 20
-    wire_bytes_max: int = 16 << 20
+    wire_bytes_max: int = 8 << 20
+    connections_max: int = 4096
+    streams_per_connection_max: int = 1024
+    calls_max: int = 20_000
+    arrivals_max: int = 32
+    arrivals_waiting_max: int = 4096
     keepalive_s: float = 30.0
     keepalive_timeout_s: float = 10.0
     handshake_s: float = 30.0
@@ -69,13 +85,22 @@ class GrpcServer:
         self._conversations = conversations
         self._stopping = False
         self._health = HealthServicer()
+        self.arrivals = FirstMessages(
+            info.clock,
+            ArrivalLimits(
+                reading_max=options.arrivals_max,
+                waiting_max=options.arrivals_waiting_max,
+                timeout_s=options.handshake_s,
+            ),
+        )
+        self.abandoned = AbandonedCalls()
+        limits = CallLimits(calls_max=options.calls_max, unread_s=options.unread_s)
+        self.calls = Calls(info.clock, limits, self.arrivals, self.abandoned)
         self._server = grpc.aio.server(
-            interceptors=(UnreadableRequests(),), options=_channel_options(options)
+            interceptors=(self.calls,), options=_channel_options(options)
         )
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
-            AgentServicer(
-                conversations, info, handshake_s=options.handshake_s, unread_s=options.unread_s
-            ),
+            AgentServicer(conversations, info, self.arrivals, unread_s=options.unread_s),
             self._server,
         )
         self._tool_cache = ToolCacheServicer(
@@ -149,6 +174,7 @@ class GrpcServer:
         self._tool_cache.drain()
         await self._conversations.drain(grace_s)
         await self._server.stop(grace=1.0)
+        await self.abandoned.close()
 
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
@@ -160,6 +186,16 @@ def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", options.connections_max),
+        ("grpc.max_concurrent_streams", options.streams_per_connection_max),
+        # What a client may send of a message before it is asked for. Unless its estimates of the
+        # bandwidth are switched off, gRPC raises that to many MiB.
+        ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),
+        # From 1,000 calls on that the event loop has not taken yet, gRPC would cancel some, and
+        # from 3,000 on all, without a status that says why.
+        ("grpc.server.max_pending_requests", _PENDING_CALLS_MAX),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALLS_MAX),
     ]
 
 

@@ -34,7 +34,10 @@ _CAPABILITIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What clients can learn about the server. `model` is known before the engine runs."""
+    """What clients can learn about the server. `model` is known before the engine runs.
+
+    `tells_load` says whether they learn its load, and with it what all other tenants do.
+    """
 
     version: str
     model: str
@@ -46,6 +49,7 @@ class ServerInfo:
     speculation: Speculation
     clock: Clock
     started_at: float
+    tells_load: bool
 
     def capabilities(self) -> list[agent_pb2.Capability.ValueType]:
         """Returns what the server can do, by itself and with the model that it serves."""
@@ -80,8 +84,8 @@ class ServerInfo:
         )
 
     async def response(self) -> agent_pb2.GetServerInfoResponse:
-        """Returns everything, with the engine's current load; zeros if the engine does not say."""
-        info, load = self.engines.info, await self._load()
+        """Returns everything, with the current load if clients may know it."""
+        info = self.engines.info
         return agent_pb2.GetServerInfoResponse(
             version=self.version,
             model=self.model,
@@ -89,14 +93,7 @@ class ServerInfo:
             limits=self.limits(),
             engine_state=agent_pb2.EngineState.ValueType(self.engines.state.value),
             engine="" if info is None else info.name,
-            load=agent_pb2.EngineLoad(
-                running_sequences=load.running,
-                waiting_sequences=load.waiting,
-                kv_cache_usage=load.kv_usage,
-                admitted_turns=self.admission.admitted,
-                waiting_turns=self.admission.waiting,
-                turns_max=self.admission.turns_max,
-            ),
+            load=await self._load() if self.tells_load else None,
             uptime=duration(self.clock.now() - self.started_at),
         )
 
@@ -108,7 +105,19 @@ class ServerInfo:
             now=self.clock.now(),
         )
 
-    async def _load(self) -> EngineLoad:
+    async def _load(self) -> agent_pb2.EngineLoad:
+        """Returns the load, with zeros for what the engine does not say in time."""
+        load = await self._engine_load()
+        return agent_pb2.EngineLoad(
+            running_sequences=load.running,
+            waiting_sequences=load.waiting,
+            kv_cache_usage=load.kv_usage,
+            admitted_turns=self.admission.admitted,
+            waiting_turns=self.admission.waiting,
+            turns_max=self.admission.turns_max,
+        )
+
+    async def _engine_load(self) -> EngineLoad:
         engine = self.engines.running
         if engine is not None:
             try:

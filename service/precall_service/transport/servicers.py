@@ -1,4 +1,4 @@
-"""The services of the contract. Every method ends with a status."""
+"""The services of the contract. `Calls` turns the errors of their methods into statuses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from precall.v1 import (
     tool_host_pb2,
 )
 from precall_service.agent.conversations import Conversations
-from precall_service.transport.boundary import status_boundary
 from precall_service.transport.converse import Context, ConverseStream
+from precall_service.transport.first_messages import FirstMessages
 from precall_service.transport.opening_in import tenant
 from precall_service.transport.server_info import ServerInfo
-from precall_service.transport.statuses import abort, not_served
+from precall_service.transport.statuses import not_served
 
 AGENT_SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"]
 TOOL_HOST_SERVICE = tool_host_pb2.DESCRIPTOR.services_by_name["ToolHostService"]
@@ -34,13 +34,13 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self,
         conversations: Conversations,
         info: ServerInfo,
+        arrivals: FirstMessages,
         *,
-        handshake_s: float,
         unread_s: float,
     ) -> None:
         self._conversations = conversations
         self._info = info
-        self._handshake_s = handshake_s
+        self._arrivals = arrivals
         self._unread_s = unread_s
 
     # grpc.aio accepts a generator, or a coroutine that reads and writes its context. The stubs know
@@ -51,15 +51,10 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         context: Context,
     ) -> None:
         """See `ConverseStream`."""
-        async with status_boundary(context, "Converse"):
-            stream = ConverseStream(
-                context,
-                self._conversations,
-                self._info,
-                handshake_s=self._handshake_s,
-                unread_s=self._unread_s,
-            )
-            await stream.serve()
+        stream = ConverseStream(
+            context, self._conversations, self._info, self._arrivals, unread_s=self._unread_s
+        )
+        await stream.serve()
 
     async def GetServerInfo(  # noqa: N802
         self,
@@ -69,8 +64,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         ],
     ) -> agent_pb2.GetServerInfoResponse:
         """Returns what the server is, serves and allows."""
-        async with status_boundary(context, "GetServerInfo"):
-            return await self._info.response()
+        return await self._info.response()
 
     async def GetSpeculationStats(  # noqa: N802
         self,
@@ -81,8 +75,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         ],
     ) -> prediction_pb2.GetSpeculationStatsResponse:
         """Returns what speculation has done for the caller's tenant."""
-        async with status_boundary(context, "GetSpeculationStats"):
-            return self._info.speculation_stats(tenant(context.invocation_metadata() or ()))
+        return self._info.speculation_stats(tenant(context.invocation_metadata() or ()))
 
     async def GetTranscript(  # noqa: N802
         self,
@@ -92,7 +85,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         ],
     ) -> agent_pb2.GetTranscriptResponse:
         """Refuses, naming the method: it is not served yet."""
-        await abort(context, not_served("AgentService.GetTranscript", "CAPABILITY_TRANSCRIPT"))
+        raise not_served("AgentService.GetTranscript", "CAPABILITY_TRANSCRIPT")
 
 
 class NotServed(grpc.GenericRpcHandler):
@@ -114,8 +107,8 @@ class NotServed(grpc.GenericRpcHandler):
 def _refusal(method: MethodDescriptor, capability: str) -> grpc.RpcMethodHandler[bytes, bytes]:
     error = not_served(f"{method.containing_service.name}.{method.name}", capability)
 
-    async def refuse(_request: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        await abort(context, error)
+    async def refuse(_request: object, _context: object) -> bytes:
+        raise error
 
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -18,10 +19,16 @@ ResponseT = TypeVar("ResponseT")
 
 DOMAIN = "precall"
 """The domain of every ErrorInfo."""
+STATUS_UNREAD_S = 5.0
+"""How long a status may wait for the client to read the message before it."""
 
 _DETAILS_KEY = "grpc-status-details-bin"  # https://github.com/grpc/proposal/blob/master/L44
 
 _CODES: dict[Code, grpc.StatusCode] = {code: grpc.StatusCode[code.name] for code in Code}
+
+
+class UnreadStatusError(Exception):
+    """The client reads nothing, so that its call cannot be ended with a status."""
 
 
 def to_status(error: ServiceError) -> Status:
@@ -42,10 +49,22 @@ def to_status(error: ServiceError) -> Status:
 async def abort(
     context: grpc.aio.ServicerContext[RequestT, ResponseT], error: ServiceError
 ) -> NoReturn:
-    """Ends the RPC with the error as its status, including details."""
+    """Ends the RPC with the error as its status, including details.
+
+    Raises:
+        UnreadStatusError: a message that the client does not read is in the way of the status.
+        grpc.aio.AbortError: always, otherwise.
+    On cancel: the status may not have been sent.
+    """
     status = to_status(error)
     details = ((_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(_CODES[error.code], error.message, trailing_metadata=details)
+    try:
+        async with asyncio.timeout(STATUS_UNREAD_S):
+            await context.abort(_CODES[error.code], error.message, trailing_metadata=details)
+    except (TimeoutError, grpc.aio.InternalError):
+        # gRPC refuses a status outright if the client has not read the very first message. It also
+        # fails if the client is gone, and then nothing is left to be ended.
+        raise UnreadStatusError from None
 
 
 def not_served(method: str, capability: str) -> ServiceError:

@@ -10,18 +10,15 @@ from contextlib import aclosing, asynccontextmanager
 import grpc.aio
 
 from precall.v1 import tool_cache_pb2, tool_cache_pb2_grpc
-from precall_service.agent.conversations import RETRY_AFTER_S
+from precall_service.agent.refusals import RETRY_AFTER_S
 from precall_service.cache.cache import ToolCache
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.transport import cache_in, cache_out
-from precall_service.transport.boundary import status_boundary
 from precall_service.transport.cache_in import CacheReader
 from precall_service.transport.opening_in import tenant
 from precall_service.transport.stall import WriteWatch
 from precall_service.transport.statuses import RequestT, ResponseT
-
-_NAME = "ToolCacheService"
 
 _WatchContext = grpc.aio.ServicerContext[
     tool_cache_pb2.ToolCacheServiceWatchRequest, tool_cache_pb2.ToolCacheServiceWatchResponse
@@ -58,10 +55,10 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServiceGetResponse:
         """Returns the usable entry."""
-        async with self._served(context, "Get") as reader:
-            found = await self._cache.get(reader.get(request))
-            entry = cache_out.entry(request.key, found, time.time())
-            return tool_cache_pb2.ToolCacheServiceGetResponse(entry=entry)
+        reader = self._reader(context)
+        found = await self._cache.get(reader.get(request))
+        entry = cache_out.entry(request.key, found, time.time())
+        return tool_cache_pb2.ToolCacheServiceGetResponse(entry=entry)
 
     async def GetResourceVersions(  # noqa: N802
         self,
@@ -72,13 +69,13 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.GetResourceVersionsResponse:
         """Returns the current versions of resources."""
-        async with self._served(context, "GetResourceVersions") as reader:
-            names = cache_in.resource_names(request)
-            found = await self._cache.resource_versions(reader.tenant, names)
-            return tool_cache_pb2.GetResourceVersionsResponse(
-                versions=map(cache_out.resource_version, found.versions),
-                position=found.position or 0,
-            )
+        reader = self._reader(context)
+        names = cache_in.resource_names(request)
+        found = await self._cache.resource_versions(reader.tenant, names)
+        return tool_cache_pb2.GetResourceVersionsResponse(
+            versions=map(cache_out.resource_version, found.versions),
+            position=found.position or 0,
+        )
 
     async def Put(  # noqa: N802
         self,
@@ -89,12 +86,10 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServicePutResponse:
         """Stores a result."""
-        async with self._served(context, "Put") as reader:
-            put = reader.put(request)
-            entry_version = await self._cache.put(
-                put.key, put.value, put.observed, put.entry_version
-            )
-            return tool_cache_pb2.ToolCacheServicePutResponse(entry_version=entry_version)
+        reader = self._reader(context)
+        put = reader.put(request)
+        entry_version = await self._cache.put(put.key, put.value, put.observed, put.entry_version)
+        return tool_cache_pb2.ToolCacheServicePutResponse(entry_version=entry_version)
 
     async def Invalidate(  # noqa: N802
         self,
@@ -105,9 +100,9 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServiceInvalidateResponse:
         """Makes entries unreachable."""
-        async with self._served(context, "Invalidate") as reader:
-            position = await self._cache.invalidate(reader.tenant, reader.change(request))
-            return tool_cache_pb2.ToolCacheServiceInvalidateResponse(position=position)
+        reader = self._reader(context)
+        position = await self._cache.invalidate(reader.tenant, reader.change(request))
+        return tool_cache_pb2.ToolCacheServiceInvalidateResponse(position=position)
 
     # Not a generator, as with AgentService.Converse, so that the time of each write is limited.
     async def Watch(  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: N802
@@ -116,12 +111,12 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         context: _WatchContext,
     ) -> None:
         """Reports changes until the client leaves or stops reading, or the server drains."""
-        async with self._served(context, "Watch") as reader:
-            after = cache_in.watched_after(request)
-            async with self._until_drained():
-                # Without it, a client would not know before the first change that it is served.
-                await context.send_initial_metadata(())
-                await self._report(reader.tenant, after, context)
+        reader = self._reader(context)
+        after = cache_in.watched_after(request)
+        async with self._until_drained():
+            # Without it, a client would not know before the first change that it is served.
+            await context.send_initial_metadata(())
+            await self._report(reader.tenant, after, context)
 
     async def Stats(  # noqa: N802
         self,
@@ -132,20 +127,16 @@ class ToolCacheServicer(tool_cache_pb2_grpc.ToolCacheServiceServicer):
         ],
     ) -> tool_cache_pb2.ToolCacheServiceStatsResponse:
         """Returns the statistics of the tenant."""
-        async with self._served(context, "Stats") as reader:
-            return cache_out.stats(await self._cache.stats(reader.tenant))
+        reader = self._reader(context)
+        return cache_out.stats(await self._cache.stats(reader.tenant))
 
-    @asynccontextmanager
-    async def _served(
-        self, context: grpc.aio.ServicerContext[RequestT, ResponseT], method: str
-    ) -> AsyncGenerator[CacheReader]:
-        """Yields the reader of the caller's requests. An error of the block ends the RPC."""
-        async with status_boundary(context, f"{_NAME}.{method}"):
-            yield CacheReader(
-                tenant(context.invocation_metadata() or ()),
-                self._arguments_bytes_max,
-                self._cache.limits,
-            )
+    def _reader(self, context: grpc.aio.ServicerContext[RequestT, ResponseT]) -> CacheReader:
+        """Returns the reader of the caller's requests."""
+        return CacheReader(
+            tenant(context.invocation_metadata() or ()),
+            self._arguments_bytes_max,
+            self._cache.limits,
+        )
 
     @asynccontextmanager
     async def _until_drained(self) -> AsyncGenerator[None]:

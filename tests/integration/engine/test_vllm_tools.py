@@ -20,7 +20,7 @@ async def test_a_tool_of_any_schema_is_judged_and_then_called(
 ) -> None:
     schema, loosened = ALL[name]
     tool = declared(f"tool_{list(ALL).index(name)}", schema=json.dumps(schema))
-    [judged] = await vllm_engine.judge([tool])
+    [judged] = await vllm_engine.judge([tool], "tenant")
     assert [keyword.path for keyword in judged] == loosened
     prompt = await vllm_engine.render(asked("Call the tool."))
     spec = step_spec(max_tokens=32, tools=(tool,), tool_choice=REQUIRED)
@@ -33,7 +33,7 @@ async def test_many_costly_tools_share_what_one_turn_may(
 ) -> None:
     """Tools of 1,000 properties: those that do not fit are held to any object."""
     tools = tuple(declared(f"wide_{n}", schema=json.dumps(_wide(1000, n))) for n in range(16))
-    assert not any(await vllm_engine.judge(tools))
+    assert not any(await vllm_engine.judge(tools, "tenant"))
     prompt = await vllm_engine.render(asked("Call a tool."))
     spec = step_spec(max_tokens=8, tools=tools, tool_choice=REQUIRED)
     await heard(vllm_engine.generate(prompt, spec))

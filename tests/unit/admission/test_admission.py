@@ -181,6 +181,7 @@ async def test_each_queue_position_is_told_once() -> None:
     assert [await told(share) for share in (first, second, third)] == [[0], [1], [2]]
     assert [await told(share) for share in (first, second, third)] == [[], [], []]
     door.release(running)
+    door.tell()
     assert [await told(share) for share in (second, third)] == [[0], [1]]
     assert await first.queue_position() is None
 
@@ -201,18 +202,20 @@ async def test_queue_positions_alternate_between_tenants() -> None:
     door = Door(slots=1)
     door.enter(tenant="zoe")
     shares = [door.enter(tenant=tenant) for tenant in ("ann", "ann", "ann", "bob")]
-    assert [await told(share) for share in shares] == [[0], [2], [3], [1]]
+    assert [await told(share) for share in shares] == [[0], [1], [2], [3]]
+    door.tell()
+    assert [await told(share) for share in shares] == [[], [2], [3], [1]]
 
 
-async def test_a_returning_turn_moves_the_others_back() -> None:
+async def test_a_returning_turn_moves_its_tenants_new_turns_back() -> None:
     door = Door(slots=1)
     slow = door.enter()
     await door.park(slow)
     door.enter()
-    waiting = door.enter(tenant="bob")
+    waiting = door.enter()
     assert await told(waiting) == [0]
-    coming_back = asyncio.create_task(slow.resume())
-    await settle()
+    coming_back = await door.come_back(slow)
+    door.tell()
     assert await told(waiting) == [1]
     coming_back.cancel()
     await asyncio.wait([coming_back])
@@ -225,6 +228,7 @@ async def test_a_turn_that_leaves_the_queue_moves_the_others_up() -> None:
     assert await told(second) == [1]
     with first:
         pass
+    door.tell()
     assert await told(second) == [0]
 
 
@@ -258,7 +262,9 @@ def test_the_queue_is_bounded_over_all_tenants() -> None:
     door.enter()
     for tenant in ("ann", "bob", "cid"):
         door.enter(tenant=tenant)
-    assert refused(door, "dan").metadata["waiting"] == "3"
+    error = refused(door, "dan")
+    assert "the queue of this server is full" in error.message
+    assert error.metadata == {"waiting": "0"}, "it tells nothing about other tenants"
 
 
 async def test_returning_turns_are_never_refused_and_count() -> None:

@@ -60,11 +60,11 @@ async def test_a_parked_turn_returns_at_once_if_there_is_room() -> None:
     assert door.counts == (1, 0)
 
 
-async def test_a_parked_turn_returns_ahead_of_new_ones() -> None:
+async def test_a_parked_turn_returns_ahead_of_its_tenants_new_ones() -> None:
     door = Door(slots=1)
     slow = door.enter()
     await door.park(slow)
-    running, new = door.enter(), door.enter(tenant="bob")
+    running, new = door.enter(), door.enter()
     coming_back = asyncio.create_task(slow.resume())
     await settle()
     assert not coming_back.done()
@@ -103,6 +103,35 @@ async def test_a_share_that_grew_while_parked_returns_with_its_size() -> None:
     door.release(other)
     await coming_back
     assert not admitted(door.enter(200))
+
+
+# Turns that have outgrown the engine together.
+
+
+async def test_turns_far_beyond_the_cache_give_up_their_shares_at_their_next_tool() -> None:
+    """A wrong guess at the start of a server must not last for as long as the turns do."""
+    door = Door(slots=4, kv_tokens=1000)
+    shares = [door.enter(100) for _ in range(4)]
+    for share in shares:
+        share.grow(500)
+    shares[0].pause()
+    assert door.counts == (3, 0), "2,000 tokens are held, for which there is no room"
+    shares[1].pause()
+    assert door.counts == (3, 0), "1,500 are borne"
+    coming_back = await door.come_back(shares[0])
+    assert not coming_back.done()
+    door.release(shares[2])
+    assert not coming_back.done()
+    door.release(shares[3])
+    await coming_back
+    assert admitted(*shares[:2])
+
+
+def test_a_turn_that_is_alone_keeps_its_share_however_large_it_is() -> None:
+    door = Door(kv_tokens=1000)
+    share = door.enter(5000)
+    share.pause()
+    assert admitted(share)
 
 
 # The end.
@@ -200,7 +229,7 @@ async def test_a_turn_cancelled_while_it_returns_leaves_nothing() -> None:
 def test_a_turn_that_leaves_the_head_of_the_queue_admits_the_next_one() -> None:
     door = Door(slots=3, kv_tokens=1000)
     door.enter(500)
-    large, small = door.enter(5000), door.enter(10, tenant="bob")
+    large, small = door.enter(5000, tenant="bob"), door.enter(10, tenant="cid")
     assert not admitted(small)
     door.release(large)
     assert admitted(small)

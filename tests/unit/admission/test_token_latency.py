@@ -75,7 +75,7 @@ async def test_a_returning_turn_goes_before_new_ones() -> None:
     there = door()
     slow = there.enter()
     await there.park(slow)
-    running, new = there.enter(), there.enter(tenant="bob")
+    running, new = there.enter(), there.enter()
     coming_back = asyncio.create_task(slow.resume())
     await settle()
     assert not coming_back.done()

@@ -31,7 +31,7 @@ from precall_service.engine.base import StrayCall
 from precall_tracing.turns import Tracer
 from tests.support.agent import OSLO, ROME, WEATHER, agent
 from tests.support.clock import settle
-from tests.support.scripts import Ends, Pause, calls, says, thinks
+from tests.support.scripts import Ends, Pause, calls, one_by_one, says, thinks
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[Happening]:
 
 
 async def test_what_happens_in_a_turn_is_noted_in_order(noted: list[Happening]) -> None:
-    steps = [*thinks("Hm."), *calls(ROME)], says("Yes.")
+    steps = one_by_one([*thinks("Hm."), *calls(ROME)]), says("Yes.")
     async with agent(*steps) as there:
         client = there.open(WEATHER)
         await client.send()

@@ -204,7 +204,7 @@ async def test_an_answer_to_an_unknown_invocation_is_refused() -> None:
     async with agent() as there:
         client = there.open()
         with pytest.raises(ServiceError) as caught:
-            client.conversation.deliver("none", HandlerResult("1"))
+            await client.conversation.deliver("none", HandlerResult("1"))
         assert caught.value.reason is Reason.INVOCATION_UNKNOWN
         with pytest.raises(ServiceError) as caught:
             client.conversation.progress("none", "half", 0.5)
@@ -217,7 +217,7 @@ async def test_an_answer_to_an_invocation_of_another_conversation_is_refused() -
         await client.send()
         [invocation] = client.of(Invoke)
         with pytest.raises(ServiceError) as caught:
-            other.conversation.deliver(invocation.invocation_id, HandlerResult("1"))
+            await other.conversation.deliver(invocation.invocation_id, HandlerResult("1"))
         assert caught.value.reason is Reason.INVOCATION_UNKNOWN
         await client.answer()
         assert client.ending().text == "Yes."

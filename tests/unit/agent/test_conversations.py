@@ -27,7 +27,9 @@ async def test_the_number_of_conversations_is_limited() -> None:
     async with agent(limits=agent_limits(conversations_max=2)) as there:
         ids = {there.open().conversation.conversation_id for _ in range(2)}
         assert len(ids) == 2
-        assert "2 conversations" in refused(there, Reason.OVERLOADED).message
+        error = refused(there, Reason.OVERLOADED)
+        assert "conversations_max" in error.message
+        assert not error.metadata, "a tenant does not learn how many others have"
 
 
 async def test_a_conversation_that_ends_makes_room() -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 
-from precall_service.agent.outbox import NumberedEvent, Outbox
-from precall_service.domain.events import GoAway, TextDelta
+from precall_service.agent.outbox import BEHIND, NumberedEvent, Outbox
+from precall_service.domain.events import (
+    GoAway,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArgumentsDelta,
+)
 from tests.support.clock import settle
 
+KIB = 1 << 10
 
-def outbox(events_max: int = 2) -> Outbox:
-    return Outbox(events_max, first_sequence=1)
+
+def outbox(
+    events_max: int = 2, bytes_max: int = 1 << 20, *, told: list[int] | None = None
+) -> Outbox:
+    sizes: list[int] = [] if told is None else told
+    return Outbox(events_max, bytes_max, first_sequence=1, on_bytes=sizes.append)
 
 
 def read(taken: list[NumberedEvent]) -> list[tuple[int, str]]:
@@ -164,3 +174,78 @@ async def test_a_cancelled_reader_took_nothing() -> None:
     await asyncio.wait([taking])
     assert taking.cancelled()
     assert read(await box.take()) == [(1, "a")]
+
+
+async def test_an_outbox_is_full_with_few_events_that_are_large() -> None:
+    box = outbox(events_max=100, bytes_max=10 * KIB)
+    await box.put(TextDelta("x" * 10 * KIB))
+    writing = asyncio.ensure_future(box.put(TextDelta("y")))
+    box.offer(GoAway(1.0, "this one is dropped"))
+    await settle()
+    assert not writing.done()
+    assert box.push(TextDelta("z")), "what has a bound of its own is taken all the same"
+    assert [text for _, text in read(await box.take())] == ["x" * 10 * KIB, "z"]
+    await writing
+    assert [text for _, text in read(await box.take())] == ["y"]
+
+
+async def test_bytes_that_wait_are_told_until_they_are_sent() -> None:
+    told: list[int] = []
+    box = outbox(events_max=100, told=told)
+    await box.put(TextDelta("few"))
+    assert not told, "an ordinary event costs no more than the sum"
+    await box.put(TextDelta("x" * 100 * KIB))
+    [waiting] = told
+    assert 100 * KIB < waiting < 101 * KIB
+    await box.take()
+    assert told[-1] == waiting, "they are being sent"
+    more = asyncio.ensure_future(box.take())
+    await settle()
+    assert told == [waiting, 0]
+    box.close()
+    assert await more == []
+
+
+# What a transport that is behind gets.
+
+
+async def test_pieces_of_one_text_are_joined_for_a_transport_that_is_behind() -> None:
+    box = outbox(events_max=16)
+    for text in "abcd":
+        await box.put(TextDelta(text), "turn")
+    await box.put(ReasoningDelta("e"), "turn")
+    await box.put(ReasoningDelta("f"), "turn")
+    await box.put(ToolCallArgumentsDelta("call-1", "{"), "turn")
+    await box.put(ToolCallArgumentsDelta("call-1", "}"), "turn")
+    await box.put(ToolCallArgumentsDelta("call-2", "{}"), "turn")
+    await box.put(TextDelta("g"), "turn")
+    await box.put(TextDelta("h"), "other turn")
+    assert await box.take() == [
+        NumberedEvent(1, "turn", TextDelta("abcd")),
+        NumberedEvent(2, "turn", ReasoningDelta("ef")),
+        NumberedEvent(3, "turn", ToolCallArgumentsDelta("call-1", "{}")),
+        NumberedEvent(4, "turn", ToolCallArgumentsDelta("call-2", "{}")),
+        NumberedEvent(5, "turn", TextDelta("g")),
+        NumberedEvent(6, "other turn", TextDelta("h")),
+    ]
+    await box.put(TextDelta("i"), "turn")
+    assert await box.take() == [NumberedEvent(7, "turn", TextDelta("i"))]
+
+
+async def test_equal_events_that_are_no_pieces_stay_apart() -> None:
+    box = outbox(events_max=2 * BEHIND)
+    event = GoAway(1.0, "bye")
+    for _ in range(BEHIND):
+        await box.put(event)
+    assert [numbered.event for numbered in await box.take()] == [event] * BEHIND
+
+
+async def test_joined_pieces_count_one_by_one_until_they_are_taken() -> None:
+    box = outbox(events_max=BEHIND)
+    for text in "abcd":
+        await box.put(TextDelta(text))
+    writing = asyncio.create_task(box.put(TextDelta("e")))
+    await settle()
+    assert not writing.done(), "a slow reader still slows its turn"
+    assert read(await box.take()) == [(1, "abcd")]
+    assert await writing

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from precall_service.domain.events import (
     Invoke,
     ResultSource,
@@ -12,7 +10,7 @@ from precall_service.domain.events import (
     ToolCallProgress,
 )
 from precall_service.tools.link import HandlerError
-from tests.support.agent import agent, agent_on, scripted
+from tests.support.agent import agent, agent_limits, agent_on, scripted
 from tests.support.cached import (
     CACHED,
     JOINED,
@@ -49,10 +47,7 @@ async def test_equal_calls_in_flight_share_one_run() -> None:
 async def test_many_equal_calls_have_one_run() -> None:
     first = calls(read())
     engine = scripted(*[first] * 100, *[says("done")] * 100)
-    async with agent_on(engine) as there:
-        there.conversations.limits = dataclasses.replace(
-            there.conversations.limits, conversations_max=100
-        )
+    async with agent_on(engine, limits=agent_limits(conversations_max=100)) as there:
         there.resize(slots=100)
         clients = [there.open(READ) for _ in range(100)]
         for client in clients:

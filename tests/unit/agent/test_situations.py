@@ -111,6 +111,19 @@ def test_a_turn_shows_no_long_results_of_earlier_ones() -> None:
         assert (found.result_json is not None) is shown
 
 
+def test_a_turn_reads_a_bounded_part_of_what_came_before() -> None:
+    """The latest calls are shown, as far as their arguments and results are not too long."""
+    long = f'{{"city": "{"x" * (situations.EARLIER_CHARS_MAX // 4)}"}}'
+    messages = tuple(
+        AssistantMessage(
+            text="", tool_calls=(ToolCall(call_id=name, tool_name=name, arguments_json=long),)
+        )
+        for name in ("a", "b", "c", "d", "e")
+    )
+    found = situations._past_calls(messages)  # pyright: ignore[reportPrivateUsage]
+    assert [each.tool_name for each in found] == ["e", "d", "c"]
+
+
 async def test_a_call_that_is_written_is_shown_at_once() -> None:
     watch = watcher(Moment.CALL_WRITTEN)
     writing = Pause(asyncio.Event())

@@ -284,7 +284,7 @@ async def test_an_early_run_that_fails_as_its_call_comes_is_run_again() -> None:
         await thinking.on()
         switch.held.set()
         failed = client.of(Invoke)[0].invocation_id
-        client.conversation.deliver(failed, HandlerError("Busy", "later"))
+        await client.conversation.deliver(failed, HandlerError("Busy", "later"))
         await settle()
         assert reasons(client) == [DiscardReason.HANDLER_ERROR]
         await answer_again(client)

@@ -38,13 +38,13 @@ from tests.support.agent import OSLO, ROME, TIME, WEATHER, agent, agent_on, scri
 from tests.support.client_events import finishes, text_of
 from tests.support.clock import settle
 from tests.support.scripted_template import prompt_text
-from tests.support.scripts import calls, says, thinks
+from tests.support.scripts import calls, one_by_one, says, thinks
 
 THREE = [("weather", f'{{"city":"{city}"}}') for city in ("Rome", "Oslo", "Bonn")]
 
 
 async def test_a_plain_answer() -> None:
-    async with agent(says("Hel", "lo.")) as there:
+    async with agent(one_by_one(says("Hel", "lo."))) as there:
         client = there.open(system_prompt="Be brief.")
         ending = await client.ask("Say hello.")
         assert (ending.outcome, ending.text, ending.error) == (TurnOutcome.ANSWERED, "Hello.", None)
@@ -66,7 +66,8 @@ async def test_a_plain_answer() -> None:
 
 
 async def test_a_call_and_its_result() -> None:
-    async with agent(says("Let me see. ") + calls(ROME), says("Sunny.")) as there:
+    script = one_by_one(says("Let me see. ") + calls(ROME)), says("Sunny.")
+    async with agent(*script) as there:
         client = there.open(WEATHER)
         turn_id = await client.send("Rome?")
         [invocation] = client.of(Invoke)
@@ -127,7 +128,8 @@ async def test_parallel_calls_are_answered_in_call_order(order: tuple[int, ...])
 
 
 async def test_reasoning_is_kept_apart() -> None:
-    async with agent(thinks("Hm, ", "Rome.") + says("Sun") + calls(ROME), says("ny.")) as there:
+    script = one_by_one(thinks("Hm, ", "Rome.") + says("Sun") + calls(ROME)), says("ny.")
+    async with agent(*script) as there:
         client = there.open(WEATHER, handler=lambda invocation: HandlerResult("1"))
         ending = await client.ask()
         assert ending.text == "ny."

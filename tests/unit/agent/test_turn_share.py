@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import astuple, replace
 
+from precall_service.admission.growth import PRIOR
 from precall_service.domain.errors import Reason
 from precall_service.domain.events import (
     StepCompleted,
@@ -16,7 +17,17 @@ from precall_service.domain.events import (
     TurnStarted,
 )
 from precall_service.tools.link import HandlerResult
-from tests.support.agent import HOLD_S, LIMITS, OSLO, ROME, WEATHER, agent
+from tests.support.agent import (
+    HOLD_S,
+    LIMITS,
+    OSLO,
+    ROME,
+    WEATHER,
+    agent,
+    agent_limits,
+    agent_on,
+    scripted,
+)
 from tests.support.clock import settle
 from tests.support.scripts import Pause, calls, says
 
@@ -104,6 +115,7 @@ async def test_a_turn_waits_for_admission() -> None:
         first.set()
         await settle()
         assert clients[0].ending().text == "1"
+        await there.advance(1.0)
         assert clients[2].of(TurnQueued) == [TurnQueued(1), TurnQueued(0)]
         second.set()
         await settle()
@@ -180,6 +192,7 @@ async def test_a_turn_that_gave_up_its_share_resumes_before_new_turns() -> None:
         await there.advance(HOLD_S)
         await new.send()
         await slow.answer()
+        await there.advance(1.0)
         assert slow.of(StepStarted)[1:] == []
         assert new.of(TurnQueued) == [TurnQueued(0), TurnQueued(1)]
         hold.set()
@@ -202,7 +215,7 @@ async def test_the_growth_of_answered_turns_is_remembered() -> None:
             grown.append(len(second) + len("Sunny.") + 1 - len(first))
         [expected] = set(grown)
         assert there.growth.expected("ann", "anything", safe=10_000) == expected
-        assert there.growth.expected("bob", "anything", safe=10_000) == 10_000
+        assert there.growth.expected("bob", "anything", safe=10_000) == PRIOR
 
 
 async def test_the_growth_of_a_turn_cut_by_a_limit_is_not_remembered() -> None:
@@ -211,7 +224,7 @@ async def test_the_growth_of_a_turn_cut_by_a_limit_is_not_remembered() -> None:
         for limits in (replace(LIMITS, max_turn_tokens=50), replace(LIMITS, max_steps=1)):
             for _ in range(4):
                 assert (await client.ask(limits=limits)).outcome is TurnOutcome.LIMIT
-        assert there.growth.expected("ann", "", safe=10_000) == 10_000
+        assert there.growth.expected("ann", "", safe=10_000) == PRIOR
 
 
 async def test_the_growth_of_a_cancelled_turn_is_not_remembered() -> None:
@@ -223,7 +236,36 @@ async def test_the_growth_of_a_cancelled_turn_is_not_remembered() -> None:
             await client.send(turn_id=f"t{n}")
             client.conversation.cancel_turn("")
             await settle()
-        assert there.growth.expected("ann", "", safe=10_000) == 10_000
+        assert there.growth.expected("ann", "", safe=10_000) == PRIOR
+
+
+async def test_a_cut_turn_that_grew_more_than_expected_is_remembered() -> None:
+    """Else turns that are always cut would always be expected to be short."""
+    async with agent(*[says("x" * 3 * PRIOR)] * 4) as there:
+        client = there.open()
+        for _ in range(4):
+            ending = await client.ask(limits=replace(LIMITS, max_turn_tokens=2 * PRIOR))
+            assert ending.outcome is TurnOutcome.LIMIT
+        assert there.growth.expected("ann", "", safe=10_000) == 2 * PRIOR
+
+
+async def test_the_first_turns_of_a_server_start_at_once() -> None:
+    """Each was expected to fill its context, so a fresh server with 16 slots let in five."""
+    stuck = Pause(asyncio.Event())
+    engine = scripted(
+        script=lambda _prompt, _spec: [stuck, *says("Yes.")],
+        sequences_max=16,
+        kv_tokens=23_000,
+        context_tokens_max=8192,
+    )
+    async with agent_on(engine, limits=agent_limits(conversations_max=16)) as there:
+        clients = [there.open(tenant=f"tenant-{number % 3}") for number in range(16)]
+        for client in clients:
+            await client.send(limits=replace(LIMITS, max_turn_tokens=32_768))
+        assert there.admission.admitted == 16
+        assert all(client.of(TurnStarted) for client in clients)
+        stuck.event.set()
+        await settle()
 
 
 async def test_a_turn_that_outgrew_its_share_keeps_others_out() -> None:

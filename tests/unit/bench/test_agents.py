@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import precall
-from bench.agents import TOOL, Workload, plans, run_precall
+from bench.agents import TOOL, Workload, plans, run_openai, run_precall
 from precall.testing import Call, FakeServer, Say
 
 WORK = Workload(
@@ -47,3 +51,48 @@ async def test_a_run_with_an_unplanned_number_of_calls_fails() -> None:
     async with FakeServer(script) as server, precall.Client(server.address) as client:
         with pytest.raises(RuntimeError, match="made 1 calls, not 2"):
             await run_precall(client, plans(WORK)[0])
+
+
+class LoopClient:
+    """Answers each step with a call, and the last one with text. It counts the agents that run."""
+
+    def __init__(self) -> None:
+        self.chat = SimpleNamespace(completions=self)
+        self.running: set[str] = set()
+        self.most = 0
+        self.bodies: list[dict[str, object]] = []
+
+    async def create(self, **asked: Any) -> AsyncGenerator[object]:
+        agent, _, _ = asked["extra_headers"]["X-Request-Id"].rpartition("-")
+        self.bodies.append(asked["extra_body"])
+        self.running.add(agent)
+        self.most = max(self.most, len(self.running))
+        if asked["tool_choice"] == "none":
+            self.running.remove(agent)
+            return self._chunks(SimpleNamespace(content="There you are.", tool_calls=None))
+        function = SimpleNamespace(name=TOOL, arguments="{}")
+        call = SimpleNamespace(id="1", index=0, function=function)
+        return self._chunks(SimpleNamespace(content=None, tool_calls=[call]))
+
+    async def _chunks(self, delta: object) -> AsyncGenerator[object]:
+        await asyncio.sleep(0)
+        yield SimpleNamespace(choices=[SimpleNamespace(delta=delta)])
+
+
+@pytest.mark.parametrize(("cap", "most"), [(None, 3), (2, 2), (1, 1)])
+async def test_no_more_agents_run_than_the_cap_allows(cap: int | None, most: int) -> None:
+    fake = LoopClient()
+    places = None if cap is None else asyncio.Semaphore(cap)
+    runs = await asyncio.gather(
+        *(run_openai(cast(Any, fake), "m", plan, cap=places) for plan in plans(WORK))
+    )
+    assert fake.most == most
+    assert all(run.ended_at > run.began_at for run in runs)
+    assert not any("program_id" in body for body in fake.bodies)
+
+
+async def test_an_agent_is_named_to_a_proxy_that_admits_by_program() -> None:
+    fake = LoopClient()
+    plan = plans(WORK)[0]
+    await run_openai(cast(Any, fake), "m", plan, by_program=True)
+    assert [body["program_id"] for body in fake.bodies] == [plan.agent_id] * WORK.steps

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from precall_service.domain import merged_schemas
+from precall_service.domain.json import JsonValue
 from precall_service.domain.merged_schemas import MERGES_MAX, OPTIONS_MAX, Merging
 from precall_service.domain.normal_schema import EndlessReferenceError, normal_form
 
@@ -165,3 +167,19 @@ def test_what_is_merged_last_stays_in_all_of() -> None:
     found = normal_form(of(**{f"p{number}": part for number in range(MERGES_MAX + 1)}))
     merged = {f"p{number}": {"minLength": 1, "maxLength": 2} for number in range(MERGES_MAX)}
     assert found == of(**merged, **{f"p{MERGES_MAX}": part})
+
+
+def test_long_enumerations_count_as_much_as_they_are_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged with a thousand parts, 5,000 values were read a thousand times."""
+    read = 0
+    is_of_type = merged_schemas._is_of_type  # pyright: ignore[reportPrivateUsage]
+
+    def counted(value: JsonValue, types: JsonValue) -> bool:
+        nonlocal read
+        read += 1
+        return is_of_type(value, types)
+
+    monkeypatch.setattr(merged_schemas, "_is_of_type", counted)
+    parts: list[JsonValue] = [{"enum": list(range(5000))}, *[{"type": "integer"}] * 1000]
+    assert normal_form({"allOf": parts}) is not False
+    assert read < 40 * 5000

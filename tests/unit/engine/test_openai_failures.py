@@ -8,6 +8,7 @@ import pytest
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.engine.base import (
+    EngineDiedError,
     EngineStartError,
     GenerationFailedError,
     GenerationRefusedError,
@@ -104,6 +105,36 @@ class TestFailing:
             assert (await engine.load()).running == 0
 
 
+class TestHanging:
+    @pytest.mark.parametrize("end", ["kill", "close"])
+    async def test_what_waits_for_a_server_that_is_given_up_dies_with_it(self, end: str) -> None:
+        server = OpenAiServer([streamed(delta(content="Hi"), done=False, hangs=True)])
+        async with engine_on(server) as engine:
+            generation = engine.generate(await engine.render(QUESTION), step_spec())
+            await anext(generation)
+            waiting = asyncio.ensure_future(anext(generation))
+            await asyncio.sleep(0)
+            await getattr(engine, end)()
+            async with asyncio.timeout(10):
+                with pytest.raises(EngineDiedError):
+                    await waiting
+                await engine.wait_dead()
+
+    async def test_parts_of_answers_and_probes_are_signs_of_life(self) -> None:
+        server = OpenAiServer([SAYS_HI])
+        async with engine_on(server, probe_s=0.01) as engine:
+            began = engine.progress
+            async with asyncio.timeout(10):
+                while engine.progress == began:  # noqa: ASYNC110  (a probe sets no event)
+                    await asyncio.sleep(0)
+        async with engine_on(OpenAiServer([SAYS_HI])) as engine:
+            began = engine.progress
+            await engine.load()
+            assert engine.progress == began, "the server was not asked"
+            await heard(engine.generate(await engine.render(QUESTION), step_spec()))
+            assert engine.progress > began
+
+
 class TestStart:
     async def test_what_is_known_of_it(self) -> None:
         server = OpenAiServer()
@@ -115,7 +146,7 @@ class TestStart:
             assert (info.kv_tokens, info.context_tokens_max) == (None, None)
             prompt = await engine.render(QUESTION)
             assert prompt.tokens is None
-            assert await engine.judge([WEATHER]) == [()]
+            assert await engine.judge([WEATHER], "tenant") == [()]
             assert await engine.branch(prompt, (), step_spec()) is None
         assert not server.asked, "nothing is generated at the start"
 

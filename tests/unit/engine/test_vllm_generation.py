@@ -66,7 +66,7 @@ class FakeProcesses:
 class GrammarsMadeHere:
     """As a GrammarMaker, without a process."""
 
-    async def of(self, tools: Sequence[ToolDeclaration]) -> list[Any]:
+    async def of(self, tools: Sequence[ToolDeclaration], tenant: str) -> list[Any]:
         from precall_service.engine.vllm.grammars import AS_JSON  # noqa: PLC0415
         from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
 

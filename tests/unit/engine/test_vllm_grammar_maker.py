@@ -62,8 +62,8 @@ def text_of(grammar: ToolGrammar) -> str:
     return text
 
 
-async def texts(maker: GrammarMaker, *names: str) -> list[str]:
-    return [text_of(grammar) for grammar in await maker.of(tools(*names))]
+async def texts(maker: GrammarMaker, *names: str, tenant: str = "acme") -> list[str]:
+    return [text_of(grammar) for grammar in await maker.of(tools(*names), tenant)]
 
 
 async def test_one_batch_makes_the_tools_of_a_frame_and_a_second_one_pays_nothing() -> None:
@@ -72,7 +72,7 @@ async def test_one_batch_makes_the_tools_of_a_frame_and_a_second_one_pays_nothin
     assert await texts(maker, "a", "b", "a") == ["a", "b", "a"]
     assert await texts(maker, "b", "a") == ["b", "a"]
     assert process.asked == [["a", "b"]]
-    assert await maker.of([]) == []
+    assert await maker.of([], "acme") == []
 
 
 async def test_two_that_want_the_same_tool_at_once_share_it() -> None:
@@ -90,6 +90,50 @@ async def test_callers_take_turns_of_one_batch_each() -> None:
     assert process.asked == [["a", "b", "c"], ["d"], ["b", "c"], ["c"]]
 
 
+async def test_tenants_take_turns_however_many_callers_one_has() -> None:
+    process = FakeProcess(batch_max=1)
+    maker = GrammarMaker(process)
+    flood = [texts(maker, f"{number}a", f"{number}b", tenant="hostile") for number in range(3)]
+    hostile = asyncio.gather(*flood)
+    await asyncio.sleep(0)
+    victim = asyncio.gather(texts(maker, "x", "y", tenant="victim"), texts(maker, "z"))
+    await asyncio.gather(hostile, victim)
+    assert process.asked[:8] == [
+        *(["0a", "0b"], ["x", "y"], ["z"]),
+        *(["1a", "1b"], ["y"], ["2a", "2b"], ["0b"], ["1b"]),
+    ]
+
+
+async def test_tenants_share_no_grammar() -> None:
+    process = FakeProcess()
+    maker = GrammarMaker(process)
+    first, other = await asyncio.gather(texts(maker, "a"), texts(maker, "a", tenant="other"))
+    assert first == other == ["a"]
+    assert await texts(maker, "a", tenant="third") == ["a"]
+    assert process.asked == [["a"], ["a"], ["a"]]
+
+
+@pytest.mark.parametrize("bound", ["WAITING_TOOLS_PER_TENANT_MAX", "WAITING_TOOLS_MAX"])
+async def test_those_for_whom_there_is_no_room_go_without(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(grammar_maker, bound, 2)
+    process = FakeProcess()
+    process.open.clear()
+    maker = GrammarMaker(process)
+    first = asyncio.ensure_future(texts(maker, "a"))  # it is made, and waits no longer
+    await settle()
+    others = asyncio.ensure_future(maker.of(tools("b", "c", "d"), "acme"))
+    await settle()
+    (refused,) = await maker.of(tools("e"), "acme")
+    assert refused.loosened == (LoosenedKeyword("$", grammar_maker._NO_ROOM),)  # pyright: ignore[reportPrivateUsage]
+    process.open.set()
+    *made, late = await others
+    assert (list(map(text_of, made)), late.schema) == (["b", "c"], {"type": "object"})
+    assert await first == ["a"]
+    assert await texts(maker, "d", "e") == ["d", "e"], "they are made once there is room"
+
+
 async def test_a_batch_stops_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar_maker, "BATCH_CHARS_MAX", 1)
     process = FakeProcess()
@@ -99,7 +143,7 @@ async def test_a_batch_stops_at_its_size(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_what_was_given_up_is_tried_again_without_what_is_costly() -> None:
     process = FakeProcess()
-    (before, slow, after) = await GrammarMaker(process).of(tools("before", "slow", "after"))
+    (before, slow, after) = await GrammarMaker(process).of(tools("before", "slow", "after"), "acme")
     assert list(map(text_of, (before, slow, after))) == ["before", "slow", "after"]
     assert slow.loosened == (LoosenedKeyword("$.a", "why"),)
     assert process.asked == [["before", "slow", "after"], ["slow", "after"]]
@@ -108,17 +152,17 @@ async def test_what_was_given_up_is_tried_again_without_what_is_costly() -> None
 async def test_what_is_given_up_twice_is_held_to_any_object() -> None:
     process = FakeProcess()
     maker = GrammarMaker(process)
-    (hopeless, after) = await maker.of(tools("hopeless", "after"))
+    (hopeless, after) = await maker.of(tools("hopeless", "after"), "acme")
     assert (hopeless.schema, text_of(after)) == ({"type": "object"}, "after")
     assert hopeless.loosened == (LoosenedKeyword("$", "it takes too long"),)
-    assert await maker.of(tools("hopeless")) == [hopeless], "it is not tried a third time"
+    assert await maker.of(tools("hopeless"), "acme") == [hopeless], "it is not tried a third time"
     assert len(process.asked) == 3
 
 
 async def test_what_is_loosened_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     maker = GrammarMaker(FakeProcess())
     for _ in range(2):
-        await maker.of(tools("slow", "a"))
+        await maker.of(tools("slow", "a"), "acme")
     assert caplog.messages == ["calls of tool 'slow' are not held to $.a: why"]
 
 
@@ -126,7 +170,7 @@ async def test_a_grammar_that_comes_too_late_is_used_the_next_time() -> None:
     process = FakeProcess()
     process.open.clear()
     maker = GrammarMaker(process, wait_max_s=0.0)
-    (late,) = await maker.of(tools("a"))
+    (late,) = await maker.of(tools("a"), "acme")
     assert late.schema == {"type": "object"}
     assert late.loosened == (LoosenedKeyword("$", "its grammar was not made within 0 s"),)
     process.open.set()
@@ -139,7 +183,7 @@ async def test_a_caller_that_leaves_has_its_grammars_made_nevertheless() -> None
     process = FakeProcess()
     process.open.clear()
     maker = GrammarMaker(process)
-    leaving = asyncio.ensure_future(maker.of(tools("a")))
+    leaving = asyncio.ensure_future(maker.of(tools("a"), "acme"))
     await asyncio.sleep(0)
     leaving.cancel()
     process.open.set()
@@ -153,7 +197,7 @@ async def test_a_process_that_keeps_ending_costs_those_who_wait_alone(
     process = FakeProcess()
     maker = GrammarMaker(process)
     process.dead = True
-    for grammar in await maker.of(tools("a", "b")):
+    for grammar in await maker.of(tools("a", "b"), "acme"):
         assert grammar.schema == {"type": "object"}
         assert "has ended" in grammar.loosened[0].reason
     assert caplog.text.count("is started again") == 2
@@ -165,7 +209,7 @@ async def test_closing_leaves_nobody_waiting() -> None:
     process = FakeProcess()
     process.open.clear()
     maker = GrammarMaker(process)
-    waiting = asyncio.ensure_future(maker.of(tools("a")))
+    waiting = asyncio.ensure_future(maker.of(tools("a"), "acme"))
     await asyncio.sleep(0)
     await maker.close()
     (grammar,) = await waiting

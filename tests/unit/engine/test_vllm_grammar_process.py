@@ -5,11 +5,13 @@ It is a real one, with the embedded model's tokens; the tests of this module sha
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 from collections.abc import AsyncGenerator
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -34,7 +36,7 @@ class Served:
         self._maker = GrammarMaker(self.process, wait_max_s=120.0)
 
     async def grammar(self, name: str, schema: JsonObject) -> ToolGrammar:
-        (made,) = await self._maker.of([declared(name, schema=json.dumps(schema))])
+        (made,) = await self._maker.of([declared(name, schema=json.dumps(schema))], "tenant")
         return made
 
     async def begin(self, *forms: ArgumentsForm) -> None:
@@ -76,6 +78,21 @@ async def test_what_was_not_foreseen_is_given_up_in_time(served: Served, name: s
     assert "took too long to compile" in made.loosened[0].reason
     assert made.compile_s < TOOL_CPU_MAX_S
     assert served.process.pid == pid, "only its fork ends"
+
+
+async def test_a_fork_ends_with_its_process(served: Served) -> None:
+    await served.grammar("first of all", {"type": "object"})
+    assert served.process.pid is not None
+    process = psutil.Process(served.process.pid)
+    schema, _ = UNFORESEEN["120 optional characters"]
+    making = asyncio.ensure_future(served.grammar("ends with it", {**schema, "title": "again"}))
+    async with asyncio.timeout(30):
+        while not (forks := process.children()):  # noqa: ASYNC110  (no event tells of a fork)
+            await asyncio.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, forks, timeout=2.0)
+    assert not alive
+    await making
 
 
 async def test_one_that_ended_is_started_again(

@@ -7,16 +7,18 @@ import pytest
 from precall_service.domain.endings import InvocationEnding, model_text
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.tools.arguments import check_arguments
+from precall_service.tools.checks import Checks
 from precall_service.tools.declarations import ToolProposal, declare
-from precall_service.tools.toolset import RegisteredTool, Toolset
+from precall_service.tools.toolset import RegisteredTool
+from tests.support.at_once import at_once
 from tests.support.links import RecordingLink
-from tests.support.tools import CITY_SCHEMA, tool_limits
+from tests.support.tools import CITY_SCHEMA, new_toolset, tool_limits
 
 LIMITS = tool_limits()
 
 
 def tool(input_schema_json: str = CITY_SCHEMA) -> RegisteredTool:
-    toolset = Toolset(RecordingLink(), LIMITS)
+    toolset = new_toolset(RecordingLink(), LIMITS)
     proposal = ToolProposal(name="weather", input_schema_json=input_schema_json)
     toolset.add(declare(proposal, LIMITS))
     [registered] = toolset.snapshot()
@@ -25,18 +27,19 @@ def tool(input_schema_json: str = CITY_SCHEMA) -> RegisteredTool:
 
 def refusal(arguments_json: str, input_schema_json: str = CITY_SCHEMA) -> ServiceError:
     with pytest.raises(ServiceError) as caught:
-        check_arguments(tool(input_schema_json), arguments_json, LIMITS)
+        at_once(check_arguments(tool(input_schema_json), arguments_json, LIMITS, Checks()))
     return caught.value
 
 
 def test_checked_arguments_are_returned() -> None:
-    arguments = check_arguments(tool(), '{"city":"Rome","days":2}', LIMITS)
+    arguments = at_once(check_arguments(tool(), '{"city":"Rome","days":2}', LIMITS, Checks()))
     assert arguments == {"city": "Rome", "days": 2}
 
 
 @pytest.mark.parametrize("city", ["\\ud83d\\ude00", "\U0001f600"])
 def test_a_whole_surrogate_pair_is_a_character(city: str) -> None:
-    assert check_arguments(tool(), f'{{"city":"{city}"}}', LIMITS) == {"city": "\U0001f600"}
+    found = at_once(check_arguments(tool(), f'{{"city":"{city}"}}', LIMITS, Checks()))
+    assert found == {"city": "\U0001f600"}
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,16 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import InvocationCancelReason, Invoke, ToolCallOutcome
 from precall_service.tools.failures import SEND_TIMEOUT_S
 from precall_service.tools.link import HandlerAnswer, HandlerCancelled, HandlerError, HandlerResult
-from precall_service.tools.run import CANCEL_TIMEOUT_S, OWED_MAX, PROGRESS_CHARS_MAX
+from precall_service.tools.peer import OWED_MAX
+from precall_service.tools.run import CANCEL_TIMEOUT_S, PROGRESS_CHARS_MAX
 from tests.support.calls import ROME, TIMEOUT_S, Calls, ended, ending, message
 from tests.support.clock import settle
 from tests.support.links import RecordingLink
 
 
-def refusal(calls: Calls, invocation_id: str, answer: HandlerAnswer) -> ServiceError:
+async def refusal(calls: Calls, invocation_id: str, answer: HandlerAnswer) -> ServiceError:
     with pytest.raises(ServiceError) as caught:
-        calls.dispatcher.deliver(calls.link, invocation_id, answer)
+        await calls.dispatcher.deliver(calls.link, invocation_id, answer)
     return caught.value
 
 
@@ -61,7 +62,7 @@ async def test_handler_fails(calls: Calls) -> None:
     running = await calls.call()
     [invocation] = calls.link.invocations
     answer = HandlerError("LookupError", "no such city " + "x" * 5000)
-    calls.dispatcher.deliver(calls.link, invocation.invocation_id, answer)
+    await calls.dispatcher.deliver(calls.link, invocation.invocation_id, answer)
     await settle()
     assert ending(running)[0] is ToolCallOutcome.ERROR
     assert message(running).startswith("no such city xxx")
@@ -71,7 +72,7 @@ async def test_handler_fails(calls: Calls) -> None:
 async def test_handler_stops_on_its_own(calls: Calls) -> None:
     running = await calls.call()
     [invocation] = calls.link.invocations
-    calls.dispatcher.deliver(calls.link, invocation.invocation_id, HandlerCancelled())
+    await calls.dispatcher.deliver(calls.link, invocation.invocation_id, HandlerCancelled())
     await settle()
     assert ending(running) == (ToolCallOutcome.CANCELLED, Reason.CANCELLED)
 
@@ -92,7 +93,7 @@ async def test_bad_result_is_told_to_both_sides(
     calls.register(output_schema='{"properties":{"sky":{"type":"string"}}}')
     running = await calls.call()
     [invocation] = calls.link.invocations
-    error = refusal(calls, invocation.invocation_id, HandlerResult(result_json))
+    error = await refusal(calls, invocation.invocation_id, HandlerResult(result_json))
     assert error.reason is reason
     assert error.field == "invocation_result.result_json"
     assert says in error.message
@@ -113,8 +114,8 @@ async def test_timeout_then_late_answer(calls: Calls) -> None:
 
     calls.dispatcher.progress(calls.link, invocation.invocation_id, "nearly there", None)
     assert calls.progress == []
-    calls.dispatcher.deliver(calls.link, invocation.invocation_id, HandlerResult("1"))
-    error = refusal(calls, invocation.invocation_id, HandlerResult("1"))
+    await calls.dispatcher.deliver(calls.link, invocation.invocation_id, HandlerResult("1"))
+    error = await refusal(calls, invocation.invocation_id, HandlerResult("1"))
     assert error.reason is Reason.INVOCATION_UNKNOWN
 
 
@@ -136,8 +137,8 @@ async def test_owed_answers_are_bounded(calls: Calls) -> None:
         await calls.call()
         await calls.advance(TIMEOUT_S)
     first, second, *_ = [each.invocation_id for each in calls.link.invocations]
-    assert refusal(calls, first, HandlerResult("1")).reason is Reason.INVOCATION_UNKNOWN
-    calls.dispatcher.deliver(calls.link, second, HandlerResult("1"))
+    assert (await refusal(calls, first, HandlerResult("1"))).reason is Reason.INVOCATION_UNKNOWN
+    await calls.dispatcher.deliver(calls.link, second, HandlerResult("1"))
 
 
 async def test_cancel_tells_the_handler(calls: Calls) -> None:
@@ -248,7 +249,7 @@ async def test_invocations_of_another_process_are_unknown(calls: Calls) -> None:
     [invocation] = calls.link.invocations
     stranger = RecordingLink()
     with pytest.raises(ServiceError) as caught:
-        calls.dispatcher.deliver(stranger, invocation.invocation_id, HandlerResult("1"))
+        await calls.dispatcher.deliver(stranger, invocation.invocation_id, HandlerResult("1"))
     assert caught.value.reason is Reason.INVOCATION_UNKNOWN
     assert caught.value.field == "invocation_result.invocation_id"
     calls.dispatcher.link_lost(stranger)

@@ -13,11 +13,10 @@ from precall_service.tools.declarations import ToolProposal, declare
 from precall_service.tools.dispatch import Dispatcher
 from precall_service.tools.link import HandlerError, HandlerResult
 from precall_service.tools.run import CANCEL_TIMEOUT_S, Run
-from precall_service.tools.toolset import Toolset
 from tests.support.calls import CONTEXT, DISCARDED, ROME, Calls, ended, ending, message
 from tests.support.clock import ManualClock, settle
 from tests.support.links import RecordingLink
-from tests.support.tools import tool_limits
+from tests.support.tools import new_toolset, tool_limits
 
 # The ending.
 
@@ -91,7 +90,7 @@ async def test_a_discarded_run_ends_at_once_and_its_late_answer_is_swallowed(
     await run.closed()
     assert calls.link.cancels == [(run.invocation_id, reason)]
     assert calls.link.commits == []
-    calls.dispatcher.deliver(calls.link, run.invocation_id, HandlerResult("1"))
+    await calls.dispatcher.deliver(calls.link, run.invocation_id, HandlerResult("1"))
     assert ending(run) == DISCARDED
 
 
@@ -222,7 +221,7 @@ async def test_a_result_with_half_a_pair_ends_its_call_at_once(
 async def test_a_handler_may_fail_with_half_a_pair(calls: Calls) -> None:
     run = await calls.launch(call_id="c")
     answer = HandlerError("Odd\ud800", "no \udfff")
-    calls.dispatcher.deliver(calls.link, run.invocation_id, answer)
+    await calls.dispatcher.deliver(calls.link, run.invocation_id, answer)
     error = ended(run).error
     assert error is not None
     assert (error.message, error.metadata["handler_error_type"]) == ("no ?", "Odd?")
@@ -246,7 +245,7 @@ async def test_a_defect_in_reading_a_result_ends_the_call(
 
 
 def launched(dispatcher: Dispatcher, link: RecordingLink, call_id: str = "c") -> Run:
-    toolset = Toolset(link, tool_limits())
+    toolset = new_toolset(link, tool_limits())
     toolset.add(declare(ToolProposal(name="weather", max_concurrency=1), tool_limits()))
     [tool] = toolset.snapshot()
     return dispatcher.launch(tool=tool, arguments_json="{}", context=CONTEXT, call_id=call_id)
@@ -333,7 +332,7 @@ async def test_an_answer_that_overtakes_its_link_ends_the_run() -> None:
 
     class Quick(RecordingLink):
         async def invoke(self, invocation: Invoke) -> None:
-            dispatcher.deliver(self, invocation.invocation_id, HandlerResult("1"))
+            await dispatcher.deliver(self, invocation.invocation_id, HandlerResult("1"))
 
     async with Dispatcher(clock, tool_limits()) as dispatcher:
         run = launched(dispatcher, Quick())

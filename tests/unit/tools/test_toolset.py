@@ -6,11 +6,11 @@ from precall_service.domain.errors import Reason
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.toolset import Registration, Toolset
 from tests.support.links import RecordingLink
-from tests.support.tools import tool_limits
+from tests.support.tools import new_toolset, tool_limits
 
 
 def toolset() -> Toolset:
-    return Toolset(RecordingLink(), tool_limits(tools_max=3))
+    return new_toolset(RecordingLink(), tool_limits(tools_max=3))
 
 
 def tool(name: str, *, version: str = "", schema: str = "") -> ToolProposal:

@@ -23,6 +23,9 @@ class RecordingContext:
     def __init__(self) -> None:
         self.failure: Failure | None = None
 
+    def done(self) -> bool:
+        return self.failure is not None
+
     async def abort(
         self,
         code: grpc.StatusCode,

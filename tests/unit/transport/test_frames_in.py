@@ -13,12 +13,11 @@ from precall_service.domain.events import TraceContext
 from precall_service.domain.tools import CacheScope, ToolEffects
 from precall_service.domain.turn import GenerationSettings, ToolChoice, ToolChoiceMode, TurnLimits
 from precall_service.tools.link import HandlerCancelled, HandlerError, HandlerResult
-from precall_service.tools.toolset import Toolset
 from precall_service.transport import events_out, frames_in, opening_in
 from precall_service.transport.statuses import to_status
 from tests.support.any_frames import TEXTS, frames
 from tests.support.links import RecordingLink
-from tests.support.tools import tool_limits
+from tests.support.tools import new_toolset, tool_limits
 from tests.support.wire import failure, said
 
 LIMITS = AgentLimits(
@@ -172,7 +171,7 @@ def test_any_turn_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> No
 @any_frame
 @given(frames("register_tools"))
 async def test_any_tool_is_registered_or_refused(frame: agent_pb2.ConverseRequest) -> None:
-    toolset = Toolset(RecordingLink(), tool_limits())
+    toolset = new_toolset(RecordingLink(), tool_limits())
     tools = frame.register_tools.tools
     proposals = opening_in.proposals("tools", tools, tools_max=len(tools))
     entries = [each.outcome for each in await toolset.register(proposals)]

@@ -267,7 +267,8 @@ class ToolCache:
         except asyncio.CancelledError:
             if being_cancelled():
                 raise
-            raise _errors.client_closed() from None
+            closed = connected.closed
+            raise await _errors.cancelled(self._connection.address, call, closed=closed) from None
         finally:
             call.cancel()
 

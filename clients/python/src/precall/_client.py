@@ -14,13 +14,12 @@ import pydantic
 from precall import _errors, _frames, _speculation_frames
 from precall._address import checked_address, checked_metadata
 from precall._cache import ToolCache
-from precall._connection import Connection
+from precall._connection import Connected, Connection
 from precall._conversation import Conversation
 from precall._errors import ConnectError
 from precall._messages import Message
 from precall._opening import Opening
 from precall._options import ClientOptions
-from precall._pool import HandlerPool
 from precall._registrations import LoosenedKeywords
 from precall._served import UnservedOptions
 from precall._server import ServerInfo
@@ -256,13 +255,13 @@ class Client:
                 return tool
         return as_tool(function)
 
-    def _connect(self, conversation: Conversation) -> tuple[Call, HandlerPool]:
-        """Starts the call of a conversation, and returns it with the pool for its handlers."""
+    def _connect(self, conversation: Conversation) -> tuple[Call, Connected]:
+        """Starts the call of a conversation, and returns it with its connection."""
         connected = self._connection.here()
         self._conversations.add(conversation)
         call = AgentServiceStub(connected.channel).Converse(metadata=self._connection.metadata)
         connected.calls.add(call)
-        return call, connected.pool
+        return call, connected
 
 
 def _speculation_settings(

@@ -26,7 +26,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Connected:
     """The resources of a client in the event loop in which it is used."""
 
@@ -35,9 +35,12 @@ class Connected:
     pool: HandlerPool
     calls: weakref.WeakSet[grpc.aio.Call] = field(default_factory=weakref.WeakSet[grpc.aio.Call])
     """Calls that may be in flight. Closing the channel does not end all of them."""
+    closed: bool = False
+    """Whether the client was closed. A call can also be cancelled by the server."""
 
     async def close(self) -> None:
         """Cancels the calls in flight and closes the channel."""
+        self.closed = True
         for call in list(self.calls):
             call.cancel()
         self.pool.close()
@@ -135,7 +138,7 @@ class Connection:
         except asyncio.CancelledError:
             if being_cancelled():
                 raise
-            raise _errors.client_closed() from None
+            raise await _errors.cancelled(self.address, call, closed=connected.closed) from None
 
     def _channel(self) -> grpc.aio.Channel:
         arguments = channel_options(self.options, self.address)

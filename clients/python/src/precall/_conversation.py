@@ -16,16 +16,18 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from precall import _errors, _events_in, _frames, _speculation_frames, _telemetry
+from precall._begun import with_begun
 from precall._errors import ConversationClosedError, PrecallError
 from precall._feed import TurnFeed
 from precall._invocations import Invocations
 from precall._messages import Answer
 from precall._opening import Opening
+from precall._opening_tries import open_with_tries
 from precall._registrations import ToolVersions
 from precall._replies import Replies
 from precall._server import Capability, ServerLimits
 from precall._speculation import Speculation
-from precall._stream import ConverseStream, open_stream
+from precall._stream import ConverseStream
 from precall._tool import Tool, ToolLike, ToolOptions, as_tool
 from precall._turn import Turn
 from precall._turn_options import TurnOptions
@@ -122,7 +124,9 @@ class Conversation:
     async def open(self) -> Self:
         """Opens the conversation at the server, with its tools.
 
-        Warns with `NotServedWarning` of tools' options that have no effect on this server.
+        If the server is full, or ends the call unseen, it is tried again: see
+        `ClientOptions.open_tries_max`. Warns with `NotServedWarning` of tools' options that have no
+        effect on this server.
 
         Raises:
             ConnectError: No precall server could be reached, it did not answer in time, or the
@@ -137,11 +141,12 @@ class Conversation:
         frame = agent_pb2.OpenConversation()
         frame.CopyFrom(opening.frame)
         frame.tools.extend(_frames.tool(tool) for tool in opening.tools)
-        call, pool = opening.connect(self)
-        stream = await open_stream(call, frame, address=opening.address, options=self._options)
+        stream, connected = await open_with_tries(
+            lambda: opening.connect(self), frame, address=opening.address, options=self._options
+        )
         invocations = Invocations(
             stream.send,
-            pool=pool,
+            pool=connected.pool,
             limits=_frames.limits(stream.opened.limits),
             options=self._options,
         )
@@ -364,6 +369,9 @@ class Conversation:
             return
         self._end = reason
         if self._turn is not None:
+            if self._open is not None:
+                begun = self._open.invocations.begun(self._turn.turn_id)
+                self._turn.end(with_begun(reason, begun))
             self._turn.end(reason)
         self._replies.end(reason)
         if self._open is not None:

@@ -37,6 +37,9 @@ from google.rpc.status_pb2 import Status
 DOMAIN = "precall"
 DETAILS_KEY = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
 
+CUT_OFF_RETRY_S = 1.0
+"""When to try again after a call that the server ended without a word, in seconds."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -77,7 +80,11 @@ class ConnectError(PrecallError):
 
 
 class ConnectionLostError(PrecallError):
-    """The stream ended under the conversation: the connection broke or the server went away."""
+    """The stream ended under the conversation: the connection broke or the server went away.
+
+    If handlers of a running turn had begun, `metadata["begun"]` names their tools, and
+    `metadata["called"]` those that may have had effects. The same turn again could repeat them.
+    """
 
 
 class ConversationClosedError(PrecallError):
@@ -303,6 +310,8 @@ def unreachable(address: str, error: grpc.aio.AioRpcError) -> PrecallError:
             )
         case grpc.StatusCode.UNIMPLEMENTED:
             text = f"the server at {address} is not a precall server ({said})"
+        case grpc.StatusCode.CANCELLED | grpc.StatusCode.INTERNAL:
+            return cut_off(address, said)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself refuses messages that are too large
             return LimitReachedError(f"{address} refused the call ({said})", code=error.code())
         case _:  # from a gateway, or from gRPC itself
@@ -325,6 +334,43 @@ def no_tool(owner: str, name: str) -> ToolRejectedError:
         reason="TOOL_UNKNOWN",
         code=grpc.StatusCode.NOT_FOUND,
     )
+
+
+def cut_off(address: str, said: str) -> UnavailableError:
+    """Returns the error of a call that the server ended before it looked at it.
+
+    A server does so, without a reason, if more calls come at once than it can take.
+    """
+    return UnavailableError(
+        f"{address} ended the call before it answered, and gave no reason ({said}): it has more "
+        "calls than it can take, or it is stopping; try again",
+        code=grpc.StatusCode.CANCELLED,
+        retry_after_s=CUT_OFF_RETRY_S,
+    )
+
+
+async def cancelled(address: str, call: grpc.aio.Call, *, closed: bool) -> PrecallError:
+    """Returns the error of a call that was cancelled, though not by its caller.
+
+    Args:
+        address: The server's address.
+        call: The call, which has ended.
+        closed: Whether the client was closed, which cancels its calls.
+    """
+    if closed:
+        return client_closed()
+    return cut_off(address, f"{(await call.code()).name}: {await call.details()}")
+
+
+async def cancelled_stream(call: grpc.aio.Call) -> PrecallError:
+    """Returns the error of a stream that the server ended with the status CANCELLED."""
+    error = grpc.aio.AioRpcError(
+        await call.code(),
+        await call.initial_metadata(),
+        await call.trailing_metadata(),
+        await call.details(),
+    )
+    return from_rpc(error)
 
 
 def client_closed() -> ConnectError:

@@ -212,15 +212,19 @@ def server_info(answer: agent_pb2.GetServerInfoResponse) -> ServerInfo:
         limits=limits(answer.limits),
         engine_state=member(EngineState, agent_pb2.EngineState.DESCRIPTOR, answer.engine_state),
         engine=answer.engine,
-        load=EngineLoad(
-            running_sequences=answer.load.running_sequences,
-            waiting_sequences=answer.load.waiting_sequences,
-            kv_cache_usage=answer.load.kv_cache_usage,
-            admitted_turns=answer.load.admitted_turns,
-            waiting_turns=answer.load.waiting_turns,
-            turns_max=answer.load.turns_max,
-        ),
+        load=_load(answer.load) if answer.HasField("load") else None,
         uptime_s=seconds(answer.uptime),
+    )
+
+
+def _load(load: agent_pb2.EngineLoad) -> EngineLoad:
+    return EngineLoad(
+        running_sequences=load.running_sequences,
+        waiting_sequences=load.waiting_sequences,
+        kv_cache_usage=load.kv_cache_usage,
+        admitted_turns=load.admitted_turns,
+        waiting_turns=load.waiting_turns,
+        turns_max=load.turns_max,
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,6 +70,10 @@ class Invocations:
         sizes = (limits.result_bytes_max, limits.frame_bytes_max - _FRAME_OVERHEAD_BYTES)
         self._result_bytes_max = min((size for size in sizes if size > 0), default=0)
         self._runs: dict[str, _Run] = {}
+        self._begun: dict[str, bool] = {}
+        """The tools whose handlers have begun in the last turn: whether they may have effects."""
+        self._begun_in = ""
+        """The id of that turn."""
         self._refusals = 0
         self._scope = TaskScope()
 
@@ -118,6 +122,13 @@ class Invocations:
             logger.debug("a run of %s is cancelled: %s", run.invoke.tool_name, reason)
             run.cancel()
 
+    def begun(self, turn_id: str) -> Mapping[str, bool]:
+        """Returns the tools whose handlers have begun in a turn, and whether they may have effects.
+
+        It is known of the last turn only.
+        """
+        return dict(self._begun) if turn_id == self._begun_in else {}
+
     def cancel_all(self) -> None:
         """Cancels every run."""
         for run in self._runs.values():
@@ -127,6 +138,11 @@ class Invocations:
         """Cancels every run and waits for its end, in a bounded time."""
         self.cancel_all()
         await self._scope.close(self._options.close_timeout_s)
+
+    def _note_begun(self, run: _Run, tool: Tool) -> None:
+        if run.invoke.turn_id != self._begun_in:
+            self._begun_in, self._begun = run.invoke.turn_id, {}
+        self._begun[tool.name] = not tool.options.get("read_only", False)
 
     def _refuse(self, invoke: invocation_pb2.Invoke) -> None:
         text = f"this client has {len(self._runs)} invocations in flight and takes no more"
@@ -170,7 +186,8 @@ class Invocations:
             return _error("ArgumentsInvalid", str(error))
         writer = ResultWriter(self._result_bytes_max, lambda: run.link.cancelled)
         handler = self._scope.start(
-            self._pool.run(tool, arguments, writer), name=f"precall handler of {tool.name}"
+            self._pool.run(tool, arguments, writer, on_begin=lambda: self._note_begun(run, tool)),
+            name=f"precall handler of {tool.name}",
         )
         handler.add_done_callback(look_at)
         try:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from precall._connection import Connected
 from precall._options import ClientOptions
-from precall._pool import HandlerPool
 from precall._registrations import LoosenedKeywords
 from precall._served import UnservedOptions
 from precall._stream import Call
@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # a conversation imports this module
 class Opening:
     """What a client gives to a conversation."""
 
-    connect: Callable[[Conversation], tuple[Call, HandlerPool]]
-    """Starts the call, and returns it with the pool that the handlers run in."""
+    connect: Callable[[Conversation], tuple[Call, Connected]]
+    """Starts the call, and returns it with the connection that it belongs to."""
     frame: agent_pb2.OpenConversation
     """The handshake, without tools."""
     tools: tuple[Tool, ...]

@@ -13,6 +13,10 @@ class ClientOptions:
 
     open_timeout_s: float = 20.0
     """Time for connecting and for the handshake of a conversation, together."""
+    open_tries_max: int = 5
+    """How often a conversation is tried to be opened if the server says that it is full or stops.
+    Between two tries the client waits as long as the server asks for, and a random time more. All
+    tries together take no longer than `open_timeout_s`. 1: never try again."""
     answer_timeout_s: float = 20.0
     """Time for the server's answer when a tool is added or removed, or its info is asked for."""
     write_timeout_s: float = 30.0

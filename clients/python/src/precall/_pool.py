@@ -33,10 +33,18 @@ class HandlerPool:
         # Not the event loop's own threads: functions that hang would use those up for all others.
         self._threads = ThreadPoolExecutor(options.threads_max, thread_name_prefix="precall-tool")
 
-    async def run(self, tool: Tool, arguments: Mapping[str, object], writer: ResultWriter) -> str:
+    async def run(
+        self,
+        tool: Tool,
+        arguments: Mapping[str, object],
+        writer: ResultWriter,
+        *,
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> str:
         """Waits for a free slot of the tool, runs its function and returns its result as JSON text.
 
-        The iterators in a result are drawn in a thread: that of the function, if it has one.
+        `on_begin` is called when it has the slot. The iterators in a result are drawn in a thread:
+        that of the function, if it has one.
 
         Raises:
             ResultError: The result does not become JSON, or is too long.
@@ -49,8 +57,10 @@ class HandlerPool:
         call = functools.partial(_guarded, tool.function, arguments)
         if tool.is_async:
             async with slots:
+                on_begin()
                 return await self._written(call(), writer)
         await slots.acquire()
+        on_begin()
         write = functools.partial(_written_in_thread, call, writer)
         result = await self._in_thread(write, on_end=slots.release)
         return result if isinstance(result, str) else await self._written(result.value, writer)

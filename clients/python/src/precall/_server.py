@@ -56,6 +56,8 @@ class EngineState(enum.Enum):
     """It died and is being restarted."""
     FAILED = "failed"
     """It stays down until an operator acts."""
+    SILENT = "silent"
+    """It gives no sign of life: no turn starts until it does, or until it was started again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ class ServerInfo:
     """The state of its engine."""
     engine: str
     """The engine and its version, such as "vllm 0.32.0"."""
-    load: EngineLoad
-    """The load of its engine."""
+    load: EngineLoad | None
+    """The load of its engine; None if the server does not tell its clients."""
     uptime_s: float
     """Time since the server process started."""

@@ -45,6 +45,8 @@ class ConverseStream:
         self._acknowledged = 0  # the highest event number that an outgoing frame has carried
         self._ended = asyncio.Event()
         self._ending: PrecallError = ConnectionLostError("the stream to the server has ended")
+        self._given_up = False
+        """Whether the client ended the call, because the server took no frames."""
         self._loop = asyncio.get_running_loop()
 
     def start(
@@ -121,8 +123,15 @@ class ConverseStream:
                 if frame.WhichOneof("frame") == "close":
                     await self._call.done_writing()
         except TimeoutError:
-            logger.warning("the server took no frame for %s s", self._options.write_timeout_s)
+            self._given_up = True
+            self._ending = ConnectionLostError(
+                f"the server took no frame for {self._options.write_timeout_s:g} s"
+            )
             self._call.cancel()
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            logger.debug("the stream was cancelled before everything was written")
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             logger.debug("the stream ended before everything was written")
 
@@ -139,6 +148,11 @@ class ConverseStream:
             self._ending = ConnectionLostError("the server ended the conversation's stream")
         except grpc.aio.AioRpcError as error:
             self._ending = _errors.from_rpc(error)
+        except asyncio.CancelledError:  # a status CANCELLED is raised like that, too
+            if being_cancelled():
+                raise
+            if not self._given_up:
+                self._ending = await _errors.cancelled_stream(self._call)
         except PrecallError as error:
             self._ending = error
             self._call.cancel()
@@ -168,9 +182,23 @@ class ConverseStream:
 
 
 async def open_stream(
-    call: Call, frame: agent_pb2.OpenConversation, *, address: str, options: ClientOptions
+    call: Call,
+    frame: agent_pb2.OpenConversation,
+    *,
+    address: str,
+    options: ClientOptions,
+    timeout_s: float,
+    closed: Callable[[], bool],
 ) -> ConverseStream:
     """Sends the handshake and returns the stream that the server opened.
+
+    Args:
+        call: The call, on which nothing was sent.
+        frame: The handshake.
+        address: The server's address, for messages.
+        options: Those of the stream.
+        timeout_s: The time for all of it.
+        closed: Returns whether the client was closed.
 
     Raises:
         ConnectError: No precall server could be reached there, it did not answer in time, or the
@@ -188,7 +216,7 @@ async def open_stream(
 
     call.add_done_callback(give_up)
     try:
-        async with asyncio.timeout(options.open_timeout_s):
+        async with asyncio.timeout(timeout_s):
             answer = await handshake
     except TimeoutError:
         call.cancel()
@@ -198,7 +226,7 @@ async def open_stream(
     except asyncio.CancelledError:
         if being_cancelled():
             raise
-        raise _errors.client_closed() from None
+        raise await _errors.cancelled(address, call, closed=closed()) from None
     if not isinstance(answer, agent_pb2.ConverseResponse) or not answer.HasField("opened"):
         call.cancel()
         raise ConnectError(f"{address} did not answer the handshake as a precall server does")

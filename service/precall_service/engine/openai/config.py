@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+PROBE_S: Final = 10.0
+"""How often a server is asked whether it lives, unless its silence is to be noticed sooner."""
 
 LimitField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
 ReasoningField: TypeAlias = Literal["reasoning", "reasoning_content"]
@@ -51,6 +54,6 @@ class OpenAiConfig:
     tries_max: int
     share_prefix_cache: bool
     reasoning_field: ReasoningField | None = None
-    probe_s: float = 10.0
+    probe_s: float = PROBE_S
     streams: bool = True
     names: SettingNames = SettingNames()

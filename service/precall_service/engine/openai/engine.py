@@ -22,6 +22,7 @@ from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import (
     Chunk,
     Draft,
+    EngineDiedError,
     EngineInfo,
     EngineLoad,
     Feature,
@@ -55,6 +56,7 @@ class OpenAiEngine:
         self._config = config
         self._model = model
         self._running = 0
+        self._progress = 0
         self._why_dead = ""
         self._info = EngineInfo(
             name=f"server at {config.url}",
@@ -72,7 +74,14 @@ class OpenAiEngine:
         """As `Engine.info`."""
         return self._info
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    @property
+    def progress(self) -> int:
+        """As `Engine.progress`: the parts of answers, and the probes that the server answered."""
+        return self._progress
+
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """As `Engine.judge`: nothing, since the server may hold calls to no schema at all."""
         return [()] * len(tools)
 
@@ -106,11 +115,14 @@ class OpenAiEngine:
             try:
                 async with aclosing(self._answers(asked)) as answers:
                     async for answer in answers:
+                        self._progress += 1
                         if pieces := tuple(reader.read(answer)):
                             yield Chunk((), pieces)
                         if reader.full:
                             break
             except SERVER_ERRORS as error:
+                if self._watch.done():
+                    raise EngineDiedError(self._why_dead) from error
                 log.warning("step %s failed: %s: %s", spec.step_id, type(error).__name__, error)
                 raise meaning(error) from error
             if pieces := tuple(reader.ending()):
@@ -129,8 +141,13 @@ class OpenAiEngine:
         """As `Engine.cause_of_death`."""
         return self._why_dead
 
+    async def kill(self) -> None:
+        """As `Engine.kill`: closes the connections to the server."""
+        self._why_dead = self._why_dead or "it gives no sign of life"
+        await self.close()
+
     async def close(self) -> None:
-        """As `Engine.close`."""
+        """As `Engine.close`. What still waits for the server raises EngineDiedError."""
         self._watch.cancel()
         await asyncio.wait([self._watch])
         await self._client.close()
@@ -183,6 +200,7 @@ class OpenAiEngine:
             try:
                 await self._client.with_options(max_retries=0).models.list(timeout=PROBE_TIMEOUT_S)
                 missed = 0
+                self._progress += 1
             except openai.APIStatusError as error:
                 missed = missed + 1 if error.status_code >= 500 else 0
                 self._why_dead = f"it answers with status {error.status_code}"

@@ -5,7 +5,8 @@ Never: knows a format, or vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -73,3 +74,17 @@ def overlap(text: str, mark: str) -> int:
         if text.endswith(mark[:length]):
             return length
     return 0
+
+
+def any_of(marks: Iterable[str]) -> re.Pattern[str]:
+    """Returns a pattern that finds all marks in one reading. Of two in one place, the lesser one.
+
+    To look for each mark by itself would read the rest of a text again wherever one is found.
+    """
+    return re.compile("|".join(map(re.escape, sorted(marks))) or r"(?!)")
+
+
+def first_of(marks: re.Pattern[str], text: str, position: int) -> tuple[int, str]:
+    """Returns where the next mark is, and which one; a negative position if there is none."""
+    found = marks.search(text, position)
+    return (-1, "") if found is None else (found.start(), found[0])

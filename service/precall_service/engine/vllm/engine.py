@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -33,17 +32,22 @@ from precall_service.engine.base import (
     Finish,
     GenerationFailedError,
     GenerationRefusedError,
-    Piece,
     Prompt,
     StepEnd,
     StepSpec,
     StepStream,
-    TextPiece,
 )
 from precall_service.engine.drafts import Draft
 from precall_service.engine.vllm.branching import Branches
+from precall_service.engine.vllm.compiling import Compiling
 from precall_service.engine.vllm.drafting import Drafting
 from precall_service.engine.vllm.grammar_maker import GrammarMaker
+from precall_service.engine.vllm.outputs import (
+    given_up,
+    log_probabilities,
+    pieces_of,
+    refused,
+)
 from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
 from precall_service.engine.vllm.planning import Planning
 from precall_service.engine.vllm.plans import StepPlan
@@ -66,19 +70,6 @@ shuts down aborts its generations first, then ends its workers, and then dies.""
 
 _STAGE_TIMEOUT_S: Final = 5.0
 """How long the engine may take to accept a draft: no longer than a step, unless it hangs."""
-
-_GENERATION_FIELDS: Final = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "stop",
-        "presence_penalty",
-        "frequency_penalty",
-    }
-)
-"""Parameters that vLLM and the contract's GenerationSettings call by the same name."""
 
 
 class VllmEngine:
@@ -114,17 +105,26 @@ class VllmEngine:
         self._stop_timeout_s = stop_timeout_s
         self._share_prefix_cache = share_prefix_cache
         self._reasoning_limit = reasoning_limit
+        self._compiling = Compiling()
+        self._progress = 0
 
     @property
     def info(self) -> EngineInfo:
         """As `Engine.info`."""
         return self._info
 
-    async def judge(self, tools: Sequence[ToolDeclaration]) -> Sequence[Sequence[LoosenedKeyword]]:
+    @property
+    def progress(self) -> int:
+        """As `Engine.progress`."""
+        return self._progress
+
+    async def judge(
+        self, tools: Sequence[ToolDeclaration], tenant: str
+    ) -> Sequence[Sequence[LoosenedKeyword]]:
         """As `Engine.judge`."""
         if Feature.STRUCTURED_CALLS not in self._info.features:
             return [()] * len(tools)
-        return [grammar.loosened for grammar in await self._grammars.of(tools)]
+        return [grammar.loosened for grammar in await self._grammars.of(tools, tenant)]
 
     async def render(self, transcript: Transcript) -> Prompt:
         """As `Engine.render`."""
@@ -181,28 +181,33 @@ class VllmEngine:
             drafts = await numbered.first(reasons=reasoning_ended is False)
             params.extra_args = {DRAFTS_ARGUMENT: drafts} if drafts else None
         try:
-            async with contextlib.aclosing(
-                self._llm.generate(
-                    tokens_input(
-                        list(start.token_ids),
-                        cache_salt=None if self._share_prefix_cache else spec.tenant,
-                    ),
-                    params,
-                    spec.step_id,
-                    priority=int(spec.priority),
-                    reasoning_ended=reasoning_ended,
-                    reasoning_parser_kwargs=plan.reasoning_parser_kwargs,
-                )
-            ) as outputs:
+            async with (
+                self._compiling.turn(plan, spec.tenant) as compiled,
+                contextlib.aclosing(
+                    self._llm.generate(
+                        tokens_input(
+                            list(start.token_ids),
+                            cache_salt=None if self._share_prefix_cache else spec.tenant,
+                        ),
+                        params,
+                        spec.step_id,
+                        priority=int(spec.priority),
+                        reasoning_ended=reasoning_ended,
+                        reasoning_parser_kwargs=plan.reasoning_parser_kwargs,
+                    )
+                ) as outputs,
+            ):
                 async for output in outputs:
+                    self._progress += 1
+                    compiled()
                     completion = output.outputs[0]
                     sampled.add(output)
-                    pieces = tuple(calls.within(_pieces(completion, parser)))
+                    pieces = tuple(calls.within(pieces_of(completion, parser)))
                     finish = Finish.STOP if calls.exceeded else None
                     if completion.finish_reason is not None:
                         finish = await self._finish(completion.finish_reason)
                         pieces += tuple(calls.within(sampled.ending(parser, finish)))
-                    yield Chunk(tuple(completion.token_ids), pieces, _log_probabilities(completion))
+                    yield Chunk(tuple(completion.token_ids), pieces, log_probabilities(completion))
                     if finish is not None:
                         yield self._end(sampled, parser, finish, completion, calls)
                     if calls.exceeded:
@@ -210,7 +215,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         except VLLMClientError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         except (EngineGenerateError, GracefulHTTPError, ValueError) as error:
             # A parser's ValueError too: AsyncLLM lets no other plain error pass.
             log.exception("the engine failed on step %s", spec.step_id)
@@ -237,7 +242,7 @@ class VllmEngine:
         try:
             return self._sampling.params(spec, grammar, parsed=parsed)
         except (VLLMClientError, ValueError) as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     async def load(self) -> EngineLoad:
         """As `Engine.load`. Waits until the engine has finished the step that it computes."""
@@ -264,7 +269,9 @@ class VllmEngine:
             await asyncio.wait((call, self._alive()), return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 raise EngineDiedError(_DIED)
-            return call.result()
+            answers = call.result()
+            self._progress += 1
+            return answers
         except EngineDeadError as error:
             raise EngineDiedError(_DIED) from error
         finally:
@@ -277,6 +284,11 @@ class VllmEngine:
     async def cause_of_death(self) -> str:
         """As `Engine.cause_of_death`."""
         return await self._processes.how_they_ended()
+
+    async def kill(self) -> None:
+        """As `Engine.kill`."""
+        await self._processes.kill()
+        await asyncio.wait([self._alive()], timeout=_DEATH_WAIT_S)
 
     async def close(self) -> None:
         """As `Engine.close`."""
@@ -299,7 +311,7 @@ class VllmEngine:
             GenerationRefusedError: a parser does not take the tools or the template variables, or
                 vLLM does not take the grammar.
         """
-        grammars = await self._grammars.of(spec.tools)
+        grammars = await self._grammars.of(spec.tools, spec.tenant)
         try:
             plan = await self._planning.plan(spec, grammars)
             if plan.make_parser is None:
@@ -308,7 +320,7 @@ class VllmEngine:
                 plan.make_parser, plan.request, prompt.token_ids, self._special_tokens
             )
         except VLLMClientError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         except Exception as error:  # vLLM's parsers raise anything on input of a client
             log.warning("vLLM's parsers refuse the tools or variables of a step", exc_info=True)
             raise GenerationRefusedError(
@@ -330,9 +342,9 @@ class VllmEngine:
                 dead, _ = await asyncio.wait([self._alive()], timeout=_DEATH_WAIT_S)
                 if dead:
                     raise EngineDiedError(_DIED)
-                raise _given_up()
+                raise given_up()
             case "error":
-                raise _given_up()
+                raise given_up()
             case _:
                 return Finish.STOP
 
@@ -363,34 +375,3 @@ class VllmEngine:
             stray_call=None if calls.exceeded else stray_call,
             cut_after_call=calls.exceeded,
         )
-
-
-def _pieces(completion: CompletionOutput, parser: StepParser | None) -> Iterable[Piece]:
-    """The pieces that the tokens of an output complete."""
-    if parser is not None:
-        return parser.feed(completion.text, tuple(completion.token_ids))
-    return (TextPiece(completion.text),) if completion.text else ()
-
-
-def _log_probabilities(completion: CompletionOutput) -> tuple[float, ...]:
-    """The log probabilities of the tokens of an output; none if they were not asked for."""
-    if completion.logprobs is None:
-        return ()
-    positions = cast("list[dict[int, Logprob]]", completion.logprobs)
-    each = zip(completion.token_ids, positions, strict=True)
-    return tuple(by_token[token_id].logprob for token_id, by_token in each)
-
-
-def _given_up() -> GenerationFailedError:
-    return GenerationFailedError(
-        "the engine gave this generation up: send the turn again, with a new turn id"
-    )
-
-
-def _refused(error: Exception) -> GenerationRefusedError:
-    """The error for what vLLM refuses; its field is empty if the contract has no such field."""
-    parameter = getattr(error, "parameter", None)
-    return GenerationRefusedError(
-        f"the engine refuses this step: {str(error) or type(error).__name__}",
-        field=f"start_turn.generation.{parameter}" if parameter in _GENERATION_FIELDS else "",
-    )

@@ -6,11 +6,17 @@ unless precall does not work with it.
 
 from __future__ import annotations
 
+import atexit
+import getpass
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from precall_service.engine.base import EngineStartError
@@ -44,7 +50,37 @@ def prepare(config: VllmConfig) -> None:
         hub.HF_HUB_OFFLINE = True
     if config.device is Device.CPU:
         os.environ["VLLM_TARGET_DEVICE"] = "cpu"
+    _use_temporary_folder()
     os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(int(config.start_timeout_s))
+
+
+@cache
+def temporary_folder() -> Path:
+    """Returns the folder for temporary files of the engines of this process, made on first use.
+
+    Theirs and no others are in it, so that they can be removed. It is removed at exit.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="precall-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _use_temporary_folder() -> None:
+    """Has vLLM put its sockets, and its processes their temporary files, into a folder of ours.
+
+    What torch compiles stays where torch would keep it, since it serves later starts, too.
+    """
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{_user()}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(temporary_folder()))
+    os.environ["TMPDIR"] = str(temporary_folder())  # `tempfile` in this process has read it before
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 def _prepare(log_level: str) -> None:

@@ -1,6 +1,6 @@
-"""The grammars of all tools: each is made once, in another process, and kept.
+"""The grammars of all tools: each is made once for a tenant, in another process, and kept.
 
-Owns: the kept grammars, and the order in which conversations have theirs made.
+Owns: the kept grammars, and the order in which tenants and conversations have theirs made.
 Concurrency: one event loop. One task asks the process, as long as something waits for it.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -34,6 +34,12 @@ FAILURES_MAX: Final = 2
 """How often in a row the process may end before those who wait go without grammars."""
 BATCH_CHARS_MAX: Final = 256 << 10
 """The schemas of a batch stop at this number of characters, for they are written in one go."""
+WAITING_TOOLS_PER_TENANT_MAX: Final = 512
+"""The most tools of one tenant whose grammars are waited for: four conversations with all that one
+may have. Further ones go without until they are asked for again."""
+WAITING_TOOLS_MAX: Final = 8192
+"""The same for all tenants."""
+_NO_ROOM: Final = "too many grammars of new tools are waited for already"
 _ENDED: Final = "the process that makes grammars has ended; the server's log says more"
 
 
@@ -61,39 +67,91 @@ class _Waiting:
         return Wanted(schema=json.dumps(self.tool.input_schema), costly=self.costly)
 
 
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """Names a grammar: tenants share none, since one could tell by time what another uses."""
+
+    tenant: str
+    digest: str
+
+
+class _Line:
+    """Who waits: tenants take turns of one batch each, and so do the callers of a tenant."""
+
+    def __init__(self) -> None:
+        self._callers: OrderedDict[str, deque[deque[_Waiting]]] = OrderedDict()
+        """By tenant; the one whose turn is next comes first."""
+        self._tools: Counter[str] = Counter()
+        """How many tools of each tenant wait."""
+
+    def __bool__(self) -> bool:
+        return bool(self._callers)
+
+    def room_of(self, tenant: str) -> int:
+        """How many more tools of a tenant may wait."""
+        own = WAITING_TOOLS_PER_TENANT_MAX - self._tools[tenant]
+        return max(0, min(own, WAITING_TOOLS_MAX - self._tools.total()))
+
+    def add(self, tenant: str, tools: deque[_Waiting]) -> None:
+        """Has the tools of a caller wait: at the end of its tenant's line."""
+        if tools:
+            self._callers.setdefault(tenant, deque()).append(tools)
+            self._tools[tenant] += len(tools)
+
+    def next(self) -> tuple[str, deque[_Waiting]]:
+        """Returns the tools of the caller whose turn is next, and its tenant."""
+        tenant = next(iter(self._callers))
+        tools = self._callers[tenant].popleft()
+        self._tools[tenant] -= len(tools)
+        return tenant, tools
+
+    def served(self, tenant: str, left: deque[_Waiting]) -> None:
+        """Ends the turn of a tenant, behind all others; `left` of its caller's tools wait again."""
+        self.add(tenant, left)
+        if self._callers[tenant]:
+            self._callers.move_to_end(tenant)
+        else:
+            del self._callers[tenant], self._tools[tenant]
+
+
 class GrammarMaker:
-    """Has grammars made. Those who wait take turns of one batch each."""
+    """Has grammars made. Those who wait take turns of one batch each, by tenant."""
 
     def __init__(self, process: Process, *, wait_max_s: float = WAIT_MAX_S) -> None:
         self._process = process
         self._wait_max_s = wait_max_s
-        self._known: LRUCache[str, ToolGrammar] = LRUCache(KNOWN_CHARS_MAX, _size)
-        """By the digests of the tools."""
-        self._awaited: dict[str, asyncio.Future[ToolGrammar]] = {}
-        self._waiting: deque[deque[_Waiting]] = deque()
-        """The tools of each caller."""
+        self._known: LRUCache[_Key, ToolGrammar] = LRUCache(KNOWN_CHARS_MAX, _size)
+        self._awaited: dict[_Key, asyncio.Future[ToolGrammar]] = {}
+        self._line = _Line()
         self._asking: asyncio.Task[None] | None = None
 
-    async def of(self, tools: Sequence[ToolDeclaration]) -> list[ToolGrammar]:
-        """Returns the grammar of each tool.
+    async def of(self, tools: Sequence[ToolDeclaration], tenant: str) -> list[ToolGrammar]:
+        """Returns the grammar of each tool of a tenant.
 
-        A tool whose grammar is not made in time is held to any object until it is asked for again.
+        A tool whose grammar is not made in time is held to any object until it is asked for again,
+        and so is one for which there is no room to wait.
         On cancel: the grammars are made nevertheless, and kept.
         """
         found: dict[str, ToolGrammar] = {}
         missing: deque[_Waiting] = deque()
+        room = self._line.room_of(tenant)
         for tool in tools:
-            if (known := self._known.get(tool.digest)) is not None:
+            key = _Key(tenant, tool.digest)
+            if (known := self._known.get(key)) is not None:
                 found[tool.digest] = known
-            elif tool.digest not in self._awaited:
-                self._awaited[tool.digest] = asyncio.get_running_loop().create_future()
+            elif key not in self._awaited and len(missing) == room:
+                found[tool.digest] = any_object(_NO_ROOM)
+            elif key not in self._awaited:
+                self._awaited[key] = asyncio.get_running_loop().create_future()
                 missing.append(_Waiting(tool))
         if missing:
-            self._waiting.append(missing)
+            self._line.add(tenant, missing)
             if self._asking is None or self._asking.done():
                 self._asking = asyncio.ensure_future(self._ask())
         awaited = {
-            tool.digest: self._awaited[tool.digest] for tool in tools if tool.digest not in found
+            tool.digest: self._awaited[_Key(tenant, tool.digest)]
+            for tool in tools
+            if tool.digest not in found
         }
         if awaited:
             done, _ = await asyncio.wait(awaited.values(), timeout=self._wait_max_s)
@@ -115,47 +173,52 @@ class GrammarMaker:
     async def _ask(self) -> None:
         """Has grammars made until nobody waits for one."""
         failures = 0
-        while self._waiting:
-            waiting = self._waiting.popleft()
+        while self._line:
+            tenant, waiting = self._line.next()
             batch = _batch(waiting)
             try:
-                await self._ask_for(batch, waiting)
+                await self._ask_for(batch, tenant, waiting)
             except GrammarProcessError:
                 log.exception("the process that makes grammars has ended; it is started again")
                 failures += 1
                 while waiting and failures >= FAILURES_MAX:
-                    self._settle(waiting.popleft().tool, any_object(_ENDED), keep=False)
+                    tool = waiting.popleft().tool
+                    self._settle(tenant, tool, any_object(_ENDED), keep=False)
             else:
                 failures = 0
-            if waiting:
-                self._waiting.append(waiting)
+            self._line.served(tenant, waiting)
 
-    async def _ask_for(self, batch: Sequence[Wanted], waiting: deque[_Waiting]) -> None:
+    async def _ask_for(
+        self, batch: Sequence[Wanted], tenant: str, waiting: deque[_Waiting]
+    ) -> None:
         """Settles the first of the tools that wait, as far as the process comes with the batch."""
         async with aclosing(self._process.ask(batch)) as answers:
             async for answer in answers:
                 if "given_up" not in answer:
-                    self._settle(waiting.popleft().tool, _grammar(answer))
+                    self._settle(tenant, waiting.popleft().tool, _grammar(answer))
                 elif answer["given_up"]:
-                    self._give_up(waiting, answer["given_up"])
+                    self._give_up(tenant, waiting, answer["given_up"])
                 await asyncio.sleep(0)  # several answers may have come at once
 
-    def _give_up(self, waiting: deque[_Waiting], why: str) -> None:
+    def _give_up(self, tenant: str, waiting: deque[_Waiting], why: str) -> None:
         """Has the first tool tried again without what is costly, or holds it to any object."""
         first = waiting.popleft()
         if first.costly:
             waiting.appendleft(replace(first, costly=False))
         else:
-            self._settle(first.tool, any_object(why))
+            self._settle(tenant, first.tool, any_object(why))
 
-    def _settle(self, tool: ToolDeclaration, grammar: ToolGrammar, *, keep: bool = True) -> None:
+    def _settle(
+        self, tenant: str, tool: ToolDeclaration, grammar: ToolGrammar, *, keep: bool = True
+    ) -> None:
+        key = _Key(tenant, tool.digest)
         if keep:
-            self._known[tool.digest] = grammar
+            self._known[key] = grammar
         for keyword in grammar.loosened:
             log.warning(
                 "calls of tool %r are not held to %s: %s", tool.name, keyword.path, keyword.reason
             )
-        future = self._awaited.pop(tool.digest, None)
+        future = self._awaited.pop(key, None)
         if future is not None:
             future.set_result(grammar)
 

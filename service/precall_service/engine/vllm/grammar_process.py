@@ -13,6 +13,7 @@ from typing import Final, cast
 
 from precall_service.engine.vllm import grammar_worker
 from precall_service.engine.vllm.grammar_worker import LENGTH, Ended, Made, Start, Wanted
+from precall_service.engine.vllm.lifeline import first_words
 
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """The libraries that it imports would start threads, with which it could not fork."""
@@ -42,8 +43,8 @@ class GrammarProcess:
         """
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            grammar_worker.__name__,
+            "-c",
+            f"{first_words()}from {grammar_worker.__name__} import main; main()",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

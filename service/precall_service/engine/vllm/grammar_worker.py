@@ -28,6 +28,7 @@ from xgrammar import GrammarCompiler, TokenizerInfo
 
 from precall_service.domain.json import JsonObject
 from precall_service.engine.vllm.grammars import ArgumentsForm
+from precall_service.engine.vllm.lifeline import die_with
 from precall_service.engine.vllm.tool_grammars import (
     ToolGrammar,
     any_object,
@@ -43,6 +44,10 @@ BATCH_WALL_MAX_S: Final = 60.0
 """The most time for one batch, in case that a fork hangs."""
 MEMORY_MAX_BYTES: Final = 1 << 30
 """The most memory for one batch, in addition to what the process has."""
+
+NICENESS: Final = 10
+"""How much it stands back for the turns that run: beside a process that computes, it has a tenth of
+a core."""
 
 _OUT_OF_MEMORY: Final = 3
 """The status of a fork that has reached its bound."""
@@ -131,6 +136,7 @@ class _Compiler:
 
 def main() -> None:
     """Answers the batches that standard input brings, on standard output."""
+    os.nice(NICENESS)
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed must not stand among the answers
@@ -163,10 +169,11 @@ def write(stream: BinaryIO, message: object) -> None:
 def _batch(compiler: _Compiler, wanted: Sequence[Wanted], outgoing: BinaryIO) -> Ended:
     """Passes on what a fork makes, and returns how it ended."""
     from_fork, to_service = os.pipe()
+    parent_pid = os.getpid()
     fork = os.fork()
     if fork == 0:
         os.close(from_fork)
-        _work(compiler, wanted, to_service)
+        _work(compiler, wanted, to_service, parent_pid)
     os.close(to_service)
     with os.fdopen(from_fork, "rb") as answers:
         while (made := read(answers)) is not None:
@@ -175,10 +182,13 @@ def _batch(compiler: _Compiler, wanted: Sequence[Wanted], outgoing: BinaryIO) ->
     return Ended(given_up=_given_up(os.waitstatus_to_exitcode(status)))
 
 
-def _work(compiler: _Compiler, wanted: Sequence[Wanted], to_service: int) -> NoReturn:
+def _work(
+    compiler: _Compiler, wanted: Sequence[Wanted], to_service: int, parent_pid: int
+) -> NoReturn:
     """The fork: makes grammars until one of its bounds is reached."""
     status = 1
     try:
+        die_with(parent_pid)  # a fork begins without
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # xgrammar warns of what clients write
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -212,7 +222,3 @@ def _given_up(exit_code: int) -> str:
             return f"it takes more than {MEMORY_MAX_BYTES >> 20} MiB to compile"
         case _:
             return f"the compiler ended with status {exit_code}"
-
-
-if __name__ == "__main__":
-    main()

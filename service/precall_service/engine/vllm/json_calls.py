@@ -15,7 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from precall_service.engine.vllm.call_reader import Arguments, Begun, Read, Text, overlap
+from precall_service.engine.vllm.call_reader import (
+    Arguments,
+    Begun,
+    Read,
+    Text,
+    any_of,
+    first_of,
+    overlap,
+)
 from precall_service.engine.vllm.json_scan import BLANKS, ValueEnd
 
 _ARGUMENTS: Final = ("arguments", "parameters")
@@ -78,6 +86,7 @@ class JsonCallReader:
     def __init__(self, form: JsonForm) -> None:
         self._form = form
         self._marks = (*form.starts, *form.around, *form.dropped, *(_BARE[1:] if form.bare else ()))
+        self._any_mark = any_of(self._marks)
         self._state = _State.TEXT
         self._held = ""
         """Text that may be the beginning of a mark, or is one."""
@@ -177,8 +186,7 @@ class JsonCallReader:
             start = _skip(text, position, BLANKS)
             if text.startswith(_BARE[0], start):
                 return start, _BARE[0]
-        found = ((at, mark) for mark in self._marks if (at := text.find(mark, position)) >= 0)
-        return min(found, default=(-1, ""))
+        return first_of(self._any_mark, text, position)
 
     def _opened(self, text: str, position: int) -> _Reads:
         """The text from `position` on begins with a start mark."""

@@ -9,20 +9,34 @@ import contextlib
 import multiprocessing
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from vllm.config import VllmConfig as EngineConfig
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from precall_service.engine.vllm.leftovers import starting
+from precall_service.engine.vllm.lifeline import tie_spawned
 from precall_service.engine.vllm.threads import in_daemon_thread
 
 _SWEEP_S = 0.1
 """How often the processes of a start are listed."""
 
 
-async def launched(engine_config: EngineConfig, cores: frozenset[int] | None) -> AsyncLLM:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An AsyncLLM with running processes. They are killed when `over` is set, if they still run."""
+
+    llm: AsyncLLM
+    over: threading.Event
+
+
+async def launched(engine_config: EngineConfig, cores: frozenset[int] | None) -> Launched:
     """Returns an AsyncLLM with running processes, which run on these cores.
+
+    The processes are killed by the kernel when this process ends, or the thread that has started
+    them (`lifeline`). That thread therefore lives until `Launched.over` is set.
 
     Processes inherit the cores of the thread that starts them, and vLLM binds its threads to cores
     among those. This process, and other engines of it, keep theirs.
@@ -31,11 +45,13 @@ async def launched(engine_config: EngineConfig, cores: frozenset[int] | None) ->
     stopped, starts afterwards. Python waits for them when it exits, so one left over would delay
     the exit by a whole start. The processes of other engines are left alone.
     """
-    launch = _Launch(engine_config, cores)
+    tie_spawned()
+    launch, over = _Launch(engine_config, cores), threading.Event()
     try:
-        return await in_daemon_thread(launch.run)
+        return Launched(await in_daemon_thread(launch.run, until=over), over)
     except BaseException:
         launch.abandon()
+        over.set()
         raise
 
 
@@ -61,7 +77,8 @@ class _Launch:
         )
         sweeper.start()
         try:
-            return AsyncLLM.from_vllm_config(self._config)
+            with starting():
+                return AsyncLLM.from_vllm_config(self._config)
         finally:
             self._over.set()
             sweeper.join()  # which process a thread has started is known only while it lives

@@ -14,7 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from precall_service.engine.vllm.call_reader import Arguments, Begun, Read, Refused, Text, overlap
+from precall_service.engine.vllm.call_reader import (
+    Arguments,
+    Begun,
+    Read,
+    Refused,
+    Text,
+    any_of,
+    first_of,
+    overlap,
+)
 from precall_service.engine.vllm.literals import Syntax, as_json
 
 _HEAD_MAX: Final = 512
@@ -66,6 +75,7 @@ class LiteralCallReader:
     def __init__(self, form: LiteralForm) -> None:
         self._form = form
         self._marks = (*form.starts, *form.dropped)
+        self._any_mark = any_of(self._marks)
         self._state = _State.TEXT
         self._held: str = ""
         """Text that may be the beginning of a mark or of a call, or is one."""
@@ -125,10 +135,10 @@ class LiteralCallReader:
             start = len(text) - len(text[position:].lstrip())
             if found := self._form.bare.match(text, start):
                 return found.end(), self._begin(found["name"])
-            if start < len(text) and self._form.first_part.fullmatch(text, start):
+            short = start < len(text) <= start + _HEAD_MAX
+            if short and self._form.first_part.fullmatch(text, start):
                 return position, ()
-        found_marks = ((at, mark) for mark in self._marks if (at := text.find(mark, position)) >= 0)
-        at, mark = min(found_marks, default=(-1, ""))
+        at, mark = first_of(self._any_mark, text, position)
         held = max(overlap(text, each) for each in self._marks)
         end = max(len(text) - held, position) if at < 0 else at
         if end > position:
@@ -186,7 +196,7 @@ class LiteralCallReader:
         if form.end:
             at = len(text) - len(text[position:].lstrip())
             if form.end.startswith(text[at:]) and text[at:] != form.end:
-                return position, ()
+                return at, ()  # blanks are dropped; the beginning of the mark is held
             self._state = _State.TEXT
             if text.startswith(form.end, at):
                 return at + len(form.end), ()

@@ -141,6 +141,7 @@ _SERVICE: Final[Uses] = {
     "vllm.tool_parsers.structural_tag_registry": ("limit_to_single_tool_call",),
     "vllm.usage.usage_lib": ("UsageContext",),
     "vllm.utils.argparse_utils": ("FlexibleArgumentParser",),
+    "vllm.utils.func_utils": ("_supports_kw",),
     "vllm.utils.mistral": ("is_mistral_tokenizer",),
     "vllm.v1.core.sched.async_scheduler": ("AsyncScheduler",),
     "vllm.v1.core.sched.scheduler": (
@@ -164,7 +165,13 @@ _SERVICE: Final[Uses] = {
     ),
     "vllm.v1.engine.exceptions": ("EngineDeadError", "EngineGenerateError"),
     "vllm.v1.engine.utils": ("CoreEngineProcManager.processes",),
-    "vllm.v1.structured_output": ("XgrammarBackend",),
+    "vllm.v1.request": ("Request.structured_output_request",),
+    "vllm.v1.structured_output": (
+        "StructuredOutputManager.grammar_init(request)",
+        "StructuredOutputManager.backend",
+        "StructuredOutputManager.executor",
+        "XgrammarBackend",
+    ),
     "vllm.v1.structured_output.backend_xgrammar": (
         "XgrammarBackend.compile_grammar(request_type, grammar_spec, stop_token_ids)",
         "XgrammarBackend.compiler",

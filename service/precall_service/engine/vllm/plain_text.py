@@ -58,8 +58,17 @@ class PlainTexts:
         if not text.isascii():
             text = self._normalized_if_spelled(encodable(text))
         while self._spelling.search(text):  # more than once only for spellings with a blank
-            text = self._spelling.sub(r"\g<0> ", text)
+            text = self._with_broken(text)
         return text
+
+    def _with_broken(self, text: str) -> str:
+        """The text with a blank in each spelling. `re.sub` would keep the GIL until its end."""
+        parts: list[str] = []
+        end = 0
+        for found in self._spelling.finditer(text):
+            parts += (text[end : found.end()], " ")
+            end = found.end()
+        return "".join((*parts, text[end:]))
 
     def of_value(self, value: Any) -> Any:
         """A JSON value with each spelling broken in its texts and names."""

@@ -54,6 +54,7 @@ class StepPlan:
             grammar begins and must therefore know the same variables.
         forms: The forms of arguments that its grammars are for.
         calls_max: The most calls that a step may make; None if there is no limit.
+        compile_s: The processor time that the engine needs to compile its grammars.
         limited: If reasoning has a limit, the grammar of a step that reasons and then follows
             `structured_outputs`: by whether the prompt has begun the reasoning.
     """
@@ -64,6 +65,7 @@ class StepPlan:
     structured_outputs: StructuredOutputsParams | None
     forms: frozenset[ArgumentsForm]
     calls_max: int | None
+    compile_s: float
     limited: Mapping[bool, StructuredOutputsParams]
 
 
@@ -188,6 +190,7 @@ class StepPlans:
             structured_outputs=outputs,
             forms=frozenset(texts.forms),
             calls_max=self._calls_max,
+            compile_s=0.0 if outputs is None else sum(each.compile_s for each in grammars),
             limited={opened: limit.applied_to(outputs, opened=opened) for opened in (True, False)}
             if limit
             else {},

@@ -11,7 +11,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Final, cast
 
 import psutil
-from vllm.v1.engine.async_llm import AsyncLLM
+
+from precall_service.engine.vllm.launching import Launched
+from precall_service.engine.vllm.leftovers import remove_leftovers, shared_memory_of
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,9 @@ class EngineProcesses:
     it.
     """
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
+    def __init__(self, launched: Launched) -> None:
+        llm = self._llm = launched.llm
+        self._over = launched.over
         self._processes: list[psutil.Process] = []
         manager = llm.engine_core.resources.engine_manager
         self._cores: Sequence[BaseProcess] = tuple(
@@ -38,6 +41,7 @@ class EngineProcesses:
             with contextlib.suppress(psutil.NoSuchProcess):
                 core = psutil.Process(process.pid)
                 self._processes += [core, *core.children(recursive=True)]
+        self._shared_memory = shared_memory_of(self.pids)
 
     @property
     def pids(self) -> list[int]:
@@ -59,14 +63,23 @@ class EngineProcesses:
             return "its process still runs"
         return described_exit(min(ended))  # a kill first: the others end because of it
 
+    async def kill(self) -> None:
+        """Kills the processes, also those that are stopped. vLLM then notices their death."""
+        await asyncio.to_thread(self._kill)
+
     async def close(self, timeout_s: float) -> None:
         """Asks the processes to end, and kills them after `timeout_s`. Idempotent."""
-        if self.output_handler is not None:
-            self.output_handler.cancel()  # or it would report the requested end as an error
-        await asyncio.to_thread(self._llm.shutdown, timeout_s)
-        await asyncio.to_thread(self._kill)
-        await asyncio.sleep(0)  # vLLM closes its sockets in a callback
-        cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)  # vLLM leaves this open
+        try:
+            if self.output_handler is not None:
+                self.output_handler.cancel()  # or it would report the requested end as an error
+            await asyncio.to_thread(self._llm.shutdown, timeout_s)
+            await asyncio.to_thread(self._kill)
+            await asyncio.sleep(0)  # vLLM closes its sockets in a callback
+            # vLLM leaves this open.
+            cast("Any", self._llm.engine_core).resources.ctx.destroy(linger=0)
+            await asyncio.to_thread(remove_leftovers, self._shared_memory)
+        finally:
+            self._over.set()
 
     def _join(self) -> None:
         for process in self._cores:

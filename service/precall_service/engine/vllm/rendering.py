@@ -17,10 +17,15 @@ spellings are broken before both renderings.
 
 Mistral's own tokenizers (mistral-common) have no template and find no special tokens in a text.
 They turn messages into tokens, always those of a whole transcript.
+
+Concurrency: one event loop, which a long text does not stop. vLLM's renderer has a thread for the
+template and the tokenizer. What is done before is done in a thread as well, if there is much text
+or there are several tools.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -28,7 +33,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 from cachetools import LRUCache
 from vllm.exceptions import VLLMClientError
-from vllm.renderers import ChatParams, TokenizeParams
+from vllm.renderers import ChatParams
 from vllm.renderers.base import BaseRenderer
 from vllm.utils.mistral import is_mistral_tokenizer
 
@@ -39,12 +44,13 @@ from precall_service.domain.messages import (
     ToolMessage,
     Transcript,
     UserMessage,
+    characters,
     refusal_of,
 )
 from precall_service.domain.text import encodable
 from precall_service.domain.tools import ToolDeclaration
 from precall_service.engine.base import Finish, StepEnd, TemplateRefusedError
-from precall_service.engine.chat import chat_messages, chat_tools
+from precall_service.engine.chat import ChatMessage, ChatTool, chat_messages, chat_tools
 from precall_service.engine.vllm import skeletons
 from precall_service.engine.vllm.plain_text import PlainTexts
 from precall_service.engine.vllm.probes import (
@@ -56,13 +62,12 @@ from precall_service.engine.vllm.probes import (
     probe_text,
 )
 from precall_service.engine.vllm.token_prompt import TokenPrompt
+from precall_service.engine.vllm.tokenizing import Tokenizing
 
-_TOKENIZE_PARAMS: Final = TokenizeParams(
-    max_total_tokens=None,  # the turn checks the length of a prompt
-    add_special_tokens=False,  # the template writes them, and a delta has none
-)
-
-
+_LONG: Final = 16 << 10
+"""From so many characters on, a transcript is prepared in a thread. A thread takes 0.2 ms."""
+_TOOLS_LONG: Final = 4
+"""The same for the number of tools, whose schemas may be of any size."""
 _Format: TypeAlias = Literal["auto", "openai", "string"]
 
 
@@ -79,6 +84,7 @@ class PromptRenderer:
     ) -> None:
         self._renderer = renderer
         self._tokenizer = renderer.get_tokenizer()
+        self._tokenizing = Tokenizing(renderer)
         self._chat_template = chat_template
         self._texts = texts
         self._makes_tokens = is_mistral_tokenizer(self._tokenizer)
@@ -102,9 +108,12 @@ class PromptRenderer:
 
         Raises:
             TemplateRefusedError: the template refuses the transcript.
+            PromptTooLongError: it is far too long for the context window.
         """
         rendered = await self.rendered(transcript, ready=True)
-        return TokenPrompt(await self.token_ids(rendered))
+        if isinstance(rendered, str):
+            return TokenPrompt(await self._tokenizing.fitting(rendered))
+        return TokenPrompt(tuple(rendered))
 
     async def rendered_call(self, tool: ToolDeclaration) -> str:
         """The template's rendering of a conversation with one call of this tool.
@@ -147,6 +156,7 @@ class PromptRenderer:
 
         Raises:
             TemplateRefusedError: the template refuses the messages.
+            PromptTooLongError: they are far too long for the context window.
         """
         whole = skeletons.with_messages(transcript, following)
         user_speaks = any(isinstance(message, UserMessage) for message in following)
@@ -206,7 +216,7 @@ class PromptRenderer:
         delta = _after_marker(rendered, end)
         if delta is None or PROBE in delta:
             return None
-        token_ids = await self.token_ids(delta)
+        token_ids = await self._tokenizing.fitting(delta)
         return token_ids if token_ids[0] in self._added_token_ids else None
 
     async def _end_of_message(self, shape: skeletons.Shape, skeleton: Transcript) -> str | None:
@@ -306,25 +316,32 @@ class PromptRenderer:
             raise TemplateRefusedError(refusal)
         if self._makes_tokens:
             return await self._rendered(transcript, "auto", ready=ready)
-        transcript = self._texts.transcript(transcript)
-        return await self._rendered(transcript, await self._content_format(), ready=ready)
+        format_ = await self._content_format()
+        if _is_long(transcript):
+            transcript = await asyncio.to_thread(self._texts.transcript, transcript)
+        else:
+            transcript = self._texts.transcript(transcript)
+        return await self._rendered(transcript, format_, ready=ready)
 
     async def _rendered(
         self, transcript: Transcript, content_format: _Format, *, ready: bool
     ) -> str | list[int]:
+        def shaped() -> tuple[list[ChatMessage], list[ChatTool]]:
+            return chat_messages(transcript), chat_tools(transcript.tools)
+
+        messages, tools = await asyncio.to_thread(shaped) if _is_long(transcript) else shaped()
         params = ChatParams(
             chat_template=self._chat_template,
             chat_template_content_format=content_format,
             chat_template_kwargs=dict(transcript.template_variables)
             | {
-                "tools": chat_tools(transcript.tools) or None,
+                "tools": tools or None,
                 "add_generation_prompt": ready,
                 "tokenize": self._makes_tokens,
             },
         )
-        messages = cast(Any, chat_messages(transcript))
         try:
-            _, rendered = await self._renderer.render_messages_async(messages, params)
+            _, rendered = await self._renderer.render_messages_async(cast(Any, messages), params)
         except (VLLMClientError, ValueError, TimeoutError) as error:
             raise TemplateRefusedError(
                 "the model's chat template refuses the messages, tools or template variables of "
@@ -334,14 +351,16 @@ class PromptRenderer:
         # Schemas and variables may spell halves of surrogate pairs, which no tokenizer takes.
         return prompt.get("prompt_token_ids") or encodable(prompt["prompt"])
 
-    async def token_ids(self, rendered: str | list[int]) -> tuple[int, ...]:
-        """The tokens of a rendering, or of a part of one that begins with a token of its own."""
-        if not isinstance(rendered, str):
-            return tuple(rendered)
-        (tokenised,) = await self._renderer.tokenize_prompts_async(
-            [cast(Any, {"prompt": rendered})], _TOKENIZE_PARAMS
-        )
-        return tuple(cast(dict[str, Any], tokenised)["prompt_token_ids"])
+    async def token_ids(self, part: str) -> tuple[int, ...]:
+        """The tokens of a part of a rendering that begins with a token of its own."""
+        return await self._tokenizing.token_ids(part)
+
+
+def _is_long(transcript: Transcript) -> bool:
+    """Whether a transcript takes so long to prepare that this is done in a thread."""
+    if len(transcript.tools) >= _TOOLS_LONG:
+        return True
+    return len(transcript.system_prompt) + characters(transcript.messages) >= _LONG
 
 
 def _said(error: Exception) -> str:

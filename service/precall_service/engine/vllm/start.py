@@ -106,14 +106,14 @@ async def _started(
             # vLLM reports nothing in between that a program could read.
             on_progress("starting the engine and loading the model", None)
             await grammars.spawn()  # it imports while the engine does
-            llm = await launched(engine_config, config.cores)
+            engine_launched = await launched(engine_config, config.cores)
         except EngineStartError:
             raise
         except Exception as error:  # whatever vLLM and its dependencies raise
             raise _failure(error, start_log.errors) from error
-    processes = EngineProcesses(llm)
+    processes = EngineProcesses(engine_launched)
     try:
-        engine = await assemble(llm, processes, grammars, config)
+        engine = await assemble(engine_launched.llm, processes, grammars, config)
         on_progress("generating for the first time", None)
         await _first_generated(engine, config.start_timeout_s)
     except BaseException:
@@ -246,7 +246,7 @@ async def _warm_up(engine: VllmEngine) -> None:
         raise EngineStartError(f"{error}. Name one that fits with --chat-template") from error
     choices: list[tuple[tuple[ToolDeclaration, ...], ToolChoice]] = [((), ToolChoice())]
     if Feature.STRUCTURED_CALLS in engine.info.features:
-        (loosened,) = await engine.judge([probes.TOOL])
+        (loosened,) = await engine.judge([probes.TOOL], tenant="")
         if loosened:
             raise RuntimeError(f"the engine did not start: {loosened[0].reason}")
         choices.append(((probes.TOOL,), ToolChoice(mode=ToolChoiceMode.REQUIRED)))

@@ -11,8 +11,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_daemon_thread(work: Callable[[], T]) -> T:
+async def in_daemon_thread(work: Callable[[], T], until: threading.Event | None = None) -> T:
     """Returns or raises what `work` returns or raises.
+
+    `until`: the thread lives on after its work until this is set, for the processes that end with
+    the thread that has started them.
 
     The process does not wait for this thread when it exits, as it would for one of the event
     loop's own pool; so Ctrl-C works while vLLM is imported.
@@ -38,6 +41,8 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(settle, result, error)
+        if until is not None:
+            until.wait()
 
     threading.Thread(target=run, name="precall-blocking", daemon=True).start()
     return await future

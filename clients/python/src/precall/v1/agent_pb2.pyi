@@ -70,6 +70,10 @@ class _EngineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EngineSta
     """The engine died and is being started again."""
     ENGINE_STATE_FAILED: _EngineState.ValueType  # 4
     """The engine did not start, and is not started again without an operator."""
+    ENGINE_STATE_SILENT: _EngineState.ValueType  # 5
+    """The engine runs and has given no sign of life for a while. Turns that run wait for it, and no turn starts. If it stays
+    silent, the server ends it and starts it again.
+    """
 
 class EngineState(_EngineState, metaclass=_EngineStateEnumTypeWrapper):
     """The state of the engine."""
@@ -84,6 +88,10 @@ ENGINE_STATE_RESTARTING: EngineState.ValueType  # 3
 """The engine died and is being started again."""
 ENGINE_STATE_FAILED: EngineState.ValueType  # 4
 """The engine did not start, and is not started again without an operator."""
+ENGINE_STATE_SILENT: EngineState.ValueType  # 5
+"""The engine runs and has given no sign of life for a while. Turns that run wait for it, and no turn starts. If it stays
+silent, the server ends it and starts it again.
+"""
 Global___EngineState: _TypeAlias = EngineState  # noqa: Y015
 
 class _Capability:
@@ -852,7 +860,7 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def load(self) -> Global___EngineLoad:
-        """The load of the engine now."""
+        """The load of the engine now. Unset unless the server's operator lets clients know it: it tells what others do."""
 
     @_builtins.property
     def uptime(self) -> _duration_pb2.Duration:

@@ -43,13 +43,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     less.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 7
-    """RESOURCE_EXHAUSTED, retryable. The server holds as many conversations, waiting turns or waiting calls of a tool as
-    it may, or a turn has waited for the longest allowed time. Wait for the time in RetryInfo and try again, or try
-    another replica.
+    """RESOURCE_EXHAUSTED, retryable. The server holds as many conversations, calls, bytes, waiting turns or waiting calls
+    of a tool as it may, or a turn has waited for the longest allowed time. Wait for the time in RetryInfo and try
+    again, each client a random time longer, or try another replica.
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED. The client holds as many tools, or the conversation as many messages, as the limit allows. Give
-    something up first. If this is the error of a turn that ended with LIMIT, the turn reached a limit on its steps or
+    """RESOURCE_EXHAUSTED. The client holds as many tools, the conversation as many messages, or the tenant as many
+    conversations or bytes, as the limit allows. Give something up first. If this is the error of a turn that ended with LIMIT, the turn reached a limit on its steps or
     tokens, which the field names, or the model's context window.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 9
@@ -196,13 +196,13 @@ ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 6
 less.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 7
-"""RESOURCE_EXHAUSTED, retryable. The server holds as many conversations, waiting turns or waiting calls of a tool as
-it may, or a turn has waited for the longest allowed time. Wait for the time in RetryInfo and try again, or try
-another replica.
+"""RESOURCE_EXHAUSTED, retryable. The server holds as many conversations, calls, bytes, waiting turns or waiting calls
+of a tool as it may, or a turn has waited for the longest allowed time. Wait for the time in RetryInfo and try
+again, each client a random time longer, or try another replica.
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED. The client holds as many tools, or the conversation as many messages, as the limit allows. Give
-something up first. If this is the error of a turn that ended with LIMIT, the turn reached a limit on its steps or
+"""RESOURCE_EXHAUSTED. The client holds as many tools, the conversation as many messages, or the tenant as many
+conversations or bytes, as the limit allows. Give something up first. If this is the error of a turn that ended with LIMIT, the turn reached a limit on its steps or
 tokens, which the field names, or the model's context window.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 9

@@ -18,6 +18,9 @@ MERGES_MAX: Final = 4096
 """The most parts that are merged for one schema: some tenths of a second. Further ones stay in an
 `allOf`."""
 
+_VALUES_AS_ONE: Final = 16
+"""The values of an enumeration that are as much work as one part."""
+
 OPTIONS: Final = ("anyOf", "oneOf")
 _GREATEST: Final = frozenset(
     {"exclusiveMinimum", "minContains", "minItems", "minLength", "minProperties", "minimum"}
@@ -67,7 +70,10 @@ class Merging:
             return one
         if one is True or not one:
             return other
-        self._left -= 1
+        values = sum(
+            len(cast("Sequence[JsonValue]", each.get("enum", ()))) for each in (one, other)
+        )
+        self._left -= 1 + values // _VALUES_AS_ONE
         if self._left < 0 or any("allOf" in each or "$ref" in each for each in (one, other)):
             return _both(one, other)
         for first, second in ((one, other), (other, one)):

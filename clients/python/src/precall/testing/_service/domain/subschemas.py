@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 import referencing.exceptions
-from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY, Schema
 
 from precall.testing._service.domain.json import JsonObject, JsonValue
 
@@ -64,7 +65,10 @@ class Referred:
     """Finds what the references in one schema lead to."""
 
     def __init__(self, schema: JsonObject) -> None:
-        self._resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
+        resource = DRAFT202012.create_resource(schema)
+        self._uri = resource.id() or ""
+        self._registry = EMPTY_REGISTRY.with_resource(self._uri, resource)
+        self._searched = False
 
     def by(self, reference: str) -> JsonValue:
         """Returns the part of the schema itself, not a copy.
@@ -73,7 +77,22 @@ class Referred:
             LookupError: it leads to nothing.
         """
         try:
-            return self._resolver.lookup(reference).contents
-        # Pointers through lists and numbers raise what indexing them raises.
-        except (referencing.exceptions.Unresolvable, LookupError, TypeError, ValueError):
+            return self._registry_for(reference).resolver(self._uri).lookup(reference).contents
+        # Pointers through lists and numbers raise what indexing them raises, and a search for
+        # anchors what it raises in a schema that is no valid one.
+        except (
+            referencing.exceptions.Unresolvable,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ):
             raise LookupError(reference) from None
+
+    def _registry_for(self, reference: str) -> Registry[Schema]:
+        """Returns where to look. Anchors are searched for once, and not again for each of them."""
+        anchor = reference.startswith("#") and not reference.startswith("#/") and reference != "#"
+        if anchor and not self._searched:
+            self._registry = self._registry.crawl()
+            self._searched = True
+        return self._registry

@@ -1,5 +1,5 @@
 # Copied from service/precall_service/tools/schema_parts.py by `make gen`. Do not edit.
-"""Bounds the work that a schema causes, before it is compiled.
+"""Bounds the work that a schema causes, before it is compiled, and says what checks will cost.
 
 A validator visits a part of a schema once for each path that leads to it. With references, a short
 schema can have 2^n paths to one part; such a schema is refused here. So are references to other
@@ -15,6 +15,8 @@ from typing import Final
 
 from precall.testing._service.domain.json import JsonObject, JsonValue
 from precall.testing._service.domain.subschemas import Referred, references, subschemas
+from precall.testing._service.tools.pattern_costs import pattern_cost
+from precall.testing._service.tools.schema_costs import Cost, Extent, memory_bytes, own_cost
 
 DEPTH_MAX: Final = 64
 """The most levels of JSON in one schema, far more than people write."""
@@ -22,8 +24,21 @@ REFERENCES_DEPTH_MAX: Final = 128
 """The most parts on a path from the root, with references followed."""
 PARTS_MAX: Final = 10_000
 """The most parts, each counted as often as it is referred to."""
+DATA_MAX: Final = 100_000
+"""The most values and names that the parts hold, such as those of an `enum`, counted in the same
+way."""
 PATTERNS_MAX: Final = 64
-"""The most regular expressions: each takes milliseconds to compile and up to 1 MiB of memory."""
+"""The most regular expressions."""
+PATTERNS_BYTES_MAX: Final = 6 << 20
+"""The most memory of all compiled patterns of one schema, as estimated. To compile them takes 3 ns
+for each byte, and keeps Python's lock. That is 4 patterns such as `^.{1,1000}$`, or 64 of the usual
+kind."""
+_UNEVALUATED: Final = ("unevaluatedItems", "unevaluatedProperties")
+_EVALUATED_TIMES: Final = 3
+"""How often the validator looks at parts beside these, to know what they have evaluated."""
+
+
+_TRIVIAL: Final = Cost(parts=1)
 
 
 class UnboundedSchemaError(ValueError):
@@ -35,6 +50,10 @@ class SchemaParts:
 
     A part that leads back to itself is counted once, because the validator remembers the result of
     such a part for each value.
+
+    Attributes:
+        cost: The cost of all parts, each counted as often as it is referred to.
+        held_bytes: An upper bound of the memory that the schema takes, compiled.
     """
 
     def __init__(self, schema: JsonObject) -> None:
@@ -44,30 +63,34 @@ class SchemaParts:
             UnboundedSchemaError: a limit is exceeded, or a reference leads out of the schema or to
                 nothing.
         """
-        _check_depth(schema)
+        self.held_bytes = _measured(schema)
         self._root = schema
         self._referred = Referred(schema)
-        self._counts: dict[int, int] = {}
+        self._costs: dict[int, Cost] = {}
         self._open: set[int] = set()
         self._patterns = 0
+        self._patterns_bytes = 0
         self._recursive = False
         self._path: list[str] = []
-        self.count = self._count("$", schema)
+        self.cost = self._cost("$", schema)
 
-    def visits(self, depth: int) -> int:
-        """Returns a bound on the visits for a value with `depth` levels, if none is remembered.
+    def visits(self, extent: Extent) -> int:
+        """Returns a bound on the visits of parts and values if mismatches are collected.
 
-        The validator remembers nothing where it collects all mismatches.
+        The validator then remembers nothing: a part that leads back to itself is visited again in
+        each of its ways.
         """
-        return min(self.count**depth, sys.maxsize) if self._recursive else self.count
+        parts = self.cost.parts
+        ways = min(parts**extent.levels, sys.maxsize) if self._recursive else parts
+        return ways * extent.values
 
-    def _count(self, step: str, schema: JsonValue) -> int:
+    def _cost(self, step: str, schema: JsonValue) -> Cost:
         if not isinstance(schema, Mapping):
-            return 1
+            return _TRIVIAL
         if id(schema) in self._open:
             self._recursive = True
-            return 1
-        if (known := self._counts.get(id(schema))) is not None:
+            return _TRIVIAL
+        if (known := self._costs.get(id(schema))) is not None:
             return known
         self._path.append(step)
         if len(self._open) == REFERENCES_DEPTH_MAX:
@@ -77,27 +100,44 @@ class SchemaParts:
             )
         self._check_keywords(schema)
         self._open.add(id(schema))
-        count = 1
+        cost = own_cost(schema)
         for below, part in chain(subschemas(schema), self._targets(schema)):
-            count += self._count(below, part)
+            cost = cost.plus(self._cost(below, part))
         self._open.remove(id(schema))
-        if count > PARTS_MAX:
-            raise self._error(
-                f"has {count} parts, each counted as often as it is referred to; the limit is"
-                f" {PARTS_MAX}"
-            )
+        for count, what, most in (
+            (cost.parts, "parts", PARTS_MAX),
+            (cost.data, "values and names in its keywords", DATA_MAX),
+        ):
+            if count > most:
+                raise self._error(
+                    f"has {count} {what}, each counted as often as it is referred to; the limit is"
+                    f" {most}"
+                )
         self._path.pop()
-        self._counts[id(schema)] = count
-        return count
+        if any(keyword in schema for keyword in _UNEVALUATED):
+            cost = cost.done_again(_EVALUATED_TIMES)
+        self._costs[id(schema)] = cost
+        return cost
 
     def _check_keywords(self, schema: JsonObject) -> None:
         if schema is not self._root and ("$id" in schema or "$schema" in schema):
             raise self._error("$id and $schema are allowed at the root alone")
-        self._patterns += "pattern" in schema
         by_pattern = schema.get("patternProperties")
-        self._patterns += len(by_pattern) if isinstance(by_pattern, Mapping) else 0
+        patterns = [schema["pattern"]] if "pattern" in schema else []
+        patterns.extend(by_pattern if isinstance(by_pattern, Mapping) else ())
+        for pattern in patterns:
+            cost = pattern_cost(str(pattern))
+            self._patterns += 1
+            self._patterns_bytes += cost.compiled_bytes
+            self.held_bytes += cost.held_bytes
         if self._patterns > PATTERNS_MAX:
             raise self._error(f"one pattern more than the {PATTERNS_MAX} that a schema may have")
+        if self._patterns_bytes > PATTERNS_BYTES_MAX:
+            raise self._error(
+                f"its patterns would take {self._patterns_bytes >> 10} KiB, the limit for one"
+                f" schema is {PATTERNS_BYTES_MAX >> 10} KiB; use fewer patterns, lower bounds in"
+                " them, or maxLength"
+            )
 
     def _targets(self, schema: JsonObject) -> Iterator[tuple[str, JsonValue]]:
         for keyword, reference in references(schema):
@@ -116,12 +156,15 @@ class SchemaParts:
         return UnboundedSchemaError(f"{''.join(self._path[last:])}: {problem}")
 
 
-def _check_depth(schema: JsonObject) -> None:
+def _measured(schema: JsonObject) -> int:
+    """Returns the memory of all values of a schema, if it is not too deep."""
+    size_bytes = 0
     level: list[JsonValue] = [schema]
     for _ in range(DEPTH_MAX):
+        size_bytes += sum(map(memory_bytes, level))
         level = [part for value in level for part in _parts(value)]
         if not level:
-            return
+            return size_bytes
     raise UnboundedSchemaError(f"$: nested deeper than {DEPTH_MAX} levels")
 
 

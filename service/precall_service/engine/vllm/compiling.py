@@ -1,0 +1,105 @@
+"""Lets one generation at a time have the engine compile grammars that cost it much.
+
+The engine compiles the grammars of a step's tools again, in threads of its own, and a tool turn
+waits for one of them. Several sets of tools that each take seconds would hold up the tool turns of
+all tenants. Here they go one after the other, and tenants take turns. `utilities` leaves the engine
+another thread for all other grammars.
+
+Concurrency: one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from cachetools import LRUCache
+
+from precall_service.engine.vllm.planning import PLANS_MAX
+from precall_service.engine.vllm.plans import StepPlan
+
+COSTLY_S: Final = 0.25
+"""From this processor time on, the grammars of a step take their turn. 20 ordinary tools take as
+long."""
+HOLD_MAX_S: Final = 30.0
+"""After this time without an output, the next one has its turn: the generation may wait for more
+than its grammars."""
+
+
+class Compiling:
+    """Whose costly grammars the engine compiles now. Those of a known plan take no turn."""
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        """By tenant; the one whose turn is next comes first."""
+        self._compiled: LRUCache[int, StepPlan] = LRUCache(PLANS_MAX)
+        """By the id of the object, which lives as long as it is here."""
+
+    @asynccontextmanager
+    async def turn(self, plan: StepPlan, tenant: str) -> AsyncGenerator[Callable[[], None]]:
+        """Waits for the plan's turn, and yields what ends it: to be called at the first output.
+
+        The end of the block ends it, too. On cancel: the turn is passed on.
+        """
+        if plan.compile_s < COSTLY_S or id(plan) in self._compiled:
+            yield _nothing
+            return
+        await self._begun(tenant)
+        turn = _Turn(self._next)
+
+        def compiled() -> None:
+            self._compiled[id(plan)] = plan
+            turn.end()
+
+        try:
+            yield compiled
+        finally:
+            turn.end()
+
+    async def _begun(self, tenant: str) -> None:
+        if not self._busy:
+            self._busy = True
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._next()
+            raise
+
+    def _next(self) -> None:
+        """Ends a turn and begins the next one."""
+        while self._waiting:
+            tenant, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[tenant] = turns
+            if not turn.done():  # a cancelled one has left
+                turn.set_result(None)
+                return
+        self._busy = False
+
+
+class _Turn:
+    """A turn that has begun. It ends by itself after HOLD_MAX_S."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self._on_end: Callable[[], None] | None = on_end
+        self._timer = asyncio.get_running_loop().call_later(HOLD_MAX_S, self.end)
+
+    def end(self) -> None:
+        """Ends the turn. Idempotent."""
+        self._timer.cancel()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
+
+
+def _nothing() -> None:
+    """Ends no turn."""

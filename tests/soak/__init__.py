@@ -1,0 +1,1 @@
+"""Minutes of everything at once, after which nothing may be left: `make soak`."""

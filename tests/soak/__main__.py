@@ -1,0 +1,162 @@
+"""Ordinary agents, every attack and deaths of the engine, over and over; then nothing may be left.
+
+The server is a process of its own, on an engine that is only a clock. A cycle has each attack once,
+while agents take turns with tools, cancel some, and leave in the middle of others. After each cycle
+all clients leave, and the server must be as it was: every count at zero, no file open, and its
+memory as after the first cycle. Ends with status 1 if it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported
+
+import precall
+from bench.process import Child, started
+from precall_service.domain.json import JsonObject
+from tests.support.attacks import ATTACKS
+
+AGENTS = 24
+ATTACK_S = 8.0
+SETTLE_S = 30.0
+"""How long the server may take to be as it was."""
+MEMORY_GROWTH_MAX = 0.1
+"""By how much its memory may grow after the first cycle, as a fraction."""
+CONFIG: JsonObject = {"text": " word", "tokens": 40, "step_s": 0.02, "sequences": 32}
+
+
+@dataclass(slots=True)
+class Soak:
+    """One server, and what was seen of it."""
+
+    server: Child
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    problems: list[str] = field(default_factory=list[str])
+    memory_bytes: list[int] = field(default_factory=list[int])
+
+    @property
+    def address(self) -> str:
+        """Where the server listens."""
+        return str(self.server.ready["address"])
+
+    async def cycle(self) -> None:
+        """Has every attack once, beside agents, and then nothing."""
+        agents = [asyncio.create_task(self._agent(number)) for number in range(AGENTS)]
+        try:
+            for name in ATTACKS:
+                config: JsonObject = {"address": self.address, "attacks": [name]}
+                async with started("bench.arms.attacker", config):
+                    await asyncio.sleep(ATTACK_S / 2)
+                    await self.server.ask("die")
+                    await asyncio.sleep(ATTACK_S / 2)
+                print(f"  {name}: {self._told()}", flush=True)
+        finally:
+            for agent in agents:
+                agent.cancel()
+            await asyncio.wait(agents)
+        for agent in agents:
+            if not agent.cancelled() and (error := agent.exception()) is not None:
+                self.problems.append(f"an agent met {type(error).__name__}: {error}")
+
+    async def at_rest(self, idle: JsonObject, files: int) -> None:
+        """Waits until the server is as it was, and notes what is not."""
+        until = time.monotonic() + SETTLE_S
+        while True:
+            counts, opened = await self.server.ask("counts"), self.server.usage.num_fds()
+            left = {name: n for name, n in counts.items() if n != idle[name]}
+            if opened > files:
+                left["open files"] = opened - files
+            if not left:
+                break
+            if time.monotonic() > until:
+                self.problems.append(f"{SETTLE_S:g} s after the last client left: {left}")
+                break
+            await asyncio.sleep(0.5)
+        self.memory_bytes.append(self.server.anonymous_bytes())
+
+    async def _agent(self, number: int) -> None:
+        """Takes turns for as long as it may, as an ordinary user of the client."""
+        source = random.Random(number)
+        while True:
+            try:
+                await self._conversation(source)
+            except precall.PrecallError as error:
+                self.outcomes[f"refused {type(error).__name__}"] += 1
+                await asyncio.sleep(0.5)
+
+    async def _conversation(self, source: random.Random) -> None:
+        client = precall.Client(self.address, tenant="agents")
+        client.add_tool(look_up, read_only=True)
+        async with client, client.conversation() as conversation:
+            for _ in range(source.randrange(1, 4)):
+                text = source.choice(("speak", "call look_up"))
+                turn = asyncio.ensure_future(conversation.ask(text))
+                if source.random() < 0.2:
+                    await asyncio.sleep(source.random())
+                    turn.cancel()  # it leaves in the middle of the turn
+                done, _ = await asyncio.wait([turn], timeout=60.0)
+                if not done:
+                    self.problems.append(f"a turn ({text}) has no ending after 60 s")
+                    turn.cancel()
+                    return
+                if turn.cancelled():
+                    self.outcomes["left"] += 1
+                    return
+                await turn  # a refusal or a failure is told by `_agent`
+                self.outcomes["answered"] += 1
+
+    def _told(self) -> str:
+        memory = self.server.anonymous_bytes() / (1 << 20)
+        outcomes = ", ".join(f"{count} {name}" for name, count in self.outcomes.most_common())
+        return f"{memory:.0f} MiB; turns so far: {outcomes}"
+
+
+async def look_up() -> str:
+    """Looks something up."""
+    await asyncio.sleep(0.05)
+    return "found"
+
+
+async def main(minutes: float) -> int:
+    """Soaks a server. Returns 0 if nothing was left and nothing went wrong."""
+    until = time.monotonic() + 60 * minutes
+    async with started("bench.arms.paced", CONFIG) as server:
+        soak = Soak(server)
+        await _warm_up(soak)
+        idle, files = await server.ask("counts"), server.usage.num_fds()
+        cycles = 0
+        while cycles < 2 or time.monotonic() < until:
+            cycles += 1
+            print(f"cycle {cycles}", flush=True)
+            await soak.cycle()
+            await soak.at_rest(idle, files)
+            print(f"  at rest: {soak.memory_bytes[-1] / (1 << 20):.0f} MiB", flush=True)
+        longest_s = float(str((await server.ask("pause"))["longest_s"]))
+    growth = soak.memory_bytes[-1] / soak.memory_bytes[0] - 1
+    if growth > MEMORY_GROWTH_MAX:
+        soak.problems.append(f"memory grew by {growth:.0%} after the first cycle")
+    print(f"{cycles} cycles, memory {growth:+.1%}, longest pause {1e3 * longest_s:.0f} ms")
+    for problem in dict.fromkeys(soak.problems):
+        print(f"PROBLEM: {problem}")
+    return 1 if soak.problems else 0
+
+
+async def _warm_up(soak: Soak) -> None:
+    """Runs one turn, so that nothing is built for the first time later."""
+    async with precall.Client(soak.address) as client, client.conversation() as conversation:
+        await conversation.ask("speak")
+    await asyncio.sleep(1.0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="at least two cycles are run")
+    sys.exit(asyncio.run(main(parser.parse_args().minutes)))
