@@ -183,6 +183,7 @@ async def _serve(
         started_at=clock.now(),
         tells_load=settings.server.info_counts,
     )
+    server = GrpcServer(settings.server.options(), conversations, cache, info)
     watch = SelfWatch(
         VitalSigns(
             engines=engines,
@@ -190,11 +191,11 @@ async def _serve(
             conversations=conversations,
             dispatcher=dispatcher,
             speculation=speculation,
+            server=server,
         ).read,
         _watch_limits(settings),
         clock,
     )
-    server = GrpcServer(settings.server.options(), conversations, cache, info)
     async with (
         speculation,
         watch.watching(),

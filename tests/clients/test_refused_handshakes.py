@@ -13,6 +13,7 @@ from precall.v1 import (
     tool_pb2,
 )
 from tests.clients.refusing import (
+    ARGUMENTS_MAX,
     ASSISTANT,
     FIELD,
     KINDS,
@@ -72,6 +73,11 @@ OPENINGS: list[tuple[str, str, Open]] = [
     (LARGE, f"{BEFORE}.content", Open(history=[Message(role=USER, content=parts(2, "x" * 2000))])),
     (FIELD, f"{BEFORE}.content[0]", Open(history=[Message(role=USER, content=[UNSET])])),
     (SERVED, "", Open(history=[Message(role=USER, content=[MEDIA])])),
+    (
+        LARGE,
+        f"{BEFORE}.tool_calls[0].arguments_json",
+        Open(history=[called("a", arguments=json.dumps({"a": "x" * ARGUMENTS_MAX}))]),
+    ),
     (FIELD, f"{BEFORE}.role", Open(history=[Message(content=parts())])),
     (FIELD, f"{BEFORE}.tool_call_id", Open(history=[answered("a")])),
     (FIELD, f"{BEFORE}.tool_call_id", Open(history=[answered("")])),

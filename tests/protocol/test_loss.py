@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import overload
@@ -11,11 +13,12 @@ import grpc
 import pytest
 
 from precall.v1 import agent_pb2, tool_pb2, turn_pb2
+from precall_service.agent.conversation import Conversation
 from precall_service.agent.outbox import Outbox
 from precall_service.engine.base import TextPiece
 from tests.support.scripted_engine import INFO
 from tests.support.scripted_template import prompt_text
-from tests.support.scripts import Item, Pause, Script, calls, in_turn, says
+from tests.support.scripts import Item, Pause, Script, always, calls, in_turn, says
 from tests.support.stream import (
     WEATHER,
     RunningServer,
@@ -242,8 +245,17 @@ async def test_a_client_that_sends_and_does_not_read_delays_only_itself() -> Non
 
 def outboxes(server: RunningServer) -> list[Outbox]:
     """The outbox of each conversation."""
-    conversations = server.service.conversations._open  # pyright: ignore[reportPrivateUsage]
-    return [conversation.outbox for conversation in conversations]
+    return [conversation.outbox for conversation in open_conversations(server)]
+
+
+def open_conversations(server: RunningServer) -> set[Conversation]:
+    return server.service.conversations._open  # pyright: ignore[reportPrivateUsage]
+
+
+def running_turn(conversation: weakref.ref[Conversation]) -> object:
+    open_one = conversation()
+    assert open_one is not None
+    return open_one._turn  # pyright: ignore[reportPrivateUsage]
 
 
 def waiting(outbox: Outbox) -> Sized:
@@ -252,3 +264,24 @@ def waiting(outbox: Outbox) -> Sized:
 
 def full(outbox: Outbox) -> bool:
     return len(waiting(outbox)) == EVENTS_MAX
+
+
+async def test_a_conversation_that_was_frozen_is_freed_when_it_ends() -> None:
+    """At a restart of the engine, all that lives is taken out of the garbage collection."""
+    async with running_server(always(says("Hello."))) as server:
+        stream = await server.opened(WEATHER)
+        await stream.ask()
+        [conversation] = open_conversations(server)
+        left = weakref.ref(conversation)
+        await eventually(lambda: running_turn(left) is None)
+        del conversation
+        gc.collect()
+        gc.freeze()
+        try:
+            await stream.close()
+            await server.nothing_is_left()
+            server.clock.advance(2 * server.service.conversations.limits.idle_expiry_s)
+            gc.collect()
+            assert left() is None
+        finally:
+            gc.unfreeze()

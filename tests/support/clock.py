@@ -20,6 +20,11 @@ class ManualTimer:
 
     def cancel(self) -> None:
         self.cancelled = True
+        self.callback = _nothing  # a timer of the loop lets go of it, too
+
+
+def _nothing() -> None:
+    pass
 
 
 class ManualClock:

@@ -91,7 +91,10 @@ class TurnCalls:
         """
         async with asyncio.TaskGroup() as group:
             for call in calls:
-                group.create_task(self._answer(call, unreadable.get(call.call_id)))
+                group.create_task(
+                    self._answer(call, unreadable.get(call.call_id)),
+                    name=f"call of {self._scope.who}",
+                )
 
     async def end_all(self) -> None:
         """Ends every open call, because the turn ends."""

@@ -266,6 +266,10 @@ class Conversation:
 
     # Lifecycle.
 
+    def close(self) -> None:
+        """Lets go of the tools, which refer to it. So it is freed without a garbage collection."""
+        self._toolset.close()
+
     async def run(self) -> None:
         """Runs turns until the conversation is drained, then closes the outbox.
 

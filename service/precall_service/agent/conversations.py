@@ -83,6 +83,7 @@ class Conversations:
             yield conversation
         finally:
             self._open.discard(conversation)
+            conversation.close()
             self.held.close(tenant, holding)
             if not self._open:
                 self._idle.set()

@@ -123,7 +123,7 @@ class Turn:
         with self._spans:
             try:
                 async with asyncio.TaskGroup() as group:
-                    self._work = group.create_task(self._work_to_outcome())
+                    self._work = group.create_task(self._work_to_outcome(), name=self._scope.who)
                     if self._stop is not None:
                         self._work.cancel()
             finally:

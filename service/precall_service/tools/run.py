@@ -187,7 +187,9 @@ class Run:
 
     def start(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
         """Starts the task that works for the run."""
-        self._task = group.create_task(self._work())
+        self._task = group.create_task(
+            self._work(), name=f"run for {self._context.conversation_id}"
+        )
         return self._task
 
     async def take_answer(self, answer: HandlerAnswer) -> None:

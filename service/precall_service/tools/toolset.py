@@ -70,7 +70,7 @@ class Toolset:
         self, link: HandlerLink, limits: ToolLimits, schemas: SchemaStore, *, tenant: str
     ) -> None:
         self.tenant = tenant
-        self._link = link
+        self._link: HandlerLink | None = link
         self._limits = limits
         self._schemas = schemas
         self._tools: dict[str, RegisteredTool] = {}
@@ -101,7 +101,8 @@ class Toolset:
         return registrations
 
     def add(self, tool: CheckedTool) -> None:
-        """Adds a tool, or replaces the one of its name."""
+        """Adds a tool, or replaces the one of its name. The set must not be closed."""
+        assert self._link is not None
         self._tools[tool.declaration.name] = RegisteredTool(
             declaration=tool.declaration,
             arguments=tool.arguments,
@@ -121,6 +122,11 @@ class Toolset:
             known = self._tools.pop(name, None) is not None
             (withdrawn if known else unknown).append(name)
         return withdrawn, unknown
+
+    def close(self) -> None:
+        """Lets go of the link and all tools, which refer to this set: they are freed at once."""
+        self._link = None
+        self._tools.clear()
 
     def snapshot(self) -> tuple[RegisteredTool, ...]:
         """The current tools, in the order of their first registration."""

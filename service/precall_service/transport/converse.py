@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack
+from functools import partial
+from typing import Final
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
 
 _SEQUENCE_MAX = 2**64 - 1
+_AT_ONCE_BYTES_MAX: Final = 128 << 10
+"""The size of a handshake that is checked on the event loop. It takes a few milliseconds."""
 _REFUSALS_LOGGED_MAX = 10
 """Refused frames that have a line in the log; the end of the conversation counts all."""
 
@@ -102,8 +106,9 @@ class ConverseStream:
         how = "failed"
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(conversation.run())
-                reader = group.create_task(self._read(conversation))
+                who = conversation.who  # tasks have names for the watch on the event loop
+                group.create_task(conversation.run(), name=f"turns of {who}")
+                reader = group.create_task(self._read(conversation), name=f"reader of {who}")
                 await self._write(conversation, registrations)
                 reader.cancel()
             how = "closed" if conversation.error is None else conversation.error.label
@@ -125,16 +130,25 @@ class ConverseStream:
         match frame.WhichOneof("frame"):
             case "open":
                 self._processed = frame.sequence
-                return opening_in.opening(
-                    frame.open,
-                    self._info.model,
-                    self._conversations.limits,
-                    tools_max=self._tools_max,
-                )
+                return await self._opening(frame.open)
             case "resume":
                 raise not_served("ConverseRequest.resume", "CAPABILITY_RESUME")
             case other:
                 raise _no_handshake(f"the first frame was {other or 'empty'!s}")
+
+    async def _opening(self, frame: agent_pb2.OpenConversation) -> opening_in.Opening:
+        """Returns the checked handshake. A large one is checked in a thread, piece by piece."""
+        checked = partial(
+            opening_in.opening,
+            frame,
+            self._info.model,
+            self._conversations.limits,
+            arguments_bytes_max=self._conversations.tool_limits.arguments_bytes_max,
+            tools_max=self._tools_max,
+        )
+        if frame.ByteSize() <= _AT_ONCE_BYTES_MAX:
+            return checked()
+        return await asyncio.to_thread(checked)
 
     def _opened(
         self, conversation: Conversation, registrations: tuple[ToolRegistration, ...]

@@ -74,9 +74,14 @@ class Opening:
 
 
 def opening(
-    frame: agent_pb2.OpenConversation, model: str, limits: AgentLimits, *, tools_max: int
+    frame: agent_pb2.OpenConversation,
+    model: str,
+    limits: AgentLimits,
+    *,
+    arguments_bytes_max: int,
+    tools_max: int,
 ) -> Opening:
-    """Returns a checked handshake.
+    """Returns a checked handshake. It may be called in a thread: a history can be large.
 
     Raises:
         ServiceError: FIELD_INVALID, TOO_LARGE or NOT_SERVED, naming the field.
@@ -93,7 +98,7 @@ def opening(
     check_count("open.history", len(frame.history), limits.messages_max, "messages")
     return Opening(
         transcript=Transcript(
-            messages=_history(frame, limits),
+            messages=_history(frame, limits, arguments_bytes_max),
             system_prompt=frame.system_prompt,
             template_variables=_template_variables(frame.template_variables_json),
         ),
@@ -154,7 +159,9 @@ def _proposal(tool: tool_pb2.Tool) -> ToolProposal:
     )
 
 
-def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Message, ...]:
+def _history(
+    frame: agent_pb2.OpenConversation, limits: AgentLimits, arguments_bytes_max: int
+) -> tuple[Message, ...]:
     """Returns the messages; tool messages must answer every call before the next message."""
     messages: list[Message] = []
     open_calls: dict[str, str] = {}
@@ -175,7 +182,7 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
         if message.role == agent_pb2.MESSAGE_ROLE_USER:
             messages.append(UserMessage(text=text))
         elif message.role == agent_pb2.MESSAGE_ROLE_ASSISTANT:
-            calls = _history_calls(path, message)
+            calls = _history_calls(path, message, arguments_bytes_max)
             open_calls = {call.call_id: call.tool_name for call in calls}
             messages.append(
                 AssistantMessage(text=text, reasoning=message.reasoning, tool_calls=calls)
@@ -186,7 +193,9 @@ def _history(frame: agent_pb2.OpenConversation, limits: AgentLimits) -> tuple[Me
     return tuple(messages)
 
 
-def _history_calls(path: str, message: agent_pb2.Message) -> tuple[ToolCall, ...]:
+def _history_calls(
+    path: str, message: agent_pb2.Message, arguments_bytes_max: int
+) -> tuple[ToolCall, ...]:
     check_count(f"{path}.tool_calls", len(message.tool_calls), HISTORY_CALLS_MAX, "calls")
     ids: set[str] = set()
     for index, call in enumerate(message.tool_calls):
@@ -196,6 +205,7 @@ def _history_calls(path: str, message: agent_pb2.Message) -> tuple[ToolCall, ...
         if call.call_id in ids:
             raise invalid(f"{where}.call_id", f"two calls have the id {call.call_id[:80]!r}")
         ids.add(call.call_id)
+        check_text(f"{where}.arguments_json", call.arguments_json, arguments_bytes_max)
         json_object(f"{where}.arguments_json", call.arguments_json)
     return tuple(
         ToolCall(call_id=call.call_id, tool_name=call.tool_name, arguments_json=call.arguments_json)

@@ -11,6 +11,7 @@ from precall_service.agent.speculation import Speculation
 from precall_service.domain.errors import Reason
 from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from precall_service.tools.dispatch import Dispatcher
+from precall_service.transport.server import GrpcServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,10 @@ class Vitals:
         turns_waiting: Turns in the queue of the admission, returning ones included.
         runs: Runs of handlers that have not ended.
         predictions: Tasks that predict calls, or await an early run.
+        calls: Calls of gRPC that have not ended, conversations included.
+        first_messages_waiting: Calls whose first message waits to be read.
         bytes_held: By tenant: what conversations hold of texts, tools and events.
+        schema_bytes: By tenant: what compiled schemas hold.
         refusals: By tenant and reason, since the start; they only grow.
     """
 
@@ -33,7 +37,10 @@ class Vitals:
     conversations: Mapping[str, int]
     runs: int
     predictions: int
+    calls: int
+    first_messages_waiting: int
     bytes_held: Mapping[str, int]
+    schema_bytes: Mapping[str, int]
     refusals: Mapping[str, Mapping[Reason, int]]
 
 
@@ -46,6 +53,7 @@ class VitalSigns:
     conversations: Conversations
     dispatcher: Dispatcher
     speculation: Speculation
+    server: GrpcServer
 
     def read(self) -> Vitals:
         """Returns the vitals now."""
@@ -58,6 +66,9 @@ class VitalSigns:
             conversations=dict(held.conversations_by_tenant),
             runs=self.dispatcher.in_flight,
             predictions=self.speculation.in_flight,
+            calls=self.server.calls.in_flight,
+            first_messages_waiting=self.server.arrivals.waiting,
             bytes_held=dict(held.bytes_by_tenant),
+            schema_bytes=dict(self.dispatcher.schemas_bytes),
             refusals=self.conversations.refusals.by_tenant(),
         )

@@ -28,7 +28,7 @@ def nothing_frozen() -> Generator[None]:
 
 @pytest.mark.usefixtures("nothing_frozen")
 def test_what_lives_when_an_engine_has_started_is_collected_no_more() -> None:
-    freezer = HeapFreezer()
+    freezer = HeapFreezer(collects=True)
     freezer(EngineState.STARTING)
     assert not gc.get_freeze_count()
     freezer(EngineState.READY)
@@ -39,7 +39,7 @@ def test_what_lives_when_an_engine_has_started_is_collected_no_more() -> None:
 
 @pytest.mark.usefixtures("nothing_frozen")
 def test_what_an_engine_that_died_has_left_is_found_at_its_restart() -> None:
-    freezer = HeapFreezer()
+    freezer = HeapFreezer(collects=True)
     engine = Cycle()
     left = weakref.ref(engine)
     freezer(EngineState.READY)
@@ -54,7 +54,16 @@ def test_what_an_engine_that_died_has_left_is_found_at_its_restart() -> None:
 
 @pytest.mark.usefixtures("nothing_frozen")
 def test_an_engine_that_was_silent_has_not_started() -> None:
-    freezer = HeapFreezer()
+    freezer = HeapFreezer(collects=True)
     freezer(EngineState.SILENT)
     freezer(EngineState.READY)
     assert not gc.get_freeze_count()
+
+
+@pytest.mark.usefixtures("nothing_frozen")
+def test_an_engine_beside_that_of_the_turns_has_nothing_collected() -> None:
+    freezer = HeapFreezer(collects=False)
+    left = weakref.ref(Cycle())
+    freezer(EngineState.READY)
+    assert left() is not None, "a collection would have stopped the turns"
+    assert gc.get_freeze_count() > 10_000

@@ -146,7 +146,9 @@ any_frame = settings(max_examples=300, suppress_health_check=[HealthCheck.too_sl
 @given(frames("open"))
 def test_any_handshake_is_accepted_or_refused(frame: agent_pb2.ConverseRequest) -> None:
     try:
-        opening = opening_in.opening(frame.open, "script", LIMITS, tools_max=128)
+        opening = opening_in.opening(
+            frame.open, "script", LIMITS, arguments_bytes_max=1 << 20, tools_max=128
+        )
     except ServiceError as error:
         assert_sendable(error)
     else:

@@ -32,7 +32,10 @@ IDLE = Vitals(
     conversations={},
     runs=0,
     predictions=0,
+    calls=0,
+    first_messages_waiting=0,
     bytes_held={},
+    schema_bytes={},
     refusals={},
 )
 LIMITS = WatchLimits(loop_pause_s=0.05, turns_waiting=100, conversations=1000, bytes_held=100 << 20)

@@ -79,7 +79,7 @@ def _check_history(history: Sequence[agent_pb2.Message], limits: agent_pb2.Serve
             continue
         _check_answered(path, unanswered)
         if message.role == agent_pb2.MESSAGE_ROLE_ASSISTANT:
-            unanswered = _calls(path, message)
+            unanswered = _calls(path, message, limits.arguments_bytes_max)
         elif message.role != agent_pb2.MESSAGE_ROLE_USER:
             raise invalid(f"{path}.role", "it must be USER, ASSISTANT or TOOL")
     _check_answered("open.history", unanswered)
@@ -90,7 +90,7 @@ def _check_answered(path: str, unanswered: Sequence[str]) -> None:
         raise invalid(path, f"the call {unanswered[0][:80]!r} is not yet answered by a message")
 
 
-def _calls(path: str, message: agent_pb2.Message) -> list[str]:
+def _calls(path: str, message: agent_pb2.Message, arguments_bytes_max: int) -> list[str]:
     check_count(f"{path}.tool_calls", len(message.tool_calls), HISTORY_CALLS_MAX, "calls")
     ids: list[str] = []
     for index, call in enumerate(message.tool_calls):
@@ -100,6 +100,7 @@ def _calls(path: str, message: agent_pb2.Message) -> list[str]:
         if call.call_id in ids:
             raise invalid(f"{where}.call_id", f"two calls have the id {call.call_id[:80]!r}")
         ids.append(call.call_id)
+        check_text(f"{where}.arguments_json", call.arguments_json, arguments_bytes_max)
         try:
             json_object(call.arguments_json)
         except ValueError as error:

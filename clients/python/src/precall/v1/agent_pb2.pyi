@@ -644,7 +644,7 @@ class ToolCall(_message.Message):
     tool_name: _builtins.str
     """The name of the tool."""
     arguments_json: _builtins.str
-    """The arguments: a JSON object."""
+    """The arguments: a JSON object of at most `ServerLimits.arguments_bytes_max` bytes."""
     def __init__(
         self,
         *,
