@@ -148,7 +148,9 @@ async def main(config: JsonObject, link: Link) -> None:
         ]
         return engines[0]
 
-    settings = load_settings(None, {"server": {"port": 0}})
+    # The soak ends engines often, and has agents that want to go on.
+    quickly = {"restart_backoff_first_s": 0.1, "restart_backoff_max_s": 0.5}
+    settings = load_settings(None, {"server": {"port": 0}, "engine": quickly})
     async with (
         pace.kept(),
         app.serve(
@@ -175,11 +177,14 @@ async def main(config: JsonObject, link: Link) -> None:
                 "tasks": len(asyncio.all_tasks()),
             }
 
+        async def tasks(_fields: JsonObject) -> JsonObject:
+            return {"tasks": sorted(map(repr, asyncio.all_tasks()))}
+
         async def die(_fields: JsonObject) -> JsonObject:
             engines[0].die()
             return {}
 
-        commands = {"pause": pause, "counts": counts, "die": die}
+        commands = {"pause": pause, "counts": counts, "tasks": tasks, "die": die}
         await link.answer({"address": service.address}, commands)
 
 

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from precall.v1 import tool_pb2, turn_pb2
 from precall_service.engine.findings import Finding, Findings, Standing, Subject
 from precall_service.tools.text import shorten
+from precall_service.transport.decoding import FIELDS_MAX
 from tests.support.scripted_engine import INFO
 from tests.support.scripts import always, calls, in_turn, says
 from tests.support.stream import WEATHER, StreamDriver, running_server
@@ -228,8 +229,8 @@ async def test_too_many_tools_are_refused_until_some_are_withdrawn() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        tool_pb2.RegisterTools(tools=[Tool()] * 100_000),
-        tool_pb2.WithdrawTools(names=["t"] * 100_000),
+        tool_pb2.RegisterTools(tools=[Tool()] * 50_000),
+        tool_pb2.WithdrawTools(names=["t"] * 50_000),
     ],
     ids=["register_tools.tools", "withdraw_tools.names"],
 )
@@ -241,7 +242,18 @@ async def test_a_frame_with_far_too_many_tools_is_refused_as_a_whole(
         stream = await server.opened(WEATHER)
         error = await stream.refused(await stream.send(kind, frame))
         assert error.reason == "TOO_LARGE"
-        assert error.metadata == {"size": "100000", "limit": "12"}
+        assert error.metadata == {"size": "50000", "limit": "12"}
+        await stream.ask()
+        await stream.close()
+
+
+async def test_a_frame_with_too_many_fields_to_be_decoded_is_refused_without_its_number() -> None:
+    async with running_server(HELLO, tools=LIMITS) as server:
+        stream = await server.opened(WEATHER)
+        await stream.send("register_tools", tool_pb2.RegisterTools(tools=[Tool()] * FIELDS_MAX))
+        error = await stream.refused(0)
+        assert error.reason == "TOO_LARGE"
+        assert error.metadata == {"limit": str(FIELDS_MAX)}
         await stream.ask()
         await stream.close()
 

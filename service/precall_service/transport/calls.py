@@ -1,8 +1,8 @@
 """What holds for every call of every service: how many there are, and how they begin and end.
 
 Turns methods that take a single request into ones that read it themselves, because gRPC would read
-it before anything of ours runs: without a limit on the time or on the number of such calls. On the
-wire there is no difference.
+it before anything of ours runs: without a limit on the time or on the number of such calls. For the
+same reason, methods read bytes, and decode them themselves. On the wire there is no difference.
 
 Owns: the count of calls, and the slots for first messages.
 Never: knows what a call is about.
@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
@@ -29,6 +29,7 @@ from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.transport.abandoned import AbandonedCalls
 from precall_service.transport.boundary import status_boundary
+from precall_service.transport.decoding import Decoder
 from precall_service.transport.first_messages import ArrivalLimits, FirstMessages
 from precall_service.transport.opening_in import tenant
 from precall_service.transport.stall import WriteWatch
@@ -65,9 +66,15 @@ class Calls(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, clock: Clock, limits: CallLimits, arrivals: FirstMessages, abandoned: AbandonedCalls
+        self,
+        clock: Clock,
+        limits: CallLimits,
+        arrivals: FirstMessages,
+        decoder: Decoder,
+        abandoned: AbandonedCalls,
     ) -> None:
         self._clock = clock
+        self._decoder = decoder
         self._abandoned = abandoned
         self._limits = limits
         self._arrivals = arrivals
@@ -98,18 +105,20 @@ class Calls(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         name = handler_call_details.method.lstrip("/")
+        decoded_by_grpc = None
         if not handler.request_streaming:
             served = self._single(name, handler)
         elif name.startswith(reflection.SERVICE_NAME):
             served = self._reflection(name, cast("_Method", handler.stream_stream))
+            decoded_by_grpc = handler.request_deserializer
         else:
             served = self._stream(name, cast("_Method", handler.stream_stream))
         return grpc.stream_stream_rpc_method_handler(
-            served, handler.request_deserializer, handler.response_serializer
+            served, decoded_by_grpc, handler.response_serializer
         )
 
     def _stream(self, name: str, method: _Method) -> _Method:
-        """A method that reads a stream. It takes a slot for its first message itself."""
+        """A method that reads a stream of bytes. It takes a slot for its first message itself."""
 
         # Without context managers of its own: a conversation keeps all of this for hours.
         async def served(requests: object, context: _Context) -> None:
@@ -150,14 +159,18 @@ class Calls(grpc.aio.ServerInterceptor):
             "_Method", handler.unary_stream if handler.response_streaming else handler.unary_unary
         )
 
+        # What the stubs decode with is a method of the message's class.
+        kind = cast("type[Message]", cast("Any", handler.request_deserializer).__self__)
+
         async def served(_requests: object, context: _Context) -> None:
             async with self._ends(context, name):
                 whose = _address_of(context) if health else _tenant_of(context)
                 with self._probed(whose) if health else self._counted(whose):
                     with _request_errors(name, arrivals):
-                        request = await arrivals.read(whose, context.read)
-                    if request is grpc.aio.EOF:
-                        raise _unreadable(name, "there is no request")
+                        data = await arrivals.read(whose, context.read)
+                        if data is grpc.aio.EOF:
+                            raise _unreadable(name, "there is no request")
+                        request = await self._decoder.decoded(data, kind)
                     answers = method(request, context)
                     if isasyncgen(answers):
                         async with aclosing(answers):

@@ -23,6 +23,7 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import FrameRejected, ToolRegistration, TurnOutcome
 from precall_service.incidents import report_defect
 from precall_service.transport import events_out, frames_in, opening_in
+from precall_service.transport.decoding import Decoder
 from precall_service.transport.fields import duration
 from precall_service.transport.first_messages import FirstMessages
 from precall_service.transport.server_info import ServerInfo
@@ -32,7 +33,7 @@ from precall_service.transport.statuses import not_served
 
 log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse]
+Context = grpc.aio.ServicerContext[bytes, agent_pb2.ConverseResponse]
 
 _SEQUENCE_MAX = 2**64 - 1
 _AT_ONCE_BYTES_MAX: Final = 128 << 10
@@ -55,6 +56,7 @@ class ConverseStream:
         conversations: Conversations,
         info: ServerInfo,
         arrivals: FirstMessages,
+        decoder: Decoder,
         *,
         unread_s: float,
     ) -> None:
@@ -62,6 +64,7 @@ class ConverseStream:
         self._conversations = conversations
         self._info = info
         self._arrivals = arrivals
+        self._decoder = decoder
         self._unread_s = unread_s
         # More than may be registered, so that each excess tool is refused on its own.
         self._tools_max = 4 * conversations.tool_limits.tools_max
@@ -120,13 +123,14 @@ class ConverseStream:
 
     async def _handshake(self, tenant: str) -> opening_in.Opening:
         try:
-            frame = await self._arrivals.read(tenant, self._next_frame)
+            data = await self._arrivals.read(tenant, self._context.read)
         except TimeoutError:
             limit_s = self._arrivals.limits.timeout_s
             raise _no_handshake(f"no whole frame came within {limit_s:g} s") from None
+        frame = await self._decoded(data)
         if frame is None:
             raise _no_handshake("the stream ended before its first frame")
-        self._check_frame(frame)
+        self._check_frame(frame, len(data))
         match frame.WhichOneof("frame"):
             case "open":
                 self._processed = frame.sequence
@@ -196,7 +200,8 @@ class ConverseStream:
         while True:
             conversation.renew()
             try:
-                frame = await self._next_frame()
+                data = await self._context.read()
+                frame = await self._decoded(data)
             except ServiceError as error:  # its number is unreadable; it must be the next one
                 self._processed = min(self._processed + 1, _SEQUENCE_MAX)
                 await self._refuse(conversation, 0, error)
@@ -209,7 +214,7 @@ class ConverseStream:
                 conversation.end(closed, TurnOutcome.CANCELLED)
                 return
             try:
-                self._check_frame(frame)
+                self._check_frame(frame, len(data))
                 await self._process(conversation, frame)
             except ServiceError as error:
                 await self._refuse(conversation, frame.sequence, error)
@@ -218,7 +223,7 @@ class ConverseStream:
                 what = f"frame {frame.sequence} ({kind}) of {conversation.who}"
                 await self._refuse(conversation, frame.sequence, report_defect(log, what, error))
             self._processed = max(self._processed, frame.sequence)
-            del frame  # else it would stay in memory until the next one arrives
+            del frame, data  # else they would stay in memory until the next one arrives
 
     async def _refuse(self, conversation: Conversation, frame: int, error: ServiceError) -> None:
         self._refused += 1
@@ -227,24 +232,25 @@ class ConverseStream:
             log.info("%s: refused frame %d: %s", conversation.who, frame, error.label)
         await conversation.outbox.put(FrameRejected(frame, error))
 
-    async def _next_frame(self) -> agent_pb2.ConverseRequest | None:
-        """Returns the client's next frame; None once the client has half-closed.
+    async def _decoded(self, data: bytes) -> agent_pb2.ConverseRequest | None:
+        """Returns the frame that the bytes are; None for the end of the stream.
 
         Raises:
-            ServiceError: FRAME_UNKNOWN if the bytes are not a frame.
+            ServiceError: FRAME_UNKNOWN if they are none, TOO_LARGE if it has too many fields.
         """
+        if data is grpc.aio.EOF:
+            return None
         try:
-            frame = await self._context.read()
+            return await self._decoder.decoded(data, agent_pb2.ConverseRequest)
         except DecodeError as error:
             raise ServiceError(
                 Reason.FRAME_UNKNOWN,
                 f"the bytes are not a ConverseRequest of the contract: {error}",
                 field="frame",
             ) from None
-        return None if frame is grpc.aio.EOF else frame
 
-    def _check_frame(self, frame: agent_pb2.ConverseRequest) -> None:
-        size, limit = frame.ByteSize(), self._info.frame_bytes_max
+    def _check_frame(self, frame: agent_pb2.ConverseRequest, size: int) -> None:
+        limit = self._info.frame_bytes_max
         # A result has its own limit. A refusal here would leave its call open until the timeout.
         if size > limit and frame.WhichOneof("frame") != "invocation_result":
             raise ServiceError(

@@ -20,6 +20,7 @@ from precall_service.cache.cache import ToolCache
 from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from precall_service.transport.abandoned import AbandonedCalls
 from precall_service.transport.calls import CallLimits, Calls
+from precall_service.transport.decoding import Decoder
 from precall_service.transport.first_messages import ArrivalLimits, FirstMessages
 from precall_service.transport.health import HealthServicer
 from precall_service.transport.server_info import ServerInfo
@@ -94,13 +95,14 @@ class GrpcServer:
             ),
         )
         self.abandoned = AbandonedCalls()
+        decoder = Decoder()
         limits = CallLimits(calls_max=options.calls_max, unread_s=options.unread_s)
-        self.calls = Calls(info.clock, limits, self.arrivals, self.abandoned)
+        self.calls = Calls(info.clock, limits, self.arrivals, decoder, self.abandoned)
         self._server = grpc.aio.server(
             interceptors=(self.calls,), options=_channel_options(options)
         )
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
-            AgentServicer(conversations, info, self.arrivals, unread_s=options.unread_s),
+            AgentServicer(conversations, info, self.arrivals, decoder, unread_s=options.unread_s),
             self._server,
         )
         self._tool_cache = ToolCacheServicer(

@@ -17,6 +17,7 @@ from precall.v1 import (
 )
 from precall_service.agent.conversations import Conversations
 from precall_service.transport.converse import Context, ConverseStream
+from precall_service.transport.decoding import Decoder
 from precall_service.transport.first_messages import FirstMessages
 from precall_service.transport.opening_in import tenant
 from precall_service.transport.server_info import ServerInfo
@@ -35,12 +36,14 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         conversations: Conversations,
         info: ServerInfo,
         arrivals: FirstMessages,
+        decoder: Decoder,
         *,
         unread_s: float,
     ) -> None:
         self._conversations = conversations
         self._info = info
         self._arrivals = arrivals
+        self._decoder = decoder
         self._unread_s = unread_s
 
     # grpc.aio accepts a generator, or a coroutine that reads and writes its context. The stubs know
@@ -52,7 +55,12 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     ) -> None:
         """See `ConverseStream`."""
         stream = ConverseStream(
-            context, self._conversations, self._info, self._arrivals, unread_s=self._unread_s
+            context,
+            self._conversations,
+            self._info,
+            self._arrivals,
+            self._decoder,
+            unread_s=self._unread_s,
         )
         await stream.serve()
 
