@@ -6,7 +6,6 @@ Owns: the connections between the parts, and the order of start and stop.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -26,7 +25,7 @@ from precall_service.cache.memory import MemoryStore
 from precall_service.cache.redis.opening import redis_store
 from precall_service.domain.clock import Clock
 from precall_service.engine.base import EngineFactory, EngineInfo, Progress
-from precall_service.engine.supervisor import EngineState, EngineSupervisor
+from precall_service.engine.supervisor import EngineSupervisor
 from precall_service.loop_clock import LoopClock
 from precall_service.settings import CacheSection, Settings
 from precall_service.speculation.predictors.cached import CachePredictor
@@ -59,6 +58,7 @@ class Service:
     watch: SelfWatch
     """What the service measures of itself."""
     server: GrpcServer
+    """Its slots, calls and abandoned calls can be read."""
     background: asyncio.Task[None]
     """Restarts the engine and updates readiness. It ends before the block only by a defect, which
     awaiting it raises."""
@@ -149,11 +149,7 @@ async def _serve(
     engines = EngineSupervisor(factory, clock, settings.engine.restart_policy())
     draft_engines = _draft_engines(settings, draft_factory, clock)
     admission = Admission(clock, settings.admission.limits())
-    for kept in (engines, draft_engines):
-        if kept is not None:
-            kept.on_state(HeapFreezer())  # before the admission lets turns in
     follow_engine(admission, engines)
-    agent_limits = settings.conversations.limits()
     speculation = _speculation(
         settings, engines, draft_engines, admission, cache=cache, history=history, clock=clock
     )
@@ -169,33 +165,18 @@ async def _serve(
         speculation=speculation,
         clock=clock,
     )
-    conversations = Conversations(services, agent_limits, dispatcher.limits)
-    info = ServerInfo(
-        version=__version__,
-        model=model,
-        frame_bytes_max=settings.server.frame_bytes_max,
-        agent_limits=agent_limits,
-        tool_limits=dispatcher.limits,
+    conversations = Conversations(services, settings.conversations.limits(), dispatcher.limits)
+    info = _info(settings, services, conversations)
+    server = GrpcServer(settings.server.options(), conversations, cache, info)
+    signs = VitalSigns(
         engines=engines,
         admission=admission,
+        conversations=conversations,
+        dispatcher=dispatcher,
         speculation=speculation,
-        clock=clock,
-        started_at=clock.now(),
-        tells_load=settings.server.info_counts,
+        server=server,
     )
-    server = GrpcServer(settings.server.options(), conversations, cache, info)
-    watch = SelfWatch(
-        VitalSigns(
-            engines=engines,
-            admission=admission,
-            conversations=conversations,
-            dispatcher=dispatcher,
-            speculation=speculation,
-            server=server,
-        ).read,
-        _watch_limits(settings),
-        clock,
-    )
+    watch = SelfWatch(signs.read, _watch_limits(settings), clock)
     async with (
         speculation,
         watch.watching(),
@@ -216,27 +197,6 @@ async def _serve(
             server=server,
             background=background,
         )
-
-
-class HeapFreezer:
-    """Takes what lives when an engine has started out of the garbage collection.
-
-    That is most of what this process ever holds, some 700,000 objects with vLLM, and a collection
-    that looks at all of them stops the event loop for half a second. It is done once here, when no
-    turn can run on the engine: what an engine that died has left is found by no other.
-    """
-
-    def __init__(self) -> None:
-        self._last = EngineState.STARTING
-
-    def __call__(self, state: EngineState) -> None:
-        """Takes note of the state of the engine."""
-        started = state is EngineState.READY and self._last is not EngineState.SILENT
-        self._last = state
-        if started:
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()
 
 
 def _speculation(
@@ -264,6 +224,22 @@ def _speculation(
         admission=admission,
         clock=clock,
         limits=limits,
+    )
+
+
+def _info(settings: Settings, services: TurnServices, conversations: Conversations) -> ServerInfo:
+    return ServerInfo(
+        version=__version__,
+        model=services.model,
+        frame_bytes_max=settings.server.frame_bytes_max,
+        agent_limits=conversations.limits,
+        tool_limits=conversations.tool_limits,
+        engines=services.engines,
+        admission=services.admission,
+        speculation=services.speculation,
+        clock=services.clock,
+        started_at=services.clock.now(),
+        tells_load=settings.server.info_counts,
     )
 
 

@@ -8,8 +8,7 @@ this process, messages for a server elsewhere. Within a turn it only grows: firs
 wrote, then by the messages that follow. A prompt belongs to no engine process. It therefore
 survives a restart of the engine, and a turn is given up by dropping its prompt.
 
-A backend may know the tokens that it generates, and how large its context and its KV cache are, but
-need not: what it does not know is None, or empty.
+A backend may know its tokens, its context and its KV cache; what it does not know is None or empty.
 """
 
 from __future__ import annotations
@@ -268,10 +267,9 @@ class Engine(Protocol):
     ) -> Sequence[Sequence[LoosenedKeyword]]:
         """The keywords of each tool's input schema that do not bind the model, with the reasons.
 
-        What costs much to hold is found here, in bounded time and memory, and not held. So any tool
-        that was declared can be generated with; a generation judges its tools first if need be.
-        Tenants take turns, and share no answer. None are returned if no schemas are held at all.
-        On cancel: the engine goes on, and keeps what it finds out.
+        What costs much to hold is found here, in bounded time and memory, and not held. A
+        generation judges its tools first if need be. Tenants take turns, and share no answer. None
+        are returned if no schemas are held. On cancel: the engine goes on, and keeps its findings.
         """
         ...
 
@@ -282,8 +280,7 @@ class Engine(Protocol):
 
         Raises:
             TemplateRefusedError: the template refuses the transcript.
-            PromptTooLongError: it is much too long for the context window. The engine may return
-                the prompt instead, and does so if it is not much too long.
+            PromptTooLongError: it is much too long for the context window.
         """
         ...
 
@@ -316,13 +313,11 @@ class Engine(Protocol):
 
         `token_ids` are the tokens that the step has sampled from `prompt` so far, and `spec` is
         the step's. The branch continues them with the tokens that the template writes from the
-        reasoning to where a call may begin; if no token has been sampled, it skips the reasoning
-        as a whole. It is generated like any other prompt. A call is certain only if the spec of
-        that generation requires one.
+        reasoning to where a call may begin, which is only certain if the spec of its generation
+        requires one. If no token has been sampled, it skips the reasoning as a whole.
 
         Returns None if there is no reasoning to skip: the model does not reason with these
-        template variables, the reasoning has already ended, or the engine does not know the form
-        of the template (`Feature.BRANCHES`).
+        template variables, has ended its reasoning, or has a template whose form is not known.
 
         Raises:
             GenerationRefusedError: the engine refuses the tools or the template variables.
@@ -333,9 +328,7 @@ class Engine(Protocol):
         """Has calls verified in a step in progress, as soon as the model begins to write them.
 
         `spec` is the step's; the likeliest draft comes first. Does nothing if the step has ended,
-        or without `Feature.DRAFTS`.
-
-        On cancel: the drafts may be staged nevertheless.
+        or without `Feature.DRAFTS`. On cancel: the drafts may be staged nevertheless.
 
         Raises:
             EngineDiedError: the engine's process has died.
