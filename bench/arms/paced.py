@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -39,6 +40,7 @@ from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Step, calls
 
 CONTEXT_TOKENS = 4096
+HEAP = "precall_service.cli.heap"
 _CALL = "<user>call "
 
 
@@ -149,7 +151,7 @@ async def main(config: JsonObject, link: Link) -> None:
         return engines[0]
 
     # The soak ends engines often, and has agents that want to go on.
-    quickly = {"restart_backoff_first_s": 0.1, "restart_backoff_max_s": 0.5}
+    quickly: JsonObject = {"restart_backoff_first_s": 0.1, "restart_backoff_max_s": 0.5}
     settings = load_settings(None, {"server": {"port": 0}, "engine": quickly})
     async with (
         pace.kept(),
@@ -157,6 +159,8 @@ async def main(config: JsonObject, link: Link) -> None:
             settings, factory, model="paced", on_progress=lambda _stage, _fraction: None
         ) as service,
     ):
+        if importlib.util.find_spec(HEAP) is not None:  # as `precall serve` does by now
+            importlib.import_module(HEAP).quiet_heap(service)
 
         async def pause(_fields: JsonObject) -> JsonObject:
             return {"longest_s": service.watch.longest_pause_s()}
