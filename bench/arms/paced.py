@@ -151,8 +151,11 @@ async def main(config: JsonObject, link: Link) -> None:
         return engines[0]
 
     # The soak ends engines often, and has agents that want to go on.
-    quickly: JsonObject = {"restart_backoff_first_s": 0.1, "restart_backoff_max_s": 0.5}
-    settings = load_settings(None, {"server": {"port": 0}, "engine": quickly})
+    sections: dict[str, dict[str, float]] = {
+        "server": {"port": 0},
+        "engine": {"restart_backoff_first_s": 0.1, "restart_backoff_max_s": 0.5},
+    }
+    settings = load_settings(None, {name: dict(values) for name, values in sections.items()})
     async with (
         pace.kept(),
         app.serve(
