@@ -244,7 +244,7 @@ async def test_frames_do_not_wait_for_the_judgement_of_tools(
     engine = ScriptedEngine([calls(ROME), says("Yes."), says("Well.")])
     judged = asyncio.Event()
 
-    async def judge(tools: Sequence[ToolDeclaration]) -> list[list[LoosenedKeyword]]:
+    async def judge(tools: Sequence[ToolDeclaration], _tenant: str) -> list[list[LoosenedKeyword]]:
         await judged.wait()
         return [[] for _ in tools]
 
