@@ -52,9 +52,10 @@ def streams() -> Iterator[Streams]:
     streams.store.close()
 
 
-async def freed() -> None:
-    """Returns once what is no longer used is freed; the loop holds its last result for a moment."""
-    await asyncio.sleep(0)
+async def freed(streams: Streams) -> None:
+    """Returns once what is no longer used is freed: the thread holds its last result for a moment."""
+    thread = streams.store._thread  # pyright: ignore[reportPrivateUsage]
+    await asyncio.get_running_loop().run_in_executor(thread, int)
     gc.collect()
 
 
@@ -71,14 +72,14 @@ async def test_memory_is_given_back(streams: Streams) -> None:
     await tools.register([heavy(1), heavy(2)])
     both = streams.store.held_bytes["a"]
     tools.withdraw(["tool2"])
-    await freed()
+    await freed(streams)
     one = streams.store.held_bytes["a"]
     assert one < both
     await tools.register([heavy(3, name="tool1")])
-    await freed()
+    await freed(streams)
     assert streams.store.held_bytes["a"] == pytest.approx(one, rel=0.01)
     del tools
-    await freed()
+    await freed(streams)
     assert streams.store.held_bytes == {}
 
 
@@ -88,10 +89,10 @@ async def test_memory_counts_as_long_as_a_turn_has_the_tool(streams: Streams) ->
     held = streams.store.held_bytes
     snapshot = tools.snapshot()
     tools.withdraw(["tool1"])
-    await freed()
+    await freed(streams)
     assert streams.store.held_bytes == held
     del snapshot
-    await freed()
+    await freed(streams)
     assert streams.store.held_bytes == {}
 
 
@@ -132,7 +133,7 @@ async def test_each_limit_refuses_the_tool_that_exceeds_it(limit: str, whose: st
     assert found[:3] == ["", "", ""]
     assert f"the schemas of {whose} would take" in found[-1]
     assert "use simpler or shorter schemas, or withdraw other tools first" in found[-1]
-    await freed()
+    await freed(streams)
     assert sum(streams.store.held_bytes.values()) <= 5 << 20
 
     # An update that keeps within the limit replaces what is there.
@@ -143,7 +144,7 @@ async def test_each_limit_refuses_the_tool_that_exceeds_it(limit: str, whose: st
     assert bool(more[1]) == (limit != "schemas_stream_bytes_max")
     if limit != "schemas_stream_bytes_max":
         tools.withdraw([f"tool{number}" for number in range(6)])
-        await freed()
+        await freed(streams)
         assert refusals(await other.register([heavy(20)])) == [""]
     streams.store.close()
 
@@ -206,7 +207,7 @@ async def test_the_schemas_of_a_conversation_end_with_it() -> None:
             assert accepted.outcome.error is None
             assert there.dispatcher.schemas_bytes["ann"] > 0
         del conversation, accepted
-        await freed()
+        await freed(streams)
         assert there.dispatcher.schemas_bytes == {}
 
 
@@ -226,7 +227,7 @@ async def test_freed_memory_is_returned_to_the_system(
     await tools.register([heavy(number) for number in range(8)])
     assert trims == 0
     tools.withdraw([f"tool{number}" for number in range(8)])
-    await freed()
+    await freed(streams)
     await tools.register([heavy(20)])
     assert trims == 1
     await tools.register([heavy(21)])
