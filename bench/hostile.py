@@ -15,7 +15,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from bench.crowd import CONNECTIONS, MARGIN_S, MODULE, START_S, TimedReader
+from bench.crowd import CONNECTIONS, MARGIN_S, START_S, TimedReader
 from bench.process import Child, started
 from bench.report import AtMost, Report
 from bench.stats import percentile
@@ -23,6 +23,7 @@ from bench.stream import OPEN, PATH, START, TEXT
 from precall_service.domain.json import JsonObject
 from tests.support.attacks import ATTACKS
 
+SERVER = "bench.arms.attacked"
 ALONE, ALL = "alone", "all"
 PAUSE_MAX_S = 0.05
 AHEAD_S = 1.0
@@ -86,7 +87,7 @@ async def _round(options: argparse.Namespace, name: str, *, core: int) -> _Found
         "sequences": options.sequences,
     }
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(started(MODULE, config, core=core))
+        server = await stack.enter_async_context(started(SERVER, config, core=core))
         address = str(server.ready["address"])
         readers = [await TimedReader.connect(address) for _ in range(CONNECTIONS)]
         for reader in readers:

@@ -13,7 +13,7 @@ import asyncio
 import gc
 import importlib.util
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
@@ -134,14 +134,16 @@ def _call(prompt: TokenPrompt, _spec: StepSpec) -> Step:
     return calls((_asked(prompt).removeprefix(_CALL).strip(), "{}"))
 
 
-async def main(config: JsonObject, link: Link) -> None:
+async def main(
+    config: JsonObject, link: Link, kind: Callable[[Pace, str, int, int], PacedEngine] = PacedEngine
+) -> None:
     """Serves until the bench ends."""
     pace = Pace(float(str(config["step_s"])))
     engines: list[PacedEngine] = []
 
     async def factory(on_progress: Progress) -> Engine:
         engines[:] = [
-            PacedEngine(
+            kind(
                 pace,
                 str(config["text"]),
                 int(str(config["tokens"])),

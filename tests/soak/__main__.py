@@ -133,7 +133,7 @@ async def look_up() -> str:
 async def main(minutes: float) -> int:
     """Soaks a server. Returns 0 if nothing was left and nothing went wrong."""
     until = time.monotonic() + 60 * minutes
-    async with started("bench.arms.paced", CONFIG) as server:
+    async with started("bench.arms.attacked", CONFIG) as server:
         soak = Soak(server)
         await _warm_up(soak)
         idle = await server.ask("counts")

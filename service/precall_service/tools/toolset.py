@@ -90,6 +90,7 @@ class Toolset:
             try:
                 tool = await self._checked(proposal, names, f"{path}[{index}].")
             except ServiceError as error:
+                error.__traceback__ = None  # it may wait for a slow client, and its frames with it
                 refused = ToolRegistration(name=proposal.name, error=error)
                 registrations.append(Registration(refused))
             else:

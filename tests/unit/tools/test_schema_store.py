@@ -52,9 +52,9 @@ def streams() -> Iterator[Streams]:
     streams.store.close()
 
 
-async def freed(streams: Streams) -> None:
-    """Returns once what is no longer used is freed: the thread holds its last result for a moment."""
-    thread = streams.store._thread  # pyright: ignore[reportPrivateUsage]
+async def freed(store: SchemaStore) -> None:
+    """Returns once what is not used is freed. The thread holds its last result for a moment."""
+    thread = store._thread  # pyright: ignore[reportPrivateUsage]
     await asyncio.get_running_loop().run_in_executor(thread, int)
     gc.collect()
 
@@ -72,14 +72,14 @@ async def test_memory_is_given_back(streams: Streams) -> None:
     await tools.register([heavy(1), heavy(2)])
     both = streams.store.held_bytes["a"]
     tools.withdraw(["tool2"])
-    await freed(streams)
+    await freed(streams.store)
     one = streams.store.held_bytes["a"]
     assert one < both
     await tools.register([heavy(3, name="tool1")])
-    await freed(streams)
+    await freed(streams.store)
     assert streams.store.held_bytes["a"] == pytest.approx(one, rel=0.01)
     del tools
-    await freed(streams)
+    await freed(streams.store)
     assert streams.store.held_bytes == {}
 
 
@@ -89,10 +89,10 @@ async def test_memory_counts_as_long_as_a_turn_has_the_tool(streams: Streams) ->
     held = streams.store.held_bytes
     snapshot = tools.snapshot()
     tools.withdraw(["tool1"])
-    await freed(streams)
+    await freed(streams.store)
     assert streams.store.held_bytes == held
     del snapshot
-    await freed(streams)
+    await freed(streams.store)
     assert streams.store.held_bytes == {}
 
 
@@ -133,7 +133,7 @@ async def test_each_limit_refuses_the_tool_that_exceeds_it(limit: str, whose: st
     assert found[:3] == ["", "", ""]
     assert f"the schemas of {whose} would take" in found[-1]
     assert "use simpler or shorter schemas, or withdraw other tools first" in found[-1]
-    await freed(streams)
+    await freed(streams.store)
     assert sum(streams.store.held_bytes.values()) <= 5 << 20
 
     # An update that keeps within the limit replaces what is there.
@@ -144,7 +144,7 @@ async def test_each_limit_refuses_the_tool_that_exceeds_it(limit: str, whose: st
     assert bool(more[1]) == (limit != "schemas_stream_bytes_max")
     if limit != "schemas_stream_bytes_max":
         tools.withdraw([f"tool{number}" for number in range(6)])
-        await freed(streams)
+        await freed(streams.store)
         assert refusals(await other.register([heavy(20)])) == [""]
     streams.store.close()
 
@@ -207,7 +207,7 @@ async def test_the_schemas_of_a_conversation_end_with_it() -> None:
             assert accepted.outcome.error is None
             assert there.dispatcher.schemas_bytes["ann"] > 0
         del conversation, accepted
-        await freed(streams)
+        await freed(there.dispatcher._schemas)  # pyright: ignore[reportPrivateUsage]
         assert there.dispatcher.schemas_bytes == {}
 
 
@@ -227,7 +227,7 @@ async def test_freed_memory_is_returned_to_the_system(
     await tools.register([heavy(number) for number in range(8)])
     assert trims == 0
     tools.withdraw([f"tool{number}" for number in range(8)])
-    await freed(streams)
+    await freed(streams.store)
     await tools.register([heavy(20)])
     assert trims == 1
     await tools.register([heavy(21)])
