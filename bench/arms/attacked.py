@@ -10,7 +10,7 @@ from functools import partial
 
 from bench.arms.paced import CONTEXT_TOKENS, PacedEngine, main
 from bench.process import run_child
-from precall_service.domain.messages import Transcript
+from precall_service.domain.messages import Transcript, characters
 from precall_service.engine.prompt_length import PromptTooLongError
 from precall_service.engine.vllm.token_prompt import TokenPrompt
 
@@ -20,7 +20,7 @@ class AttackedEngine(PacedEngine):
 
     async def render(self, transcript: Transcript) -> TokenPrompt:
         """As `Engine.render`."""
-        if transcript.characters > 2 * CONTEXT_TOKENS:
+        if characters(transcript.messages) > 2 * CONTEXT_TOKENS:
             raise PromptTooLongError(2 * CONTEXT_TOKENS, limit=CONTEXT_TOKENS, at_least=True)
         return await super().render(transcript)
 
