@@ -285,3 +285,25 @@ async def test_a_conversation_that_was_frozen_is_freed_when_it_ends() -> None:
             assert left() is None
         finally:
             gc.unfreeze()
+
+
+@pytest.mark.parametrize("how", ["cancels the call", "closes its channel"])
+async def test_what_a_client_that_leaves_had_is_freed_without_a_collection(how: str) -> None:
+    """A storm of clients that leave would be much to collect, all at once."""
+    async with running_server() as server:
+        channel = connected(server.service.address)
+        stream = StreamDriver(channel)
+        await stream.open(WITH_WEATHER)
+        [conversation] = open_conversations(server)
+        left = weakref.ref(conversation)
+        del conversation
+        gc.disable()
+        try:
+            if how == "cancels the call":
+                stream.call.cancel()
+            else:
+                await channel.close()
+            await eventually(lambda: left() is None)
+        finally:
+            gc.enable()
+        await channel.close()

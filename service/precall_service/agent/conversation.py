@@ -48,6 +48,7 @@ from precall_service.domain.messages import Transcript
 from precall_service.domain.speculation import SpeculationSettings
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
+from precall_service.tasks import traceless
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerAnswer
 from precall_service.tools.toolset import RegisteredTool, Registration
@@ -276,7 +277,7 @@ class Conversation:
         On cancel (the client is gone): the running turn is cancelled and no more events are sent.
         """
         async with asyncio.TaskGroup() as group:
-            answering = group.create_task(self._answer_registrations())
+            answering = group.create_task(traceless(self._answer_registrations))
             try:
                 await self._run_turns()
                 await self._unjudged.join()

@@ -47,6 +47,7 @@ from precall_service.domain.turn import ToolChoice, TurnSpec
 from precall_service.engine.base import Engine, EngineDiedError, Finish, Prompt
 from precall_service.engine.prompt_length import PromptTooLongError
 from precall_service.incidents import report_defect
+from precall_service.tasks import traceless
 from precall_service.tools.toolset import RegisteredTool
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,9 @@ class Turn:
         with self._spans:
             try:
                 async with asyncio.TaskGroup() as group:
-                    self._work = group.create_task(self._work_to_outcome(), name=self._scope.who)
+                    self._work = group.create_task(
+                        traceless(self._work_to_outcome), name=self._scope.who
+                    )
                     if self._stop is not None:
                         self._work.cancel()
             finally:

@@ -8,7 +8,7 @@ from typing import Final
 from precall_service.app import Service
 from precall_service.engine.supervisor import EngineState
 
-THRESHOLDS: Final = (5_000, 5, 5)
+THRESHOLDS: Final = (5_000, 5, 20)
 """After how many new objects, young and middle collections the next generation is collected.
 Python's own (700, 10, 10) cost twice as much of the time, since most of what a turn makes is gone
 by itself soon after."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from inspect import isasyncgen
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
@@ -27,6 +28,7 @@ from grpc_reflection.v1alpha import reflection
 from precall_service.agent.refusals import RETRY_AFTER_S
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.tasks import traceless
 from precall_service.transport.abandoned import AbandonedCalls
 from precall_service.transport.boundary import status_boundary
 from precall_service.transport.decoding import Decoder
@@ -127,7 +129,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     whose = _tenant_of(context)
                     self._count(whose)
                     try:
-                        await method(requests, context)
+                        await traceless(partial(method, requests, context))
                     finally:
                         self._uncount(whose)
             except UnreadStatusError:

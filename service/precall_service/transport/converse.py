@@ -22,6 +22,7 @@ from precall_service.agent.conversations import Conversations
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.events import FrameRejected, ToolRegistration, TurnOutcome
 from precall_service.incidents import report_defect
+from precall_service.tasks import traceless
 from precall_service.transport import events_out, frames_in, opening_in
 from precall_service.transport.decoding import Decoder
 from precall_service.transport.fields import duration
@@ -110,8 +111,10 @@ class ConverseStream:
         try:
             async with asyncio.TaskGroup() as group:
                 who = conversation.who  # tasks have names for the watch on the event loop
-                group.create_task(conversation.run(), name=f"turns of {who}")
-                reader = group.create_task(self._read(conversation), name=f"reader of {who}")
+                group.create_task(traceless(conversation.run), name=f"turns of {who}")
+                reader = group.create_task(
+                    traceless(partial(self._read, conversation)), name=f"reader of {who}"
+                )
                 await self._write(conversation, registrations)
                 reader.cancel()
             how = "closed" if conversation.error is None else conversation.error.label
