@@ -54,7 +54,7 @@ class ServerSection(Section):
     """Further calls of a connection wait in its client."""
     calls_max: Count = 20_000
     """At most so many calls at once, and half as many of one tenant."""
-    arrivals_max: Count = 8
+    arrivals_max: Count = 4
     """First messages that are read at once: each may take twice `frame_bytes_max` of memory."""
     arrivals_waiting_max: Count = 4096
     """Calls whose first message waits to be read, and half as many of one tenant."""

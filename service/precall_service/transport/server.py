@@ -60,7 +60,7 @@ class ServerOptions:
     connections_max: int = 4096
     streams_per_connection_max: int = 1024
     calls_max: int = 20_000
-    arrivals_max: int = 8
+    arrivals_max: int = 4
     arrivals_waiting_max: int = 4096
     keepalive_s: float = 30.0
     keepalive_timeout_s: float = 10.0
