@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
 import hypothesis
 import pytest
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hostile clients make gRPC log; read at its import
 
 from tests.support.redis_server import redis_server, shared_redis
 
