@@ -9,7 +9,7 @@ import subprocess
 import hypothesis
 import pytest
 
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hostile clients make gRPC log; read at its import
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # hostile clients make it log
 
 from tests.support.redis_server import redis_server, shared_redis
 
