@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import signal
 import sys
 from typing import Final
 
+from precall_service.helper_process import end
 from precall_service.tools import check_worker
 from precall_service.tools.check_worker import HEAD, LENGTH, SUBJECTS, WALL_MAX_S, Verdict
 from precall_service.tools.checked_texts import Subject
@@ -55,11 +54,8 @@ class CheckProcess:
     async def close(self) -> None:
         """Ends the process with its forks. Idempotent."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        if process is not None:
+            await end(process)
 
     async def _asked(self, subject: Subject, schema: str, text: str) -> Verdict:
         if self._process is None:

@@ -12,15 +12,13 @@ Concurrency: one thread, so that it can fork. It ends when its standard input do
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
 import signal
 import struct
-from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, cast
 
+from precall_service.helper_process import bound_fork
 from precall_service.tools.checked_texts import Subject, read, told
 from precall_service.tools.schema import UNEXPLAINED, MismatchError, Schema, extent_of
 
@@ -89,11 +87,7 @@ def _work(subject: Subject, schema: bytes, text: bytes, to_parent: int) -> NoRet
     """The fork: checks the text until one of its bounds is reached."""
     status = 1
     try:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        memory = _memory_bytes() + MEMORY_MAX_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        bound_fork(MEMORY_MAX_BYTES)
         signal.setitimer(signal.ITIMER_PROF, CPU_MAX_S)
         signal.setitimer(signal.ITIMER_REAL, WALL_MAX_S)
         _check(subject, schema, text.decode(errors="surrogatepass"), to_parent)
@@ -125,10 +119,6 @@ def _check(subject: Subject, schema_text: bytes, text: str, to_parent: int) -> N
             return wrong(told(subject, error))
     os.write(to_parent, _FITS)
     return None
-
-
-def _memory_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
 
 
 def _given_up(exit_code: int) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, cast
@@ -14,6 +12,7 @@ from typing import Final, cast
 from precall_service.engine.vllm import grammar_worker
 from precall_service.engine.vllm.grammar_worker import LENGTH, Ended, Made, Start, Wanted
 from precall_service.engine.vllm.lifeline import first_words
+from precall_service.helper_process import end
 
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """The libraries that it imports would start threads, with which it could not fork."""
@@ -86,11 +85,8 @@ class GrammarProcess:
     async def close(self) -> None:
         """Ends the process with its forks. Idempotent."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        if process is not None:
+            await end(process)
 
     async def _send(self, message: object) -> None:
         assert self._process is not None

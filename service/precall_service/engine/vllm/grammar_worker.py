@@ -12,16 +12,13 @@ Concurrency: one thread, so that it can fork. It ends when its standard input do
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
 import signal
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, TypedDict, cast
 
 from xgrammar import GrammarCompiler, TokenizerInfo
@@ -35,6 +32,7 @@ from precall_service.engine.vllm.tool_grammars import (
     plain_reason,
     tool_grammar,
 )
+from precall_service.helper_process import bound_fork
 
 TOOL_CPU_MAX_S: Final = 4.0
 """The most processor time for one tool: twice what the heaviest one that is tried should take."""
@@ -189,11 +187,7 @@ def _work(
     status = 1
     try:
         die_with(parent_pid)  # a fork begins without
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # xgrammar warns of what clients write
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        memory = _memory_bytes() + MEMORY_MAX_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        bound_fork(MEMORY_MAX_BYTES)
         signal.setitimer(signal.ITIMER_REAL, BATCH_WALL_MAX_S)
         with os.fdopen(to_service, "wb") as answers:
             for made in compiler.made(wanted):
@@ -203,10 +197,6 @@ def _work(
         status = 0
     finally:
         os._exit(status)
-
-
-def _memory_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
 
 
 def _given_up(exit_code: int) -> str:
