@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from bench.order import rotated
 from bench.process import Child, started
@@ -111,6 +113,53 @@ class TimedReader(DeltaReader):
         self.tokens = 0
 
 
+class Crowd:
+    """Conversations with one server, each with one turn."""
+
+    def __init__(self, readers: Sequence[TimedReader], address: str, count: int) -> None:
+        self._streams = [
+            (reader, reader.open(count // len(readers) + (n < count % len(readers)), address, PATH))
+            for n, reader in enumerate(readers)
+        ]
+
+    @classmethod
+    async def opened(cls, address: str, count: int) -> Self:
+        """Opens so many conversations, over CONNECTIONS connections."""
+        readers = [await TimedReader.connect(address) for _ in range(CONNECTIONS)]
+        crowd = cls(readers, address, count)
+        crowd._send(OPEN)
+        for reader, ids in crowd._streams:
+            await reader.read(len(ids))
+        return crowd
+
+    def start(self) -> None:
+        """Starts all turns."""
+        self._send(START)
+
+    def forget(self) -> None:
+        """Begins to measure anew."""
+        for reader, _ in self._streams:
+            reader.forget()
+
+    def gaps_s(self) -> list[float]:
+        """Returns the times between the messages of each turn."""
+        return [gap for reader, _ in self._streams for gap in reader.gaps_s]
+
+    def tokens(self) -> int:
+        """Returns how many tokens have come."""
+        return sum(reader.tokens for reader, _ in self._streams)
+
+    def close(self) -> None:
+        """Ends the connections."""
+        for reader, _ in self._streams:
+            reader.close()
+
+    def _send(self, message: bytes) -> None:
+        for reader, ids in self._streams:
+            for stream in ids:
+                reader.send(stream, message)
+
+
 async def _round(
     options: argparse.Namespace, count: int, environment: dict[str, str], *, core: int
 ) -> _Found:
@@ -120,40 +169,25 @@ async def _round(
         "step_s": 1 / options.rate,
     }
     async with started(MODULE, config, core=core, environ=environment) as child:
-        readers = [
-            await TimedReader.connect(str(child.ready["address"])) for _ in range(CONNECTIONS)
-        ]
+        crowd = await Crowd.opened(str(child.ready["address"]), count)
         try:
-            return await _measured(options, child, readers, count // CONNECTIONS)
+            return await _measured(options, child, crowd, count)
         finally:
-            for reader in readers:
-                reader.close()
+            crowd.close()
 
 
-async def _measured(
-    options: argparse.Namespace, child: Child, readers: list[TimedReader], calls: int
-) -> _Found:
-    address = str(child.ready["address"])
-    streams = [(reader, reader.open(calls, address, PATH)) for reader in readers]
-    for message in (OPEN, START):
-        for reader, ids in streams:
-            for stream in ids:
-                reader.send(stream, message)
-        if message is OPEN:
-            for reader in readers:
-                await reader.read(calls)
+async def _measured(options: argparse.Namespace, child: Child, crowd: Crowd, count: int) -> _Found:
+    crowd.start()
     await asyncio.sleep(START_S)
-    for reader in readers:
-        reader.forget()
+    crowd.forget()
     cpu_s, began = child.cpu_s(), time.perf_counter()
     await asyncio.sleep(options.seconds - START_S - MARGIN_S)
     took_s = time.perf_counter() - began
-    gaps_s = [gap for reader in readers for gap in reader.gaps_s]
-    tokens = sum(reader.tokens for reader in readers)
+    gaps_s = crowd.gaps_s()
     return _Found(
         gap_p50_s=percentile(gaps_s, 0.5),
         gap_p99_s=percentile(gaps_s, 0.99),
-        delivered=tokens / (took_s * options.rate * calls * CONNECTIONS),
+        delivered=crowd.tokens() / (took_s * options.rate * count),
         server_share=(child.cpu_s() - cpu_s) / took_s,
     )
 

@@ -15,11 +15,11 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from bench.crowd import CONNECTIONS, MARGIN_S, START_S, TimedReader
+from bench.crowd import MARGIN_S, START_S, Crowd
 from bench.process import Child, started
 from bench.report import AtMost, Report
 from bench.stats import percentile
-from bench.stream import OPEN, PATH, START, TEXT
+from bench.stream import TEXT
 from precall_service.domain.json import JsonObject
 from tests.support.attacks import ATTACKS
 
@@ -89,11 +89,8 @@ async def _round(options: argparse.Namespace, name: str, *, core: int) -> _Found
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(started(SERVER, config, core=core))
         address = str(server.ready["address"])
-        readers = [await TimedReader.connect(address) for _ in range(CONNECTIONS)]
-        for reader in readers:
-            stack.callback(reader.close)
-        victims = _Victims(readers, address, options.victims)
-        await victims.open()
+        victims = await Crowd.opened(address, options.victims)
+        stack.callback(victims.close)
         await server.ask("pause")  # that of the start is not counted
         if name != ALONE:
             attacks = list(ATTACKS) if name == ALL else [name]
@@ -109,38 +106,6 @@ async def _round(options: argparse.Namespace, name: str, *, core: int) -> _Found
             pause_s=float(str((await server.ask("pause"))["longest_s"])),
             memory_mib=max(memory, more) / (1 << 20),
         )
-
-
-class _Victims:
-    """Ordinary conversations, with one turn each."""
-
-    def __init__(self, readers: list[TimedReader], address: str, count: int) -> None:
-        self._readers = readers
-        calls = [count // len(readers) + (n < count % len(readers)) for n in range(len(readers))]
-        self._streams = [
-            (reader, reader.open(most, address, PATH))
-            for reader, most in zip(readers, calls, strict=True)
-        ]
-
-    async def open(self) -> None:
-        self._send(OPEN)
-        for reader, ids in self._streams:
-            await reader.read(len(ids))
-
-    def start(self) -> None:
-        self._send(START)
-
-    def forget(self) -> None:
-        for reader in self._readers:
-            reader.forget()
-
-    def gaps_s(self) -> list[float]:
-        return [gap for reader in self._readers for gap in reader.gaps_s]
-
-    def _send(self, message: bytes) -> None:
-        for reader, ids in self._streams:
-            for stream in ids:
-                reader.send(stream, message)
 
 
 async def _most_memory(server: Child, seconds: float) -> float:
