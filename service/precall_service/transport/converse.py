@@ -11,7 +11,6 @@ import asyncio
 import logging
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -24,7 +23,7 @@ from precall_service.domain.events import FrameRejected, ToolRegistration, TurnO
 from precall_service.incidents import report_defect
 from precall_service.tasks import traceless
 from precall_service.transport import events_out, frames_in, opening_in
-from precall_service.transport.decoding import Decoder
+from precall_service.transport.decoding import AT_ONCE_BYTES_MAX, Decoder
 from precall_service.transport.fields import duration
 from precall_service.transport.first_messages import FirstMessages
 from precall_service.transport.server_info import ServerInfo
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[bytes, agent_pb2.ConverseResponse]
 
 _SEQUENCE_MAX = 2**64 - 1
-_AT_ONCE_BYTES_MAX: Final = 128 << 10
-"""The size of a handshake that is checked on the event loop. It takes a few milliseconds."""
 _REFUSALS_LOGGED_MAX = 10
 """Refused frames that have a line in the log; the end of the conversation counts all."""
 
@@ -137,13 +134,13 @@ class ConverseStream:
         match frame.WhichOneof("frame"):
             case "open":
                 self._processed = frame.sequence
-                return await self._opening(frame.open)
+                return await self._opening(frame.open, len(data))
             case "resume":
                 raise not_served("ConverseRequest.resume", "CAPABILITY_RESUME")
             case other:
                 raise _no_handshake(f"the first frame was {other or 'empty'!s}")
 
-    async def _opening(self, frame: agent_pb2.OpenConversation) -> opening_in.Opening:
+    async def _opening(self, frame: agent_pb2.OpenConversation, size: int) -> opening_in.Opening:
         """Returns the checked handshake. A large one is checked in a thread, piece by piece."""
         checked = partial(
             opening_in.opening,
@@ -153,7 +150,7 @@ class ConverseStream:
             arguments_bytes_max=self._conversations.tool_limits.arguments_bytes_max,
             tools_max=self._tools_max,
         )
-        if frame.ByteSize() <= _AT_ONCE_BYTES_MAX:
+        if size <= AT_ONCE_BYTES_MAX:
             return checked()
         return await asyncio.to_thread(checked)
 
