@@ -21,12 +21,11 @@ from bench.process import Child, started
 from bench.report import AtLeast, AtMost, Report
 from bench.stats import percentile
 from bench.stream import OPEN, PATH, START, TEXT, DeltaReader
-from bench.trees import ROOT, checked_out, environ
+from bench.trees import BEFORE_NOBODY_STOPS_THE_LOOP, ROOT, checked_out, environ
 from precall_service.domain.json import JsonObject
 
 ARM = "bench/arms/paced.py"
 MODULE = "bench.arms.paced"
-BEFORE_NOBODY_STOPS_THE_LOOP = "77efa77"
 ARMS = ("before", "now")
 CONNECTIONS = 10
 START_S = 1.0

@@ -12,23 +12,22 @@ import argparse
 from bench import served
 from bench.process import Child, started
 from bench.report import AtLeast, AtMost, Report
-from bench.trees import ROOT, checked_out, environ
+from bench.trees import BEFORE_NOBODY_STOPS_THE_LOOP, ROOT, checked_out, environ
 from precall_service.domain.json import JsonObject
 
 ARM = "bench/arms/whole.py"
 MODULE = "bench.arms.whole"
-BEFORE_CALLS_SURVIVE = "89401f5"
 NOISE = 0.05
 """How much two arms may differ before it counts: two rounds of one arm differ by as much."""
 
 SIZES = {
     "cpu": {
-        "before": BEFORE_CALLS_SURVIVE,
+        "before": BEFORE_NOBODY_STOPS_THE_LOOP,
         "conversations": "1,8",
         "tokens": 128,
         "blocks": 4,
         "turns": 12,
-        "rounds": 4,
+        "rounds": 3,
         "max_num_seqs": 16,
         "max_model_len": 2048,
         "block_size": 32,

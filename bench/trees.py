@@ -17,6 +17,9 @@ from bench.process import ChildFailedError
 
 ROOT = Path(__file__).parent.parent
 
+BEFORE_NOBODY_STOPS_THE_LOOP = "77efa77"
+"""The last commit before the work against clients that mean harm."""
+
 
 def environ(tree: Path) -> dict[str, str]:
     """Makes a child import everything from a tree, and nothing from the bench's folder."""
