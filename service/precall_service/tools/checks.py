@@ -11,11 +11,11 @@ import logging
 from typing import Final
 
 from precall_service.domain.json import JsonObject, JsonValue, dump, parse_object
+from precall_service.fair_turns import FairTurns
 from precall_service.tools.check_process import CheckProcess, CheckProcessError
 from precall_service.tools.check_worker import Verdict
 from precall_service.tools.checked_texts import Subject, check_within, unchecked
 from precall_service.tools.schema import CostlyError, MismatchError, Schema
-from precall_service.tools.turns import FairTurns
 
 log = logging.getLogger(__name__)
 

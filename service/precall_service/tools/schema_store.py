@@ -20,9 +20,9 @@ from weakref import WeakValueDictionary
 
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.domain.json import JsonObject, dump
+from precall_service.fair_turns import FairTurns
 from precall_service.tools.declarations import CheckedTool, ToolLimits, ToolProposal, declare
 from precall_service.tools.schema import Schema
-from precall_service.tools.turns import FairTurns
 
 TRIM_BYTES: Final = 64 << 20
 """The memory of schemas that are freed before the allocator is told to return it to the system. It

@@ -60,7 +60,7 @@ async def test_tenants_take_turns() -> None:
         await settle()
         assert len(turns.begun) == count
         turns.outputs[turns.begun[-1]]()
-    assert turns.begun == ["hostile 0", "hostile 1", "victim", "hostile 2", "hostile 3"]
+    assert turns.begun == ["hostile 0", "victim", "hostile 1", "hostile 2", "hostile 3"]
     await turns.end(*tasks)
 
 

@@ -11,7 +11,6 @@ Concurrency: one event loop.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -20,6 +19,7 @@ from cachetools import LRUCache
 
 from precall_service.engine.vllm.planning import PLANS_MAX
 from precall_service.engine.vllm.plans import StepPlan
+from precall_service.fair_turns import FairTurns
 
 COSTLY_S: Final = 0.25
 """From this processor time on, the grammars of a step take their turn. 20 ordinary tools take as
@@ -33,9 +33,7 @@ class Compiling:
     """Whose costly grammars the engine compiles now. Those of a known plan take no turn."""
 
     def __init__(self) -> None:
-        self._busy = False
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """By tenant; the one whose turn is next comes first."""
+        self._turns = FairTurns()
         self._compiled: LRUCache[int, StepPlan] = LRUCache(PLANS_MAX)
         """By the id of the object, which lives as long as it is here."""
 
@@ -48,8 +46,8 @@ class Compiling:
         if plan.compile_s < COSTLY_S or id(plan) in self._compiled:
             yield _nothing
             return
-        await self._begun(tenant)
-        turn = _Turn(self._next)
+        await self._turns.begin(tenant)
+        turn = _Turn(self._turns.end)
 
         def compiled() -> None:
             self._compiled[id(plan)] = plan
@@ -59,31 +57,6 @@ class Compiling:
             yield compiled
         finally:
             turn.end()
-
-    async def _begun(self, tenant: str) -> None:
-        if not self._busy:
-            self._busy = True
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._next()
-            raise
-
-    def _next(self) -> None:
-        """Ends a turn and begins the next one."""
-        while self._waiting:
-            tenant, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[tenant] = turns
-            if not turn.done():  # a cancelled one has left
-                turn.set_result(None)
-                return
-        self._busy = False
 
 
 class _Turn:

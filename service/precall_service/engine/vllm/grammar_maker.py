@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from precall_service.engine.vllm.grammar_process import GrammarProcessError
 from precall_service.engine.vllm.grammar_worker import Ended, Made, Wanted
 from precall_service.engine.vllm.grammars import ArgumentsForm
 from precall_service.engine.vllm.tool_grammars import ToolGrammar, any_object
+from precall_service.fair_turns import FairLine
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,19 @@ class _Key:
     digest: str
 
 
+@dataclass(eq=False, slots=True)
+class _Caller:
+    """Who waits, and the tools whose grammars it waits for."""
+
+    tenant: str
+    tools: deque[_Waiting]
+
+
 class _Line:
-    """Who waits: tenants take turns of one batch each, and so do the callers of a tenant."""
+    """The callers that wait, with their tools: tenants take turns of one batch each."""
 
     def __init__(self) -> None:
-        self._callers: OrderedDict[str, deque[deque[_Waiting]]] = OrderedDict()
-        """By tenant; the one whose turn is next comes first."""
+        self._callers = FairLine[_Caller]()
         self._tools: Counter[str] = Counter()
         """How many tools of each tenant wait."""
 
@@ -92,26 +100,19 @@ class _Line:
         own = WAITING_TOOLS_PER_TENANT_MAX - self._tools[tenant]
         return max(0, min(own, WAITING_TOOLS_MAX - self._tools.total()))
 
-    def add(self, tenant: str, tools: deque[_Waiting]) -> None:
-        """Has the tools of a caller wait: at the end of its tenant's line."""
-        if tools:
-            self._callers.setdefault(tenant, deque()).append(tools)
-            self._tools[tenant] += len(tools)
+    def add(self, caller: _Caller) -> None:
+        """Has a caller wait, if it has tools: behind the others of its tenant."""
+        if caller.tools:
+            self._callers.add(caller.tenant, caller)
+            self._tools[caller.tenant] += len(caller.tools)
 
-    def next(self) -> tuple[str, deque[_Waiting]]:
-        """Returns the tools of the caller whose turn is next, and its tenant."""
-        tenant = next(iter(self._callers))
-        tools = self._callers[tenant].popleft()
-        self._tools[tenant] -= len(tools)
-        return tenant, tools
-
-    def served(self, tenant: str, left: deque[_Waiting]) -> None:
-        """Ends the turn of a tenant, behind all others; `left` of its caller's tools wait again."""
-        self.add(tenant, left)
-        if self._callers[tenant]:
-            self._callers.move_to_end(tenant)
-        else:
-            del self._callers[tenant], self._tools[tenant]
+    def next(self) -> _Caller:
+        """Returns the caller whose turn is next. It must be added again with what is left."""
+        tenant, caller = self._callers.next()
+        self._tools[tenant] -= len(caller.tools)
+        if not self._tools[tenant]:
+            del self._tools[tenant]
+        return caller
 
 
 class GrammarMaker:
@@ -145,7 +146,7 @@ class GrammarMaker:
                 self._awaited[key] = asyncio.get_running_loop().create_future()
                 missing.append(_Waiting(tool))
         if missing:
-            self._line.add(tenant, missing)
+            self._line.add(_Caller(tenant, missing))
             if self._asking is None or self._asking.done():
                 self._asking = asyncio.ensure_future(self._ask())
         awaited = {
@@ -174,39 +175,37 @@ class GrammarMaker:
         """Has grammars made until nobody waits for one."""
         failures = 0
         while self._line:
-            tenant, waiting = self._line.next()
-            batch = _batch(waiting)
+            caller = self._line.next()
+            batch = _batch(caller.tools)
             try:
-                await self._ask_for(batch, tenant, waiting)
+                await self._ask_for(batch, caller)
             except GrammarProcessError:
                 log.exception("the process that makes grammars has ended; it is started again")
                 failures += 1
-                while waiting and failures >= FAILURES_MAX:
-                    tool = waiting.popleft().tool
-                    self._settle(tenant, tool, any_object(_ENDED), keep=False)
+                while caller.tools and failures >= FAILURES_MAX:
+                    tool = caller.tools.popleft().tool
+                    self._settle(caller.tenant, tool, any_object(_ENDED), keep=False)
             else:
                 failures = 0
-            self._line.served(tenant, waiting)
+            self._line.add(caller)
 
-    async def _ask_for(
-        self, batch: Sequence[Wanted], tenant: str, waiting: deque[_Waiting]
-    ) -> None:
-        """Settles the first of the tools that wait, as far as the process comes with the batch."""
+    async def _ask_for(self, batch: Sequence[Wanted], caller: _Caller) -> None:
+        """Settles the first of a caller's tools, as far as the process comes with the batch."""
         async with aclosing(self._process.ask(batch)) as answers:
             async for answer in answers:
                 if "given_up" not in answer:
-                    self._settle(tenant, waiting.popleft().tool, _grammar(answer))
+                    self._settle(caller.tenant, caller.tools.popleft().tool, _grammar(answer))
                 elif answer["given_up"]:
-                    self._give_up(tenant, waiting, answer["given_up"])
+                    self._give_up(caller, answer["given_up"])
                 await asyncio.sleep(0)  # several answers may have come at once
 
-    def _give_up(self, tenant: str, waiting: deque[_Waiting], why: str) -> None:
+    def _give_up(self, caller: _Caller, why: str) -> None:
         """Has the first tool tried again without what is costly, or holds it to any object."""
-        first = waiting.popleft()
+        first = caller.tools.popleft()
         if first.costly:
-            waiting.appendleft(replace(first, costly=False))
+            caller.tools.appendleft(replace(first, costly=False))
         else:
-            self._settle(tenant, first.tool, any_object(why))
+            self._settle(caller.tenant, first.tool, any_object(why))
 
     def _settle(
         self, tenant: str, tool: ToolDeclaration, grammar: ToolGrammar, *, keep: bool = True
