@@ -14,7 +14,7 @@ import gc
 import importlib.util
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 
 from bench.process import Link, run_child
@@ -163,9 +163,10 @@ async def main(
         app.serve(
             settings, factory, model="paced", on_progress=lambda _stage, _fraction: None
         ) as service,
+        AsyncExitStack() as stack,
     ):
         if importlib.util.find_spec(HEAP) is not None:  # as `precall serve` does by now
-            importlib.import_module(HEAP).quiet_heap(service)
+            stack.enter_context(importlib.import_module(HEAP).quiet_heap(service))
 
         async def pause(_fields: JsonObject) -> JsonObject:
             return {"longest_s": service.watch.longest_pause_s()}
@@ -179,6 +180,7 @@ async def main(
                 "conversations": sum(vitals.conversations.values()),
                 "calls": vitals.calls,
                 "first messages": vitals.first_messages_waiting,
+                "frames": vitals.frames_waiting,
                 "bytes held": sum(vitals.bytes_held.values()),
                 "bytes of schemas": sum(vitals.schema_bytes.values()),
                 "runs": vitals.runs,

@@ -109,7 +109,7 @@ async def test_others_are_served_while_one_tenant_sends_halves() -> None:
         streams = [connection.open() for _ in range(5 * SLOTS)]
         await pour(connection, streams, unfinished)
         victim = asyncio.create_task(lives(there))
-        await eventually(lambda: there.service.server.arrivals.waiting > 4 * SLOTS)
+        await eventually(lambda: there.service.server.reception.arrivals.waiting > 4 * SLOTS)
         there.clock.advance(1.0)  # the patience that others have with a slow message
         await victim
 

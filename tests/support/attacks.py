@@ -227,6 +227,28 @@ async def holds_large_histories(address: str, tenant: str) -> None:
     await _again_and_again(attempt)
 
 
+async def keeps_many_conversations(address: str, tenant: str) -> None:
+    """Opens thousands of conversations, keeps them, and leaves them all in one moment."""
+    opening = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
+    frame = message(opening.SerializeToString())
+
+    async def attempt(_number: int) -> None:
+        connections = [await Connection.connect(address, read_window=4096) for _ in range(4)]
+        try:
+            for _ in range(16):
+                for connection in connections:
+                    for _ in range(50):
+                        stream = connection.open(CONVERSE, ("precall-tenant", tenant))
+                        connection.send(stream, frame)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(2)
+        finally:
+            for connection in connections:
+                connection.close()
+
+    await _again_and_again(attempt)
+
+
 async def leaves_messages_unfinished(address: str, tenant: str) -> None:
     """Sends most of a message on each of many streams, on several connections."""
     part = b"x" * (1 << 20)
@@ -344,6 +366,7 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     "costly tools": registers_costly_tools,
     "costly results": answers_with_costly_results,
     "large histories": holds_large_histories,
+    "many conversations": keeps_many_conversations,
     "unfinished messages": leaves_messages_unfinished,
     "nothing is read": reads_nothing,
     "reconnects": reconnects_all_at_once,

@@ -296,7 +296,8 @@ class RunningServer:
         await eventually(lambda: services.admission.admitted + services.admission.waiting == 0)
         held, transport = conversations.held, self.service.server
         await eventually(lambda: transport.calls.in_flight == 0)
-        assert (transport.arrivals.reading, transport.arrivals.waiting) == (0, 0)
+        arrivals = transport.reception.arrivals
+        assert (arrivals.reading, arrivals.waiting) == (0, 0)
         assert (held.total, held.bytes_by_tenant, held.conversations_by_tenant) == (0, {}, {})
         await self.nothing_is_generated()
 

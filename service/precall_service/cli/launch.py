@@ -48,8 +48,8 @@ async def launched(
     async with serve(
         settings, factory, model=model, on_progress=on_progress, draft_factory=draft_factory
     ) as service:
-        quiet_heap(service)
-        yield service
+        with quiet_heap(service):
+            yield service
 
 
 async def _draft(settings: Settings, on_progress: Progress) -> VllmConfig | OpenAiConfig | None:

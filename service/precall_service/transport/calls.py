@@ -31,9 +31,9 @@ from precall_service.domain.errors import Reason, ServiceError
 from precall_service.tasks import traceless
 from precall_service.transport.abandoned import AbandonedCalls
 from precall_service.transport.boundary import status_boundary
-from precall_service.transport.decoding import Decoder
 from precall_service.transport.first_messages import ArrivalLimits, FirstMessages
 from precall_service.transport.opening_in import tenant
+from precall_service.transport.reception import Reception
 from precall_service.transport.stall import WriteWatch
 from precall_service.transport.statuses import UnreadStatusError
 
@@ -64,23 +64,21 @@ class CallLimits:
 class Calls(grpc.aio.ServerInterceptor):
     """Stands before every method.
 
-    `arrivals` has the slots for first messages; `abandoned` ends what no status can end.
+    `reception` takes in what they send; `abandoned` ends what no status can end.
     """
 
     def __init__(
         self,
         clock: Clock,
         limits: CallLimits,
-        arrivals: FirstMessages,
-        decoder: Decoder,
+        reception: Reception,
         abandoned: AbandonedCalls,
     ) -> None:
         self._clock = clock
-        self._decoder = decoder
         self._abandoned = abandoned
         self._limits = limits
-        self._arrivals = arrivals
-        self._probes = FirstMessages(clock, _HEALTH_LIMITS)
+        self._reception = reception
+        self._probes = Reception.of(clock, _HEALTH_LIMITS)
         self._calls: Counter[str] = Counter()
         """Calls by tenant, without those of the health service."""
         self._in_flight = 0
@@ -95,7 +93,7 @@ class Calls(grpc.aio.ServerInterceptor):
     @property
     def probes_waiting(self) -> int:
         """How many calls of the health service wait for their requests to be read."""
-        return self._probes.waiting
+        return self._probes.arrivals.waiting
 
     async def intercept_service(
         self,
@@ -143,9 +141,9 @@ class Calls(grpc.aio.ServerInterceptor):
         async def served(requests: object, context: _Context) -> None:
             async with self._ends(context, name):
                 whose = _tenant_of(context)
-                with self._counted(whose), _request_errors(name, self._arrivals):
+                with self._counted(whose), _request_errors(name, self._reception.arrivals):
                     async with (
-                        self._arrivals.slot(whose),
+                        self._reception.arrivals.slot(whose),
                         aclosing(method(requests, context)) as answers,
                     ):
                         await self._write_all(answers, context)
@@ -155,7 +153,7 @@ class Calls(grpc.aio.ServerInterceptor):
     def _single(self, name: str, handler: _Handler) -> _Method:
         """A method that takes a single request, and answers with one message or with a stream."""
         health = name.startswith(_HEALTH)
-        arrivals = self._probes if health else self._arrivals
+        reception = self._probes if health else self._reception
         # The stubs know only the context of servers without asyncio.
         method = cast(
             "_Method", handler.unary_stream if handler.response_streaming else handler.unary_unary
@@ -164,15 +162,19 @@ class Calls(grpc.aio.ServerInterceptor):
         # What the stubs decode with is a method of the message's class.
         kind = cast("type[Message]", cast("Any", handler.request_deserializer).__self__)
 
+        async def read(context: _Context, whose: str) -> Message:
+            with _request_errors(name, reception.arrivals):
+                async with reception.arrivals.slot(whose):
+                    data = await context.read()
+                    if data is grpc.aio.EOF:
+                        raise _unreadable(name, "there is no request")
+                    return await reception.decoder.decoded(data, kind, whose=whose)
+
         async def served(_requests: object, context: _Context) -> None:
             async with self._ends(context, name):
                 whose = _address_of(context) if health else _tenant_of(context)
                 with self._probed(whose) if health else self._counted(whose):
-                    with _request_errors(name, arrivals):
-                        data = await arrivals.read(whose, context.read)
-                        if data is grpc.aio.EOF:
-                            raise _unreadable(name, "there is no request")
-                        request = await self._decoder.decoded(data, kind)
+                    request = await read(context, whose)
                     answers = method(request, context)
                     if isasyncgen(answers):
                         async with aclosing(answers):

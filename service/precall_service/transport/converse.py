@@ -23,9 +23,9 @@ from precall_service.domain.events import FrameRejected, ToolRegistration, TurnO
 from precall_service.incidents import report_defect
 from precall_service.tasks import traceless
 from precall_service.transport import events_out, frames_in, opening_in
-from precall_service.transport.decoding import AT_ONCE_BYTES_MAX, Decoder
+from precall_service.transport.decoding import AT_ONCE_BYTES_MAX
 from precall_service.transport.fields import duration
-from precall_service.transport.first_messages import FirstMessages
+from precall_service.transport.reception import Reception
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.speculation import speculation_settings
 from precall_service.transport.stall import WriteWatch
@@ -53,16 +53,14 @@ class ConverseStream:
         context: Context,
         conversations: Conversations,
         info: ServerInfo,
-        arrivals: FirstMessages,
-        decoder: Decoder,
+        reception: Reception,
         *,
         unread_s: float,
     ) -> None:
         self._context = context
         self._conversations = conversations
         self._info = info
-        self._arrivals = arrivals
-        self._decoder = decoder
+        self._reception = reception
         self._unread_s = unread_s
         # More than may be registered, so that each excess tool is refused on its own.
         self._tools_max = 4 * conversations.tool_limits.tools_max
@@ -112,7 +110,11 @@ class ConverseStream:
                 reader = group.create_task(
                     traceless(partial(self._read, conversation)), name=f"reader of {who}"
                 )
-                await self._write(conversation, registrations)
+                try:
+                    await self._write(conversation, registrations)
+                except asyncio.CancelledError:  # thousands may leave in one moment
+                    await self._reception.intake.turn(conversation.tenant)
+                    raise
                 reader.cancel()
             how = "closed" if conversation.error is None else conversation.error.label
         except asyncio.CancelledError:
@@ -123,11 +125,13 @@ class ConverseStream:
 
     async def _handshake(self, tenant: str) -> opening_in.Opening:
         try:
-            data = await self._arrivals.read(tenant, self._context.read)
+            # The slot is kept until it is decoded: no more of them than slots are held in memory.
+            async with self._reception.arrivals.slot(tenant):
+                data = await self._context.read()
+                frame = await self._decoded(data, tenant)
         except TimeoutError:
-            limit_s = self._arrivals.limits.timeout_s
+            limit_s = self._reception.arrivals.limits.timeout_s
             raise _no_handshake(f"no whole frame came within {limit_s:g} s") from None
-        frame = await self._decoded(data)
         if frame is None:
             raise _no_handshake("the stream ended before its first frame")
         self._check_frame(frame, len(data))
@@ -201,7 +205,7 @@ class ConverseStream:
             conversation.renew()
             try:
                 data = await self._context.read()
-                frame = await self._decoded(data)
+                frame = await self._decoded(data, conversation.tenant)
             except ServiceError as error:  # its number is unreadable; it must be the next one
                 self._processed = min(self._processed + 1, _SEQUENCE_MAX)
                 await self._refuse(conversation, 0, error)
@@ -232,16 +236,19 @@ class ConverseStream:
             log.info("%s: refused frame %d: %s", conversation.who, frame, error.label)
         await conversation.outbox.put(FrameRejected(frame, error))
 
-    async def _decoded(self, data: bytes) -> agent_pb2.ConverseRequest | None:
-        """Returns the frame that the bytes are; None for the end of the stream.
+    async def _decoded(self, data: bytes, tenant: str) -> agent_pb2.ConverseRequest | None:
+        """Returns the frame that the bytes are, in its turn; None for the end of the stream.
 
         Raises:
             ServiceError: FRAME_UNKNOWN if they are none, TOO_LARGE if it has too many fields.
         """
         if data is grpc.aio.EOF:
+            await self._reception.intake.turn(tenant)
             return None
         try:
-            return await self._decoder.decoded(data, agent_pb2.ConverseRequest)
+            return await self._reception.decoder.decoded(
+                data, agent_pb2.ConverseRequest, whose=tenant
+            )
         except DecodeError as error:
             raise ServiceError(
                 Reason.FRAME_UNKNOWN,

@@ -2,16 +2,16 @@
 
 A message is decoded in one go, in time that grows with the number of its fields: two million empty
 ones fit into 4 MiB and take 0.2 s, and 200 MB of memory. So the fields of a large message are
-counted first, in a thread, and there may be only as many as an honest client needs. Large messages
-are decoded one at a time, each in a pass of its own of the event loop.
+counted first, a part in each pass of the loop, and there may be only as many as an honest client
+needs. A thread would not do: it would keep Python's lock from the loop for 5 ms at a time.
 
-Owns: whose large message is next.
+Owns: whose message is next.
 Concurrency: one event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Generator
 from functools import cache
 from typing import Final, TypeVar, cast
 
@@ -19,6 +19,8 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.fair_turns import FairTurns
+from precall_service.transport.intake import Intake
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -27,6 +29,8 @@ AT_ONCE_BYTES_MAX: Final = 128 << 10
 FIELDS_MAX: Final = 100_000
 """The most fields of a message, with those of the messages in it. A history with as many messages
 and calls as it may have stays far below; decoding that many takes 10 ms."""
+COUNT_FIELDS: Final = 2_000
+"""How many are counted in one pass of the loop, which takes about 1 ms."""
 
 _VARINT: Final = 0  # https://protobuf.dev/programming-guides/encoding
 _FIXED64: Final = 1
@@ -35,49 +39,51 @@ _FIXED32: Final = 5
 
 
 class Decoder:
-    """Decodes the messages of all calls."""
+    """Decodes messages: one in each pass of the event loop, large ones one at a time."""
 
-    def __init__(self) -> None:
-        self._large = asyncio.Lock()
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._large = FairTurns()
 
-    async def decoded(self, data: bytes, kind: type[MessageT]) -> MessageT:
-        """Returns the message that the bytes are.
+    async def decoded(self, data: bytes, kind: type[MessageT], *, whose: str) -> MessageT:
+        """Returns the message that the bytes are. `whose` is what is treated fairly.
 
         Raises:
             DecodeError: they are none.
             ServiceError: TOO_LARGE if it has more fields than any message may have.
         """
         if len(data) <= AT_ONCE_BYTES_MAX:
+            await self._intake.turn(whose)
             return kind.FromString(data)
-        async with self._large:
-            if await asyncio.to_thread(
-                has_more_fields, data, cast("Descriptor", kind.DESCRIPTOR), FIELDS_MAX
-            ):
-                raise ServiceError(
-                    Reason.TOO_LARGE,
-                    f"the message has more than {FIELDS_MAX} fields, counting those of the messages"
-                    " in it, which is the limit: send less, or split it up",
-                    metadata={"limit": str(FIELDS_MAX)},
-                )
-            message = kind.FromString(data)
-            await asyncio.sleep(0)  # the next one has the next pass
-            return message
+        async with self._large.of(whose):
+            for fields in count_fields(data, cast("Descriptor", kind.DESCRIPTOR)):
+                if fields > FIELDS_MAX:
+                    raise ServiceError(
+                        Reason.TOO_LARGE,
+                        f"the message has more than {FIELDS_MAX} fields, counting those of the "
+                        "messages in it, which is the limit: send less, or split it up",
+                        metadata={"limit": str(FIELDS_MAX)},
+                    )
+                await self._intake.turn(whose)
+            return kind.FromString(data)
 
 
-def has_more_fields(data: bytes, descriptor: Descriptor, limit: int) -> bool:
-    """Returns whether an encoded message of this type has more fields than `limit`.
+def count_fields(data: bytes, descriptor: Descriptor) -> Generator[int]:
+    """Counts the fields of an encoded message of this type, with those of the messages in it.
 
-    Bytes that are no message count as far as they can be read: decoding says what is wrong.
+    Yields the number so far after every COUNT_FIELDS, and at the end. Bytes that are no message
+    count as far as they can be read: decoding says what is wrong.
     """
-    fields = 0
+    fields, pause_at = 0, COUNT_FIELDS
     rest = [(0, len(data), descriptor)]
     while rest:
         at, end, of = rest.pop()
         messages = _messages_in(of)
         while at < end:
             fields += 1
-            if fields > limit:
-                return True
+            if fields == pause_at:
+                pause_at += COUNT_FIELDS
+                yield fields
             tag, at = _varint(data, at)
             kind = tag & 7
             if kind == _BYTES:
@@ -93,7 +99,7 @@ def has_more_fields(data: bytes, descriptor: Descriptor, limit: int) -> bool:
             elif kind == _FIXED32:
                 at += 4
             # The marks of a group have no value. Nothing in the contract has groups.
-    return False
+    yield fields
 
 
 @cache

@@ -4,7 +4,7 @@ gRPC holds what has come of a message until the rest of it comes, and no one can
 is. But it takes in only the start of a message that has not been asked for. So only calls that have
 a slot here ask for their first message, and all others hold no more than that start.
 
-Owns: the slots, and the calls that wait for one, in an order that is fair by tenant.
+Owns: the slots, and when a call must give its own up to those that wait.
 Concurrency: one event loop.
 """
 
@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 from precall_service.domain.clock import Clock, Timer
 from precall_service.domain.errors import Reason, ServiceError
+from precall_service.fair_turns import FairTurns
 from precall_service.tools.timeout import within
-
-T = TypeVar("T")
 
 RETRY_AFTER_S: Final = 2.0
 """What a refused call is told to wait, give or take half of it: not all shall come back at once."""
@@ -32,7 +30,7 @@ _TICK_S: Final = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalLimits:
-    """How first messages are read.
+    """How first messages are read and decoded.
 
     `reading_max` of them are read at once. `waiting_max` calls may wait for that, of one tenant
     half as many. Each may wait and then read for `timeout_s`. While others wait, a message that
@@ -62,11 +60,7 @@ class FirstMessages:
         self._clock = clock
         self._readings: dict[_Reading, None] = {}
         """Those that have a slot, the oldest first."""
-        self._granted = 0
-        """Slots that were given to calls that have not taken them yet."""
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
-        """Those that wait, by whose they are; the first queue is served next."""
-        self._waiting = 0
+        self._turns = FairTurns(limits.reading_max)
         self._giving_way = 0
         """Those with a slot that are being ended, because others wait."""
         self._timer: Timer | None = None
@@ -74,28 +68,23 @@ class FirstMessages:
     @property
     def reading(self) -> int:
         """How many calls have a slot."""
-        return len(self._readings) + self._granted
+        return self._turns.taken
 
     @property
     def waiting(self) -> int:
         """How many calls wait for one."""
-        return self._waiting
-
-    async def read(self, whose: str, receive: Callable[[], Awaitable[T]]) -> T:
-        """Waits for a slot, and returns what `receive` returns within the slot's time.
-
-        Raises:
-            ServiceError: OVERLOADED if too many wait, none became free in time, or the message was
-                slow while others waited.
-            TimeoutError: the message did not come within `timeout_s`.
-        On cancel: the slot is free again.
-        """
-        async with self.slot(whose):
-            return await receive()
+        return self._turns.waiting
 
     @asynccontextmanager
     async def slot(self, whose: str) -> AsyncGenerator[None]:
-        """Holds a slot for the block, which it ends after `timeout_s`. See `read`."""
+        """Waits for a slot, and holds it for the block, which it ends after `timeout_s`.
+
+        Raises:
+            ServiceError: OVERLOADED if too many wait, none became free in time, or the block was
+                slow while others waited.
+            TimeoutError: the block took longer than `timeout_s`.
+        On cancel: the slot is free again.
+        """
         await self._enter(whose)
         reading = _Reading(self._clock.now())
         self._readings[reading] = None
@@ -110,62 +99,26 @@ class FirstMessages:
         finally:
             del self._readings[reading]
             self._giving_way -= reading.gave_way
-            self._pass_on()
+            self._turns.end()
+            self._watch_readings()
 
     async def _enter(self, whose: str) -> None:
-        if self.reading < self.limits.reading_max and not self._waiting:
+        if self.reading < self.limits.reading_max:
+            await self._turns.begin(whose)
             return
-        queue = self._queues.get(whose)
         of_one_max = max(1, self.limits.waiting_max // 2)
-        if self._waiting >= self.limits.waiting_max or len(queue or ()) >= of_one_max:
+        if self.waiting >= self.limits.waiting_max or self._turns.waiting_of(whose) >= of_one_max:
             raise self._overloaded("too many wait already")
-        if queue is None:
-            queue = self._queues[whose] = deque()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.append(turn)
-        self._waiting += 1
-        self._watch_readings()
-        given_up = True
+        self._watch_readings(coming=1)
         try:
             async with within(self._clock, self.limits.timeout_s):
-                await turn
-            given_up = False
+                await self._turns.begin(whose)
         except TimeoutError:
             raise self._overloaded(f"this one waited {self.limits.timeout_s:g} s") from None
-        finally:
-            if turn.done() and not turn.cancelled():
-                self._granted -= 1
-            else:
-                self._leave(whose, turn)
-            if given_up:
-                self._pass_on()  # it may have been given a slot at the same moment
 
-    def _leave(self, whose: str, turn: asyncio.Future[None]) -> None:
-        queue = self._queues.get(whose)
-        if queue is None or turn not in queue:
-            return  # its turn came when it was cancelled already
-        queue.remove(turn)
-        self._waiting -= 1
-        if not queue:
-            del self._queues[whose]
-
-    def _pass_on(self) -> None:
-        """Gives free slots to those that wait, one of each tenant in turn."""
-        while self._waiting and self.reading < self.limits.reading_max:
-            whose, queue = next(iter(self._queues.items()))
-            turn = queue.popleft()
-            self._waiting -= 1
-            del self._queues[whose]
-            if queue:
-                self._queues[whose] = queue  # at the end: the others come first
-            if not turn.cancelled():
-                turn.set_result(None)
-                self._granted += 1
-        self._watch_readings()
-
-    def _watch_readings(self) -> None:
+    def _watch_readings(self, *, coming: int = 0) -> None:
         """Looks at the oldest reading when its patience ends, if more wait than give way."""
-        if self._timer is not None or self._waiting <= self._giving_way:
+        if self._timer is not None or self.waiting + coming <= self._giving_way:
             return
         oldest = next((each for each in self._readings if not each.gave_way), None)
         if oldest is not None:
@@ -176,7 +129,7 @@ class FirstMessages:
         self._timer = None
         now = asyncio.get_running_loop().time()
         for reading in self._readings:
-            if self._waiting <= self._giving_way or self._left_s(reading) > _TICK_S:
+            if self.waiting <= self._giving_way or self._left_s(reading) > _TICK_S:
                 break
             if not reading.gave_way:
                 reading.gave_way = True

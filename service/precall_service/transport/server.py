@@ -20,9 +20,9 @@ from precall_service.cache.cache import ToolCache
 from precall_service.engine.supervisor import EngineState, EngineSupervisor
 from precall_service.transport.abandoned import AbandonedCalls
 from precall_service.transport.calls import CallLimits, Calls
-from precall_service.transport.decoding import Decoder
-from precall_service.transport.first_messages import ArrivalLimits, FirstMessages
+from precall_service.transport.first_messages import ArrivalLimits
 from precall_service.transport.health import HealthServicer
+from precall_service.transport.reception import Reception
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.servicers import (
     AGENT_SERVICE,
@@ -32,6 +32,7 @@ from precall_service.transport.servicers import (
     NotServed,
 )
 from precall_service.transport.tool_cache import ToolCacheServicer
+from precall_service.transport.wake_ups import take_events_at_once
 
 _LOOKAHEAD_BYTES: Final = 16 << 10
 _PENDING_CALLS_MAX: Final = 16_384
@@ -86,7 +87,7 @@ class GrpcServer:
         self._conversations = conversations
         self._stopping = False
         self._health = HealthServicer()
-        self.arrivals = FirstMessages(
+        self.reception = Reception.of(
             info.clock,
             ArrivalLimits(
                 reading_max=options.arrivals_max,
@@ -95,14 +96,14 @@ class GrpcServer:
             ),
         )
         self.abandoned = AbandonedCalls()
-        decoder = Decoder()
         limits = CallLimits(calls_max=options.calls_max, unread_s=options.unread_s)
-        self.calls = Calls(info.clock, limits, self.arrivals, decoder, self.abandoned)
+        self.calls = Calls(info.clock, limits, self.reception, self.abandoned)
+        take_events_at_once()
         self._server = grpc.aio.server(
             interceptors=(self.calls,), options=_channel_options(options)
         )
         agent_pb2_grpc.add_AgentServiceServicer_to_server(
-            AgentServicer(conversations, info, self.arrivals, decoder, unread_s=options.unread_s),
+            AgentServicer(conversations, info, self.reception, unread_s=options.unread_s),
             self._server,
         )
         self._tool_cache = ToolCacheServicer(

@@ -17,9 +17,8 @@ from precall.v1 import (
 )
 from precall_service.agent.conversations import Conversations
 from precall_service.transport.converse import Context, ConverseStream
-from precall_service.transport.decoding import Decoder
-from precall_service.transport.first_messages import FirstMessages
 from precall_service.transport.opening_in import tenant
+from precall_service.transport.reception import Reception
 from precall_service.transport.server_info import ServerInfo
 from precall_service.transport.statuses import not_served
 
@@ -35,15 +34,13 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         self,
         conversations: Conversations,
         info: ServerInfo,
-        arrivals: FirstMessages,
-        decoder: Decoder,
+        reception: Reception,
         *,
         unread_s: float,
     ) -> None:
         self._conversations = conversations
         self._info = info
-        self._arrivals = arrivals
-        self._decoder = decoder
+        self._reception = reception
         self._unread_s = unread_s
 
     # grpc.aio accepts a generator, or a coroutine that reads and writes its context. The stubs know
@@ -58,8 +55,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             context,
             self._conversations,
             self._info,
-            self._arrivals,
-            self._decoder,
+            self._reception,
             unread_s=self._unread_s,
         )
         await stream.serve()

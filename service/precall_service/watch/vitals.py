@@ -25,6 +25,7 @@ class Vitals:
         predictions: Tasks that predict calls, or await an early run.
         calls: Calls of gRPC that have not ended, conversations included.
         first_messages_waiting: Calls whose first message waits to be read.
+        frames_waiting: Frames that wait for their turn to be processed.
         bytes_held: By tenant: what conversations hold of texts, tools and events.
         schema_bytes: By tenant: what compiled schemas hold.
         refusals: By tenant and reason, since the start; they only grow.
@@ -39,6 +40,7 @@ class Vitals:
     predictions: int
     calls: int
     first_messages_waiting: int
+    frames_waiting: int
     bytes_held: Mapping[str, int]
     schema_bytes: Mapping[str, int]
     refusals: Mapping[str, Mapping[Reason, int]]
@@ -67,7 +69,8 @@ class VitalSigns:
             runs=self.dispatcher.in_flight,
             predictions=self.speculation.in_flight,
             calls=self.server.calls.in_flight,
-            first_messages_waiting=self.server.arrivals.waiting,
+            first_messages_waiting=self.server.reception.arrivals.waiting,
+            frames_waiting=self.server.reception.intake.waiting,
             bytes_held=dict(held.bytes_by_tenant),
             schema_bytes=dict(self.dispatcher.schemas_bytes),
             refusals=self.conversations.refusals.by_tenant(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -26,10 +26,6 @@ def silent(_stage: str, _fraction: float | None) -> None:
     pass
 
 
-def no_service(_service: None) -> None:
-    """Stands for what is done with a service that was started."""
-
-
 def configured(factory: Any) -> VllmConfig | OpenAiConfig | None:
     assert isinstance(factory, VllmEngineFactory | OpenAiEngineFactory | None)
     return None if factory is None else factory._config  # pyright: ignore[reportPrivateUsage]
@@ -47,7 +43,7 @@ async def started(
         yield
 
     monkeypatch.setattr(launch, "serve", serve)
-    monkeypatch.setattr(launch, "quiet_heap", no_service)
+    monkeypatch.setattr(launch, "quiet_heap", nullcontext)  # there is no service
     settings = load_settings(None, {name: dict(fields) for name, fields in sections.items()})
     async with launched(settings, (), silent):
         main, draft = given

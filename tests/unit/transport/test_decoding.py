@@ -13,13 +13,19 @@ from precall.v1 import agent_pb2, tool_pb2, turn_pb2
 from precall_service.domain.errors import Reason, ServiceError
 from precall_service.transport.decoding import (
     AT_ONCE_BYTES_MAX,
+    COUNT_FIELDS,
     FIELDS_MAX,
     Decoder,
-    has_more_fields,
+    count_fields,
 )
+from precall_service.transport.intake import Intake
 
 Frame = agent_pb2.ConverseRequest
 FRAME = Frame.DESCRIPTOR
+
+
+def fields_in(data: bytes) -> int:
+    return list(count_fields(data, FRAME))[-1]
 
 
 def opening(messages: int, text: str = "") -> bytes:
@@ -36,34 +42,40 @@ def empty_messages(count: int) -> bytes:
 
 def test_fields_are_counted_with_those_of_the_messages_in_it() -> None:
     data = opening(messages=10)  # the number, the handshake, ten messages with a field each
-    assert not has_more_fields(data, FRAME, 22)
-    assert has_more_fields(data, FRAME, 21)
+    assert fields_in(data) == 22
 
 
 def test_texts_are_no_messages_whatever_they_hold() -> None:
     hidden = tool_pb2.RegisterTools(tools=[tool_pb2.Tool()] * 50).SerializeToString().decode()
     frame = Frame(sequence=2, cancel_turn=turn_pb2.CancelTurn(turn_id=hidden))
-    assert not has_more_fields(frame.SerializeToString(), FRAME, 3)
+    assert fields_in(frame.SerializeToString()) == 3
 
 
 def test_unknown_fields_count_too() -> None:
-    assert has_more_fields(b"x" * 1000, FRAME, 499)
-    assert not has_more_fields(b"x" * 1000, FRAME, 500)
+    assert fields_in(b"x" * 1000) == 500
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_counted(data: bytes) -> None:
-    assert not has_more_fields(data, FRAME, 2 * len(data) + 1)
+    assert fields_in(data) <= len(data)
+
+
+def test_they_are_counted_in_parts() -> None:
+    assert list(count_fields(b"x" * (5 * COUNT_FIELDS + 2), FRAME)) == [
+        COUNT_FIELDS,
+        2 * COUNT_FIELDS,
+        5 * COUNT_FIELDS // 2 + 1,
+    ]
 
 
 async def test_a_message_is_decoded_at_once_or_in_turn() -> None:
-    decoder = Decoder()
+    decoder = Decoder(Intake())
     for data in (opening(2), opening(3, text="x" * AT_ONCE_BYTES_MAX)):
-        assert (await decoder.decoded(data, Frame)).SerializeToString() == data
+        assert (await decoder.decoded(data, Frame, whose="ann")).SerializeToString() == data
 
 
 async def test_large_messages_are_decoded_in_different_passes_of_the_loop() -> None:
-    decoder, passes = Decoder(), 0
+    decoder, passes = Decoder(Intake()), 0
     data = opening(1, text="x" * AT_ONCE_BYTES_MAX)
     decoded_in: list[int] = []
 
@@ -74,7 +86,7 @@ async def test_large_messages_are_decoded_in_different_passes_of_the_loop() -> N
             await asyncio.sleep(0)
 
     async def decode() -> None:
-        await decoder.decoded(data, Frame)
+        await decoder.decoded(data, Frame, whose="ann")
         decoded_in.append(passes)
 
     counting = asyncio.create_task(count())
@@ -85,7 +97,7 @@ async def test_large_messages_are_decoded_in_different_passes_of_the_loop() -> N
 
 async def test_a_message_with_far_too_many_fields_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(ServiceError) as refused:
-        await Decoder().decoded(empty_messages(FIELDS_MAX), Frame)
+        await Decoder(Intake()).decoded(empty_messages(FIELDS_MAX), Frame, whose="ann")
     assert refused.value.reason is Reason.TOO_LARGE
     assert refused.value.metadata == {"limit": str(FIELDS_MAX)}
 
@@ -93,4 +105,4 @@ async def test_a_message_with_far_too_many_fields_is_refused_before_it_is_decode
 @pytest.mark.parametrize("size", [100, AT_ONCE_BYTES_MAX + 1], ids=["small", "large"])
 async def test_bytes_that_are_no_message_are_told_by_the_decoder(size: int) -> None:
     with pytest.raises(DecodeError):
-        await Decoder().decoded(b"\xff" * size, Frame)
+        await Decoder(Intake()).decoded(b"\xff" * size, Frame, whose="ann")

@@ -34,6 +34,7 @@ IDLE = Vitals(
     predictions=0,
     calls=0,
     first_messages_waiting=0,
+    frames_waiting=0,
     bytes_held={},
     schema_bytes={},
     refusals={},
