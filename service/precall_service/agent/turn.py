@@ -121,20 +121,23 @@ class Turn:
         On cancel (the client is gone): the generation is aborted, the handlers' runs are discarded,
         the share is given back, and no more events are sent.
         """
-        with self._spans:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    self._work = group.create_task(
-                        traceless(self._work_to_outcome), name=self._scope.who
-                    )
-                    if self._stop is not None:
-                        self._work.cancel()
-            finally:
-                self._set_timer(None)
-                self._speculation.close(self._why_over())
-            if self._work.cancelled():
-                self._fail(refusals.step_given_up())
-            return await self._end()
+        try:
+            with self._spans:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        self._work = group.create_task(
+                            traceless(self._work_to_outcome), name=self._scope.who
+                        )
+                        if self._stop is not None:
+                            self._work.cancel()
+                finally:
+                    self._set_timer(None)
+                    self._speculation.close(self._why_over())
+                if self._work.cancelled():
+                    self._fail(refusals.step_given_up())
+                return await self._end()
+        finally:
+            self._scope.account.close()
 
     async def _work_to_outcome(self) -> None:
         """Runs the steps and turns every failure into the turn's outcome."""

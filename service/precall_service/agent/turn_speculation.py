@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from precall_service.agent.account import (
     DraftsSaved,
@@ -77,9 +78,8 @@ class TurnSpeculation:
         self._context = context
         self._granted = context.speculation
         self._clock = services.clock
-        self._account = account
         self._tell = tell if self._granted.send_events else None
-        self._ledger = Ledger(services.clock, self._note)
+        self._ledger = Ledger(services.clock, partial(_note, account, self._tell))
         self._runs = EarlyRuns(services, context, spec.turn_id, self._ledger, trace_context)
         self._record = self._shared.records.of(context.tenant)
         self._tools = {tool.name: tool for tool in context.tools}
@@ -297,10 +297,12 @@ class TurnSpeculation:
             except Exception as defect:  # noqa: BLE001 - a predictor must not hurt the turn
                 report_defect(log, "a predictor that learns", defect)
 
-    def _note(self, event: PredictionEvent) -> None:
-        self._account.note(event)
-        if self._tell is not None:
-            self._tell(event)
+
+def _note(account: TurnAccount, tell: Push | None, event: PredictionEvent) -> None:
+    """Notes what happens to a prediction, and tells the client if it wants to know."""
+    account.note(event)
+    if tell is not None:
+        tell(event)
 
 
 def _follows(prediction: Prediction, step: int, made: set[CallKey | None]) -> bool:

@@ -44,7 +44,7 @@ class InvocationEnding:
     def of_error(error: ServiceError) -> InvocationEnding:
         """Returns the ending for an error; the outcome follows from its reason."""
         outcome = _OUTCOMES.get(error.reason, ToolCallOutcome.ERROR)
-        return InvocationEnding(outcome=outcome, error=error)
+        return InvocationEnding(outcome=outcome, error=error.copy())
 
 
 def model_text(ending: InvocationEnding) -> str:

@@ -128,6 +128,19 @@ class ServiceError(Exception):
             {encodable(name): encodable(value) for name, value in (metadata or {}).items()}
         )
 
+    def copy(self) -> ServiceError:
+        """Returns an equal error, which has not been raised.
+
+        It is what to keep: the traceback of one that was raised refers to all that its frames do.
+        """
+        return ServiceError(
+            self.reason,
+            self.message,
+            field=self.field,
+            retry_after_s=self.retry_after_s,
+            metadata=self.metadata,
+        )
+
     @property
     def code(self) -> Code:
         """The gRPC code that goes with the reason."""

@@ -22,6 +22,7 @@ from precall_service.domain.errors import ServiceError
 from precall_service.domain.events import InvocationCancelReason, Invoke, TraceContext
 from precall_service.domain.text import encodable
 from precall_service.incidents import report_defect
+from precall_service.tasks import traceless
 from precall_service.tools import failures
 from precall_service.tools.answers import read_answer
 from precall_service.tools.arguments import check_arguments
@@ -188,7 +189,7 @@ class Run:
     def start(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
         """Starts the task that works for the run."""
         self._task = group.create_task(
-            self._work(), name=f"run for {self._context.conversation_id}"
+            traceless(self._work), name=f"run for {self._context.conversation_id}"
         )
         return self._task
 
@@ -216,7 +217,10 @@ class Run:
         elif (answered_late := self._peer.owed.pop(self.invocation_id, None)) is not None:
             answered_late()  # the run was given up while its answer was checked
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame
 
     def take_progress(self, message: str, fraction: float | None) -> None:
         """Passes a progress report of the handler to the listeners."""
