@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
 
 from precall_service.agent import refusals
 from precall_service.agent.context import TurnContext, TurnServices
@@ -29,6 +28,7 @@ from precall_service.agent.held_bytes import (
 )
 from precall_service.agent.limits import AgentLimits
 from precall_service.agent.outbox import Outbox
+from precall_service.agent.registration_answers import RegistrationAnswers
 from precall_service.agent.transcript import Tail
 from precall_service.agent.turn import Turn
 from precall_service.domain.clock import Timer
@@ -48,15 +48,11 @@ from precall_service.domain.messages import Transcript
 from precall_service.domain.speculation import SpeculationSettings
 from precall_service.domain.turn import ToolChoice, ToolChoiceMode, TurnSpec
 from precall_service.engine.base import Feature
-from precall_service.tasks import traceless
 from precall_service.tools.declarations import ToolProposal
 from precall_service.tools.link import HandlerAnswer
 from precall_service.tools.toolset import RegisteredTool, Registration
 
 log = logging.getLogger(__name__)
-
-UNJUDGED_MAX: Final = 4
-"""Frames with tools that have no answer yet; if there are more, the client's frames wait."""
 
 
 class Conversation:
@@ -96,7 +92,8 @@ class Conversation:
         self._tool_bytes: dict[str, int] = {}
         self._turn: Turn | None = None
         self._ended = EndedTurns(limits.ended_turns_max)
-        self._unjudged: asyncio.Queue[tuple[int, list[Registration]]] = asyncio.Queue(UNJUDGED_MAX)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._answers: RegistrationAnswers | None = None
         self._wake = asyncio.Event()
         self._draining = False
         self.error: ServiceError | None = None
@@ -146,12 +143,16 @@ class Conversation:
         )
 
     async def register_tools(self, frame: int, proposals: Sequence[ToolProposal]) -> None:
-        """Registers tools; `run` answers with one ToolsRegistered once they are judged.
+        """Registers tools while `run` runs, which answers with one ToolsRegistered for the frame.
 
         The client's next frames need not wait for that: they may be results of a running turn.
         """
         registrations = await self.register(proposals, path="register_tools.tools")
-        await self._unjudged.put((frame, registrations))
+        if self._tasks is None:
+            return  # the conversation has ended
+        if self._answers is None:  # most conversations need none
+            self._answers = RegistrationAnswers(self._tasks, self._answer)
+        await self._answers.add(frame, registrations)
 
     async def withdraw_tools(self, frame: int, names: Sequence[str]) -> None:
         """Withdraws tools, and answers with one ToolsWithdrawn."""
@@ -276,16 +277,19 @@ class Conversation:
 
         On cancel (the client is gone): the running turn is cancelled and no more events are sent.
         """
-        async with asyncio.TaskGroup() as group:
-            answering = group.create_task(traceless(self._answer_registrations))
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             try:
                 await self._run_turns()
-                await self._unjudged.join()
+                if self._answers is not None:
+                    await self._answers.join()
             finally:
                 self._services.dispatcher.link_lost(self)
                 self._cancel_expiry()
                 self.outbox.close()
-                answering.cancel()
+                if self._answers is not None:
+                    self._answers.close()
+                self._tasks = self._answers = None
 
     async def _run_turns(self) -> None:
         while self._turn is not None or not self._draining:
@@ -295,12 +299,8 @@ class Conversation:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _answer_registrations(self) -> None:
-        while True:
-            frame, registrations = await self._unjudged.get()
-            outcomes = await self.judged(registrations)
-            await self.outbox.put(ToolsRegistered(frame, outcomes))
-            self._unjudged.task_done()
+    async def _answer(self, frame: int, registrations: Sequence[Registration]) -> None:
+        await self.outbox.put(ToolsRegistered(frame, await self.judged(registrations)))
 
     def drain(self, error: ServiceError | None = None) -> None:
         """Accepts no more turns, and ends the stream with `error` once the running turn has ended.

@@ -199,6 +199,7 @@ async def test_a_running_turn_goes_on_over_the_limit() -> None:
 async def test_tools_that_do_not_fit_are_refused_one_by_one() -> None:
     async with agent(limits=agent_limits(bytes_per_tenant_max=CONVERSATION_BYTES + 4096)) as there:
         client = there.open()
+        await settle()
         await client.conversation.register_tools(2, [WEATHER])
         await settle()
         [registered] = client.of(ToolsRegistered)
