@@ -4,8 +4,9 @@ A status waits behind the message before it, and that message waits until the cl
 window. grpc.aio cannot cancel a call from the server's side: it keeps the call, and a task that
 waits for its end, until the client reads, resets the stream or closes the connection. What does end
 a call is that nothing refers to it any more. The only thing left that does, once the method has
-ended, is that task of grpc.aio, so it is cancelled here. A test fails if another version of grpcio
-does not work so.
+ended, is that task of grpc.aio, so it is cancelled here. (The call that came last is also held by
+what accepts the next one, and ends when that comes.) A test fails if another version of grpcio does
+not work so.
 
 Concurrency: one event loop. Calls that are abandoned at about the same time are ended by one search
 for their tasks, since the search looks at all tasks.
