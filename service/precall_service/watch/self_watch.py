@@ -21,6 +21,7 @@ from typing import Final
 
 from precall_service.domain.clock import Clock
 from precall_service.domain.errors import Reason
+from precall_service.engine.supervisor import EngineState
 from precall_service.watch.loop_watch import LoopWatch, Pause
 from precall_service.watch.vitals import Vitals
 
@@ -86,7 +87,13 @@ class SelfWatch:
         return longest_s
 
     def note_pause(self, pause: Pause) -> None:
-        """Notes a pause of the event loop over the limit. Its task says whose work it was."""
+        """Notes a pause of the event loop over the limit. Its task says whose work it was.
+
+        Before the first engine has started, nobody waits for the loop, and vLLM loads its libraries
+        on it.
+        """
+        if self.vitals().engine_state is EngineState.STARTING:
+            return
         self._longest_pause_s = max(self._longest_pause_s, pause.seconds)
         self._pauses += 1
         if self._worst is None or pause.seconds > self._worst.seconds:

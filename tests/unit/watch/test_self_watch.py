@@ -106,6 +106,13 @@ def test_a_pause_is_logged_with_its_task_and_its_place(watched: Watched, lines: 
     assert watched.watch.longest_pause_s() == 0.0
 
 
+def test_a_service_that_starts_may_pause(watched: Watched, lines: list[str]) -> None:
+    watched.vitals = replace(IDLE, engine_state=EngineState.STARTING)
+    watched.watch.note_pause(PAUSE)
+    watched.after()
+    assert not lines
+
+
 def test_many_pauses_are_one_line_now_and_then(watched: Watched, lines: list[str]) -> None:
     watched.watch.note_pause(PAUSE)
     watched.after()
