@@ -6,8 +6,8 @@ counts what was made less what was freed. Here, a collection is due once there a
 objects, and what it leaves is *frozen*: no later one looks at it again. Frozen objects are still
 freed when nothing refers to them any more, and that is how turns and conversations end. Garbage
 that refers to itself in a circle, if it was frozen before, is found by a *thorough* collection,
-which looks at all objects. It is made when an engine has started, when no turn can run, and at
-quiet times.
+which looks at all objects. It is made when an engine has been replaced, when no turn can run, and
+at quiet times.
 
 Owns: this process's garbage collection.
 Concurrency: one event loop.
@@ -67,11 +67,13 @@ class QuietHeap:
         self._collections = 0
         """Collections since the last thorough one."""
         self._frozen = 0
-        """The objects that the last thorough one has left."""
-        self._last = EngineState.STARTING
+        """The objects that the last thorough one has left, or that there were at the start."""
+        self._state: EngineState | None = None
+        """That of the engine, once it is known."""
 
     def __enter__(self) -> Self:
         gc.disable()
+        self._freeze()
         return self
 
     def __exit__(
@@ -84,10 +86,9 @@ class QuietHeap:
         gc.unfreeze()
 
     def on_state(self, state: EngineState) -> None:
-        """Makes a thorough collection when an engine has started. It may follow one that died."""
-        started = state is EngineState.READY and self._last is not EngineState.SILENT
-        self._last = state
-        if started:
+        """Makes a thorough collection when an engine has taken the place of one that died."""
+        before, self._state = self._state, state
+        if state is EngineState.READY and before not in (None, EngineState.SILENT):
             self._collect_thoroughly()
 
     def look(self) -> None:
@@ -108,6 +109,10 @@ class QuietHeap:
     def _collect_thoroughly(self) -> None:
         gc.unfreeze()
         gc.collect()
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Freezes all there is, and begins to count anew."""
         gc.freeze()
         self._frozen = gc.get_freeze_count()
         self._collections = 0

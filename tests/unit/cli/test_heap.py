@@ -37,12 +37,13 @@ def turns() -> Turns:
 @pytest.fixture
 def heap(turns: Turns) -> Generator[QuietHeap]:
     gc.unfreeze()
+    gc.collect()
     with QuietHeap(turns) as heap:
+        heap.on_state(EngineState.READY)
         yield heap
 
 
 def test_an_object_is_looked_at_once(heap: QuietHeap) -> None:
-    heap.on_state(EngineState.READY)
     kept = [Cycle() for _ in range(YOUNG_MAX)]
     left = weakref.ref(Cycle())
     heap.look()
@@ -52,7 +53,6 @@ def test_an_object_is_looked_at_once(heap: QuietHeap) -> None:
 
 
 def test_nothing_is_looked_at_before_there_is_much(heap: QuietHeap) -> None:
-    heap.on_state(EngineState.READY)
     left = weakref.ref(Cycle())
     heap.look()
     assert left() is not None
@@ -60,7 +60,7 @@ def test_nothing_is_looked_at_before_there_is_much(heap: QuietHeap) -> None:
 
 def test_freed_objects_do_not_put_a_collection_off(heap: QuietHeap) -> None:
     kept = [Cycle() for _ in range(3 * YOUNG_MAX)]
-    heap.on_state(EngineState.READY)
+    gc.freeze()
     left = weakref.ref(Cycle())
     for number in range(YOUNG_MAX):
         kept.append(Cycle())
@@ -83,7 +83,7 @@ def test_frozen_objects_are_freed_when_nothing_refers_to_them() -> None:
 def test_what_an_engine_that_died_has_left_is_found_at_its_restart(heap: QuietHeap) -> None:
     engine = Cycle()
     left = weakref.ref(engine)
-    heap.on_state(EngineState.READY)
+    gc.freeze()
     del engine
     gc.collect()
     assert left() is not None, "it is frozen"
@@ -128,16 +128,14 @@ def test_quiet_times_are_used_if_much_was_frozen(
 def test_what_may_be_garbage_does_not_wait_for_ever(
     heap: QuietHeap, turns: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heap.on_state(EngineState.READY)
     turns.count = 1
     monkeypatch.setattr(heaps, "FROZEN_MAX", YOUNG_MAX * COLLECTIONS_MAX // 2)
     assert froze_much(heap)() is None
 
 
 def test_all_is_as_before_after_the_block(turns: Turns) -> None:
-    with QuietHeap(turns) as heap:
+    with QuietHeap(turns):
         assert not gc.isenabled()
-        heap.on_state(EngineState.READY)
         assert gc.get_freeze_count()
     assert gc.isenabled()
     assert not gc.get_freeze_count()
