@@ -13,6 +13,9 @@ requests, such as ThunderAgent. It is not part of this repository: start it your
 http://127.0.0.1:PORT/v1, where the bench starts today's server for it, and name both with
 `--proxy-url` and `--proxy-port`. Without an address this arm is skipped.
 
+With `--before`, the service is compared with itself at another commit instead, and with nothing
+else.
+
 The gap runs from a tool's result in the client to the first token that AsyncLLM yields for the next
 step; the same code records that token in all servers. The gap seen by the client starts at the
 same result and ends at the first output that the client receives. If the step begins with a call,
@@ -25,6 +28,8 @@ import argparse
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import openai
@@ -36,6 +41,7 @@ from bench.order import rotated
 from bench.process import Child
 from bench.report import AtMost, Report
 from bench.stats import percentile
+from bench.trees import ROOT, checked_out
 
 WARM_UPS = 6
 """Turns that are run first and not measured. They warm the engine up, and they teach the service
@@ -44,6 +50,25 @@ how much such turns grow, which it knows on a server that has run for a minute."
 PROXY_PORT = 8100
 
 PRECALL, TODAY, CAPPED, PROXY = "precall", "today's loop", "with a cap", "proxy"
+BEFORE = "before"
+
+TARGETS = {
+    TODAY: {
+        "gap, median": 0.2,
+        "gap seen by the client, median": 0.2,
+        "mean turn": 0.7,
+        "all done": 1.0,
+    },
+    BEFORE: {"mean turn": 1.05, "all done": 1.05},
+}
+"""By arm: what the service may need at most, as a fraction of what that arm needs."""
+QUANTITIES = (
+    "gap, median",
+    "gap, p95",
+    "gap seen by the client, median",
+    "mean turn",
+    "all done",
+)
 
 SIZES = {
     "cpu": {
@@ -101,6 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="measure the first turns of a fresh server; without it, six turns run first",
     )
+    parser.add_argument(
+        "--before", metavar="COMMIT", help="compare the service with itself at this commit"
+    )
     parser.add_argument("--proxy-url", help="address of a proxy, such as http://127.0.0.1:9000/v1")
     parser.add_argument(
         "--proxy-port",
@@ -125,35 +153,35 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         report.add("KV cache", await _kv_cache_tokens(options), unit="tokens")
     kv_tokens = int(report.samples("KV cache")[0])
     served_arms = served.served(options, block_size=options.block_size, kv_tokens=kv_tokens)
-    arms = [PRECALL, TODAY, CAPPED]
+    arms = _arms(options)
+    done = report.count("precall: mean turn")
+    with checked_out(options.before) if options.before else nullcontext(ROOT) as before:
+        for number in range(done, done + options.rounds):
+            for arm in rotated(arms, number):
+                runs, notes = await _round(arm, options, served_arms, number, before)
+                _add_round(arm, runs, notes, report)
+            _compare(report, arms[1:])
+
+
+def _arms(options: argparse.Namespace) -> list[str]:
+    if options.before:
+        return [PRECALL, BEFORE]
     if options.proxy_url is None:
         print("no --proxy-url: the arm of a proxy that admits by program is skipped")
-    else:
-        arms.append(PROXY)
-    done = report.count("precall: mean turn")
-    for number in range(done, done + options.rounds):
-        for arm in rotated(arms, number):
-            runs, notes = await _round(arm, options, served_arms, number)
-            _add_round(arm, runs, notes, report)
-        _compare(report, arms[1:])
+        return [PRECALL, TODAY, CAPPED]
+    return [PRECALL, TODAY, CAPPED, PROXY]
 
 
 def _compare(report: Report, others: list[str]) -> None:
     for other in others:
-        for quantity, most in (
-            ("gap, median", 0.2),
-            ("gap, p95", None),
-            ("gap seen by the client, median", 0.2),
-            ("mean turn", 0.7),
-            ("all done", 1.0),
-        ):
+        for quantity in QUANTITIES:
             under = f"{other}: {quantity}"
             over = f"{PRECALL}: {quantity}"
             if report.count(under) != report.count(over):
                 continue  # a proxy hides the gap in the server, or a kept result lacks the arm
             ratio = f"{quantity}: precall / {other}"
             report.ratio(ratio, over, under)
-            if most is not None and other == TODAY:
+            if (most := TARGETS.get(other, {}).get(quantity)) is not None:
                 report.judge(ratio, AtMost(most))
     report.round_ended()
 
@@ -187,13 +215,14 @@ async def _kv_cache_tokens(options: argparse.Namespace) -> int:
 
 
 async def _round(
-    arm: str, options: argparse.Namespace, arms: served.Served, number: int
+    arm: str, options: argparse.Namespace, arms: served.Served, number: int, before: Path
 ) -> tuple[list[Run], list[dict[str, Any]]]:
-    """Runs all agents in one arm, on a fresh server."""
+    """Runs all agents in one arm, on a fresh server. `before` has the files of that arm."""
     warm_ups, agents = _plans(options, number)
-    if arm == PRECALL:
+    if arm in (PRECALL, BEFORE):
+        tree = before if arm == BEFORE else ROOT
         async with (
-            arms.precall(forced_calls=options.steps - 1) as server,
+            arms.precall(forced_calls=options.steps - 1, tree=tree) as server,
             precall.Client(str(server.ready["address"])) as client,
         ):
             return await _measured(server, lambda plan: run_precall(client, plan), warm_ups, agents)

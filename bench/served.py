@@ -10,8 +10,10 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.process import Child, started
+from bench.trees import ROOT, environ
 from precall_service.domain.json import JsonObject, JsonValue
 from precall_service.engine.model_files import ModelError
 from precall_service.engine.models import (
@@ -32,8 +34,8 @@ class Served:
     vllm: JsonObject
 
     @asynccontextmanager
-    async def precall(self, *, forced_calls: int = 0) -> AsyncGenerator[Child]:
-        """Runs the service until the block ends."""
+    async def precall(self, *, forced_calls: int = 0, tree: Path = ROOT) -> AsyncGenerator[Child]:
+        """Runs the service, from the files of a tree, until the block ends."""
         config: JsonObject = {
             "model": None if self.model.embedded else self.model.path_or_name,
             "device": self.device,
@@ -41,7 +43,7 @@ class Served:
             "forced_calls": forced_calls,
         }
         print("starting precall", flush=True)
-        async with started("bench.arms.service", config) as child:
+        async with started("bench.arms.service", config, environ=environ(tree)) as child:
             yield child
 
     @asynccontextmanager

@@ -28,8 +28,8 @@ def environ(tree: Path) -> dict[str, str]:
 
 
 @contextmanager
-def checked_out(commit: str, arm: str) -> Generator[Path]:
-    """Yields a folder with the files of a commit, and with this tree's file of an arm.
+def checked_out(commit: str, arm: str | None = None) -> Generator[Path]:
+    """Yields a folder with the files of a commit, and with this tree's file of an arm, if given.
 
     Raises:
         ChildFailedError: the repository does not have the commit.
@@ -41,5 +41,6 @@ def checked_out(commit: str, arm: str) -> Generator[Path]:
         if archive.returncode:
             raise ChildFailedError(f"no files of {commit}: {archive.stderr.decode().strip()}")
         subprocess.run(["tar", "-x", "-C", folder], check=True, input=archive.stdout)
-        shutil.copy(ROOT / arm, Path(folder) / arm)
+        if arm is not None:
+            shutil.copy(ROOT / arm, Path(folder) / arm)
         yield Path(folder)
