@@ -41,7 +41,10 @@ class FakeProcess:
                 return
             loosened = [["$.a", "why"]] if name == "slow" else []
             texts = [Text(style="json", lines=False, text=name)]
-            yield Made(schema={"title": name}, texts=texts, loosened=loosened, compile_s=0.1)
+            made = Made(
+                schema={"title": name}, texts=texts, loosened=loosened, compile_s=0.1, rules=1
+            )
+            yield made
         yield Ended(given_up="")
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 import psutil
 import pytest
@@ -36,8 +36,12 @@ class Served:
         self._maker = GrammarMaker(self.process, wait_max_s=120.0)
 
     async def grammar(self, name: str, schema: JsonObject) -> ToolGrammar:
-        (made,) = await self._maker.of([declared(name, schema=json.dumps(schema))], "tenant")
+        (made,) = await self.grammars({name: schema})
         return made
+
+    async def grammars(self, schemas: Mapping[str, JsonObject]) -> list[ToolGrammar]:
+        tools = [declared(name, schema=json.dumps(schema)) for name, schema in schemas.items()]
+        return await self._maker.of(tools, "tenant")
 
     async def begin(self, *forms: ArgumentsForm) -> None:
         model_tokenizer = tokenizer()
@@ -78,6 +82,20 @@ async def test_what_was_not_foreseen_is_given_up_in_time(served: Served, name: s
     assert "took too long to compile" in made.loosened[0].reason
     assert made.compile_s < TOOL_CPU_MAX_S
     assert served.process.pid == pid, "only its fork ends"
+
+
+async def test_a_tool_costs_what_it_does_without_those_before_it(served: Served) -> None:
+    """The engine may compile it alone, or beside others."""
+    part: JsonObject = {"type": "string", "pattern": "^[a-z]{1,120}$"}
+    before, after, small = await served.grammars(
+        {
+            "one": {"type": "object", "properties": {"a": part}},
+            "another": {"type": "object", "properties": {"a": part, "b": {}}},
+            "small": {"type": "object", "properties": {"b": {}}},
+        }
+    )
+    assert after.compile_s > before.compile_s / 2 > small.compile_s
+    assert after.rules > small.rules > 0
 
 
 async def test_a_fork_ends_with_its_process(served: Served) -> None:

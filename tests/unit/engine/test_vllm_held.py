@@ -13,9 +13,11 @@ from precall_service.engine.vllm.held import COUNTED_MAX, ENUM_BYTES_MAX, ITEMS_
 from precall_service.engine.vllm.tool_grammars import (
     GRAMMAR_BYTES_MAX,
     LOOSENED_MAX,
+    RULES_FOR_TWICE,
     SET_CHARS_MAX,
     SET_COMPILE_MAX_S,
     ToolGrammar,
+    compile_together_s,
     tool_grammar,
     within_budget,
 )
@@ -237,3 +239,13 @@ def test_the_tools_of_a_turn_share_a_budget() -> None:
     fitting = within_budget([half, more, half, cheap, large])
     assert [each.texts.get(AS_JSON) for each in fitting] == ["half", None, "half", "cheap", None]
     assert fitting[1].schema == fitting[4].schema == {"type": "object"}
+
+
+def test_a_tool_takes_longer_beside_the_rules_of_others() -> None:
+    many = ToolGrammar(schema=True, compile_s=1.0, rules=RULES_FOR_TWICE)
+    few = ToolGrammar(schema=True, compile_s=0.5)
+    assert compile_together_s([many]) == 1.0
+    assert compile_together_s([few] * 4) == 2.0
+    assert compile_together_s([many, few]) == 2.0
+    assert compile_together_s([many] * 2) == 3.0
+    assert [each is many for each in within_budget([many] * 4)] == [True, True, False, False]

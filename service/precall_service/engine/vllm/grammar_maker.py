@@ -240,6 +240,7 @@ def _grammar(made: Made) -> ToolGrammar:
         texts={ArgumentsForm(each["style"], each["lines"]): each["text"] for each in made["texts"]},
         loosened=tuple(LoosenedKeyword(path, reason) for path, reason in made["loosened"]),
         compile_s=made["compile_s"],
+        rules=made["rules"],
     )
 
 

@@ -35,7 +35,12 @@ from precall_service.engine.vllm.grammars import (
     schema_text,
 )
 from precall_service.engine.vllm.reasoning import ReasoningLimit
-from precall_service.engine.vllm.tool_grammars import ToolGrammar, tool_grammar, within_budget
+from precall_service.engine.vllm.tool_grammars import (
+    ToolGrammar,
+    compile_together_s,
+    tool_grammar,
+    within_budget,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +59,7 @@ class StepPlan:
             grammar begins and must therefore know the same variables.
         forms: The forms of arguments that its grammars are for.
         calls_max: The most calls that a step may make; None if there is no limit.
-        compile_s: The processor time that the engine needs to compile its grammars.
+        compile_s: About how much processor time the engine needs to compile its grammar.
         limited: If reasoning has a limit, the grammar of a step that reasons and then follows
             `structured_outputs`: by whether the prompt has begun the reasoning.
     """
@@ -190,7 +195,7 @@ class StepPlans:
             structured_outputs=outputs,
             forms=frozenset(texts.forms),
             calls_max=self._calls_max,
-            compile_s=0.0 if outputs is None else sum(each.compile_s for each in grammars),
+            compile_s=0.0 if outputs is None else compile_together_s(grammars),
             limited={opened: limit.applied_to(outputs, opened=opened) for opened in (True, False)}
             if limit
             else {},

@@ -5,8 +5,9 @@ Never: compiles grammars, bounds the time that making one takes (`grammar_worker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final
 
 from precall_service.domain.events import LoosenedKeyword
@@ -23,7 +24,11 @@ LOOSENED_MAX: Final = 32
 """The most loosened keywords of one tool that are named."""
 SET_COMPILE_MAX_S: Final = 4.0
 """The most processor time for the grammars of the tools of one turn, which the engine compiles
-again, all at once."""
+again, as one grammar."""
+RULES_FOR_TWICE: Final = 1000
+"""Beside so many rules, each part of a grammar takes twice as long to compile as alone: for every
+state, xgrammar makes a parser, and that has a place for each rule of the whole grammar. Measured
+with a vocabulary of 49,000 tokens; with a larger one, the states themselves take longer."""
 SET_CHARS_MAX: Final = 1 << 20
 """The most characters of the grammars of the tools of one turn."""
 
@@ -40,13 +45,15 @@ class ToolGrammar:
         texts: The grammar of that schema, by the form of arguments that it is for. None for a tool
             that is held to be an object: its grammar is quick to make where it is needed.
         loosened: What is not held.
-        compile_s: The processor time that it took to make and compile, in seconds.
+        compile_s: The processor time that it took to compile, alone, in seconds.
+        rules: How many rules it has when it is compiled.
     """
 
     schema: JsonObject | bool
     texts: Mapping[ArgumentsForm, str] = field(default_factory=dict[ArgumentsForm, str])
     loosened: tuple[LoosenedKeyword, ...] = ()
     compile_s: float = 0.0
+    rules: int = 0
 
     @property
     def size(self) -> int:
@@ -70,18 +77,49 @@ def tool_grammar(
     return made
 
 
-def within_budget(grammars: Sequence[ToolGrammar]) -> list[ToolGrammar]:
+def within_budget(grammars: Iterable[ToolGrammar]) -> list[ToolGrammar]:
     """Returns the grammars of one turn's tools, as far as they fit beside one another."""
-    seconds, characters = SET_COMPILE_MAX_S, SET_CHARS_MAX
+    together = _Together()
     fitting: list[ToolGrammar] = []
     for grammar in grammars:
-        if grammar.compile_s > seconds or grammar.size > characters:
+        more = together.with_one(grammar)
+        if more.compile_s > SET_COMPILE_MAX_S or more.characters > SET_CHARS_MAX:
             fitting.append(any_object("the other tools of the turn have used up what a turn may"))
             continue
-        seconds -= grammar.compile_s
-        characters -= grammar.size
+        together = more
         fitting.append(grammar)
     return fitting
+
+
+def compile_together_s(grammars: Iterable[ToolGrammar]) -> float:
+    """Returns about how much processor time it takes to compile all of these as one grammar."""
+    return reduce(_Together.with_one, grammars, _Together()).compile_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Grammars that are compiled as one; `states_s` is the time for their states, without rules."""
+
+    states_s: float = 0.0
+    rules: int = 0
+    characters: int = 0
+
+    @property
+    def compile_s(self) -> float:
+        """The processor time that this takes."""
+        return self.states_s * _times_longer(self.rules)
+
+    def with_one(self, grammar: ToolGrammar) -> _Together:
+        """These and one more."""
+        return _Together(
+            self.states_s + grammar.compile_s / _times_longer(grammar.rules),
+            self.rules + grammar.rules,
+            self.characters + grammar.size,
+        )
+
+
+def _times_longer(rules: int) -> float:
+    return 1 + rules / RULES_FOR_TWICE
 
 
 def _told(loosened: tuple[LoosenedKeyword, ...]) -> tuple[LoosenedKeyword, ...]:
