@@ -46,6 +46,12 @@ class Turns:
             self.outputs[name] = compiled
             await self._over.wait()
 
+    async def until_begun(self, count: int) -> None:
+        """Waits for the timers by which turns end."""
+        async with asyncio.timeout(5):
+            while len(self.begun) < count:  # noqa: ASYNC110  (nothing else tells of a timer)
+                await asyncio.sleep(0)
+
     async def end(self, *tasks: asyncio.Task[Any]) -> None:
         self._over.set()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -80,16 +86,29 @@ async def test_what_costs_little_and_what_is_compiled_takes_no_turn() -> None:
     await turns.end(*tasks)
 
 
-async def test_a_generation_that_ends_without_an_output_passes_its_turn_on() -> None:
+async def test_a_generation_that_ends_without_an_output_passes_its_turn_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not at once: the engine goes on compiling."""
+    monkeypatch.setattr(compiling, "COSTLY_S", 0.0)
     turns = Turns()
-    first, second, third = (turns.take(name, "a") for name in ("first", "second", "third"))
+    first, second, third = (
+        turns.take(name, "a", Plan(compile_s))
+        for name, compile_s in (("first", 30.0), ("second", 1.0), ("third", 0.0))
+    )
     await settle()
     second.cancel()
-    await settle()
     first.cancel()
     await settle()
+    assert first.done()
+    assert turns.begun == ["first"]
+    turns.outputs["first"]()
+    await settle()
     assert turns.begun == ["first", "third"]
-    await turns.end(first, second, third)
+    third.cancel()
+    fourth = turns.take("fourth", "a")
+    await turns.until_begun(3)
+    await turns.end(first, second, third, fourth)
 
 
 async def test_a_turn_that_is_given_and_cancelled_at_once_is_passed_on() -> None:
@@ -107,8 +126,6 @@ async def test_a_turn_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "HOLD_MAX_S", 0.0)
     turns = Turns()
     tasks = [turns.take("first", "a"), turns.take("second", "a")]
-    async with asyncio.timeout(5):
-        while len(turns.begun) < 2:  # noqa: ASYNC110  (a timer of the loop ends the turn)
-            await asyncio.sleep(0)
+    await turns.until_begun(2)
     turns.outputs["first"]()
     await turns.end(*tasks)
