@@ -19,6 +19,12 @@ def _optional(count: int, **more: Any) -> JsonObject:
     return {"type": "object", "properties": {name: {"type": "string"} for name in names}, **more}
 
 
+def wide(count: int, seed: int) -> JsonObject:
+    """A schema of so many properties, whose grammar has about as many rules."""
+    names = [f"property_{seed}_{number}" for number in range(count)]
+    return _of(**{name: {"type": "string"} for name in names})
+
+
 def _patterned(count: int, pattern: str) -> JsonObject:
     parts = {
         f"p{number}": {"type": "string", "pattern": pattern.replace("N", str(number))}

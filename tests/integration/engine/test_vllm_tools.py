@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from precall_service.domain.json import JsonObject
 from precall_service.engine.base import Engine
-from tests.support.hostile_schemas import FORESEEN, UNFORESEEN
+from tests.support.hostile_schemas import FORESEEN, UNFORESEEN, wide
 from tests.support.steps import REQUIRED, asked, declared, heard, step_spec
 
 ALL = {**FORESEEN, **UNFORESEEN}
@@ -32,15 +31,9 @@ async def test_many_costly_tools_share_what_one_turn_may(
     vllm_engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Tools of 1,000 properties: those that do not fit are held to any object."""
-    tools = tuple(declared(f"wide_{n}", schema=json.dumps(_wide(1000, n))) for n in range(16))
+    tools = tuple(declared(f"wide_{n}", schema=json.dumps(wide(1000, n))) for n in range(16))
     assert not any(await vllm_engine.judge(tools, "tenant"))
     prompt = await vllm_engine.render(asked("Call a tool."))
     spec = step_spec(max_tokens=8, tools=tools, tool_choice=REQUIRED)
     await heard(vllm_engine.generate(prompt, spec))
     assert "are held to no schema in a turn with all of them" in caplog.text
-
-
-def _wide(count: int, number: int) -> JsonObject:
-    names = [f"property_{number}_{index}" for index in range(count)]
-    properties: JsonObject = {name: {"type": "string"} for name in names}
-    return {"type": "object", "properties": properties, "required": names}
