@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import jsonschema
 import pytest
 
 from precall_service.domain.messages import ToolMessage, UserMessage
+from precall_service.domain.turn import ToolChoice
 from precall_service.engine.base import (
     CallBegun,
     Chunk,
@@ -31,6 +33,7 @@ from tests.support.scripts import obedient
 from tests.support.steps import (
     NONE,
     REQUIRED,
+    Said,
     after,
     asked,
     declared,
@@ -45,7 +48,7 @@ WEATHER = declared("get_weather")
 TIME = declared("get_time")
 QUESTION = asked("What is the weather in Paris?", WEATHER, TIME, system_prompt="Call tools.")
 THOUGHTFUL = replace(QUESTION, template_variables={"enable_thinking": True})
-LONG = 64
+LONG = 40
 """A number of tokens so large that a generation does not end during a test's checks."""
 
 SHORT = 8
@@ -63,12 +66,31 @@ def thinking(priority: Priority = Priority.STARTS_TURN) -> StepSpec:
     )
 
 
+_ANSWERS: WeakKeyDictionary[Engine, dict[tuple[Prompt, ToolChoice, int], Said]] = (
+    WeakKeyDictionary()
+)
+
+
+async def answer(engine: Engine, prompt: Prompt, spec: StepSpec) -> Said:
+    """What the engine says. It is greedy, so the same step is generated once for all tests."""
+    answers = _ANSWERS.setdefault(engine, {})
+    key = prompt, spec.tool_choice, spec.max_tokens
+    if key not in answers:
+        answers[key] = await heard(engine.generate(prompt, spec))
+    return answers[key]
+
+
 async def prompt_of_a_long_answer(engine: Engine) -> Prompt:
     """A prompt that this engine answers with LONG tokens."""
     prompt = await engine.render(asked("Tell me a story"))
-    said = await heard(engine.generate(prompt, step_spec(max_tokens=LONG)))
+    said = await answer(engine, prompt, step_spec(max_tokens=LONG))
     assert len(said.end.token_ids) == LONG
     return prompt
+
+
+def calling(choice: ToolChoice, max_tokens: int = 128) -> StepSpec:
+    """A step of QUESTION."""
+    return step_spec(max_tokens=max_tokens, tools=QUESTION.tools, tool_choice=choice)
 
 
 async def idle_before_it_could_end(engine: Engine) -> None:
@@ -130,8 +152,8 @@ class EngineContract:
 
     async def test_drafts_change_no_token(self, engine: Engine) -> None:
         prompt = await engine.render(QUESTION)
-        spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=REQUIRED)
-        plain = await heard(engine.generate(prompt, spec))
+        spec = calling(REQUIRED)
+        plain = await answer(engine, prompt, spec)
         drafts = tuple(Draft(call.tool_name, call.arguments_json) for call in plain.calls)
         assert drafts
         again = replace(spec, step_id=f"{spec.step_id}-again", drafts=drafts)
@@ -140,12 +162,7 @@ class EngineContract:
         await engine.draft(again, drafts)  # the step has ended: nothing happens
 
     async def test_a_required_call_is_valid_against_its_schema(self, engine: Engine) -> None:
-        said = await heard(
-            engine.generate(
-                await engine.render(QUESTION),
-                step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=REQUIRED),
-            )
-        )
+        said = await answer(engine, await engine.render(QUESTION), calling(REQUIRED))
         assert said.calls
         assert said.end.finish is Finish.STOP
         assert {call.tool_name for call in said.calls} <= {"get_weather", "get_time"}
@@ -153,29 +170,19 @@ class EngineContract:
             jsonschema.validate(arguments, dict(WEATHER.input_schema))
 
     async def test_a_named_call_calls_that_tool(self, engine: Engine) -> None:
-        said = await heard(
-            engine.generate(
-                await engine.render(QUESTION),
-                step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_time")),
-            )
-        )
+        said = await answer(engine, await engine.render(QUESTION), calling(named("get_time")))
         assert [call.tool_name for call in said.calls] == ["get_time"]
         jsonschema.validate(said.arguments[0], dict(TIME.input_schema))
 
     async def test_no_call_if_calls_are_not_allowed(self, engine: Engine) -> None:
-        said = await heard(
-            engine.generate(
-                await engine.render(QUESTION),
-                step_spec(max_tokens=32, tools=QUESTION.tools, tool_choice=NONE),
-            )
-        )
+        said = await answer(engine, await engine.render(QUESTION), calling(NONE, 32))
         assert not any(isinstance(piece, CallBegun) for piece in said.pieces)
 
     async def test_chunks_have_the_tokens_sampled_so_far(self, engine: Engine) -> None:
         """A reader can branch off in mid-step: from the same tokens, the step continues equally."""
         prompt = await engine.render(QUESTION)
-        spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
-        whole = await heard(engine.generate(prompt, spec))
+        spec = calling(named("get_weather"))
+        whole = await answer(engine, prompt, spec)
         sampled: tuple[int, ...] = ()
         async with aclosing(engine.generate(prompt, spec)) as generation:
             async for chunk in generation:
@@ -187,14 +194,11 @@ class EngineContract:
         assert len(sampled) < len(whole.end.token_ids)
 
     async def test_a_call_cut_by_a_limit_begins_but_never_completes(self, engine: Engine) -> None:
-        prompt = await engine.render(QUESTION)
-        spec = step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=named("get_weather"))
-        whole = await heard(engine.generate(prompt, spec))
-        for max_tokens in range(1, len(whole.end.token_ids), 3):
-            spec = step_spec(
-                max_tokens=max_tokens, tools=QUESTION.tools, tool_choice=named("get_weather")
-            )
-            cut = await heard(engine.generate(prompt, spec))
+        prompt, choice = await engine.render(QUESTION), named("get_weather")
+        whole = await answer(engine, prompt, calling(choice))
+        limits = range(1, len(whole.end.token_ids), 3)
+        steps = [heard(engine.generate(prompt, calling(choice, limit))) for limit in limits]
+        for max_tokens, cut in zip(limits, await asyncio.gather(*steps), strict=True):
             assert cut.end.finish is Finish.LENGTH
             assert len(cut.end.token_ids) == max_tokens
             assert whole.end.raw_text.startswith(cut.end.raw_text)
@@ -202,12 +206,7 @@ class EngineContract:
 
     async def test_appending_keeps_the_prompt_and_the_sampled_tokens(self, engine: Engine) -> None:
         prompt = await engine.render(QUESTION)
-        said = await heard(
-            engine.generate(
-                prompt,
-                step_spec(max_tokens=128, tools=QUESTION.tools, tool_choice=REQUIRED),
-            )
-        )
+        said = await answer(engine, prompt, calling(REQUIRED))
         answers = [
             ToolMessage(call_id=call.call_id, tool_name=call.tool_name, text='{"sky": "clear"}')
             for call in said.calls
