@@ -46,6 +46,8 @@ HOTEL = declared("find_hotel")
 TOOLS = (FORECAST, HOTEL)
 TOKENS = 112
 """Enough for the calls of most questions."""
+TOKENS_OF_A_DRAFT = 24
+"""Enough for the beginning of a call and some of its arguments, which a draft may have."""
 SURE = "What is the forecast in Paris for the next days? Explain the reason at length."
 """The embedded model answers it with calls, and then ends its message."""
 CITIES = (
@@ -122,9 +124,7 @@ async def test_drafts_change_no_token(vllm_engine: Engine) -> None:
     choices = [ToolChoice() if index % 3 == 0 else REQUIRED for index in range(len(QUESTIONS))]
     limits = [TOKENS if index % 2 else 20 + index for index in range(len(QUESTIONS))]
 
-    async def all_said(
-        drafts: Sequence[Sequence[Draft]], limits: Sequence[int]
-    ) -> list[tuple[int, ...]]:
+    async def all_said(drafts: Sequence[Sequence[Draft]]) -> list[tuple[int, ...]]:
         steps = [
             said(vllm_engine, question, drafts, choice=choice, max_tokens=limit)
             for question, drafts, choice, limit in zip(
@@ -133,14 +133,16 @@ async def test_drafts_change_no_token(vllm_engine: Engine) -> None:
         ]
         return [step.end.token_ids for step in await asyncio.gather(*steps)]
 
-    whole = await asyncio.gather(*(said(vllm_engine, question) for question in QUESTIONS))
+    whole, plain = await asyncio.gather(
+        asyncio.gather(*(said(vllm_engine, question) for question in QUESTIONS)),
+        all_said([()] * len(QUESTIONS)),
+    )
     right = [drafts_of(each) for each in whole]
     assert sum(map(bool, right)) > len(QUESTIONS) / 2, "there must be something to draft"
     wrong = [*right[1:], right[0]]
     both = [[*one, *other] for one, other in zip(wrong, right, strict=True)]
-    plain = await all_said([()] * len(QUESTIONS), limits)
-    for drafts in (right, both):
-        assert await all_said(drafts, limits) == plain
+    for drafted in await asyncio.gather(all_said(right), all_said(both)):
+        assert drafted == plain
 
 
 async def test_a_right_draft_is_accepted(vllm_engine: Engine) -> None:
@@ -200,7 +202,7 @@ async def test_a_stop_text_inside_a_draft_ends_the_message_at_the_same_token(
         return await asyncio.gather(*(stopped(stop, drafts) for stop in stops))
 
     stops = stops_within(whole.end.raw_text)
-    plain, drafted = await stopped_each(()), await stopped_each(drafts_of(whole))
+    plain, drafted = await asyncio.gather(stopped_each(()), stopped_each(drafts_of(whole)))
     for stop, one, other in zip(stops, plain, drafted, strict=True):
         assert one.end.stop_text in stop
         assert without_counts(other.end) == without_counts(one.end)
@@ -308,7 +310,7 @@ async def test_no_settings_end_the_engine_with_drafts(vllm_engine: Engine) -> No
             SURE,
             drafts_of(plain),
             tools=[FORECAST],
-            max_tokens=40,
+            max_tokens=TOKENS_OF_A_DRAFT,
             generation=generation,
         )
         assert drafted.end.token_ids, what
