@@ -10,13 +10,14 @@ import pytest_asyncio
 
 from tests.support.engine_fixtures import (
     kill_engine,
+    no_shared_engine,
     share_engine,
     vllm_engine,
     vllm_factory,
 )
 from tests.support.engine_keeper import EngineKeeper
 
-__all__ = ["kill_engine", "vllm_engine", "vllm_factory"]
+__all__ = ["kill_engine", "no_shared_engine", "vllm_engine", "vllm_factory"]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

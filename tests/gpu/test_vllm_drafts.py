@@ -43,9 +43,8 @@ __all__ = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def drafting_keeper(engine_keeper: EngineKeeper) -> AsyncGenerator[EngineKeeper]:
-    """The keeper of an engine with drafts; the shared one, which fills the GPU, is ended first."""
-    await engine_keeper.close()
+async def drafting_keeper(no_shared_engine: None) -> AsyncGenerator[EngineKeeper]:
+    """The keeper of an engine with drafts; the shared one would fill the GPU."""
     keeper = EngineKeeper(drafts=True, dtype="float32")
     yield keeper
     await keeper.close()

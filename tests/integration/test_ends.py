@@ -31,11 +31,13 @@ from precall_service.engine.vllm.config import VllmConfig
 from precall_service.engine.vllm.environment import temporary_folder
 from precall_service.engine.vllm.factory import VllmEngineFactory
 from precall_service.settings import load_settings
-from tests.support.engine_keeper import EngineKeeper, embedded_config
+from tests.support.engine_keeper import embedded_config
 from tests.support.engine_states import passed
 
 if TYPE_CHECKING:  # it imports vLLM, which reads the environment
     from precall_service.engine.vllm.engine import VllmEngine
+
+pytestmark = pytest.mark.usefixtures("no_shared_engine")
 
 PRECALL = str(Path(sys.executable).parent / "precall")
 START_S = 120.0
@@ -146,18 +148,14 @@ async def generates(address: str) -> AsyncGenerator[None]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_server_that_is_killed_while_its_engine_starts_leaves_nothing(
-    workers: int, engine_keeper: EngineKeeper
+    workers: int,
 ) -> None:
-    await engine_keeper.close()
     async with server_process() as server:
         await server.until(lambda processes: len(spawned(processes)) >= workers)
         assert not await server.kill()
 
 
-async def test_a_server_that_is_killed_in_a_step_leaves_nothing(
-    engine_keeper: EngineKeeper,
-) -> None:
-    await engine_keeper.close()
+async def test_a_server_that_is_killed_in_a_step_leaves_nothing() -> None:
     async with server_process() as server:
         running = generates(await server.address())
         await anext(running)
@@ -206,34 +204,6 @@ async def stop_in_a_turn(
             assert service.engines.progress_age_s >= NOTICE_S
 
 
-async def test_an_engine_that_hangs_is_told_and_started_again(
-    engine_keeper: EngineKeeper, caplog: pytest.LogCaptureFixture
-) -> None:
-    await engine_keeper.close()
-    settings = load_settings(
-        None,
-        {
-            "server": {"port": 0, "drain_s": 0},
-            "engine": {"hung_notice_s": NOTICE_S, "hung_restart_s": 6.0, "stop_timeout_s": 1.0},
-        },
-    )
-    factory = VllmEngineFactory(small_config())
-    async with (
-        serve(settings, factory, model="small", on_progress=ignore) as service,
-        precall.Client(service.address) as client,
-        client.conversation() as conversation,
-    ):
-        with pytest.raises(precall.EngineUnavailableError) as failure:
-            await stop_in_a_turn(service, client, conversation)
-        assert failure.value.retry_after_s
-        async with asyncio.timeout(START_S):
-            await passed(service.engines, EngineState.RESTARTING, EngineState.READY)
-        after = await conversation.ask("Say hello.", max_step_tokens=8)
-        assert after.text
-    assert "the engine has given no sign of life for" in caplog.text
-    assert "without a sign of life); starting it again" in caplog.text
-
-
 def held() -> dict[str, int]:
     """What this process holds, by kind."""
     gc.collect()
@@ -260,26 +230,49 @@ def temporary_names() -> set[str]:
     return {each.name for each in folder.iterdir() if each.is_socket() or "vllm" in each.name}
 
 
-RESTARTS = 3
+KILLS = 2
 GROWTH_MAX = 100 << 20
 """In bytes, for all restarts but the first. Each one lost 75 MiB when it left its tokenizers; now
 the resident memory goes up and down by up to 60 MiB from one to the next, and no further."""
 
 
+async def held_after_restart(service: Service) -> tuple[dict[str, int], int]:
+    """What this process holds when the engine has been started again, and its resident memory."""
+    async with asyncio.timeout(START_S):
+        await passed(service.engines, EngineState.RESTARTING, EngineState.READY)
+    await service.engines.engine().load()
+    return held(), psutil.Process().memory_info().rss
+
+
 @pytest.mark.timeout(400)
-async def test_restarts_leave_nothing(engine_keeper: EngineKeeper) -> None:
-    await engine_keeper.close()
-    settings = load_settings(None, {"server": {"port": 0, "drain_s": 0}})
+async def test_an_engine_that_hangs_or_dies_is_started_again_and_leaves_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = load_settings(
+        None,
+        {
+            "server": {"port": 0, "drain_s": 0},
+            "engine": {"hung_notice_s": NOTICE_S, "hung_restart_s": 6.0, "stop_timeout_s": 1.0},
+        },
+    )
     factory = VllmEngineFactory(small_config())
-    states: list[tuple[dict[str, int], int]] = []
     before = temporary_names()
-    async with serve(settings, factory, model="small", on_progress=ignore) as service:
-        for _ in range(RESTARTS):
+    async with (
+        serve(settings, factory, model="small", on_progress=ignore) as service,
+        precall.Client(service.address) as client,
+        client.conversation() as conversation,
+    ):
+        with pytest.raises(precall.EngineUnavailableError) as failure:
+            await stop_in_a_turn(service, client, conversation)
+        assert failure.value.retry_after_s
+        states = [await held_after_restart(service)]
+        assert "the engine has given no sign of life for" in caplog.text
+        assert "without a sign of life); starting it again" in caplog.text
+        after = await conversation.ask("Say hello.", max_step_tokens=8)
+        assert after.text
+        for _ in range(KILLS):
             os.kill(core_of(service), signal.SIGKILL)
-            async with asyncio.timeout(START_S):
-                await passed(service.engines, EngineState.RESTARTING, EngineState.READY)
-            await service.engines.engine().load()
-            states.append((held(), psutil.Process().memory_info().rss))
+            states.append(await held_after_restart(service))
     (first, first_bytes), *_, (last, last_bytes) = states
     assert last == first
     assert last["engines"] == 1

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-
-import pytest
 
 import precall
 from precall_service.app import Service, serve
@@ -20,11 +18,9 @@ from precall_service.engine.base import (
     StepSpec,
     StepStream,
 )
-from precall_service.engine.supervisor import EngineState
 from precall_service.engine.vllm.token_prompt import own
 from precall_service.settings import load_settings
 from tests.support.engine_keeper import LentEngine
-from tests.support.engine_states import passed
 from tests.support.steps import until_idle
 
 WAIT_S = 120
@@ -163,30 +159,3 @@ async def test_a_client_that_leaves_stops_its_generation(
                     break
         async with asyncio.timeout(WAIT_S):
             await until_idle(vllm_engine)
-
-
-async def listen(
-    conversation: precall.Conversation, on_text: Callable[[], Awaitable[None]]
-) -> None:
-    async for event in conversation.send("Tell a story.", temperature=0.0, max_step_tokens=2000):
-        if isinstance(event, precall.TextDelta):
-            await on_text()
-
-
-async def test_the_engine_dies_in_a_turn_and_the_conversation_goes_on(
-    vllm_factory: EngineFactory,
-    kill_engine: Callable[[], Awaitable[None]],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with served(vllm_factory) as (service, client), client.conversation() as conversation:
-        before = await conversation.ask("Say hello.", temperature=0.0, max_step_tokens=8)
-        with pytest.raises(precall.EngineUnavailableError) as failure:
-            await listen(conversation, kill_engine)
-        assert failure.value.retry_after_s
-        async with asyncio.timeout(WAIT_S):
-            await passed(service.engines, EngineState.RESTARTING, EngineState.READY)
-        after = await conversation.ask("Say hello.", temperature=0.0, max_step_tokens=8)
-    assert "the engine died (killed by signal 9 (SIGKILL), often by the kernel's" in caplog.text
-    assert before.text
-    assert after.text
-    assert after.report.usage.input_tokens > before.report.usage.input_tokens

@@ -181,8 +181,10 @@ async def test_the_tokens_are_those_without_speculation(vllm_factory: EngineFact
     assert sum(used.values()) > 0
 
 
-async def test_the_tokens_are_the_same_after_the_engine_has_died(
-    vllm_factory: EngineFactory, kill_engine: Callable[[], Awaitable[None]]
+async def test_an_engine_dies_in_a_turn_and_the_conversation_goes_on_with_the_same_tokens(
+    vllm_factory: EngineFactory,
+    kill_engine: Callable[[], Awaitable[None]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It dies in the second turn, which is then sent again."""
     turns = ("What is the weather in Rome?", "And in Oslo?")
@@ -202,20 +204,27 @@ async def test_the_tokens_are_the_same_after_the_engine_has_died(
                     await kill_engine()
 
         async def conversed(mode: precall.Speculation, *, dies: bool) -> list[tuple[int, ...]]:
+            answers: list[precall.Answer] = []
             async with client.conversation(
                 template_variables={"enable_thinking": True}, speculation=mode
             ) as conversation:
                 for number, text in enumerate(turns):
                     if dies and number == 1:
-                        with pytest.raises(precall.EngineUnavailableError):
+                        with pytest.raises(precall.EngineUnavailableError) as failure:
                             await killed_within(sent(conversation, text))
+                        assert failure.value.retry_after_s
                         async with asyncio.timeout(WAIT_S):
-                            await passed(service.engines, EngineState.READY)
-                    await sent(conversation, text).answer()
+                            await passed(service.engines, EngineState.RESTARTING, EngineState.READY)
+                    answers.append(await sent(conversation, text).answer())
+                before, after = answers
+                assert before.text
+                assert after.text
+                assert after.report.usage.input_tokens > before.report.usage.input_tokens
                 return recording.tokens.pop(conversation.id)
 
         without = await conversed(precall.Speculation("off"), dies=False)
         assert await conversed(precall.Speculation("on"), dies=True) == without
+    assert "the engine died (killed by signal 9 (SIGKILL), often by the kernel's" in caplog.text
 
 
 async def test_a_branch_of_the_model_predicts_its_call(vllm_factory: EngineFactory) -> None:

@@ -16,9 +16,10 @@ _TIMEOUT_S = 300
 
 
 def share_engine(items: list[pytest.Item], folder: Path) -> None:
-    """Puts the folder's tests on one event loop.
+    """Puts the folder's tests on one event loop, in an order in which the engine starts seldom.
 
-    Tests that kill the engine run last, but for those that start others in its place.
+    Tests that kill the engine run late, the one that needs no other afterwards after the others,
+    and those that start others in its place run last.
     """
     for item in items:
         if item.path.is_relative_to(folder):
@@ -26,7 +27,7 @@ def share_engine(items: list[pytest.Item], folder: Path) -> None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
             if pytest_asyncio.is_async_test(item):
                 item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-    last = ("drafting_keeper", "method_engine", "tiny_engine", "kill_engine")
+    last = ("no_shared_engine", "doomed_engine", "kill_engine")
     items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in last])
 
 
@@ -52,6 +53,12 @@ async def vllm_engine(engine_keeper: EngineKeeper) -> Engine:
 def vllm_factory(engine_keeper: EngineKeeper) -> EngineFactory:
     """Lends the engine to code that starts and closes engines: a supervisor, a whole service."""
     return engine_keeper.lend
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def no_shared_engine(engine_keeper: EngineKeeper) -> None:
+    """Ends the engine, for tests that start others in its place."""
+    await engine_keeper.close()
 
 
 @pytest.fixture

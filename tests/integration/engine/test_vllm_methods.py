@@ -20,6 +20,7 @@ from tests.integration.engine.test_vllm_drafts import (
     QUESTIONS,
     SURE,
     TOKENS,
+    TOKENS_OF_A_DRAFT,
     drafts_of,
     said,
 )
@@ -58,7 +59,7 @@ class Answers:
 async def answers(
     engine: Engine, drafts: Sequence[Sequence[Draft]], sure: Sequence[Draft]
 ) -> Answers:
-    """Steps side by side, with and without calls; answers that stop texts end; calls cut short."""
+    """Side by side: steps with and without calls, answers that stop texts end, calls cut short."""
     steps = [
         said(
             engine,
@@ -72,17 +73,17 @@ async def answers(
     generations = [GenerationSettings(temperature=0.0, stop=(stop,)) for stop in STOPS]
     texts = [said(engine, SURE, tools=(), choice=FREE, generation=each) for each in generations]
     cut = [said(engine, SURE, sure, tools=[FORECAST], max_tokens=most) for most in LIMITS]
+    answered, stopped, limited = await asyncio.gather(
+        asyncio.gather(*steps), asyncio.gather(*texts), asyncio.gather(*cut)
+    )
     return Answers(
-        [step.end.token_ids for step in await asyncio.gather(*steps)],
-        [
-            (step.end.token_ids, step.end.raw_text, step.end.stop_text)
-            for step in await asyncio.gather(*texts)
-        ],
-        [step.end.token_ids for step in await asyncio.gather(*cut)],
+        [step.end.token_ids for step in answered],
+        [(step.end.token_ids, step.end.raw_text, step.end.stop_text) for step in stopped],
+        [step.end.token_ids for step in limited],
     )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def predicted(engine_keeper: EngineKeeper) -> list[list[Draft]]:
     """The calls of each step, and of one more, as a predictor that is always right has them."""
     engine = await engine_keeper.engine()
@@ -91,7 +92,7 @@ async def predicted(engine_keeper: EngineKeeper) -> list[list[Draft]]:
     return [drafts_of(step) for step in await asyncio.gather(*steps, sure)]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def plain(engine_keeper: EngineKeeper) -> Answers:
     """The answers of the engine without a method, and without drafts."""
     return await answers(await engine_keeper.engine(), [()] * len(SOME), ())
@@ -99,10 +100,9 @@ async def plain(engine_keeper: EngineKeeper) -> Answers:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def method_engine(
-    method: JsonValue, plain: Answers, predicted: list[list[Draft]], engine_keeper: EngineKeeper
+    method: JsonValue, plain: Answers, predicted: list[list[Draft]], no_shared_engine: None
 ) -> AsyncGenerator[Engine]:
-    """An engine with a method; the shared one, which has answered, is ended first."""
-    await engine_keeper.close()
+    """An engine with a method; the shared one has answered."""
     config = embedded_config(
         dtype="float32", max_model_len=CONTEXT_TOKENS, speculative_config=method
     )
@@ -123,6 +123,16 @@ async def to_the_end_of_the_context(engine: Engine) -> None:
     assert step.end.token_ids
 
 
+async def test_without_a_method_there_are_calls_to_predict(
+    plain: Answers, predicted: list[list[Draft]]
+) -> None:
+    """While the shared engine runs: the tests of methods then need it no more."""
+    assert all(plain.steps)
+    *steps, sure = predicted
+    assert any(steps)
+    assert sure
+
+
 @pytest.mark.parametrize("method", [NGRAM, DRAFT_MODEL], ids=["ngram", "draft_model"])
 async def test_a_method_changes_no_token_alone_or_beside_drafts(
     plain: Answers, predicted: list[list[Draft]], method_engine: Engine
@@ -141,7 +151,12 @@ async def test_a_method_changes_no_token_alone_or_beside_drafts(
     assert drafted.end.accepted_tokens > len(drafted.end.token_ids) / 3
     for generation in EXTREMES.values():
         extreme = await said(
-            method_engine, SURE, sure, tools=[FORECAST], max_tokens=40, generation=generation
+            method_engine,
+            SURE,
+            sure,
+            tools=[FORECAST],
+            max_tokens=TOKENS_OF_A_DRAFT,
+            generation=generation,
         )
         assert extreme.end.token_ids
     await to_the_end_of_the_context(method_engine)
