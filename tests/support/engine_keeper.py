@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -47,14 +48,21 @@ def embedded_config(**settings: JsonValue) -> VllmConfig:
     )
 
 
-async def started(config: VllmConfig, on_progress: Progress | None = None) -> Engine:
-    """Returns an engine that computes on all cores: vLLM leaves one of two to other processes.
+@contextmanager
+def all_cores() -> Generator[None]:
+    """Engines that start meanwhile compute on all cores: vLLM leaves one of two to other processes.
 
     On a GPU, that has no effect.
     """
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", cores)
+        yield
+
+
+async def started(config: VllmConfig, on_progress: Progress | None = None) -> Engine:
+    """Returns an engine that computes on all cores."""
+    with all_cores():
         return await VllmEngineFactory(config)(on_progress or _silent)
 
 

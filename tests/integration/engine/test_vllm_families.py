@@ -6,8 +6,8 @@ else, and each call must be read; what is appended must be what the template wri
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from pathlib import Path
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 import pytest_asyncio
@@ -16,7 +16,7 @@ from precall_service.domain.messages import Message, Transcript, UserMessage
 from precall_service.engine.base import Engine, Feature, Prompt
 from precall_service.engine.findings import Subject
 from precall_service.engine.vllm.token_prompt import own
-from tests.support.engine_keeper import EngineKeeper, started
+from tests.support.engine_keeper import all_cores, started
 from tests.support.engine_prompts import answers, rendered_afresh
 from tests.support.steps import NONE, REQUIRED, Said, after, declared, heard, named, step_spec
 from tests.support.tiny_models import GEMMA4, GPT_OSS, LLAMA, MISTRAL, QWEN3, TinyModel, write_model
@@ -34,16 +34,31 @@ SCHEMA = """{
 TOOLS = (declared("get_weather", SCHEMA), declared("get_time", SCHEMA))
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def tiny_engine(
-    tiny: TinyModel, tmp_path: Path, engine_keeper: EngineKeeper
-) -> AsyncGenerator[Engine]:
-    """An engine of its own for one test; the shared one is ended first."""
-    await engine_keeper.close()
-    config = write_model(tiny, tmp_path)
-    engine = await started(config)
-    yield engine
-    await engine.close()
+AT_ONCE = 2
+"""How many engines. Most of a start is computed on one core."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def turns(
+    no_shared_engine: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[dict[str, asyncio.Task[None]]]:
+    """The turn of each family by its template, on an engine of its own."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def taken(tiny: TinyModel, takes: Callable[[TinyModel, Engine], Awaitable[None]]) -> None:
+        async with room:
+            engine = await started(write_model(tiny, tmp_path_factory.mktemp("tiny")))
+            try:
+                await takes(tiny, engine)
+            finally:
+                await engine.close()
+
+    with all_cores():
+        tasks = {tiny.template: asyncio.create_task(taken(tiny, takes)) for tiny, takes in FAMILIES}
+        yield tasks
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 def question(model: TinyModel) -> Transcript:
@@ -55,33 +70,31 @@ def question(model: TinyModel) -> Transcript:
     )
 
 
-@pytest.mark.parametrize("tiny", [QWEN3, LLAMA, MISTRAL, GPT_OSS], ids=lambda tiny: tiny.template)
-async def test_a_turn_of_required_calls(tiny: TinyModel, tiny_engine: Engine) -> None:
-    assert tiny_engine.info.findings.hold(Subject.REQUIRED_CALLS)
+async def takes_a_turn_of_required_calls(tiny: TinyModel, engine: Engine) -> None:
+    assert engine.info.findings.hold(Subject.REQUIRED_CALLS)
     transcript = question(tiny)
-    prompt = await tiny_engine.render(transcript)
+    prompt = await engine.render(transcript)
     for choice in (REQUIRED, named("get_time")):
         spec = step_spec(
             max_tokens=100, tools=TOOLS, tool_choice=choice, template_variables=tiny.variables
         )
-        said = await heard(tiny_engine.generate(prompt, spec))
+        said = await heard(engine.generate(prompt, spec))
         (arguments,) = said.arguments
         assert arguments["city"] in {"Paris", "Montréal"}
         assert arguments["days"] in range(1, 10)
         assert said.calls[0].tool_name == choice.tool_name or choice is REQUIRED
         called = after(transcript, said.message)
-        prompt = await continued(tiny_engine, prompt, said, called, *answers(said))
+        prompt = await continued(engine, prompt, said, called, *answers(said))
         transcript = after(called, *answers(said))
-    assert rendered_afresh(tiny_engine) == 0
-    await answered(tiny, tiny_engine, transcript)
+    assert rendered_afresh(engine) == 0
+    await answered(tiny, engine, transcript)
 
 
-@pytest.mark.parametrize("tiny", [GEMMA4], ids=lambda tiny: tiny.template)
-async def test_a_turn_without_a_grammar(tiny: TinyModel, tiny_engine: Engine) -> None:
+async def takes_a_turn_without_a_grammar(tiny: TinyModel, engine: Engine) -> None:
     """Nothing holds these models to calls, so a model of random weights makes none."""
-    assert Feature.TOOL_CALLS in tiny_engine.info.features
-    assert not tiny_engine.info.findings.hold(Subject.REQUIRED_CALLS)
-    await answered(tiny, tiny_engine, question(tiny))
+    assert Feature.TOOL_CALLS in engine.info.features
+    assert not engine.info.findings.hold(Subject.REQUIRED_CALLS)
+    await answered(tiny, engine, question(tiny))
 
 
 async def answered(model: TinyModel, engine: Engine, transcript: Transcript) -> None:
@@ -120,3 +133,17 @@ async def continued(
     assert added
     assert own(whole).token_ids[-len(added) :] == added
     return longer
+
+
+FAMILIES = (
+    (QWEN3, takes_a_turn_of_required_calls),
+    (LLAMA, takes_a_turn_of_required_calls),
+    (MISTRAL, takes_a_turn_of_required_calls),
+    (GPT_OSS, takes_a_turn_of_required_calls),
+    (GEMMA4, takes_a_turn_without_a_grammar),
+)
+
+
+@pytest.mark.parametrize("template", [tiny.template for tiny, _ in FAMILIES])
+async def test_a_family_takes_its_turn(template: str, turns: dict[str, asyncio.Task[None]]) -> None:
+    await turns[template]
