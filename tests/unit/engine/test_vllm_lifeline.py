@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -22,16 +23,16 @@ import multiprocessing, os, sys, threading, time
 from precall_service.engine.vllm.lifeline import tie_spawned
 
 def busy(note):
-    print(note, os.getpid(), flush=True)
+    os.write(1, f"{note} {os.getpid()}\\n".encode())
     while True:
         pass
 
 def stopped(note):
-    print(note, os.getpid(), flush=True)
+    os.write(1, f"{note} {os.getpid()}\\n".encode())
     os.kill(os.getpid(), 19)
 
 def family(note):
-    print(note, os.getpid(), flush=True)
+    os.write(1, f"{note} {os.getpid()}\\n".encode())
     context = multiprocessing.get_context("spawn")
     for child in (busy, stopped):
         context.Process(target=child, args=(child.__name__,)).start()
@@ -151,3 +152,29 @@ def test_a_child_of_ours_goes_on() -> None:
     )
     assert (ended.returncode, ended.stdout) == (0, "here\n")
     assert time.monotonic() - begun < GONE_S
+
+
+CYCLE = """
+import gc
+
+class Cycle:
+    def __init__(self):
+        self.own = self
+
+    def __del__(self):
+        print("collected")
+
+gc.disable()
+Cycle()
+print(gc.get_threshold()[0])
+"""
+
+
+def test_a_child_of_ours_collects_seldom_and_not_at_its_exit() -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", words + CYCLE], check=True, capture_output=True, text=True
+        ).stdout.split()
+        for words in ("", lifeline.first_words() + "\n")
+    ]
+    assert told == [[str(gc.get_threshold()[0]), "collected"], ["10000"]]

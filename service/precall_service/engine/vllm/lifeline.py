@@ -6,12 +6,18 @@ for a GPU or is stopped, in which no thread of ours would run.
 The kernel means the *thread* that has started the process. So that thread has to live as long as
 the process is to. `launching` keeps one for vLLM's processes.
 
+Such a process also collects less garbage. While it imports, all stays that it makes, and
+collections took a sixth of the ten seconds that vLLM's imports take. When it exits, the kernel
+frees all; Python would first look for cycles, for a second or two.
+
 Never: anything but the standard library. Processes read this file before they import anything.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import multiprocessing.spawn
 import os
 import signal
@@ -20,6 +26,8 @@ from functools import partial
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_YOUNG_OBJECTS: Final = 10_000
+"""How many new objects begin a collection; Python's own number is 700, or 2,000 from 3.13 on."""
 
 
 def die_with(parent_pid: int) -> None:
@@ -48,9 +56,11 @@ def first_words() -> str:
 
 
 def begin(parent_pid: int) -> None:
-    """As `die_with`, also for what this process starts."""
+    """As `die_with`, also for what this process starts. It collects less garbage from now on."""
     die_with(parent_pid)
     tie_spawned()
+    gc.set_threshold(_YOUNG_OBJECTS)
+    atexit.register(gc.freeze)  # the first to be registered is called last
 
 
 def tie_spawned() -> None:
