@@ -29,6 +29,9 @@ _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",  # prompts are tokenised one at a time
     "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "2",  # workers have nothing to save
+    # torch keeps compiled headers in the temporary folder, which each service has anew: they would
+    # be compiled at each start, for some five seconds, although what needs them is kept elsewhere.
+    "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # a CPU worker warns that it binds its memory, as it should
     "PYTHONWARNINGS": "ignore::FutureWarning",  # vLLM's dependencies warn about each other
 }
