@@ -128,7 +128,7 @@ async def converse(client: precall.Client, number: int, mode: precall.Speculatio
                 text,
                 tool_choice="required" if number % 3 else "auto",
                 temperature=0.0,
-                max_step_tokens=80,
+                max_step_tokens=64,
                 max_steps=2,
             ).answer()
         return conversation.id
