@@ -5,14 +5,13 @@ Owns: the arguments of its commands. Results go to stdout as JSON, and everythin
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from precall_service.cli import options
+from precall_service.cli import interrupts, options
 from precall_service.cli.console import configure_logging
 from precall_service.cli.errors import reported
 
@@ -61,7 +60,7 @@ def _on(
         configure_logging("error")
         from precall_service.cli.cache_session import on_cache
 
-        asyncio.run(on_cache(address, tenant, act))
+        interrupts.run(on_cache(address, tenant, act))
 
 
 @app.command(

@@ -5,7 +5,6 @@ Never: a change to the machine, or an exception; a check that fails to run is a 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import socket
@@ -15,6 +14,7 @@ from typing import Final
 from precall_service.cache.base import StoreUnavailableError
 from precall_service.cache.redis.connection import StoreUrlError
 from precall_service.cache.redis.opening import describe_server
+from precall_service.cli import interrupts
 from precall_service.cli.check import Check, Verdict, bad, doubtful, good
 from precall_service.cli.division import Machine, divided, this_machine
 from precall_service.cli.errors import CommandError
@@ -266,7 +266,7 @@ def check_cache(settings: CacheSection) -> Check:
         size = settings.memory_bytes_max / _MIB
         return good(f"tool results are kept in the service's own memory, up to {size:.0f} MiB")
     try:
-        return good(asyncio.run(describe_server(settings.store_url.get_secret_value())))
+        return good(interrupts.run(describe_server(settings.store_url.get_secret_value())))
     except StoreUrlError as error:
         return bad(str(error), "correct the setting cache.store_url")
     except StoreUnavailableError as error:

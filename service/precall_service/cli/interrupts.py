@@ -13,6 +13,29 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing import resource_tracker
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, but no Ctrl-C is missed. It cancels `main`.
+
+    The handler of asyncio.run is one of Python's, which runs when the loop does something next. If
+    the signal comes in the moment in which the loop begins to wait, that is the next event, which
+    may never come. A handler of the loop's own wakes the loop.
+    """
+
+    async def cancellable() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.add_signal_handler(signal.SIGINT, task.cancel)
+        try:
+            return await main
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    return asyncio.run(cancellable())
 
 
 class Interrupts:

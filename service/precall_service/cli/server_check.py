@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from precall_service.cli import interrupts
 from precall_service.cli.check import Check, Verdict, bad
 from precall_service.cli.errors import CommandError
 from precall_service.cli.launch import openai_config
@@ -17,7 +16,7 @@ _CANNOT = "cannot: hold calls to their schemas, fork off a thought, verify draft
 def check_server(settings: Settings) -> Check:
     """Checks that the server has the model, and has it write an answer and a call."""
     try:
-        found = asyncio.run(examine_server(openai_config(settings)))
+        found = interrupts.run(examine_server(openai_config(settings)))
     except (CommandError, EngineStartError) as error:
         return bad(str(error))
     name = f"{found.info.model} on the {found.info.name}"

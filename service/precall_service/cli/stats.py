@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import enum
 import json
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from precall_service.cli import options
+from precall_service.cli import interrupts, options
 from precall_service.cli.console import configure_logging, stderr, stdout
 from precall_service.cli.errors import EXIT_USAGE, CommandError, reported
 
@@ -52,7 +51,7 @@ def stats(
     """Runs the command that HELP describes."""
     with reported():
         configure_logging("error")
-        found = asyncio.run(_ask(address, tenant))
+        found = interrupts.run(_ask(address, tenant))
         if as_json:
             print(json.dumps(_told(found), ensure_ascii=False, indent=2))
         else:

@@ -6,11 +6,13 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from precall_service.cli import interrupts as interrupting
 from precall_service.cli.interrupts import Interrupts, on_interrupt
 
 
@@ -26,6 +28,31 @@ def blocks_ctrl_c() -> bool:
     status = Path("/proc/self/status").read_text()
     mask = int(status.partition("SigBlk:")[2].split()[0], 16)
     return bool(mask >> (signal.SIGINT - 1) & 1)
+
+
+def test_ctrl_c_ends_a_loop_that_waits_already() -> None:
+    """As if it had come in the moment before: the wait is not interrupted, and has to be ended."""
+    waiting = threading.Event()
+
+    def press_here() -> None:
+        waiting.wait()
+        press_ctrl_c()
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_later(0.1, waiting.set)
+        await asyncio.sleep(20)
+
+    before = signal.getsignal(signal.SIGINT)
+    elsewhere = threading.Thread(target=press_here)
+    elsewhere.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            interrupting.run(wait())
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        elsewhere.join()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("send", [press_ctrl_c, terminate])
