@@ -24,6 +24,7 @@ SETTLE_S = 0.5
 TARGET_KIB = 64.0
 ARMS = (("precall", "bench.arms.scripted"), ("bare", "bench.arms.bare_grpc"))
 DELTAS = 20
+TEXT = " word"
 
 _OPEN = agent_pb2.ConverseRequest(
     sequence=1,
@@ -94,7 +95,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 
 async def _cost_kib(module: str, setting: Setting) -> float:
-    config: JsonObject = {"deltas": DELTAS, "text": " word", "ticks": False}
+    config: JsonObject = {"deltas": DELTAS, "text": TEXT, "ticks": False}
     async with started(module, config) as child:
         crowd = _Crowd(child, setting.channels)
         try:
@@ -157,9 +158,9 @@ async def _opened(channel: grpc.aio.Channel) -> _Stream:
     await stream.write(_OPEN)
     await stream.read()
     await stream.write(_START)
-    deltas = 0
-    while deltas < DELTAS:
+    missing = DELTAS * len(TEXT)  # deltas may come joined
+    while missing:
         frame = await stream.read()
         assert isinstance(frame, agent_pb2.ConverseResponse)
-        deltas += frame.WhichOneof("event") == "text_delta"
+        missing -= len(frame.text_delta.text)
     return stream

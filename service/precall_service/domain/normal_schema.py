@@ -67,7 +67,7 @@ class _Normaliser:
         self._recursive: dict[int, str] = {}
         """The names of the definitions that lead back to themselves, by identity."""
         self._definitions: dict[str, JsonValue] = {}
-        self._find_recursive(root, [])
+        self._find_recursive(root, [], set())
 
     def whole(self) -> JsonObject | bool:
         found = self._part(self._root)
@@ -77,28 +77,23 @@ class _Normaliser:
 
     # References.
 
-    def _find_recursive(self, schema: JsonValue, above: list[int]) -> None:
-        """Finds the parts to which a reference leads back."""
-        done: set[int] = set()
-
-        def visit(part: JsonValue) -> None:
-            if not isinstance(part, Mapping):
-                return
-            if id(part) in above:
-                self._recursive.setdefault(id(part), f"part{len(self._recursive) + 1}")
-                return
-            if id(part) in done:
-                return
-            above.append(id(part))
-            said = {name: each for name, each in part.items() if name not in _UNSAID}
-            for _, each in subschemas(said):
-                visit(each)
-            for _, reference in references(part):
-                visit(self._referred_by(reference))
-            above.pop()
-            done.add(id(part))
-
-        visit(schema)
+    def _find_recursive(self, part: JsonValue, above: list[int], done: set[int]) -> None:
+        """Finds the parts to which a reference leads back, in and below a part."""
+        if not isinstance(part, Mapping):
+            return
+        if id(part) in above:
+            self._recursive.setdefault(id(part), f"part{len(self._recursive) + 1}")
+            return
+        if id(part) in done:
+            return
+        above.append(id(part))
+        said = {name: each for name, each in part.items() if name not in _UNSAID}
+        for _, each in subschemas(said):
+            self._find_recursive(each, above, done)
+        for _, reference in references(part):
+            self._find_recursive(self._referred_by(reference), above, done)
+        above.pop()
+        done.add(id(part))
 
     def _referred(self, said: str) -> JsonObject | bool:
         """Returns the normal form of what a reference leads to."""

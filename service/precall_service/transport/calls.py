@@ -114,7 +114,7 @@ class Calls(grpc.aio.ServerInterceptor):
         else:
             served = self._stream(name, cast("_Method", handler.stream_stream))
         return grpc.stream_stream_rpc_method_handler(
-            served, decoded_by_grpc, handler.response_serializer
+            _let_go(served), decoded_by_grpc, handler.response_serializer
         )
 
     def _stream(self, name: str, method: _Method) -> _Method:
@@ -251,6 +251,24 @@ class Calls(grpc.aio.ServerInterceptor):
             yield
         finally:
             _one_less(self._probing, address)
+
+
+def _let_go(served: _Method) -> _Method:
+    """A method that leaves nothing which only the garbage collection would free.
+
+    grpc.aio keeps the error of a call that was aborted, whose traceback refers to the call and to
+    what it has received.
+    """
+
+    async def letting_go(requests: object, context: _Context) -> None:
+        try:
+            await served(requests, context)
+        except grpc.aio.AbortError as aborted:
+            aborted.__traceback__ = aborted.__context__ = None
+            del requests, context  # raising it again adds this frame
+            raise
+
+    return letting_go
 
 
 def _one_less(counts: Counter[str], key: str) -> None:
