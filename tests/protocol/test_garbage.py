@@ -95,7 +95,7 @@ def no_garbage() -> Generator[None]:
         yield
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        kinds = Counter(filter(None, map(_ours, gc.garbage)))
+        kinds = Counter(name for left in gc.garbage if (name := _ours(left)))
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

@@ -19,12 +19,14 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, but no Ctrl-C is missed. It cancels `main`.
+    """As `asyncio.run`, but in the main thread no Ctrl-C is missed. It cancels `main`.
 
     The handler of asyncio.run is one of Python's, which runs when the loop does something next. If
     the signal comes in the moment in which the loop begins to wait, that is the next event, which
     may never come. A handler of the loop's own wakes the loop.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(main)  # no other thread can receive signals
 
     async def cancellable() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
