@@ -31,6 +31,7 @@ from precall_service.agent.outbox import Outbox
 from precall_service.agent.registration_answers import RegistrationAnswers
 from precall_service.agent.transcript import Tail
 from precall_service.agent.turn import Turn
+from precall_service.agent.wake import Wake
 from precall_service.domain.clock import Timer
 from precall_service.domain.endings import UNANSWERED
 from precall_service.domain.errors import Reason, ServiceError
@@ -94,7 +95,7 @@ class Conversation:
         self._ended = EndedTurns(limits.ended_turns_max)
         self._tasks: asyncio.TaskGroup | None = None
         self._answers: RegistrationAnswers | None = None
-        self._wake = asyncio.Event()
+        self._wake = Wake()
         self._draining = False
         self.error: ServiceError | None = None
         """The error that the stream ends with; None for OK."""
@@ -296,7 +297,6 @@ class Conversation:
             if self._turn is not None:
                 await self._run_turn(self._turn)
             else:
-                self._wake.clear()
                 await self._wake.wait()
 
     async def _answer(self, frame: int, registrations: Sequence[Registration]) -> None:

@@ -12,13 +12,13 @@ Concurrency: any number of writers, one reader, one event loop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, TypeAlias
 
 from precall_service.agent.held_bytes import event_size
+from precall_service.agent.wake import Wake
 from precall_service.domain.events import (
     ConversationEvent,
     ReasoningDelta,
@@ -79,10 +79,10 @@ class Outbox:
         self._told = 0
         self._on_bytes = on_bytes
         self._next = first_sequence
-        self._events: deque[_Waiting] = deque()
-        self._filled = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._events: list[_Waiting] = []
+        self._filled = Wake()
+        self._room: asyncio.Event | None = None
+        """Set when there is room again; None until there was none."""
         self._closed = False
 
     @property
@@ -106,6 +106,7 @@ class Outbox:
         On cancel: the event was not added.
         """
         while self._full and not self._closed:
+            self._room = self._room or asyncio.Event()
             self._room.clear()
             await self._room.wait()
         return self._append(event, turn_id)
@@ -131,20 +132,23 @@ class Outbox:
         self._sending = 0  # what was taken before has been sent
         self._tell()
         while not self._events and not self._closed:
-            self._filled.clear()
             await self._filled.wait()
         waiting = _joined(self._events) if len(self._events) >= BEHIND else self._events
         events = [NumberedEvent(self.take_number(), turn_id, event) for turn_id, event in waiting]
         self._events.clear()
         self._sending, self._bytes = self._bytes, 0
-        self._room.set()
+        self._wake_writers()
         return events
 
     def close(self) -> None:
         """Drops new events from now on; the events it holds can still be taken. Idempotent."""
         self._closed = True
         self._filled.set()
-        self._room.set()
+        self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     def _append(self, event: ConversationEvent, turn_id: str) -> bool:
         if self._closed:
