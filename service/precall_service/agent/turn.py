@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 from precall_service.admission import Share
@@ -121,23 +122,20 @@ class Turn:
         On cancel (the client is gone): the generation is aborted, the handlers' runs are discarded,
         the share is given back, and no more events are sent.
         """
-        try:
-            with self._spans:
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        self._work = group.create_task(
-                            traceless(self._work_to_outcome), name=self._scope.who
-                        )
-                        if self._stop is not None:
-                            self._work.cancel()
-                finally:
-                    self._set_timer(None)
-                    self._speculation.close(self._why_over())
-                if self._work.cancelled():
-                    self._fail(refusals.step_given_up())
-                return await self._end()
-        finally:
-            self._scope.account.close()
+        with closing(self._scope.account), self._spans:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._work = group.create_task(
+                        traceless(self._work_to_outcome), name=self._scope.who
+                    )
+                    if self._stop is not None:
+                        self._work.cancel()
+            finally:
+                self._set_timer(None)
+                self._speculation.close(self._why_over())
+            if self._work.cancelled():
+                self._fail(refusals.step_given_up())
+            return await self._end()
 
     async def _work_to_outcome(self) -> None:
         """Runs the steps and turns every failure into the turn's outcome."""
