@@ -113,7 +113,10 @@ def test_a_bench_without_quick_sizes_has_no_quick_flag(
     assert "unrecognized arguments: --quick" in capsys.readouterr().err
 
 
-FLAGS = {"speculation_wrong-gpu-h100": ("--sizes", "gpu", "--keep", "h100")}
+FLAGS = {
+    "pressure-before-cold": ("--before", "77efa77", "--cold", "--keep", "before-cold"),
+    "speculation_wrong-gpu-h100": ("--sizes", "gpu", "--keep", "h100"),
+}
 """What the names of kept results say of how they were made."""
 
 
