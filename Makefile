@@ -32,7 +32,7 @@ serve: runtime ## serve the embedded model (ARGS="--model ..." for another)
 
 test: lint ## run all that CI runs: lint, then every test (ARGS="-k name" for some tests)
 	@$(BIN)/python scripts/model_templates.py --uv .uv/bin/uv
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/python -m tests $(ARGS)
 
 setup: ## install the service, the engine and the development tools into .venv
 	@scripts/setup dev $(BACKEND)

@@ -1,9 +1,11 @@
 """How the service keeps up with many conversations at once, now and at another commit.
 
 Each conversation gets tokens at the rate of a model, from an engine that is only a clock. The
-service is on core 0, the reader on core 1. The gap is the time between two messages of a turn. The
-first second of the turns is left out, in which all of them start. Where the service cannot write
-each token by itself, the tokens must still come, in larger pieces: "delivered" is their fraction.
+service is on core 0, the reader on core 1. The gap is the time between two messages of a turn.
+
+What is measured begins when every turn has had its first token, and a second at least has passed.
+"All have begun" is how long the first tokens took. Where the service cannot write each token by
+itself, the tokens must still come, in larger pieces: "delivered" is their fraction.
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from precall_service.domain.json import JsonObject
 ARM = "bench/arms/paced.py"
 MODULE = "bench.arms.paced"
 ARMS = ("before", "now")
+_TEXT = TEXT.encode()
 CONNECTIONS = 10
 START_S = 1.0
-"""The first part of the turns, which is not measured."""
+"""The first part of the turns, which is not measured; longer if some have not begun by then."""
 MARGIN_S = 0.5
 """The last part, in which turns end."""
 
@@ -38,7 +41,7 @@ SIZES = {
         "before": BEFORE_NOBODY_STOPS_THE_LOOP,
         "conversations": "300,400,600",
         "rate": 50.0,
-        "seconds": 6.0,
+        "seconds": 8.0,
         "rounds": 5,
     },
     "quick": {
@@ -80,6 +83,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
+    begun_s: float
     gap_p50_s: float
     gap_p99_s: float
     delivered: float
@@ -94,6 +98,8 @@ class TimedReader(DeltaReader):
         self._last: dict[int, float] = {}
         self.gaps_s: list[float] = []
         self.tokens = 0
+        self.begun: set[int] = set()
+        """The streams that have had a token."""
 
     def arrived(self, stream: int, message: bytes) -> int:
         """As `Reader.arrived`."""
@@ -101,6 +107,8 @@ class TimedReader(DeltaReader):
         if stream in self._last:
             self.gaps_s.append(now - self._last[stream])
         self._last[stream] = now
+        if _TEXT in message:
+            self.begun.add(stream)
         count = super().arrived(stream, message)
         self.tokens += count
         return count
@@ -134,6 +142,11 @@ class Crowd:
     def start(self) -> None:
         """Starts all turns."""
         self._send(START)
+
+    async def begun(self) -> None:
+        """Returns when every turn has had its first token."""
+        while any(len(reader.begun) < len(ids) for reader, ids in self._streams):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     def forget(self) -> None:
         """Begins to measure anew."""
@@ -177,13 +190,18 @@ async def _round(
 
 async def _measured(options: argparse.Namespace, child: Child, crowd: Crowd, count: int) -> _Found:
     crowd.start()
-    await asyncio.sleep(START_S)
+    started_at = time.perf_counter()
+    async with asyncio.timeout(options.seconds - 2 * MARGIN_S):
+        await crowd.begun()
+    begun_s = time.perf_counter() - started_at
+    await asyncio.sleep(max(0.0, START_S - begun_s))
     crowd.forget()
     cpu_s, began = child.cpu_s(), time.perf_counter()
-    await asyncio.sleep(options.seconds - START_S - MARGIN_S)
+    await asyncio.sleep(options.seconds - max(START_S, begun_s) - MARGIN_S)
     took_s = time.perf_counter() - began
     gaps_s = crowd.gaps_s()
     return _Found(
+        begun_s=begun_s,
         gap_p50_s=percentile(gaps_s, 0.5),
         gap_p99_s=percentile(gaps_s, 0.99),
         delivered=crowd.tokens() / (took_s * options.rate * count),
@@ -192,12 +210,14 @@ async def _measured(options: argparse.Namespace, child: Child, crowd: Crowd, cou
 
 
 def _add(report: Report, name: str, found: _Found) -> None:
+    report.add(f"{name}: all have begun", found.begun_s, unit="s")
     report.add(f"{name}: gap, median", 1e3 * found.gap_p50_s, unit="ms")
     report.add(f"{name}: gap, p99", 1e3 * found.gap_p99_s, unit="ms")
     report.add(f"{name}: delivered", found.delivered)
     report.add(f"{name}: server's share of its core", found.server_share)
     print(
-        f"{name}: gap {1e3 * found.gap_p50_s:.1f} ms, p99 {1e3 * found.gap_p99_s:.1f} ms, "
+        f"{name}: all have begun after {found.begun_s:.2f} s, "
+        f"gap {1e3 * found.gap_p50_s:.1f} ms, p99 {1e3 * found.gap_p99_s:.1f} ms, "
         f"delivered {found.delivered:.3f}, {found.server_share:.2f} of a core"
     )
 

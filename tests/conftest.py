@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import Generator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -33,3 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu_tests and (reason := gpu_missing()):
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """A worker of xdist can send only text that is valid; some tests log text that is not."""
+    report = yield
+    text = json.dumps(report, ensure_ascii=False)
+    return json.loads(text.encode(errors="replace"))

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
+from types import ModuleType
 
 from bench.process import Link, run_child
 from precall_service import app
@@ -40,7 +41,8 @@ from tests.support.scripted_template import prompt_text
 from tests.support.scripts import Step, calls
 
 CONTEXT_TOKENS = 4096
-HEAP = "precall_service.cli.heap"
+ARENAS, HEAP = "precall_service.cli.arenas", "precall_service.cli.heap"
+"""What `precall serve` does by now for its memory."""
 _CALL = "<user>call "
 
 
@@ -134,10 +136,17 @@ def _call(prompt: TokenPrompt, _spec: StepSpec) -> Step:
     return calls((_asked(prompt).removeprefix(_CALL).strip(), "{}"))
 
 
+def _imported(name: str) -> ModuleType | None:
+    """Returns a module, or None if the service does not have it yet."""
+    return None if importlib.util.find_spec(name) is None else importlib.import_module(name)
+
+
 async def main(
     config: JsonObject, link: Link, kind: Callable[[Pace, str, int, int], PacedEngine] = PacedEngine
 ) -> None:
     """Serves until the bench ends."""
+    if (arenas := _imported(ARENAS)) is not None:
+        arenas.share_arenas()
     pace = Pace(float(str(config["step_s"])))
     engines: list[PacedEngine] = []
 
@@ -165,8 +174,8 @@ async def main(
         ) as service,
         AsyncExitStack() as stack,
     ):
-        if importlib.util.find_spec(HEAP) is not None:  # as `precall serve` does by now
-            stack.enter_context(importlib.import_module(HEAP).quiet_heap(service))
+        if (heap := _imported(HEAP)) is not None:
+            stack.enter_context(heap.quiet_heap(service))
 
         async def pause(_fields: JsonObject) -> JsonObject:
             return {"longest_s": service.watch.longest_pause_s()}

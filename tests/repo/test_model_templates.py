@@ -69,7 +69,11 @@ def test_another_hash_is_refused(
     assert not model_templates.folder().exists()
 
 
-@pytest.mark.parametrize("packed", [distribution("a.jinja"), b"no archive", b""])
+@pytest.mark.parametrize(
+    "packed",
+    [distribution("a.jinja"), b"no archive", b""],
+    ids=["other templates", "no archive", "nothing"],
+)
 def test_a_distribution_without_templates_is_refused(
     tmp_path: Path, cache: Path, uv: str, monkeypatch: pytest.MonkeyPatch, packed: bytes
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from precall_service import __version__
 from precall_service.cli import cache, chat, demo, doctor, options, serve, stats
+from precall_service.cli.arenas import share_arenas
 
 app = typer.Typer(
     name="precall",
@@ -60,4 +61,5 @@ def _global(
 
 def main() -> None:
     """Runs the command line."""
+    share_arenas()
     app()

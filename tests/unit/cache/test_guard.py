@@ -75,7 +75,7 @@ async def advance(guard: GuardedStore, node: str = "n") -> int:
 async def refused(operation: Awaitable[object]) -> str:
     """Awaits an operation that fails at once; returns the message."""
     with pytest.raises(StoreUnavailableError) as caught:
-        await asyncio.wait_for(operation, 1)
+        await asyncio.wait_for(operation, 10)
     return str(caught.value)
 
 

@@ -108,7 +108,7 @@ async def test_a_fork_ends_with_its_process(served: Served) -> None:
         while not (forks := process.children()):  # noqa: ASYNC110  (no event tells of a fork)
             await asyncio.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    _, alive = await asyncio.to_thread(psutil.wait_procs, forks, timeout=2.0)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, forks, timeout=10.0)
     assert not alive
     await making
 
