@@ -22,7 +22,7 @@ from typing import Final
 
 import grpc.aio
 
-EVENTS_MAX: Final = 64
+EVENTS_MAX: Final = 32
 """About how many events a pass of the loop takes. Fewer would make those of others wait for longer
 behind a burst, for gRPC has them in one queue."""
 
