@@ -10,15 +10,18 @@ The `crowd` bench also runs this file in a copy of an older commit. So it uses o
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import importlib.util
+import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
-from bench.process import Link, run_child
+from bench.process import Commands, Link, run_child
 from precall_service import app
 from precall_service.domain.events import TokenUsage
 from precall_service.domain.json import JsonObject
@@ -107,6 +110,8 @@ class PacedEngine(ScriptedEngine):
             async with aclosing(super().generate(prompt, spec)) as stream:
                 async for each in stream:
                     yield each
+            self.specs.clear()  # which it keeps for tests
+            self.prompts.clear()
             return
         begin, taken = self._pace.steps, 0
         while taken < self._tokens:
@@ -136,9 +141,66 @@ def _call(prompt: TokenPrompt, _spec: StepSpec) -> Step:
     return calls((_asked(prompt).removeprefix(_CALL).strip(), "{}"))
 
 
+class _Malloc(ctypes.Structure):
+    """The struct mallinfo2 of glibc."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _malloc_bytes() -> int:
+    """Returns the bytes that are allocated with malloc, whatever of the rest is resident."""
+    mallinfo: Any = ctypes.CDLL(None).mallinfo2  # glibc 2.33 and later
+    mallinfo.restype = _Malloc
+    found = mallinfo()
+    return int(found.uordblks) + int(found.hblkhd)
+
+
 def _imported(name: str) -> ModuleType | None:
     """Returns a module, or None if the service does not have it yet."""
     return None if importlib.util.find_spec(name) is None else importlib.import_module(name)
+
+
+def _commands(service: app.Service, engines: Sequence[PacedEngine]) -> Commands:
+    async def pause(_fields: JsonObject) -> JsonObject:
+        return {"longest_s": service.watch.longest_pause_s()}
+
+    async def counts(_fields: JsonObject) -> JsonObject:
+        gc.collect()
+        vitals = service.watch.vitals()
+        return {
+            "turns admitted": vitals.turns_admitted,
+            "turns waiting": sum(vitals.turns_waiting.values()),
+            "conversations": sum(vitals.conversations.values()),
+            "calls": vitals.calls,
+            "first messages": vitals.first_messages_waiting,
+            "frames": vitals.frames_waiting,
+            "bytes held": sum(vitals.bytes_held.values()),
+            "bytes of schemas": sum(vitals.schema_bytes.values()),
+            "runs": vitals.runs,
+            "predictions": vitals.predictions,
+            "tasks": len(asyncio.all_tasks()),
+        }
+
+    async def tasks(_fields: JsonObject) -> JsonObject:
+        return {"tasks": sorted(map(repr, asyncio.all_tasks()))}
+
+    async def die(_fields: JsonObject) -> JsonObject:
+        engines[0].die()
+        return {}
+
+    async def in_use(_fields: JsonObject) -> JsonObject:
+        return {
+            "objects of Python": sys.getallocatedblocks(),
+            "bytes of malloc": _malloc_bytes(),
+        }
+
+    return {"pause": pause, "counts": counts, "in_use": in_use, "tasks": tasks, "die": die}
 
 
 async def main(
@@ -176,36 +238,7 @@ async def main(
     ):
         if (heap := _imported(HEAP)) is not None:
             stack.enter_context(heap.quiet_heap(service))
-
-        async def pause(_fields: JsonObject) -> JsonObject:
-            return {"longest_s": service.watch.longest_pause_s()}
-
-        async def counts(_fields: JsonObject) -> JsonObject:
-            gc.collect()
-            vitals = service.watch.vitals()
-            return {
-                "turns admitted": vitals.turns_admitted,
-                "turns waiting": sum(vitals.turns_waiting.values()),
-                "conversations": sum(vitals.conversations.values()),
-                "calls": vitals.calls,
-                "first messages": vitals.first_messages_waiting,
-                "frames": vitals.frames_waiting,
-                "bytes held": sum(vitals.bytes_held.values()),
-                "bytes of schemas": sum(vitals.schema_bytes.values()),
-                "runs": vitals.runs,
-                "predictions": vitals.predictions,
-                "tasks": len(asyncio.all_tasks()),
-            }
-
-        async def tasks(_fields: JsonObject) -> JsonObject:
-            return {"tasks": sorted(map(repr, asyncio.all_tasks()))}
-
-        async def die(_fields: JsonObject) -> JsonObject:
-            engines[0].die()
-            return {}
-
-        commands = {"pause": pause, "counts": counts, "tasks": tasks, "die": die}
-        await link.answer({"address": service.address}, commands)
+        await link.answer({"address": service.address}, _commands(service, engines))
 
 
 if __name__ == "__main__":

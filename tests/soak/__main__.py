@@ -3,7 +3,8 @@
 The server is a process of its own, on an engine that is only a clock. A cycle has each attack once,
 while agents take turns with tools, cancel some, and leave in the middle of others. After each cycle
 all clients leave, and the server must be as it was: every count at zero, and its open files as
-after the first cycle. Its memory goes up and down from cycle to cycle, and must be flat over many.
+after the first cycle. What it has allocated must be flat over the cycles, and its resident memory
+may not grow beyond its peak in the first ones: allocators keep much of what was in use at a peak.
 Ends with status 1 if something is not so.
 """
 
@@ -33,11 +34,11 @@ TURN_S = 60.0
 """The longest time that a turn may take, of which some waits for an engine that died."""
 SETTLE_S = 30.0
 """How long the server may take to be as it was."""
-MEMORY_GROWTH_MAX = 0.05
-"""By how much its memory may grow from the first cycles to the last, as a fraction."""
-MEMORY_CYCLES = 3
-"""How many cycles are the first, and how many the last. The very first one counts as neither: it
-fills what the allocators keep."""
+GROWTH_MAX = 0.03
+"""By how much what is allocated may grow from the first cycles to the last, as a fraction."""
+COMPARED_CYCLES = 3
+"""How many cycles are the first, and how many the last. The very first one counts as neither: what
+is made when it is first needed is made in it."""
 CONFIG: JsonObject = {"text": " word", "tokens": 40, "step_s": 0.02, "sequences": 32}
 
 
@@ -48,7 +49,12 @@ class Soak:
     server: Child
     outcomes: Counter[str] = field(default_factory=Counter[str])
     problems: list[str] = field(default_factory=list[str])
-    memory_bytes: list[int] = field(default_factory=list[int])
+    resident_bytes: list[int] = field(default_factory=list[int])
+    """At rest, after each cycle."""
+    peak_bytes: int = 0
+    """The most resident memory under attack, in the first cycles."""
+    in_use: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    """What was allocated at rest after each cycle, by kind."""
     files: int = 0
 
     @property
@@ -66,6 +72,8 @@ class Soak:
                     await asyncio.sleep(ATTACK_S / 2)
                     await self.server.ask("die")
                     await asyncio.sleep(ATTACK_S / 2)
+                    if len(self.resident_bytes) <= COMPARED_CYCLES:
+                        self.peak_bytes = max(self.peak_bytes, self.server.anonymous_bytes())
                 print(f"  {name}: {self._told()}", flush=True)
         finally:
             for agent in agents:
@@ -77,7 +85,7 @@ class Soak:
 
     async def at_rest(self, idle: JsonObject) -> None:
         """Waits until the server is as it was, and notes what is not."""
-        if not self.memory_bytes:  # it has opened what it opens when it is first needed
+        if not self.in_use:  # it has opened what it opens when it is first needed
             self.files = self.server.usage.num_fds()
         until = time.monotonic() + SETTLE_S
         while True:
@@ -94,15 +102,21 @@ class Soak:
                 print(*cast("list[str]", (await self.server.ask("tasks"))["tasks"]), sep="\n")
                 break
             await asyncio.sleep(0.5)
-        self.memory_bytes.append(self.server.anonymous_bytes())
+        found = await self.server.ask("in_use")
+        self.in_use.append({kind: cast("int", amount) for kind, amount in found.items()})
+        self.resident_bytes.append(self.server.anonymous_bytes())
 
-    def memory_growth(self) -> float | None:
-        """By how much its memory grew, as a fraction; None if there were too few cycles to tell."""
-        counted = self.memory_bytes[1:]
-        if len(counted) < 2 * MEMORY_CYCLES:
-            return None
-        first, last = counted[:MEMORY_CYCLES], counted[-MEMORY_CYCLES:]
-        return statistics.median(last) / statistics.median(first) - 1
+    def growth(self) -> dict[str, float]:
+        """By how much what is allocated grew, by kind; empty if there were too few cycles."""
+        first, last = self.in_use[1:][:COMPARED_CYCLES], self.in_use[-COMPARED_CYCLES:]
+        if len(self.in_use) <= 2 * COMPARED_CYCLES:
+            return {}
+        return {
+            kind: statistics.median(each[kind] for each in last)
+            / statistics.median(each[kind] for each in first)
+            - 1
+            for kind in self.in_use[0]
+        }
 
     async def _agent(self, number: int) -> None:
         """Takes turns for as long as it may, as an ordinary user of the client."""
@@ -156,13 +170,22 @@ async def main(minutes: float) -> int:
             print(f"cycle {cycles}", flush=True)
             await soak.cycle()
             await soak.at_rest(idle)
-            print(f"  at rest: {soak.memory_bytes[-1] / (1 << 20):.0f} MiB", flush=True)
+            print(f"  at rest: {soak.resident_bytes[-1] / (1 << 20):.0f} MiB", flush=True)
         longest_s = float(str((await server.ask("pause"))["longest_s"]))
-    growth = soak.memory_growth()
-    if growth is not None and growth > MEMORY_GROWTH_MAX:
-        soak.problems.append(f"memory grew by {growth:.1%} from the first cycles to the last")
-    told = "not judged after so few" if growth is None else f"{growth:+.1%}"
-    print(f"{cycles} cycles, memory {told}, longest pause {1e3 * longest_s:.0f} ms")
+    growth = soak.growth()
+    for kind, by in growth.items():
+        if by > GROWTH_MAX:
+            soak.problems.append(f"{kind}: {by:.1%} more in the last cycles than in the first")
+    if (rests_at := soak.resident_bytes[-1]) > soak.peak_bytes:
+        soak.problems.append(
+            f"{rests_at >> 20} MiB are resident at rest, more than at the first cycles' peak"
+        )
+    told = ", ".join(f"{kind} {by:+.1%}" for kind, by in growth.items()) or "too few to compare"
+    print(
+        f"{cycles} cycles: {told}; resident at rest {soak.resident_bytes[0] >> 20} to "
+        f"{rests_at >> 20} MiB, at the first cycles' peak {soak.peak_bytes >> 20} MiB; "
+        f"longest pause {1e3 * longest_s:.0f} ms"
+    )
     for problem in dict.fromkeys(soak.problems):
         print(f"PROBLEM: {problem}")
     return 1 if soak.problems else 0

@@ -114,6 +114,7 @@ def test_a_bench_without_quick_sizes_has_no_quick_flag(
 
 
 FLAGS = {
+    "pressure-before": ("--before", "77efa77", "--keep", "before"),
     "pressure-before-cold": ("--before", "77efa77", "--cold", "--keep", "before-cold"),
     "speculation_wrong-gpu-h100": ("--sizes", "gpu", "--keep", "h100"),
 }
