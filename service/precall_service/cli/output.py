@@ -85,9 +85,10 @@ class Relay:
         """Gives the descriptor back, and writes what is kept until a reading of the clock."""
         os.dup2(self._real, self._descriptor)
         _terminals.discard(self._descriptor)
-        self._end_at = deadline
+        self._end_at = deadline  # the thread may see this and end before it is told to
         os.eventfd_write(self._ending, 1)
         self._thread.join()
+        os.close(self._ending)
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -112,7 +113,7 @@ class Relay:
                 waiting.unregister(self._ending)
             if ending and self._is_over(busy=self._incoming in ready):
                 break
-        for each in (self._incoming, self._ending, self._real):
+        for each in (self._incoming, self._real):
             os.close(each)
 
     def _patience_ms(self) -> float | None:

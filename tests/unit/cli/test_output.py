@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from precall_service.cli import output
-from precall_service.cli.output import KEPT_BYTES_MAX, Kept
+from precall_service.cli.output import KEPT_BYTES_MAX, Kept, Relay
 
 SCRIPT = """
 import logging, os, subprocess, sys
@@ -73,6 +73,21 @@ def test_what_was_written_last_is_not_lost() -> None:
     with run(body) as process:
         assert process.communicate(timeout=20) == (b"out\n", b"err\n")
     assert process.returncode == 3
+
+
+def test_the_thread_may_end_before_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    relay = Relay(write)
+    tell = os.eventfd_write
+
+    def tell_late(descriptor: int, value: int) -> None:
+        relay._thread.join(30)  # pyright: ignore[reportPrivateUsage]
+        tell(descriptor, value)
+
+    monkeypatch.setattr(os, "eventfd_write", tell_late)
+    relay.end(time.monotonic() + 30)
+    for each in (read, write):
+        os.close(each)
 
 
 def test_a_reader_that_is_gone_stops_nothing() -> None:
