@@ -32,7 +32,7 @@ from precall_service.transport.servicers import (
     NotServed,
 )
 from precall_service.transport.tool_cache import ToolCacheServicer
-from precall_service.transport.wake_ups import take_events_at_once
+from precall_service.transport.wake_ups import pace_events
 
 _LOOKAHEAD_BYTES: Final = 16 << 10
 _PENDING_CALLS_MAX: Final = 16_384
@@ -98,7 +98,7 @@ class GrpcServer:
         self.abandoned = AbandonedCalls()
         limits = CallLimits(calls_max=options.calls_max, unread_s=options.unread_s)
         self.calls = Calls(info.clock, limits, self.reception, self.abandoned)
-        take_events_at_once()
+        pace_events()
         self._server = grpc.aio.server(
             interceptors=(self.calls,), options=_channel_options(options)
         )

@@ -39,8 +39,8 @@ class WakeUps(socket.socket):
         return super().recv(_BYTES_MAX, flags)
 
 
-def take_events_at_once() -> None:
-    """Starts gRPC's thread with such a socket; does nothing if the thread runs already."""
+def pace_events() -> None:
+    """Starts gRPC's thread with such sockets; does nothing if the thread runs already."""
     plain_pair, here = socket.socketpair, threading.get_ident()
 
     def pair() -> tuple[socket.socket, socket.socket]:
