@@ -107,11 +107,13 @@ class PacedEngine(ScriptedEngine):
     async def generate(self, prompt: Prompt, spec: StepSpec) -> StepStream:
         """As `Engine.generate`."""
         if _asked(own(prompt)).startswith(_CALL):
-            async with aclosing(super().generate(prompt, spec)) as stream:
-                async for each in stream:
-                    yield each
-            self.specs.clear()  # which it keeps for tests
-            self.prompts.clear()
+            try:
+                async with aclosing(super().generate(prompt, spec)) as stream:
+                    async for each in stream:
+                        yield each
+            finally:
+                self.specs.clear()  # which it keeps for tests
+                self.prompts.clear()
             return
         begin, taken = self._pace.steps, 0
         while taken < self._tokens:
