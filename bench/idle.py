@@ -17,6 +17,7 @@ import grpc.aio
 from bench.process import Child, started
 from bench.report import AtMost, Report
 from bench.stats import slope
+from bench.stream import TEXT
 from precall.v1 import agent_pb2, agent_pb2_grpc, content_pb2, tool_pb2, turn_pb2
 from precall_service.domain.json import JsonObject
 
@@ -24,7 +25,6 @@ SETTLE_S = 0.5
 TARGET_KIB = 64.0
 ARMS = (("precall", "bench.arms.scripted"), ("bare", "bench.arms.bare_grpc"))
 DELTAS = 20
-TEXT = " word"
 
 _OPEN = agent_pb2.ConverseRequest(
     sequence=1,
