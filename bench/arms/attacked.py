@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from bench.allocated import allocated, grow_tables
 from bench.arms.paced import CONTEXT_TOKENS, PacedEngine, main
-from bench.process import run_child
+from bench.process import Commands, run_child
+from precall_service import app
+from precall_service.domain.json import JsonObject
 from precall_service.domain.messages import Transcript, characters
 from precall_service.engine.prompt_length import PromptTooLongError
 from precall_service.engine.vllm.token_prompt import TokenPrompt
@@ -25,5 +28,19 @@ class AttackedEngine(PacedEngine):
         return await super().render(transcript)
 
 
+def _commands(service: app.Service) -> Commands:
+    async def allocations(_fields: JsonObject) -> JsonObject:
+        return {**allocated()}
+
+    async def grow(_fields: JsonObject) -> JsonObject:
+        await grow_tables()
+        return {}
+
+    async def totals(_fields: JsonObject) -> JsonObject:
+        return {"calls cut off": service.watch.vitals().calls_cut_off}
+
+    return {"allocated": allocations, "grow_tables": grow, "totals": totals}
+
+
 if __name__ == "__main__":
-    run_child(partial(main, kind=AttackedEngine))
+    run_child(partial(main, kind=AttackedEngine, more=_commands))

@@ -10,16 +10,13 @@ The `crowd` bench also runs this file in a copy of an older commit. So it uses o
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import importlib.util
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
 
 from bench.process import Commands, Link, run_child
 from precall_service import app
@@ -143,26 +140,6 @@ def _call(prompt: TokenPrompt, _spec: StepSpec) -> Step:
     return calls((_asked(prompt).removeprefix(_CALL).strip(), "{}"))
 
 
-class _Malloc(ctypes.Structure):
-    """The struct mallinfo2 of glibc."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def _malloc_bytes() -> int:
-    """Returns the bytes that are allocated with malloc, whatever of the rest is resident."""
-    mallinfo: Any = ctypes.CDLL(None).mallinfo2  # glibc 2.33 and later
-    mallinfo.restype = _Malloc
-    found = mallinfo()
-    return int(found.uordblks) + int(found.hblkhd)
-
-
 def _imported(name: str) -> ModuleType | None:
     """Returns a module, or None if the service does not have it yet."""
     return None if importlib.util.find_spec(name) is None else importlib.import_module(name)
@@ -196,19 +173,16 @@ def _commands(service: app.Service, engines: Sequence[PacedEngine]) -> Commands:
         engines[0].die()
         return {}
 
-    async def in_use(_fields: JsonObject) -> JsonObject:
-        return {
-            "objects of Python": sys.getallocatedblocks(),
-            "bytes of malloc": _malloc_bytes(),
-        }
-
-    return {"pause": pause, "counts": counts, "in_use": in_use, "tasks": tasks, "die": die}
+    return {"pause": pause, "counts": counts, "tasks": tasks, "die": die}
 
 
 async def main(
-    config: JsonObject, link: Link, kind: Callable[[Pace, str, int, int], PacedEngine] = PacedEngine
+    config: JsonObject,
+    link: Link,
+    kind: Callable[[Pace, str, int, int], PacedEngine] = PacedEngine,
+    more: Callable[[app.Service], Commands] = lambda _service: {},
 ) -> None:
-    """Serves until the bench ends."""
+    """Serves until the bench ends; answers the commands `more`, too."""
     if (arenas := _imported(ARENAS)) is not None:
         arenas.share_arenas()
     pace = Pace(float(str(config["step_s"])))
@@ -240,7 +214,8 @@ async def main(
     ):
         if (heap := _imported(HEAP)) is not None:
             stack.enter_context(heap.quiet_heap(service))
-        await link.answer({"address": service.address}, _commands(service, engines))
+        commands = {**_commands(service, engines), **more(service)}
+        await link.answer({"address": service.address}, commands)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import cast
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported
 
 import precall
+from bench.allocated import EXACT, LOST_AT_A_CUT
 from bench.process import Child, started
 from precall_service.domain.json import JsonObject
 from tests.support.attacks import ATTACKS
@@ -39,8 +40,6 @@ GROWTH_MAX = 0.03
 COMPARED_CYCLES = 3
 """How many cycles are the first, and how many the last. The very first one counts as neither: what
 is made when it is first needed is made in it."""
-EXACT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-"""Without it, malloc counts what a thread has freed and keeps for itself as allocated."""
 CONFIG: JsonObject = {"text": " word", "tokens": 40, "step_s": 0.02, "sequences": 32}
 
 
@@ -55,8 +54,8 @@ class Soak:
     """At rest, after each cycle."""
     peak_bytes: int = 0
     """The most resident memory under attack, in the first cycles."""
-    in_use: list[dict[str, int]] = field(default_factory=list[dict[str, int]])
-    """What was allocated at rest after each cycle, by kind."""
+    allocated: list[dict[str, int]] = field(default_factory=list[dict[str, int]])
+    """What was allocated at rest after each cycle, by kind, without what gRPC loses."""
     files: int = 0
 
     @property
@@ -87,7 +86,7 @@ class Soak:
 
     async def at_rest(self, idle: JsonObject) -> None:
         """Waits until the server is as it was, and notes what is not."""
-        if not self.in_use:  # it has opened what it opens when it is first needed
+        if not self.allocated:  # it has opened what it opens when it is first needed
             self.files = self.server.usage.num_fds()
         until = time.monotonic() + SETTLE_S
         while True:
@@ -104,20 +103,22 @@ class Soak:
                 print(*cast("list[str]", (await self.server.ask("tasks"))["tasks"]), sep="\n")
                 break
             await asyncio.sleep(0.5)
-        found = await self.server.ask("in_use")
-        self.in_use.append({kind: cast("int", amount) for kind, amount in found.items()})
+        found = cast("dict[str, int]", await self.server.ask("allocated"))
+        cut_off = cast("dict[str, int]", await self.server.ask("totals"))["calls cut off"]
+        found["bytes of malloc"] -= LOST_AT_A_CUT * cut_off
+        self.allocated.append(found)
         self.resident_bytes.append(self.server.anonymous_bytes())
 
     def growth(self) -> dict[str, float]:
         """By how much what is allocated grew, by kind; empty if there were too few cycles."""
-        first, last = self.in_use[1:][:COMPARED_CYCLES], self.in_use[-COMPARED_CYCLES:]
-        if len(self.in_use) <= 2 * COMPARED_CYCLES:
+        first, last = self.allocated[1:][:COMPARED_CYCLES], self.allocated[-COMPARED_CYCLES:]
+        if len(self.allocated) <= 2 * COMPARED_CYCLES:
             return {}
         return {
             kind: statistics.median(each[kind] for each in last)
             / statistics.median(each[kind] for each in first)
             - 1
-            for kind in self.in_use[0]
+            for kind in self.allocated[0]
         }
 
     async def _agent(self, number: int) -> None:
@@ -172,7 +173,8 @@ async def main(minutes: float) -> int:
             print(f"cycle {cycles}", flush=True)
             await soak.cycle()
             await soak.at_rest(idle)
-            print(f"  at rest: {soak.resident_bytes[-1] >> 20} MiB, {soak.in_use[-1]}", flush=True)
+            rest = f"{soak.resident_bytes[-1] >> 20} MiB, {soak.allocated[-1]}"
+            print(f"  at rest: {rest}", flush=True)
         longest_s = float(str((await server.ask("pause"))["longest_s"]))
     growth = soak.growth()
     for kind, by in growth.items():
@@ -197,6 +199,7 @@ async def _warm_up(soak: Soak) -> None:
     """Runs one turn, so that nothing is built for the first time later."""
     async with precall.Client(soak.address) as client, client.conversation() as conversation:
         await conversation.ask("speak")
+    await soak.server.ask("grow_tables")
     await asyncio.sleep(1.0)
 
 

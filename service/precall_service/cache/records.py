@@ -5,7 +5,7 @@ A store keeps such records as they are, and does not know what they mean.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -21,6 +21,8 @@ PAGE_BYTES_MAX: Final = 128 << 10
 """A page ends with the record that reaches this size."""
 MEMORY_BYTES_MAX: Final = 64 << 20
 """The most bytes of the records of all tenants in this process's memory."""
+MEMORY_TENANTS_MAX: Final = 1024
+"""The most tenants with records in this process's memory."""
 
 
 @dataclass(slots=True)
@@ -35,18 +37,26 @@ class RecordLogs:
     """The records of all tenants, in memory.
 
     If they are too many in all, the oldest records of the tenant with the most bytes are dropped.
+    If the tenants are too many, the one that was used longest ago loses its records.
     """
 
-    def __init__(self, bytes_max: int = MEMORY_BYTES_MAX) -> None:
+    def __init__(
+        self, bytes_max: int = MEMORY_BYTES_MAX, tenants_max: int = MEMORY_TENANTS_MAX
+    ) -> None:
         self._bytes_max = bytes_max
+        self._tenants_max = tenants_max
         self._bytes = 0
-        self._logs: dict[str, _Log] = {}
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
 
     def add(self, tenant: str, record: bytes) -> None:
         """Adds a record, and drops the oldest ones above the limits."""
         if len(record) > RECORD_BYTES_MAX:
             return
         log = self._logs.setdefault(tenant, _Log())
+        self._logs.move_to_end(tenant)
+        if len(self._logs) > self._tenants_max:
+            _, forgotten = self._logs.popitem(last=False)
+            self._bytes -= forgotten.bytes
         log.records.append(record)
         log.last += 1
         self._count(log, len(record))
@@ -61,6 +71,7 @@ class RecordLogs:
         log = self._logs.get(tenant)
         if log is None:
             return []
+        self._logs.move_to_end(tenant)
         first = log.last - len(log.records) + 1
         skipped = max(0, after - first + 1)
         found: list[tuple[int, bytes]] = []

@@ -82,6 +82,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._calls: Counter[str] = Counter()
         """Calls by tenant, without those of the health service."""
         self._in_flight = 0
+        self._cut_off = 0
         self._probing: Counter[str] = Counter()
         """Calls of the health service by address."""
 
@@ -89,6 +90,11 @@ class Calls(grpc.aio.ServerInterceptor):
     def in_flight(self) -> int:
         """How many calls there are, without those of the health service."""
         return self._in_flight
+
+    @property
+    def cut_off(self) -> int:
+        """How many calls were cancelled before they had a status, since the start."""
+        return self._cut_off
 
     @property
     def probes_waiting(self) -> int:
@@ -114,8 +120,28 @@ class Calls(grpc.aio.ServerInterceptor):
         else:
             served = self._stream(name, cast("_Method", handler.stream_stream))
         return grpc.stream_stream_rpc_method_handler(
-            _let_go(served), decoded_by_grpc, handler.response_serializer
+            self._let_go(served), decoded_by_grpc, handler.response_serializer
         )
+
+    def _let_go(self, served: _Method) -> _Method:
+        """A method that leaves nothing which only the garbage collection would free.
+
+        grpc.aio keeps the error of a call that was aborted, whose traceback refers to the call and
+        to what it has received.
+        """
+
+        async def letting_go(requests: object, context: _Context) -> None:
+            try:
+                await served(requests, context)
+            except grpc.aio.AbortError as aborted:
+                aborted.__traceback__ = aborted.__context__ = None
+                del requests, context  # raising it again adds this frame
+                raise
+            except asyncio.CancelledError:
+                self._cut_off += 1
+                raise
+
+        return letting_go
 
     def _stream(self, name: str, method: _Method) -> _Method:
         """A method that reads a stream of bytes. It takes a slot for its first message itself."""
@@ -251,24 +277,6 @@ class Calls(grpc.aio.ServerInterceptor):
             yield
         finally:
             _one_less(self._probing, address)
-
-
-def _let_go(served: _Method) -> _Method:
-    """A method that leaves nothing which only the garbage collection would free.
-
-    grpc.aio keeps the error of a call that was aborted, whose traceback refers to the call and to
-    what it has received.
-    """
-
-    async def letting_go(requests: object, context: _Context) -> None:
-        try:
-            await served(requests, context)
-        except grpc.aio.AbortError as aborted:
-            aborted.__traceback__ = aborted.__context__ = None
-            del requests, context  # raising it again adds this frame
-            raise
-
-    return letting_go
 
 
 def _one_less(counts: Counter[str], key: str) -> None:

@@ -24,6 +24,8 @@ class Vitals:
         runs: Runs of handlers that have not ended.
         predictions: Tasks that predict calls, or await an early run.
         calls: Calls of gRPC that have not ended, conversations included.
+        calls_cut_off: Calls that were cancelled before they had a status, since the start; they
+            only grow. gRPC loses some 200 bytes at each (docs/security.md).
         first_messages_waiting: Calls whose first message waits to be read.
         frames_waiting: Frames that wait for their turn to be processed.
         bytes_held: By tenant: what conversations hold of texts, tools and events.
@@ -39,6 +41,7 @@ class Vitals:
     runs: int
     predictions: int
     calls: int
+    calls_cut_off: int
     first_messages_waiting: int
     frames_waiting: int
     bytes_held: Mapping[str, int]
@@ -69,6 +72,7 @@ class VitalSigns:
             runs=self.dispatcher.in_flight,
             predictions=self.speculation.in_flight,
             calls=self.server.calls.in_flight,
+            calls_cut_off=self.server.calls.cut_off,
             first_messages_waiting=self.server.reception.arrivals.waiting,
             frames_waiting=self.server.reception.intake.waiting,
             bytes_held=dict(held.bytes_by_tenant),

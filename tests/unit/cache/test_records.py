@@ -31,6 +31,17 @@ def test_the_tenant_with_the_most_bytes_makes_room() -> None:
     assert sizes(logs, "eve") == [35]
 
 
+def test_the_tenant_that_was_used_longest_ago_makes_room_for_another() -> None:
+    logs = RecordLogs(bytes_max=100, tenants_max=2)
+    logs.add("ann", b"x" * 50)
+    logs.add("bob", b"x" * 30)
+    assert sizes(logs, "ann") == [50]
+    logs.add("eve", b"x" * 50)
+    assert sizes(logs, "bob") == []
+    assert sizes(logs, "ann") == [50]
+    assert sizes(logs, "eve") == [50]
+
+
 class Failing(ShakyStore):
     """Its log fails in the way that the test says."""
 

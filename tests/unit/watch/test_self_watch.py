@@ -33,6 +33,7 @@ IDLE = Vitals(
     runs=0,
     predictions=0,
     calls=0,
+    calls_cut_off=0,
     first_messages_waiting=0,
     frames_waiting=0,
     bytes_held={},
