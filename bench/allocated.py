@@ -14,8 +14,6 @@ from typing import Any, Final
 EXACT: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 """The environment in which malloc counts exactly. Without it, what a thread has freed and keeps for
 itself counts as allocated."""
-LOST_AT_A_CUT: Final = 200
-"""Bytes. For each call that its client cuts off, grpcio 1.85 loses two arrays (grpc/grpc#43360)."""
 INTERNED: Final = 200_000
 """More strings than a process like ours interns."""
 TASKS: Final = 60_000

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from textwrap import dedent
 
-from bench.allocated import EXACT, LOST_AT_A_CUT
+from bench.allocated import EXACT
 
+LOST_BYTES_MAX = 200
+"""For a call that is cut off, grpcio 1.85 may lose two arrays of operations (grpc/grpc#43360)."""
 STREAMS = 400
 ROUNDS = 6
 
@@ -58,4 +60,4 @@ def test_a_call_that_is_cut_off_leaves_no_more_than_grpc_loses_of_it() -> None:
     (first_cut, first_bytes), *_, (last_cut, last_bytes) = states[1:]
     cut = last_cut - first_cut
     assert cut > (ROUNDS - 2) * STREAMS / 2  # of some, a write fails first
-    assert last_bytes - first_bytes < LOST_AT_A_CUT * cut
+    assert last_bytes - first_bytes < LOST_BYTES_MAX * cut

@@ -285,7 +285,7 @@ TOO_LARGE = {
     "open.history[0].tool_calls": OpenConversation(
         history=[message(ASSISTANT, "", *[call("a")] * 129)]
     ),
-    "open.tools": OpenConversation(tools=[tool_pb2.Tool()] * 513),
+    "open.tools": OpenConversation(tools=[tool_pb2.Tool()] * 129),
     "open.template_variables_json": OpenConversation(
         template_variables_json='{"a": "%s"}' % ("x" * (16 << 10))
     ),

@@ -24,6 +24,8 @@ Attack: TypeAlias = Callable[[str, str], Awaitable[None]]
 
 ANSWER_S: Final = 30.0
 """How long an attacker waits for an answer before it goes on."""
+TOOLS_MAX: Final = 128
+"""The most tools that a frame may have, unless the server is told otherwise."""
 OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", -1),
@@ -337,8 +339,8 @@ async def sends_junk(address: str, tenant: str) -> None:
         {"cancel_turn": turn_pb2.CancelTurn(turn_id="none")},
         {"invocation_result": invocation_pb2.InvocationResult(invocation_id="none")},
         {"start_turn": turn_pb2.StartTurn(turn_id="x" * 4096)},
-        {"register_tools": tool_pb2.RegisterTools(tools=[tool_pb2.Tool(name="?")] * 500)},
-        {"withdraw_tools": tool_pb2.WithdrawTools(names=["none"] * 500)},
+        {"register_tools": tool_pb2.RegisterTools(tools=[tool_pb2.Tool(name="?")] * TOOLS_MAX)},
+        {"withdraw_tools": tool_pb2.WithdrawTools(names=["none"] * TOOLS_MAX)},
         {"open": agent_pb2.OpenConversation()},
     )
 

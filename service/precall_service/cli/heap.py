@@ -30,8 +30,7 @@ LOOK_S: Final = 0.05
 YOUNG_MAX: Final = 10_000
 """So many new objects are looked at, which takes some 5 ms."""
 COLLECTIONS_MAX: Final = 100
-"""After so many collections, which have frozen a million objects at most, the next quiet time is
-used for a thorough one."""
+"""After so many collections, the next quiet time is used for a thorough one."""
 FROZEN_MAX: Final = 5_000_000
 """If there are so many more frozen objects than after the last thorough collection, the next one
 does not wait for a quiet time: it takes seconds, but what they are may be garbage."""
@@ -68,6 +67,8 @@ class QuietHeap:
         """Collections since the last thorough one."""
         self._frozen = 0
         """The objects that the last thorough one has left, or that there were at the start."""
+        self._added = 0
+        """At most so many more are frozen now."""
         self._state: EngineState | None = None
         """That of the engine, once it is known."""
 
@@ -93,17 +94,20 @@ class QuietHeap:
 
     def look(self) -> None:
         """Makes a collection if one is due."""
-        if len(gc.get_objects(generation=0)) >= YOUNG_MAX:
+        young = len(gc.get_objects(generation=0))
+        if young >= YOUNG_MAX:
             gc.collect()
             gc.freeze()
             self._collections += 1
-            if self._collections % COLLECTIONS_MAX == 0:
+            self._added += young
+            if self._added > FROZEN_MAX:
                 self._collect_if_swollen()
         elif self._collections >= COLLECTIONS_MAX and not self._turns():
             self._collect_thoroughly()
 
     def _collect_if_swollen(self) -> None:
-        if gc.get_freeze_count() > self._frozen + FROZEN_MAX:  # it counts them one by one
+        self._added = gc.get_freeze_count() - self._frozen  # it counts them one by one
+        if self._added > FROZEN_MAX:
             self._collect_thoroughly()
 
     def _collect_thoroughly(self) -> None:
@@ -115,4 +119,4 @@ class QuietHeap:
         """Freezes all there is, and begins to count anew."""
         gc.freeze()
         self._frozen = gc.get_freeze_count()
-        self._collections = 0
+        self._added = self._collections = 0

@@ -62,8 +62,7 @@ class ConverseStream:
         self._info = info
         self._reception = reception
         self._unread_s = unread_s
-        # More than may be registered, so that each excess tool is refused on its own.
-        self._tools_max = 4 * conversations.tool_limits.tools_max
+        self._tools_max = conversations.tool_limits.tools_max
         self._refused = 0
         self._processed = 0
         """The highest sequence number of a processed frame."""

@@ -18,8 +18,6 @@ from precall.v1 import agent_pb2, prediction_pb2
 
 TEMPLATE_VARIABLES_BYTES_MAX = 16 << 10
 HISTORY_CALLS_MAX = 128
-TOOLS_PER_FRAME = 4
-"""A frame may have so many times the tools that may be registered; each excess one is refused."""
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RESERVED = frozenset(
@@ -56,7 +54,7 @@ def check_opening(
     check_count("open.history", len(frame.history), limits.messages_max, "messages")
     _check_history(frame.history, limits)
     _check_variables(frame.template_variables_json)
-    check_count("open.tools", len(frame.tools), TOOLS_PER_FRAME * limits.tools_max, "tools")
+    check_count("open.tools", len(frame.tools), limits.tools_max, "tools")
     asked = frame.speculation
     if asked.mode not in prediction_pb2.SpeculationMode.values():
         raise invalid("open.speculation.mode", f"{asked.mode} is not a mode of this server")

@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from precall import _frames
 from precall._scope import TaskScope
 from precall.testing._fields import check_count, invalid, not_served
-from precall.testing._opening_refusals import TOOLS_PER_FRAME, check_opening, check_tenant
+from precall.testing._opening_refusals import check_opening, check_tenant
 from precall.testing._player import BrokenStreamError, TurnPlayer
 from precall.testing._runs import HandlerRuns
 from precall.testing._script import Refuse
@@ -185,7 +185,7 @@ class FakeStream:
             raise invalid("sequence", f"it must be {self._received + 1}, not {frame.sequence}")
 
     def _check_count(self, field: str, count: int) -> None:
-        check_count(field, count, TOOLS_PER_FRAME * self._server.limits.tools_max, "tools")
+        check_count(field, count, self._server.limits.tools_max, "tools")
 
     def _check_turn(self, start: turn_pb2.StartTurn) -> None:
         """Raises the refusal of a turn that no script can accept."""

@@ -521,7 +521,9 @@ class OpenConversation(_message.Message):
 
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.Tool]:
-        """Inline tools to register at once, as with RegisterTools. ConversationOpened has their outcomes."""
+        """Inline tools to register at once, as with RegisterTools. ConversationOpened has their outcomes. With more than
+        `ServerLimits.tools_max`, the handshake is refused.
+        """
 
     @_builtins.property
     def speculation(self) -> _prediction_pb2.SpeculationSettings:

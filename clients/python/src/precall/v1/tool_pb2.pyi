@@ -221,7 +221,9 @@ class RegisterTools(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
-        """The tools. Each is accepted or refused separately."""
+        """The tools. Each is accepted or refused separately. A frame with more than `ServerLimits.tools_max` is refused as a
+        whole.
+        """
 
     def __init__(
         self,
@@ -345,7 +347,7 @@ class WithdrawTools(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of tools that this stream registered."""
+        """The names of tools that this stream registered, `ServerLimits.tools_max` at most."""
 
     def __init__(
         self,
