@@ -22,11 +22,11 @@ TOOL = declared("write", schema='{"type": "object", "properties": {"text": {"typ
 async def main(_config: JsonObject, link: Link) -> None:
     """Reads calls until the bench ends."""
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
 
-    from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
-    from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.call_parsers import reading_calls
+    from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
+    from precall_service.engine.vllm.plans import StepPlans
 
     parser_class = ParserManager.get_parser(tool_parser_name="hermes", enable_auto_tools=True)
     assert parser_class is not None

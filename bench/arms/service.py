@@ -116,7 +116,7 @@ class Bare:
     """Direct use of the AsyncLLM of the service's engine."""
 
     def __init__(self, llm: Any) -> None:
-        from bench.arms.recorder import Generation, Recorder  # noqa: PLC0415 - it imports vLLM
+        from bench.arms.recorder import Generation, Recorder
 
         self._llm = llm
         self._recorder = Recorder()
@@ -159,7 +159,7 @@ class Bare:
 
     async def generate(self, fields: JsonObject) -> JsonObject:
         """Generates greedily from these prompts, all at once, each to a fixed length."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         params = SamplingParams(
             temperature=0.0,
@@ -180,7 +180,7 @@ class Bare:
         self, token_ids: list[int], params: Any, salt: str | None = None
     ) -> tuple[int, float, int]:
         """Returns the number of tokens, the seconds to the first, and the cached prompt tokens."""
-        from vllm.inputs.engine import tokens_input  # noqa: PLC0415
+        from vllm.inputs.engine import tokens_input
 
         began, first_s, tokens, cached = time.perf_counter(), 0.0, 0, 0
         outputs = self._recorder.generate(

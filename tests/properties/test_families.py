@@ -154,7 +154,7 @@ def test_a_call_arrives_equal_or_is_refused(name: str, runner: asyncio.Runner) -
 
 async def written(found: Family, tool: str, arguments: JsonObject) -> Written:
     """The message with this call, as a model of the family writes it."""
-    from precall_service.engine.vllm.readback import ReadBack  # noqa: PLC0415 it imports vLLM
+    from precall_service.engine.vllm.readback import ReadBack
 
     ordered = json.dumps(arguments, ensure_ascii=False)
     call = ToolCall(call_id="abcdefgh1", tool_name=tool, arguments_json=ordered)
@@ -176,7 +176,7 @@ def without_thought(found: Family, message: Written) -> str:
 
 def read(found: Family, message: Written, size: int) -> tuple[list[Piece], StrayCall | None]:
     """What is read from a message that comes in parts of so many tokens."""
-    from precall_service.engine.vllm.parsing import StepParser  # noqa: PLC0415 it imports vLLM
+    from precall_service.engine.vllm.parsing import StepParser
 
     parts = found.unbroken
     plan = parts.plans.plan(TOOLS, ToolChoice())

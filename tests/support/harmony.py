@@ -19,7 +19,7 @@ _PRINTABLE: Final = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)
 
 def write_harmony_tokenizer(folder: Path, tokens: list[str]) -> dict[str, int]:
     """Writes the tokenizer, and returns the numbers of its tokens."""
-    from openai_harmony import HarmonyEncodingName, load_harmony_encoding  # noqa: PLC0415 slow
+    from openai_harmony import HarmonyEncodingName, load_harmony_encoding
 
     encoding: Any = cast("Any", load_harmony_encoding)(HarmonyEncodingName.HARMONY_GPT_OSS)
     write_tokenizer(folder, tokens)

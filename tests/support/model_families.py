@@ -148,8 +148,8 @@ def family(name: str) -> Family:
         EngineStartError: the engine would not start.
     """
     renderer, model_config = _renderer(name)
-    from precall_service.engine.vllm.parts import model_parts  # noqa: PLC0415
-    from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
+    from precall_service.engine.vllm.parts import model_parts
+    from precall_service.engine.vllm.rendering import PromptRenderer
 
     written = template(name)
     config = VllmConfig(model=model_config.model, model_name=name, chat_template=written)
@@ -173,8 +173,8 @@ class _Unbroken(PlainTexts):
 def _renderer(name: str) -> tuple[Any, Any]:
     """VLLM's renderer and configuration of a model that consists of a template and a tokenizer."""
     base = base_renderer()
-    from vllm.renderers.registry import RENDERER_REGISTRY  # noqa: PLC0415
-    from vllm.tokenizers.registry import TokenizerRegistry  # noqa: PLC0415
+    from vllm.renderers.registry import RENDERER_REGISTRY
+    from vllm.tokenizers.registry import TokenizerRegistry
 
     place, model_type = temporary_folder(), MODEL_TYPES.get(name, "")
     ids = family_tokenizer(name, place)

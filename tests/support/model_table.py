@@ -78,7 +78,7 @@ async def _proved(name: str) -> Proved:
         parts = family(name).parts
     except EngineStartError as error:
         return Proved(name=name, problem=str(error))
-    from precall_service.engine.vllm.proof import prove  # noqa: PLC0415 it imports vLLM
+    from precall_service.engine.vllm.proof import prove
 
     return Proved(name=name, findings=await prove(parts), parsers=parts.parsers)
 

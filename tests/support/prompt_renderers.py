@@ -65,8 +65,8 @@ MISTRAL_TOKENIZER = Path(mistral_common.__file__).parent / "data" / "tekken_2409
 def prompt_renderer(name: str) -> PromptRenderer:
     """The renderer with a template."""
     renderer = base_renderer()
-    from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
-    from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
+    from precall_service.engine.vllm.plain_text import plain_texts
+    from precall_service.engine.vllm.rendering import PromptRenderer
 
     ids = tokenizer().get_added_vocab()
     return PromptRenderer(
@@ -81,11 +81,11 @@ def prompt_renderer(name: str) -> PromptRenderer:
 def mistral_renderer() -> PromptRenderer:
     """A renderer with a mistral-common tokenizer."""
     base = base_renderer()
-    from vllm.renderers.mistral import MistralRenderer  # noqa: PLC0415
-    from vllm.tokenizers.mistral import MistralTokenizer  # noqa: PLC0415
+    from vllm.renderers.mistral import MistralRenderer
+    from vllm.tokenizers.mistral import MistralTokenizer
 
-    from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
-    from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
+    from precall_service.engine.vllm.plain_text import plain_texts
+    from precall_service.engine.vllm.rendering import PromptRenderer
 
     folder = temporary_folder()
     shutil.copy(MISTRAL_TOKENIZER, folder / "tekken.json")
@@ -131,8 +131,8 @@ def base_renderer() -> Any:
     write_tokenizer(folder, _SPECIAL_TOKENS, begin=BEGIN)
     environment.prepare(VllmConfig(model=str(folder), model_name="tokenizer", device=Device.CPU))
     environment.import_vllm()
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
-    from vllm.renderers import registry  # noqa: PLC0415
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.renderers import registry
 
     renderer = cast("Any", registry).renderer_from_config(
         AsyncEngineArgs(model=str(folder)).create_engine_config()

@@ -42,9 +42,9 @@ def parts_of(
     Parsers that are None are chosen from the template.
     """
     ids = tokenizer().get_added_vocab()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.parts import model_parts  # noqa: PLC0415
-    from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
-    from precall_service.engine.vllm.rendering import PromptRenderer  # noqa: PLC0415
+    from precall_service.engine.vllm.parts import model_parts
+    from precall_service.engine.vllm.plain_text import plain_texts
+    from precall_service.engine.vllm.rendering import PromptRenderer
 
     renderer = prompt_renderer("embedded")._renderer  # pyright: ignore[reportPrivateUsage]
     config = VllmConfig(
@@ -69,7 +69,7 @@ def parts_of(
 def mistral_parts() -> ModelParts:
     """The parts of a model with a mistral-common tokenizer, which writes messages as tokens."""
     own = mistral_renderer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.parts import model_parts  # noqa: PLC0415
+    from precall_service.engine.vllm.parts import model_parts
 
     config = VllmConfig(model="probe", model_name="probe", tool_call_parser="mistral")
     renderer = own._renderer  # pyright: ignore[reportPrivateUsage]
@@ -78,7 +78,7 @@ def mistral_parts() -> ModelParts:
 
 async def proved(parts: ModelParts) -> Findings:
     """What is found of a model with these parts."""
-    from precall_service.engine.vllm.proof import prove  # noqa: PLC0415
+    from precall_service.engine.vllm.proof import prove
 
     return await prove(parts)
 

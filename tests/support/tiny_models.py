@@ -100,8 +100,8 @@ GPT_OSS = TinyModel(
 
 def write_model(model: TinyModel, folder: Path) -> VllmConfig:
     """Writes a model, and returns what an engine is started with to serve it."""
-    import torch  # noqa: PLC0415 slow, and vLLM sets its environment before
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     ids = family_tokenizer(model.template, folder, model.begin, *model.ends)
     _replace(

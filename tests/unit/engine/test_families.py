@@ -127,7 +127,7 @@ def test_a_package_that_a_parser_needs_is_missed_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, found: str | None, missing: str | None
 ) -> None:
     prompt_renderers.model_config()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.parts import chosen_parsers  # noqa: PLC0415
+    from precall_service.engine.vllm.parts import chosen_parsers
 
     config = VllmConfig(
         model="command",

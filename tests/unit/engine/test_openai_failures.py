@@ -88,7 +88,7 @@ class TestFailing:
             assert (await engine.load()).running == 0
 
     async def test_an_endless_line_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from precall_service.engine.openai import connection  # noqa: PLC0415
+        from precall_service.engine.openai import connection
 
         monkeypatch.setattr(connection, "ANSWER_BYTES_MAX", 10_000)
         with pytest.raises(GenerationFailedError, match="more than 10000 bytes"):

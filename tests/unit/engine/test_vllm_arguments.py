@@ -19,7 +19,7 @@ def arguments(
 ) -> Any:
     on_cpu = config.pop("on_cpu", True)
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.arguments import engine_arguments  # noqa: PLC0415
+    from precall_service.engine.vllm.arguments import engine_arguments
 
     return engine_arguments(
         VllmConfig(
@@ -43,7 +43,7 @@ def test_the_defaults_on_a_cpu_are_for_a_laptop() -> None:
 
 def test_on_a_gpu_vllm_decides() -> None:
     args = arguments(on_cpu=False)
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
+    from vllm.engine.arg_utils import AsyncEngineArgs
 
     plain = AsyncEngineArgs(model="some/model")
     changed = {name for name in vars(plain) if getattr(args, name) != getattr(plain, name)}
@@ -157,7 +157,7 @@ def test_an_unknown_setting_names_the_nearest() -> None:
 
 def test_the_documentation_names_every_argument_that_is_refused() -> None:
     arguments()
-    from precall_service.engine.vllm.arguments import _OWNED  # noqa: PLC0415 # pyright: ignore[reportPrivateUsage]
+    from precall_service.engine.vllm.arguments import _OWNED  # pyright: ignore[reportPrivateUsage]
 
     told = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     assert not [name for name in _OWNED if f"`{name}`" not in told]

@@ -35,9 +35,9 @@ Make = Callable[..., "SimulatedEngine"]
 @pytest.fixture(scope="module")
 def make() -> Make:
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.v1.structured_output import StructuredOutputManager  # noqa: PLC0415
+    from vllm.v1.structured_output import StructuredOutputManager
 
-    from tests.support.async_engine import SimulatedEngine, engine_config  # noqa: PLC0415
+    from tests.support.async_engine import SimulatedEngine, engine_config
 
     config = engine_config()
     return functools.partial(SimulatedEngine, config, StructuredOutputManager(config))
@@ -149,7 +149,7 @@ def test_a_limit_inside_a_draft_is_kept(make: Make, max_tokens: int) -> None:
 
 
 def test_the_end_of_the_context_inside_a_draft_is_kept(make: Make) -> None:
-    from tests.support.async_engine import CONTEXT_TOKENS  # noqa: PLC0415
+    from tests.support.async_engine import CONTEXT_TOKENS
 
     engine = make()
     prompt = [5] * (CONTEXT_TOKENS - len(tokens(LEAD)) - 20)

@@ -22,10 +22,10 @@ THOUGHT = "I need the weather"
 
 def branches(name: str) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.reasoning import ReasoningParserManager  # noqa: PLC0415
+    from vllm.reasoning import ReasoningParserManager
 
-    from precall_service.engine.vllm.branching import Branches  # noqa: PLC0415
-    from precall_service.engine.vllm.reasoning import reasoning_marks  # noqa: PLC0415
+    from precall_service.engine.vllm.branching import Branches
+    from precall_service.engine.vllm.reasoning import reasoning_marks
 
     parser_class: Any = ReasoningParserManager.get_reasoning_parser("qwen3")
     marks = reasoning_marks(parser_class(model_tokenizer), model_tokenizer)

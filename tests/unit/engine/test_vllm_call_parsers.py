@@ -70,7 +70,7 @@ class Heard:
 @functools.cache
 def tokenizer(tokens: tuple[str, ...]) -> Any:
     shared = prompt_renderers.tokenizer()  # first, since it imports vLLM as precall does
-    import transformers  # noqa: PLC0415
+    import transformers
 
     own: Any = cast("Any", transformers).AutoTokenizer.from_pretrained(shared.name_or_path)
     own.add_special_tokens({"additional_special_tokens": list(tokens)})
@@ -80,10 +80,10 @@ def tokenizer(tokens: tuple[str, ...]) -> Any:
 @functools.cache
 def plan(parser: str, tokens: tuple[str, ...]) -> Any:
     own = tokenizer(tokens)
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
 
-    from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.call_parsers import reading_calls
+    from precall_service.engine.vllm.plans import StepPlans
 
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name=parser, enable_auto_tools=True, tool_strict_level="parameter"
@@ -94,7 +94,7 @@ def plan(parser: str, tokens: tuple[str, ...]) -> Any:
 
 def step_parser(family: Family) -> Any:
     made, own = plan(family.parser, family.tokens), tokenizer(family.tokens)
-    from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
+    from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
 
     special = {number: own.decode([number]) for number in own.all_special_ids}
     assert made.make_parser is not None

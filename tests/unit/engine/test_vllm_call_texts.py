@@ -36,7 +36,7 @@ EMBEDDED = "embedded"
 
 def texts(template: str) -> CallTexts:
     parts = parts_of(proving.template(template), stop=STOP_TOKENS[template])
-    from precall_service.engine.vllm.call_texts import CallTexts  # noqa: PLC0415
+    from precall_service.engine.vllm.call_texts import CallTexts
 
     return CallTexts(parts)
 

@@ -48,9 +48,9 @@ def spelled(schema: JsonObject) -> SpelledGrammar:
 
 def grammar_of(ebnf: str) -> SpelledGrammar:
     model = tokenizer()
-    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar  # noqa: PLC0415
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
 
-    from precall_service.engine.vllm.certain_text import (  # noqa: PLC0415
+    from precall_service.engine.vllm.certain_text import (
         SpelledGrammar,
         Speller,
     )
@@ -153,7 +153,7 @@ def test_a_constant_is_written_in_the_tokens_of_the_tokenizer(text: str) -> None
 
 def test_a_tokenizer_that_tells_no_words_spells_nothing() -> None:
     tokenizer()
-    from precall_service.engine.vllm.certain_text import Speller  # noqa: PLC0415
+    from precall_service.engine.vllm.certain_text import Speller
 
     assert Speller(object()).first("a text of words") is None
 

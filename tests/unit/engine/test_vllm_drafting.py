@@ -30,7 +30,7 @@ PLAIN = "precall_service.engine.vllm.utilities.Scheduler"
 @pytest.fixture
 def start() -> ModuleType:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm import start  # noqa: PLC0415
+    from precall_service.engine.vllm import start
 
     return start
 
@@ -40,7 +40,7 @@ def created(start: ModuleType, *, drafts: bool = True, **settings: JsonValue) ->
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, start: ModuleType, found: PinCheck) -> None:
-    from precall_service.engine.vllm import drafting  # noqa: PLC0415
+    from precall_service.engine.vllm import drafting
 
     for module in (start, drafting):
         monkeypatch.setattr(module, "installed_vllm", lambda: found)
@@ -158,9 +158,9 @@ def test_where_a_gpu_verifies_no_drafts(
 
 
 def on_gpu(asked: bool | None, **settings: Any) -> Any:
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
+    from vllm.engine.arg_utils import AsyncEngineArgs
 
-    from precall_service.engine.vllm import drafting, methods  # noqa: PLC0415
+    from precall_service.engine.vllm import drafting, methods
 
     arguments = AsyncEngineArgs(model=embedded_config().model, **settings)
     return drafting.prepare_for_drafts(
@@ -180,7 +180,7 @@ def test_on_a_gpu_drafts_are_for_steps_that_are_scheduled_ahead(
     assert arguments.speculative_config["method"] == "ngram_gpu"
     assert arguments.speculative_config["num_speculative_tokens"] == AHEAD_TOKENS_A_STEP
 
-    from precall_service.engine.vllm.drafting import scheduler_for_drafts  # noqa: PLC0415
+    from precall_service.engine.vllm.drafting import scheduler_for_drafts
 
     def scheduler(*, ahead: bool, second: bool) -> str | None:
         scheduling = SimpleNamespace(async_scheduling=ahead)

@@ -43,7 +43,7 @@ class FakeLlm:
     async def generate(
         self, prompt: Any, _params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any]:
-        from vllm.outputs import CompletionOutput, RequestOutput  # noqa: PLC0415
+        from vllm.outputs import CompletionOutput, RequestOutput
 
         self.prompt, self.options = prompt, options
         if self._error is not None:
@@ -67,8 +67,8 @@ class GrammarsMadeHere:
     """As a GrammarMaker, without a process."""
 
     async def of(self, tools: Sequence[ToolDeclaration], tenant: str) -> list[Any]:
-        from precall_service.engine.vllm.grammars import AS_JSON  # noqa: PLC0415
-        from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
+        from precall_service.engine.vllm.grammars import AS_JSON
+        from precall_service.engine.vllm.tool_grammars import tool_grammar
 
         return [tool_grammar(tool.input_schema, [AS_JSON]) for tool in tools]
 
@@ -98,13 +98,13 @@ def engine_of(
     verify: Callable[[Any], None] | None = None,
 ) -> VllmEngine:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
 
-    from precall_service.engine.vllm.engine import VllmEngine  # noqa: PLC0415
-    from precall_service.engine.vllm.parsing import SpecialTokens  # noqa: PLC0415
-    from precall_service.engine.vllm.planning import Planning  # noqa: PLC0415
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
-    from precall_service.engine.vllm.sampling import StepSampling  # noqa: PLC0415
+    from precall_service.engine.vllm.engine import VllmEngine
+    from precall_service.engine.vllm.parsing import SpecialTokens
+    from precall_service.engine.vllm.planning import Planning
+    from precall_service.engine.vllm.plans import StepPlans
+    from precall_service.engine.vllm.sampling import StepSampling
 
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name="hermes", reasoning_parser_name=reasoning, enable_auto_tools=True
@@ -163,7 +163,7 @@ async def test_variables_that_a_parser_refuses_are_refused() -> None:
 async def test_tools_that_a_parser_fails_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With any error, since vLLM's parsers do not check what they are given."""
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans
 
     def fail(*_arguments: object) -> None:
         raise AttributeError("'int' object has no attribute 'items'")
@@ -183,7 +183,7 @@ async def test_an_abort_by_an_engine_that_lives_fails_the_generation_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm import engine  # noqa: PLC0415
+    from precall_service.engine.vllm import engine
 
     monkeypatch.setattr(engine, "_DEATH_WAIT_S", 0.0)
     with pytest.raises(GenerationFailedError) as caught:
@@ -198,7 +198,7 @@ async def test_a_generation_that_vllm_gives_up_has_failed() -> None:
 
 async def test_an_error_of_vllm_fails_the_generation() -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415
+    from vllm.v1.engine.exceptions import EngineGenerateError
 
     with pytest.raises(GenerationFailedError, match="failed on this generation"):
         await generated(step_spec(), error=EngineGenerateError())
@@ -212,7 +212,7 @@ async def test_input_that_vllm_refuses_is_a_fault_of_the_client(
     parameter: str | None, field: str
 ) -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.exceptions import VLLMValidationError  # noqa: PLC0415
+    from vllm.exceptions import VLLMValidationError
 
     with pytest.raises(GenerationRefusedError, match="out of range") as caught:
         await generated(
@@ -232,7 +232,7 @@ async def test_a_value_error_is_no_fault_of_the_client(caplog: pytest.LogCapture
 
 async def test_a_grammar_that_vllm_refuses_is_refused() -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.exceptions import VLLMValidationError  # noqa: PLC0415
+    from vllm.exceptions import VLLMValidationError
 
     def refuse(_grammar: object) -> None:
         raise VLLMValidationError("Invalid structural tag specification.")
@@ -246,7 +246,7 @@ async def test_settings_that_vllm_refuses_without_a_word_are_refused_by_the_erro
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.sampling import StepSampling  # noqa: PLC0415
+    from precall_service.engine.vllm.sampling import StepSampling
 
     def refuse(*_arguments: object, **_options: object) -> None:
         raise ValueError
@@ -266,7 +266,7 @@ class TalkingLlm:
         self.closed = False
 
     async def generate(self, *_: Any, **_options: Any) -> AsyncGenerator[Any]:
-        from vllm.outputs import CompletionOutput, RequestOutput  # noqa: PLC0415
+        from vllm.outputs import CompletionOutput, RequestOutput
 
         try:
             for index, text in enumerate(self._texts, start=1):

@@ -45,7 +45,7 @@ class Served:
 
     async def begin(self, *forms: ArgumentsForm) -> None:
         model_tokenizer = tokenizer()
-        from xgrammar import TokenizerInfo  # noqa: PLC0415
+        from xgrammar import TokenizerInfo
 
         info = TokenizerInfo.from_huggingface(model_tokenizer, vocab_size=len(model_tokenizer))
         await self.process.spawn()

@@ -16,7 +16,7 @@ def call_tag(begin: str, schema: JsonObject, style: str = "json") -> dict[str, A
 
 
 def written_as_templates_do(form: dict[str, Any]) -> dict[str, Any]:
-    from precall_service.engine.vllm.grammars import (  # noqa: PLC0415
+    from precall_service.engine.vllm.grammars import (
         CallForm,
         arguments_grammar,
         as_templates_write,

@@ -70,7 +70,7 @@ def test_shared_memory_is_removed_once(folder: Path) -> None:
 
 
 def test_a_tokenizer_is_not_kept_by_vllm(folder: Path) -> None:
-    from vllm.utils import func_utils  # noqa: PLC0415
+    from vllm.utils import func_utils
 
     func_utils.supports_kw(tokenizer, "anything")
     kept = func_utils._supports_kw.cache_info  # pyright: ignore[reportPrivateUsage]

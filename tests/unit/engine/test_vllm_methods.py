@@ -26,7 +26,7 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}
 
 def arguments(*command_line: str, **settings: Any) -> Any:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.arguments import engine_arguments  # noqa: PLC0415
+    from precall_service.engine.vllm.arguments import engine_arguments
 
     config = VllmConfig(
         model="some/model", model_name="model", arguments=command_line, settings=settings
@@ -36,14 +36,14 @@ def arguments(*command_line: str, **settings: Any) -> Any:
 
 def given(*command_line: str, **settings: Any) -> dict[str, Any] | None:
     args = arguments(*command_line, **settings)
-    from precall_service.engine.vllm.methods import given_method  # noqa: PLC0415
+    from precall_service.engine.vllm.methods import given_method
 
     return given_method(args)
 
 
 def check(method: dict[str, Any], vllm: PinCheck = VLLM, **generation: Any) -> None:
     tokenizer()
-    from precall_service.engine.vllm.methods import check_method  # noqa: PLC0415
+    from precall_service.engine.vllm.methods import check_method
 
     model = SimpleNamespace(get_diff_sampling_param=lambda: generation)
     check_method(method, cast("Any", model), vllm)

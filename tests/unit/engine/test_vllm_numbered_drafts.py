@@ -41,7 +41,7 @@ class Texts:
 
 
 def drafting(*, structured: bool = True) -> Drafting:
-    from precall_service.engine.vllm.drafting import Drafting  # noqa: PLC0415
+    from precall_service.engine.vllm.drafting import Drafting
 
     return Drafting(cast("Any", Texts()), structured=structured)
 
@@ -90,7 +90,7 @@ async def test_a_step_that_is_over_has_no_more_drafts() -> None:
 
 
 async def test_a_step_has_a_bounded_number_of_drafts() -> None:
-    from precall_service.engine.vllm.drafting import STEP_DRAFTS_MAX  # noqa: PLC0415
+    from precall_service.engine.vllm.drafting import STEP_DRAFTS_MAX
 
     begun = drafting().numbered(spec())
     await begun.first(reasons=False)

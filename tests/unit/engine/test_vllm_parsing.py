@@ -235,11 +235,11 @@ CHUNKS = {"token by token": 1, "three tokens": 3, "seven tokens": 7, "all at onc
 
 def step_parser(output: Output) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
 
-    from precall_service.engine.vllm.call_parsers import reading_calls  # noqa: PLC0415
-    from precall_service.engine.vllm.parsing import SpecialTokens, StepParser  # noqa: PLC0415
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.call_parsers import reading_calls
+    from precall_service.engine.vllm.parsing import SpecialTokens, StepParser
+    from precall_service.engine.vllm.plans import StepPlans
 
     parser_class: Any = ParserManager.get_parser(
         tool_parser_name=output.tool,

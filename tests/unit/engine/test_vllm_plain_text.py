@@ -30,7 +30,7 @@ def texts() -> PlainTexts:
 
 def _texts(template: str, normalizer: Any = None) -> PlainTexts:
     prompt_renderers.model_config()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.plain_text import plain_texts  # noqa: PLC0415
+    from precall_service.engine.vllm.plain_text import plain_texts
 
     tokenizer = SimpleNamespace(
         all_special_tokens=["<s>"],
@@ -115,7 +115,7 @@ def test_arguments_are_read_first(texts: PlainTexts, written: str, seen: str) ->
 
 def test_thousands_of_tokens_and_spellings_are_found_in_one_pass() -> None:
     prompt_renderers.model_config()
-    from precall_service.engine.vllm.plain_text import PlainTexts  # noqa: PLC0415
+    from precall_service.engine.vllm.plain_text import PlainTexts
 
     control = [f"<unused{number}>" for number in range(6000)]
     texts = PlainTexts(control, template="", normalize=str)

@@ -51,14 +51,14 @@ class Plans:
 
 def planning(plans: Any, verify: Callable[[Any], None] = lambda _grammar: None) -> Planning:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.planning import Planning  # noqa: PLC0415
+    from precall_service.engine.vllm.planning import Planning
 
     return Planning(plans, verify)
 
 
 def grammar(text: str) -> Any:
-    from precall_service.engine.vllm.grammars import AS_JSON  # noqa: PLC0415
-    from precall_service.engine.vllm.tool_grammars import ToolGrammar  # noqa: PLC0415
+    from precall_service.engine.vllm.grammars import AS_JSON
+    from precall_service.engine.vllm.tool_grammars import ToolGrammar
 
     return ToolGrammar(schema=True, texts={AS_JSON: text})
 
@@ -138,7 +138,7 @@ async def test_a_plan_that_failed_is_made_again() -> None:
 async def test_the_plans_are_bounded_in_number() -> None:
     plans = Plans()
     made = planning(plans)
-    from precall_service.engine.vllm.planning import PLANS_MAX  # noqa: PLC0415
+    from precall_service.engine.vllm.planning import PLANS_MAX
 
     for number in range(PLANS_MAX + 1):
         await made.plan(step_spec(tools=(declared(f"tool_{number}"),), tool_choice=REQUIRED), [])

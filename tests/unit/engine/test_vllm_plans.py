@@ -18,9 +18,9 @@ TOOLS = (declared("get_weather"), declared("get_time"))
 
 def plans(*, parser: str = "hermes", structured_calls: bool = True) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
 
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans
 
     parser_class = ParserManager.get_parser(
         tool_parser_name=parser,
@@ -47,7 +47,7 @@ def accepts(
 
 
 def grammar_accepts(structural_tag: str, text: str) -> bool:
-    from xgrammar import Grammar, StructuralTag, testing  # noqa: PLC0415
+    from xgrammar import Grammar, StructuralTag, testing
 
     tag = StructuralTag.model_validate(json.loads(structural_tag))
     check: Any = testing._is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
@@ -105,8 +105,8 @@ def test_grammars_that_have_been_made_are_not_made_again(
     monkeypatch: pytest.MonkeyPatch, parser: str
 ) -> None:
     made = plans(parser=parser)
-    from precall_service.engine.vllm import plans as made_of  # noqa: PLC0415
-    from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
+    from precall_service.engine.vllm import plans as made_of
+    from precall_service.engine.vllm.tool_grammars import tool_grammar
 
     forms = made.forms_of_arguments(TOOLS[0])
     known = [tool_grammar(tool.input_schema, list(forms)) for tool in TOOLS]
@@ -119,7 +119,7 @@ def test_a_tool_that_does_not_fit_beside_the_others_is_logged_and_held_to_any_ob
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     made = plans()
-    from precall_service.engine.vllm.tool_grammars import tool_grammar  # noqa: PLC0415
+    from precall_service.engine.vllm.tool_grammars import tool_grammar
 
     known = [replace(tool_grammar(tool.input_schema, ()), compile_s=3.0) for tool in TOOLS]
     tag = made.plan(TOOLS, REQUIRED, {}, known).structured_outputs.structural_tag

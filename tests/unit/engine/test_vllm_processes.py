@@ -9,7 +9,7 @@ from tests.support.prompt_renderers import tokenizer
 
 def described(exit_code: int) -> str:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.processes import described_exit  # noqa: PLC0415
+    from precall_service.engine.vllm.processes import described_exit
 
     return described_exit(exit_code)
 

@@ -189,10 +189,10 @@ async def test_a_step_makes_one_call(chat_template: str) -> None:
 def other_grammar() -> Generator[str]:
     """A parser of Hermes's form whose grammar of required calls is another, as Mistral's is."""
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.sampling_params import StructuredOutputsParams  # noqa: PLC0415
-    from vllm.tool_parsers import ToolParserManager  # noqa: PLC0415
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.tool_parsers import ToolParserManager
 
-    from precall_service.engine.vllm.call_parsers import HermesCallParser  # noqa: PLC0415
+    from precall_service.engine.vllm.call_parsers import HermesCallParser
 
     class OtherGrammar(HermesCallParser):
         structural_tag_model = None
@@ -343,7 +343,7 @@ async def test_a_message_without_a_thought() -> None:
 
 async def test_each_finding_that_limits_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer()
-    from precall_service.engine.vllm.proof import warn_of  # noqa: PLC0415
+    from precall_service.engine.vllm.proof import warn_of
 
     findings = Findings(
         (

@@ -17,9 +17,9 @@ LIMIT: Final = 8
 
 def marks() -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.reasoning import ReasoningParserManager  # noqa: PLC0415
+    from vllm.reasoning import ReasoningParserManager
 
-    from precall_service.engine.vllm.reasoning import reasoning_marks  # noqa: PLC0415
+    from precall_service.engine.vllm.reasoning import reasoning_marks
 
     parser_class: Any = ReasoningParserManager.get_reasoning_parser("qwen3")
     return reasoning_marks(parser_class(model_tokenizer), model_tokenizer)
@@ -28,11 +28,11 @@ def marks() -> Any:
 def matcher(choice: ToolChoice, *, opened: bool) -> Any:
     """Accepts the tokens of a step one by one, as the engine does."""
     limited_to = marks()  # first, since it imports vLLM as precall does
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
-    from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
+    from xgrammar import GrammarCompiler, GrammarMatcher, TokenizerInfo
 
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
-    from precall_service.engine.vllm.reasoning import ReasoningLimit  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans
+    from precall_service.engine.vllm.reasoning import ReasoningLimit
 
     parser_class = ParserManager.get_parser(
         tool_parser_name="hermes",
@@ -62,7 +62,7 @@ def accepts(choice: ToolChoice, text: str, *, opened: bool = True) -> bool:
 
 def allowed(matching: Any) -> set[int]:
     """The tokens that the engine may sample next."""
-    from xgrammar import allocate_token_bitmask, testing  # noqa: PLC0415
+    from xgrammar import allocate_token_bitmask, testing
 
     size = len(tokenizer())
     mask: Any = allocate_token_bitmask(1, size)
@@ -129,7 +129,7 @@ def test_the_last_mark_says_whether_a_thought_is_open(text: str, opened: bool) -
 
 def test_marks_of_several_tokens_are_none() -> None:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.reasoning import reasoning_marks  # noqa: PLC0415
+    from precall_service.engine.vllm.reasoning import reasoning_marks
 
     class Parser:
         reasoning_start_str = "<a thought>"

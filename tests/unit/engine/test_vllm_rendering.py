@@ -86,7 +86,7 @@ async def test_text_before_the_call(name: str) -> None:
 @pytest.mark.parametrize("called", [False, True])
 async def test_no_text_of_a_probe_reaches_a_prompt(name: str, text: str, *, called: bool) -> None:
     """Whatever was learned from probes; two turns with two tools, since some lost the second."""
-    from precall_service.engine.vllm.probes import PROBE  # noqa: PLC0415 it imports vLLM
+    from precall_service.engine.vllm.probes import PROBE
 
     renderer = prompt_renderer(name)
     made = call("get_weather", 1)
@@ -328,9 +328,9 @@ async def test_a_variable_cannot_have_a_reserved_name(name: str) -> None:
 def test_every_name_that_the_rendering_functions_take_is_reserved() -> None:
     """But for `documents`, which templates for retrieval read."""
     prompt_renderer("embedded")  # first, since it imports vLLM as precall does
-    from jinja2.defaults import DEFAULT_NAMESPACE  # noqa: PLC0415
-    from transformers import PythonBackend  # noqa: PLC0415
-    from vllm.renderers import hf  # noqa: PLC0415
+    from jinja2.defaults import DEFAULT_NAMESPACE
+    from transformers import PythonBackend
+    from vllm.renderers import hf
 
     functions = [
         cast("Any", PythonBackend).apply_chat_template,

@@ -12,7 +12,7 @@ from tests.support.steps import step_spec
 
 def params(spec: StepSpec, *, parsed: bool = False, **defaults: Any) -> Any:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm.sampling import StepSampling  # noqa: PLC0415
+    from precall_service.engine.vllm.sampling import StepSampling
 
     return StepSampling(defaults).params(spec, None, parsed=parsed)
 
@@ -46,7 +46,7 @@ def test_everything_but_the_grammar_is_verified_for_each_step() -> None:
     """The grammar has been, with its plan: this one would be refused."""
     spec = step_spec(log_probabilities=True)
     made = params(spec)
-    from vllm.sampling_params import StructuredOutputsParams  # noqa: PLC0415
+    from vllm.sampling_params import StructuredOutputsParams
 
     made.structured_outputs = StructuredOutputsParams(structural_tag="no tag")
     made.verify(model_config(), None, None, tokenizer())

@@ -14,9 +14,9 @@ def test_a_method_proposes_for_requests_that_follow_no_draft(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.v1.outputs import DraftTokenIds  # noqa: PLC0415
+    from vllm.v1.outputs import DraftTokenIds
 
-    from precall_service.engine.vllm import scheduling, utilities  # noqa: PLC0415
+    from precall_service.engine.vllm import scheduling, utilities
 
     given: dict[str, list[int]] = {}
 

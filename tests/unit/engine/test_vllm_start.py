@@ -26,7 +26,7 @@ FRAMED = """1 validation error for ModelConfig
 @pytest.fixture
 def launching() -> ModuleType:
     tokenizer()
-    from precall_service.engine.vllm import launching  # noqa: PLC0415
+    from precall_service.engine.vllm import launching
 
     return launching
 
@@ -34,7 +34,7 @@ def launching() -> ModuleType:
 @pytest.fixture
 def start() -> ModuleType:
     tokenizer()  # first, since it imports vLLM as precall does
-    from precall_service.engine.vllm import start  # noqa: PLC0415
+    from precall_service.engine.vllm import start
 
     return start
 

@@ -79,7 +79,7 @@ def test_calls_are_read_to_their_end(
     calls: Sequence[Call], size: int, mode: ToolChoiceMode
 ) -> None:
     parts = parts_of(TEMPLATE)
-    from precall_service.engine.vllm.parsing import StepParser  # noqa: PLC0415
+    from precall_service.engine.vllm.parsing import StepParser
 
     schema = json.dumps({"type": "object", "properties": {"city": {"type": "string"}}})
     plan = parts.plans.plan(

@@ -30,10 +30,10 @@ def tool(**properties: Any) -> dict[str, Any]:
 @functools.cache
 def structural_tag(family: str, schema: str) -> Any:
     model_tokenizer = tokenizer()  # first, since it imports vLLM as precall does
-    from vllm.parser.parser_manager import ParserManager  # noqa: PLC0415
-    from xgrammar import Grammar  # noqa: PLC0415
+    from vllm.parser.parser_manager import ParserManager
+    from xgrammar import Grammar
 
-    from precall_service.engine.vllm.plans import StepPlans  # noqa: PLC0415
+    from precall_service.engine.vllm.plans import StepPlans
 
     parser_class = ParserManager.get_parser(
         tool_parser_name=FAMILIES[family].parser,
@@ -48,7 +48,7 @@ def structural_tag(family: str, schema: str) -> Any:
 
 
 def accepts(family: str, schema: dict[str, Any], written: str) -> bool:
-    from xgrammar import testing  # noqa: PLC0415
+    from xgrammar import testing
 
     check: Any = testing._is_grammar_accept_string  # pyright: ignore[reportPrivateUsage]
     return check(structural_tag(family, json.dumps(schema)), written)
