@@ -58,6 +58,7 @@ class _Unlimited:
     """Stands for the load of the engine and the admission, and allows everything."""
 
     admitted = 0
+    speculation_width = 1.0
 
     def allowance(self) -> float:
         return 1.0

@@ -25,7 +25,7 @@ class Vitals:
         predictions: Tasks that predict calls, or await an early run.
         calls: Calls of gRPC that have not ended, conversations included.
         calls_cut_off: Calls that were cancelled before they had a status, since the start; they
-            only grow. gRPC loses some 200 bytes at each (docs/security.md).
+            only grow. gRPC loses up to 200 bytes at each (docs/security.md).
         first_messages_waiting: Calls whose first message waits to be read.
         frames_waiting: Frames that wait for their turn to be processed.
         bytes_held: By tenant: what conversations hold of texts, tools and events.
