@@ -47,7 +47,7 @@ def allocated() -> dict[str, int]:
 async def grow_tables() -> None:
     """Has Python's tables of interned strings and of tasks grow to what they reach at some peak.
 
-    They double by a megabyte here, and stay so. The strings' also counts strings that are gone.
+    They double by a megabyte here, and stay so. Strings that are gone also fill the first.
     """
     for number in range(INTERNED):
         sys.intern(f"interned {number}")

@@ -18,8 +18,7 @@ PROGRAM = f'''
     import asyncio
 
     from bench.allocated import allocated, grow_tables
-    from precall.v1 import agent_pb2
-    from tests.support.http2 import Connection, message
+    from tests.support.http2 import conversations
     from tests.support.stream import running_server
 
 
@@ -29,18 +28,11 @@ PROGRAM = f'''
 
 
     async def main():
-        opening = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
-        frame = message(opening.SerializeToString())
         await grow_tables()
         async with running_server() as server:
             for _ in range({ROUNDS}):
-                attacker = await Connection.connect(server.service.address, read_window=4096)
-                for _ in range({STREAMS}):
-                    attacker.send(attacker.open(), frame)
-                async with asyncio.timeout(30):
-                    while not all(each.data for each in attacker.streams.values()):
-                        await attacker.changed()
-                attacker.close()
+                async with conversations(server.service.address, {STREAMS}):
+                    pass
                 async with asyncio.timeout(30):
                     while any(serves(task) for task in asyncio.all_tasks()):
                         await asyncio.sleep(0.01)

@@ -16,7 +16,7 @@ import pytest
 from precall.v1 import agent_pb2
 from precall_service.transport import abandoned, server, statuses
 from tests.support import http2
-from tests.support.http2 import CONVERSE, Connection, message
+from tests.support.http2 import CONVERSE, OPENING, Connection, message
 from tests.support.scripts import always, says
 from tests.support.stream import (
     WAIT_S,
@@ -32,9 +32,6 @@ FRAME = 128 << 10
 WIRE = 2 * FRAME
 LOOKAHEAD = server._LOOKAHEAD_BYTES  # pyright: ignore[reportPrivateUsage]
 SMALL = {"frame_bytes_max": FRAME, "arrivals_max": SLOTS}
-OPEN = message(
-    agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation()).SerializeToString()
-)
 METHODS = (
     CONVERSE,
     "/precall.v1.AgentService/GetServerInfo",
@@ -153,7 +150,7 @@ async def test_calls_whose_clients_read_nothing_are_freed(
     monkeypatch.setattr(statuses, "STATUS_UNREAD_S", 0.05)
     monkeypatch.setattr(abandoned, "_SEARCH_DELAY_S", 0.05)
     path = CONVERSE if opened else "/precall.v1.AgentService/GetServerInfo"
-    frame = OPEN if opened else message(b"")
+    frame = OPENING if opened else message(b"")
     async with running_server(HELLO) as there, attacker(there) as connection:
         before = len(asyncio.all_tasks())
         streams = [connection.open(path) for _ in range(50)]
@@ -179,7 +176,7 @@ async def test_a_flood_of_calls_that_are_reset_at_once_leaves_nothing() -> None:
         for _ in range(20):
             for _ in range(100):
                 stream = connection.open()
-                connection.send(stream, OPEN)
+                connection.send(stream, OPENING)
                 connection.reset(stream)
             await asyncio.sleep(0)
         await lives(there)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from precall.v1 import agent_pb2
-from tests.support.http2 import CONVERSE, Connection, message
+from tests.support.http2 import CONVERSE, OPENING, Connection, message
 from tests.support.server_process import server_process
 from tests.support.stream import StreamDriver, connected
 
@@ -54,13 +53,11 @@ async def test_unfinished_first_messages_take_bounded_memory(path: str) -> None:
 async def test_a_reconnect_storm_loses_no_one() -> None:
     """GRPC would cancel, without a word, calls that come faster than the event loop takes them."""
     calls, connections = 1000, 3
-    opening = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
-    frame = message(opening.SerializeToString())
     async with server_process() as (address, _):
         storm = [await Connection.connect(address, read_window=4096) for _ in range(connections)]
         for each in storm:
             for _ in range(calls):
-                each.send(each.open(), frame)
+                each.send(each.open(), OPENING)
         async with asyncio.timeout(30):
             for each in storm:
                 while not all(stream.data or stream.ended for stream in each.streams.values()):

@@ -14,9 +14,8 @@ STREAMS = 600
 PROGRAM = f"""
     import asyncio
 
-    from precall.v1 import agent_pb2
     from precall_service.transport.wake_ups import WakeUps
-    from tests.support.http2 import Connection, message
+    from tests.support.http2 import conversations
     from tests.support.stream import running_server
 
     wakes = []
@@ -31,16 +30,11 @@ PROGRAM = f"""
 
     async def main():
         WakeUps.recv = recv
-        opening = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
-        frame = message(opening.SerializeToString())
-        async with running_server() as server:
-            attacker = await Connection.connect(server.service.address, read_window=4096)
-            for _ in range({STREAMS}):
-                attacker.send(attacker.open(), frame)
-            async with asyncio.timeout(30):
-                while not all(each.data for each in attacker.streams.values()):
-                    await attacker.changed()
-            attacker.close()
+        async with (
+            running_server() as server,
+            conversations(server.service.address, {STREAMS}),
+        ):
+            pass
         print(len(wakes), max(wakes))
 
 

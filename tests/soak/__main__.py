@@ -3,8 +3,9 @@
 The server is a process of its own, on an engine that is only a clock. A cycle has each attack once,
 while agents take turns with tools, cancel some, and leave in the middle of others. After each cycle
 all clients leave, and the server must be as it was: every count at zero, and its open files as
-after the first cycle. What it has allocated must be flat over the cycles, and its resident memory
-may not grow beyond its peak in the first ones: allocators keep much of what was in use at a peak.
+after the first cycle. What it has allocated must be flat over the cycles, without what gRPC loses
+of calls that are cut off. Its resident memory may not grow beyond its peak in the first ones:
+allocators keep much of what was in use at a peak.
 Ends with status 1 if something is not so.
 """
 

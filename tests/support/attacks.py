@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from precall.v1 import agent_pb2, agent_pb2_grpc, content_pb2, invocation_pb2, tool_pb2, turn_pb2
-from tests.support.http2 import CONVERSE, Connection, message
+from tests.support.http2 import CONVERSE, OPENING, Connection, message
 
 Attack: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Called with the server's address and the attacker's tenant."""
@@ -231,8 +231,6 @@ async def holds_large_histories(address: str, tenant: str) -> None:
 
 async def keeps_many_conversations(address: str, tenant: str) -> None:
     """Opens thousands of conversations, keeps them, and leaves them all in one moment."""
-    opening = agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation())
-    frame = message(opening.SerializeToString())
 
     async def attempt(_number: int) -> None:
         connections = [await Connection.connect(address, read_window=4096) for _ in range(4)]
@@ -241,7 +239,7 @@ async def keeps_many_conversations(address: str, tenant: str) -> None:
                 for connection in connections:
                     for _ in range(50):
                         stream = connection.open(CONVERSE, ("precall-tenant", tenant))
-                        connection.send(stream, frame)
+                        connection.send(stream, OPENING)
                 await asyncio.sleep(0.1)
             await asyncio.sleep(2)
         finally:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self
+
+from precall.v1 import agent_pb2
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GO_AWAY, WINDOW_UPDATE, CONTINUATION = range(
@@ -215,3 +219,25 @@ def _string(text: str) -> bytes:
         rest //= 128
     length.append(rest)
     return bytes(length) + encoded
+
+
+OPENING: Final = message(
+    agent_pb2.ConverseRequest(sequence=1, open=agent_pb2.OpenConversation()).SerializeToString()
+)
+"""What opens a conversation."""
+OPENED_S: Final = 30.0
+
+
+@asynccontextmanager
+async def conversations(address: str, count: int) -> AsyncGenerator[Connection]:
+    """A connection on which the server has opened so many conversations; the end cuts them off."""
+    connection = await Connection.connect(address, read_window=4096)
+    try:
+        for _ in range(count):
+            connection.send(connection.open(), OPENING)
+        async with asyncio.timeout(OPENED_S):
+            while not all(stream.data for stream in connection.streams.values()):
+                await connection.changed()
+        yield connection
+    finally:
+        connection.close()

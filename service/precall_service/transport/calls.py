@@ -127,7 +127,8 @@ class Calls(grpc.aio.ServerInterceptor):
         """A method that leaves nothing which only the garbage collection would free.
 
         grpc.aio keeps the error of a call that was aborted, whose traceback refers to the call and
-        to what it has received.
+        to what it has received. Calls that are cancelled are counted: of these, gRPC itself may
+        leave something.
         """
 
         async def letting_go(requests: object, context: _Context) -> None:
