@@ -18,11 +18,11 @@ FASTER = "a call: generated / verified"
 
 SIZES = {
     "cpu": {
-        "rounds": 3,
+        "rounds": 5,
         "trials": 5,
-        "tokens": 48,
-        "sequences": "1,8,16",
-        "max_num_seqs": 16,
+        "tokens": 64,
+        "sequences": "1,8,32",
+        "max_num_seqs": 32,
         "max_model_len": 4096,
     },
     "gpu": {

@@ -61,24 +61,23 @@ async def called(engine: Engine, *, drafted: bool) -> JsonObject:
 
 
 async def decoded(engine: Engine, sequences: int, tokens: int) -> JsonObject:
-    """The tokens per second of so many sequences of plain text at once, prompts not counted."""
+    """The tokens per second of so many sequences of plain text, while all of them are decoded."""
 
-    async def one(number: int) -> tuple[float, float, int]:
+    async def one(number: int) -> list[tuple[float, int]]:
         question = Transcript(messages=(UserMessage(text=f"Tell me story number {number}."),))
         prompt = await engine.render(question)
-        began, count, ended = 0.0, 0, 0.0
         spec = _spec((), ToolChoice(), tokens, ())
         async with aclosing(engine.generate(prompt, spec)) as chunks:
-            async for chunk in chunks:
-                if isinstance(chunk, Chunk):
-                    ended = time.perf_counter()
-                    began = began or ended
-                    count += len(chunk.token_ids)
-        return began, ended, count
+            return [
+                (time.perf_counter(), len(chunk.token_ids))
+                async for chunk in chunks
+                if isinstance(chunk, Chunk)
+            ]
 
     found = await asyncio.gather(*map(one, range(sequences)))
-    began, ended = max(each[0] for each in found), max(each[1] for each in found)
-    return {"tokens_per_s": sum(each[2] - 1 for each in found) / (ended - began)}
+    all_began, one_ended = max(each[0][0] for each in found), min(each[-1][0] for each in found)
+    count = sum(new for each in found for at, new in each if all_began < at <= one_ended)
+    return {"tokens_per_s": count / (one_ended - all_began)}
 
 
 def _spec(

@@ -13,6 +13,27 @@ from precall_service.agent.speculation import Speculation
 from precall_service.domain.events import StepCompleted
 
 
+class _Tokens:
+    """The tokens that a step has sampled so far, with or without branches beside it."""
+
+    def __init__(self) -> None:
+        self._one_by_one, self._together = Pace(), Pace()
+
+    def add(self, seconds: float, tokens: int) -> None:
+        """Adds tokens that came at once, after this time."""
+        (self._one_by_one if tokens == 1 else self._together).add(seconds, tokens)
+
+    def pace(self, *, drafts: bool) -> Pace:
+        """Returns how fast the engine samples a token.
+
+        Tokens that came at once tell nothing of that if the step had drafts: they were verified.
+        In other steps they had waited for their reader.
+        """
+        if not drafts:
+            self._one_by_one.add(self._together.seconds, self._together.tokens)
+        return self._one_by_one
+
+
 class TurnPace:
     """Observes one turn. Times are in seconds.
 
@@ -25,10 +46,12 @@ class TurnPace:
         self._load = speculation.load
         self._branches = speculation.branches
         self._sampled_at: float | None = None
-        self._drafted = False
-        """Whether the latest step had drafts."""
-        self._alone, self._beside = Pace(), Pace()
-        """The pace of the current step, without branches of any turn beside it, and with them."""
+        self._drafts = False
+        """Whether the current step had drafts: told at its end."""
+        self._untold_drafts = False
+        """Whether the admission has not been told yet that there were drafts."""
+        self._alone, self._beside = _Tokens(), _Tokens()
+        """Those of the current step, without branches of any turn beside it, and with them."""
 
     def observe(self, at: float, happening: Happening) -> None:
         """See `TurnObserver`."""
@@ -38,11 +61,15 @@ class TurnPace:
         match happening:
             case StepBegan():
                 self._sampled_at = None
-                self._alone, self._beside = Pace(), Pace()
+                self._drafts = False
+                self._alone, self._beside = _Tokens(), _Tokens()
             case DraftsVerified():
-                self._drafted = True
+                self._drafts = self._untold_drafts = True
             case StepCompleted():
-                self._load.observe_step(self._alone, self._beside)
+                alone, beside = (
+                    tokens.pace(drafts=self._drafts) for tokens in (self._alone, self._beside)
+                )
+                self._load.observe_step(alone, beside)
             case _:
                 pass
 
@@ -55,5 +82,6 @@ class TurnPace:
         branched = self._branches.running > 0
         (self._beside if branched else self._alone).add(seconds, tokens)
         if self._admission.measures:
-            self._admission.observe_tokens(seconds, tokens, speculating=branched or self._drafted)
-            self._drafted = False
+            speculating = branched or self._untold_drafts
+            self._admission.observe_tokens(seconds, tokens, speculating=speculating)
+            self._untold_drafts = False

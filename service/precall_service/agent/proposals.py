@@ -119,7 +119,7 @@ class Proposals:
             self._situations.place,
             self._record,
             early=self._early,
-            drafted=self._tools.keys() if self._drafts.possible else (),
+            drafts=bool(self._tools) and self._drafts.possible,
             cost=self._shared.load.branch_cost,
         )
 
@@ -130,6 +130,7 @@ class Proposals:
         places = self._record.branches(self._situations.branched, first_step=prediction.step == 0)
         place = places.at(prediction.reasoned)
         place.propose(prediction.proposed_at - prediction.asked_at, lead_s)
+        place.save(prediction.saved_by_draft_s)
         if matched and prediction.reasoned not in self._won:
             self._won.add(prediction.reasoned)
             place.win()

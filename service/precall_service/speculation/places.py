@@ -3,7 +3,8 @@
 A branch from the middle of the reasoning is right more often than one from its start, but it comes
 later, and what it finds has often been found before. How this adds up depends on the model and the
 tools. So a branch is judged by what it *won*: whether it was the first to propose a call that the
-model then made.
+model then made. What drafts saved is counted apart, because a call that is wrong in its last
+argument is still right in most of its tokens.
 
 Never: reads a clock. Durations are in seconds.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import bisect
 from typing import Final
 
-from precall_service.speculation.estimates import DECAY, PRIOR_WEIGHT, Durations
+from precall_service.speculation.estimates import DECAY, PRIOR_WEIGHT, UNKNOWN_S, Durations
 
 PLACES: Final = (
     *(0, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512),
@@ -40,6 +41,7 @@ class Place:
         self._wins = wins
         self._begun = 0.0
         self._won = 0.0
+        self._saved_s = 0.0
         self._takes = Durations()
         self._leads = Durations()
 
@@ -48,6 +50,12 @@ class Place:
         """The fraction of branches that win."""
         prior = self._wins if self._prior is None else self._prior.win_rate
         return (self._won + PRIOR_WEIGHT * prior) / (self._begun + PRIOR_WEIGHT)
+
+    @property
+    def draft_saves_s(self) -> float:
+        """What the drafts of a branch's calls save, in the mean of all branches, right or wrong."""
+        prior_s = self._wins * UNKNOWN_S if self._prior is None else self._prior.draft_saves_s
+        return (self._saved_s + PRIOR_WEIGHT * prior_s) / (self._begun + PRIOR_WEIGHT)
 
     @property
     def takes_s(self) -> float:
@@ -67,6 +75,7 @@ class Place:
         """Notes that a branch began."""
         self._begun = DECAY * self._begun + 1.0
         self._won *= DECAY
+        self._saved_s *= DECAY
         if self._prior is not None:
             self._prior.begin()
 
@@ -76,6 +85,12 @@ class Place:
         self._leads.observe(lead_s)
         if self._prior is not None:
             self._prior.propose(takes_s, lead_s)
+
+    def save(self, seconds: float) -> None:
+        """Notes what the draft of a call saved that a branch had proposed."""
+        self._saved_s += seconds
+        if self._prior is not None:
+            self._prior.save(seconds)
 
     def win(self) -> None:
         """Notes that a branch has won."""

@@ -94,22 +94,24 @@ class Policy:
         tenant: TenantRecord,
         *,
         early: Collection[str],
-        drafted: Collection[str],
+        drafts: bool,
         cost: float,
     ) -> bool:
         """Returns whether a branch of the model should begin at a place.
 
-        It is worth what it wins, less what it takes from the step: the time of a tool that may run
-        early, and the time to generate a call that may be drafted. `cost` is the part of its time
-        by which a step is slower while a branch runs beside it. The tools are taken together: most
-        calls are of a few of a turn's tools, and nothing is ever learned of the others.
+        It is worth what it wins, less what it takes from the step: the time of a tool in `early`,
+        which may run early, and the time to generate its calls, if `drafts` of them are verified.
+        `cost` is the part of its time by which a step is slower while a branch runs beside it. The
+        tools are taken together: most calls are of a few of a turn's tools, and nothing is ever
+        learned of the others.
         """
-        if not early and not drafted:
+        if not early and not drafts:
             return False
         overlaps_s = (tenant.tool(name).run_times.within(place.lead_s) for name in early)
-        drafts_s = (tenant.tool(name).saved_by_draft_s for name in drafted)
-        wins_s = max(overlaps_s, default=0.0) + max(drafts_s, default=0.0)
-        return place.win_rate * wins_s > cost * place.takes_s or tenant.explores()
+        worth_s = place.win_rate * max(overlaps_s, default=0.0)
+        if drafts:
+            worth_s += place.draft_saves_s
+        return worth_s > cost * place.takes_s or tenant.explores()
 
     def worth_drafting(self, prediction: Prediction, tenant: TenantRecord, *, width: float) -> bool:
         """Returns whether the engine should verify a predicted call instead of generating it.
@@ -172,8 +174,6 @@ class Policy:
         record.matched += matched
         record.acceptance.observe(prediction.confidence, matched=matched)
         record.leads_at(prediction.depth).observe(lead_s)
-        if matched and prediction.drafted:
-            tool.draft_savings.observe(prediction.saved_by_draft_s)
         if prediction.launched_at is not None:
             wasted_s = 0.0 if matched else prediction.handler_s(self._clock.now())
             record.saved_s += saved_s

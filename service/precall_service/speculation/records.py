@@ -66,8 +66,6 @@ class ToolRecord:
     def __init__(self, acceptances: defaultdict[Predictor, Acceptance]) -> None:
         self._acceptances = acceptances
         self.run_times = Durations()
-        self.draft_savings = Durations()
-        """The times that drafts of calls saved which the model then made."""
         self.calls = 0
         self.calls_confirmed = 0
         self.failures = 0
@@ -77,11 +75,6 @@ class ToolRecord:
         self.running = 0
         """The handlers that run early."""
         self.predictors: dict[Predictor, PredictorRecord] = {}
-
-    @property
-    def saved_by_draft_s(self) -> float:
-        """What a right draft of a call typically saves; 0 if that is not known."""
-        return self.draft_savings.typical_s if self.draft_savings.known else 0.0
 
     def of(self, predictor: Predictor) -> PredictorRecord:
         """Returns the record of a predictor for this tool."""

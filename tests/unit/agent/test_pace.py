@@ -7,13 +7,22 @@ from collections.abc import Sequence
 
 import pytest
 
-from precall_service.agent.account import Sampled
+from precall_service.agent.account import DraftsVerified, Happening, Sampled, StepBegan
+from precall_service.agent.engine_load import Pace
 from precall_service.agent.pace import TurnPace
 from precall_service.agent.speculation import Speculation
-from precall_service.domain.events import TextDelta, TurnStarted
+from precall_service.domain.events import (
+    StepCompleted,
+    StepFinishReason,
+    TextDelta,
+    TokenUsage,
+    TurnStarted,
+)
+from precall_service.engine.vllm.token_prompt import TokenPrompt
 from tests.support.agent import Agent, Client, agent_limits, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripts import Item, Pause, says
+from tests.support.steps import asked, step_spec
 
 TARGET_S = 0.05
 PARTS = 4
@@ -114,6 +123,40 @@ async def test_a_backend_that_does_not_tell_its_tokens_is_measured_by_its_pieces
                 there.clock.advance(0.02)
                 pace.observe(there.clock.now(), Sampled((), (TextDelta("x"),), asked_at))
         assert there.admission.turns_max == 2
+
+
+@pytest.mark.parametrize(
+    ("drafts", "pace"), [(True, Pace(6.0, 3)), (False, Pace(6.5, 23))], ids=["drafts", "none"]
+)
+async def test_tokens_that_were_verified_tell_nothing_of_the_load(
+    monkeypatch: pytest.MonkeyPatch, *, drafts: bool, pace: Pace
+) -> None:
+    """In a step without drafts, tokens come together because they had waited for the service."""
+    async with agent_on(scripted()) as there:
+        seen: list[tuple[Pace, Pace]] = []
+
+        def observe_step(alone: Pace, beside: Pace) -> None:
+            seen.append((alone, beside))
+
+        monkeypatch.setattr(there.speculation.load, "observe_step", observe_step)
+        turn = TurnPace(there.admission, there.speculation)
+
+        def happens(seconds: float, *happenings: Happening) -> None:
+            there.clock.advance(seconds)
+            for each in happenings:
+                turn.observe(there.clock.now(), each)
+
+        def came(seconds: float, tokens: int) -> None:
+            happens(seconds, Sampled(tuple(range(tokens)), (), there.clock.now()))
+
+        for number in range(2):
+            happens(0.0, StepBegan(number, TokenPrompt(()), step_spec(), asked("hi")))
+            for seconds, tokens in ((9.0, 1), (2.0, 1), (2.0, 1), (0.5, 20), (2.0, 1)):
+                came(seconds, tokens)
+            if drafts and not number:
+                happens(0.0, DraftsVerified(20, 19, ()))
+            happens(0.0, StepCompleted(number, StepFinishReason.STOP, TokenUsage()))
+        assert seen == [(pace, Pace()), (Pace(6.5, 23), Pace())]
 
 
 async def test_nothing_is_measured_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -21,11 +22,12 @@ from precall_service.engine.base import Feature, StepSpec
 from precall_service.engine.drafts import Draft
 from precall_service.speculation.base import Moment
 from precall_service.speculation.limits import SpeculationLimits
+from precall_service.speculation.places import WINS_FIRST
 from precall_service.speculation.predictors.fork import Fork
 from tests.support.agent import agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_engine import INFO, ScriptedEngine
-from tests.support.scripts import TICK, calls, says
+from tests.support.scripts import TICK, Pause, calls, says, thinks
 from tests.support.speculating import (
     ALWAYS,
     BOOK,
@@ -199,14 +201,51 @@ async def test_written_calls_of_tools_that_may_not_run_early_are_not_predicted()
     assert not told.asked
 
 
-async def test_a_step_is_not_forked_for_drafts_before_they_are_known_to_pay() -> None:
+@pytest.mark.parametrize(("saved_s", "forks"), [(None, 1), (0.0, 0), (2.0, 1)])
+async def test_a_step_is_forked_for_drafts_until_they_are_known_not_to_pay(
+    saved_s: float | None, forks: int
+) -> None:
     thinking = Thinking()
     engine = scripted(thinking.then(), says("done"))
     async with agent_on(engine, predictors=[Fork()]) as there:
-        await there.open(BOOK).send()
+        client = there.open(BOOK)
+        place = (
+            there.speculation.records.of("ann").branches(frozenset({"book"}), first_step=True).at(0)
+        )
+        for _ in range(100 if saved_s is not None else 0):
+            place.begin()
+            place.propose(takes_s=10.0, lead_s=1.0)
+            place.save(saved_s or 0.0)
+        await client.send()
         await settle()
-        assert len(engine.specs) == 1
+        assert len(engine.specs) == 1 + forks
         await thinking.on()
+
+
+async def test_what_the_draft_of_a_wrong_call_saves_counts_for_its_branch() -> None:
+    """At a token a second, the call's tokens came at once."""
+    told, slow, thinking = Told(first_step(weather())), Pause(asyncio.Event()), Thinking()
+    step = [*thinks("a"), slow, *thinks("b"), *thinking.then(("weather", '{"city": "Oslo"}'))]
+    engine = scripted(step, says("done"))
+    engine.verified = {"weather": (20, 15)}
+    async with agent_on(engine, predictors=[told]) as there:
+        place = (
+            there.speculation.records.of("ann")
+            .branches(frozenset({"weather"}), first_step=True)
+            .at(0)
+        )
+        before_s = place.draft_saves_s
+        client = there.open(WEATHER)
+        turn = await client.send()
+        await there.advance(1.0)
+        slow.event.set()
+        await settle()
+        await thinking.on()
+        await client.answer(-1)
+        [drafts] = client.ending(turn).report.drafts
+        assert drafts.saved_s > 5.0
+        assert place.win_rate <= WINS_FIRST
+        assert place.draft_saves_s > before_s + 1.0
 
 
 # What became of drafts.

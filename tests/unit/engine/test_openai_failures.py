@@ -63,6 +63,16 @@ class TestFailing:
         with pytest.raises(error, match=words):
             await answered(answer)
 
+    async def test_a_long_answer_to_a_step_is_cut_and_kept_in_one_line(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(GenerationFailedError) as caught:
+            await answered(Sent(b"<p>\n" * 100_000, "502 Bad Gateway"))
+        (logged,) = [each.getMessage() for each in caplog.records if "step" in each.getMessage()]
+        for told in (str(caught.value), logged):
+            assert len(told) < 1_000
+            assert "\n" not in told
+
     async def test_a_server_that_is_busy_says_when_to_try_again(self) -> None:
         with pytest.raises(ServerBusyError, match="slow down") as caught:
             await answered(refused("429 Too Many Requests", "slow down", "Retry-After: 7"))

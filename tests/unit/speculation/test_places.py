@@ -23,6 +23,8 @@ def test_what_is_taken_for_granted() -> None:
     assert first.win_rate == pytest.approx(WINS_FIRST)
     assert later.win_rate == pytest.approx(WINS_LATER)
     assert first.lead_s == first.takes_s == UNKNOWN_S
+    assert first.draft_saves_s == pytest.approx(WINS_FIRST * UNKNOWN_S)
+    assert later.draft_saves_s == pytest.approx(WINS_LATER * UNKNOWN_S)
 
 
 @pytest.mark.parametrize(("wins", "rate"), [(0, 0.0), (1, 0.5), (2, 1.0)])
@@ -33,6 +35,16 @@ def test_the_rate_of_wins_is_learned(wins: int, rate: float) -> None:
         if number % 2 < wins:
             place.win()
     assert place.win_rate == pytest.approx(rate, abs=0.05)
+
+
+@pytest.mark.parametrize(("saved_s", "every"), [(0.0, 1), (2.0, 2), (3.0, 1)])
+def test_what_drafts_save_is_the_mean_of_all_branches(saved_s: float, every: int) -> None:
+    place = Places().at(0)
+    for number in range(200):
+        place.begin()
+        if number % every == 0:
+            place.save(saved_s)
+    assert place.draft_saves_s == pytest.approx(saved_s / every, rel=0.1, abs=0.05)
 
 
 def test_newer_branches_count_more() -> None:
@@ -58,8 +70,10 @@ def test_new_tools_start_from_what_is_known_of_the_others() -> None:
     for _ in range(50):
         known.at(16).begin()
         known.at(16).win()
+        known.at(16).save(4.0)
         known.at(16).propose(0.5, 0.25)
     assert new.at(16).win_rate > 0.8
+    assert new.at(16).draft_saves_s > 3.5
     assert (new.at(16).takes_s, new.at(16).lead_s) == (0.5, 0.25)
     assert new.at(0).win_rate == pytest.approx(WINS_FIRST), "another place"
     for _ in range(50):

@@ -35,7 +35,7 @@ from precall_service.engine.chat import ChatMessage, chat_messages, chat_tool, c
 from precall_service.engine.openai.answers import Answer, read
 from precall_service.engine.openai.config import OpenAiConfig
 from precall_service.engine.openai.connection import PROBE_TIMEOUT_S, ServedModel
-from precall_service.engine.openai.errors import SERVER_ERRORS, cause, meaning
+from precall_service.engine.openai.errors import SERVER_ERRORS, cause, meaning, said
 from precall_service.engine.openai.prompts import ChatPrompt, own
 from precall_service.engine.openai.reading import AnswerReader
 
@@ -123,7 +123,9 @@ class OpenAiEngine:
             except SERVER_ERRORS as error:
                 if self._watch.done():
                     raise EngineDiedError(self._why_dead) from error
-                log.warning("step %s failed: %s: %s", spec.step_id, type(error).__name__, error)
+                log.warning(
+                    "step %s failed: %s: %s", spec.step_id, type(error).__name__, said(error)
+                )
                 raise meaning(error) from error
             if pieces := tuple(reader.ending()):
                 yield Chunk((), pieces)

@@ -60,8 +60,7 @@ def meaning(error: Exception) -> ServiceError:
 def said(error: Exception) -> str:
     """The server's own words, in one line and not too many."""
     body = error.body if isinstance(error, openai.APIStatusError) else None
-    text = " ".join(str(_message(body) or body or error).split()) or type(error).__name__
-    return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}..."
+    return _line(_message(body) or body or error) or type(error).__name__
 
 
 def _message(body: object) -> object:
@@ -69,9 +68,14 @@ def _message(body: object) -> object:
 
 
 def cause(error: Exception) -> str:
-    """What lies under an error of the connection."""
+    """What lies under an error of the connection, in one line and not too many words."""
     under = error.__cause__ or error
-    return " ".join(str(under).split()) or type(under).__name__
+    return _line(under) or type(under).__name__
+
+
+def _line(words: object) -> str:
+    text = " ".join(str(words).split())
+    return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}..."
 
 
 def _retry_after_s(error: openai.RateLimitError) -> float:
