@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -61,8 +62,10 @@ class Served:
         config: JsonObject = {"port": port or _free_port(), "arguments": arguments}
         environ = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
         print("starting today's server", flush=True)
-        async with started("bench.arms.openai_server", config, environ=environ) as child:
-            yield child
+        with tempfile.TemporaryDirectory(prefix="precall-bench-") as sockets:  # it leaves them
+            environ["VLLM_RPC_BASE_PATH"] = sockets
+            async with started("bench.arms.openai_server", config, environ=environ) as child:
+                yield child
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

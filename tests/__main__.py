@@ -1,4 +1,4 @@
-"""Runs all tests: those that need no engine on all cores, then the others one by one.
+"""Runs all tests: those that can stand others beside them on all cores, then the rest one by one.
 
 Arguments are those of pytest. With paths among them, these tests are run, one by one.
 """
@@ -14,11 +14,12 @@ from typing import Final
 import pytest
 
 TESTS: Final = Path(__file__).parent
-AT_ONCE: Final = ("unit", "clients", "repo", "properties")
-"""The folders whose tests take processor time and nothing else that there is only one of."""
+AT_ONCE: Final = ("unit", "clients", "repo", "properties", "integration")
+"""The folders whose tests can stand others beside them. Those that need an engine run one after the
+other, in one process: see `OneEngine`."""
 WORKERS_MAX: Final = 4
 """How many processes run them at most. Each has imported vLLM, which takes a GiB."""
-_ON_ALL_CORES: Final = ("-n", "auto", "--maxprocesses", str(WORKERS_MAX), "--dist", "worksteal")
+_ON_ALL_CORES: Final = ("-n", "auto", "--maxprocesses", str(WORKERS_MAX))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ QUESTION = "What is the weather in Paris?"
 
 
 @pytest.fixture(scope="module")
-def url() -> Generator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """The address of a server of vLLM's, which runs as long as the tests of this file."""
     model = resolve_model(None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -44,10 +44,14 @@ def url() -> Generator[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
     for pair in arguments.items():
         command += pair
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    environ = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TMPDIR": str(tmp_path_factory.mktemp("vllm")),  # it leaves sockets behind
+    }
     server = subprocess.Popen(
         command,
-        env=os.environ | quiet,
+        env=os.environ | environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

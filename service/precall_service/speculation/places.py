@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 from typing import Final
 
-from precall_service.speculation.estimates import DECAY, PRIOR_WEIGHT, UNKNOWN_S, Durations
+from precall_service.speculation.estimates import DECAY, PRIOR_WEIGHT, Durations
 
 PLACES: Final = (
     *(0, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512),
@@ -25,6 +25,10 @@ WINS_FIRST: Final = 0.5
 WINS_LATER: Final = 0.2
 """The fractions of branches that are taken to win at the start and later, before anything is known.
 With the embedded model, half of them did at the start, and 2 to 7 of 100 at each later place."""
+SAVES_FIRST_S: Final = 0.5
+SAVES_LATER_S: Final = 0.0
+"""What the drafts of a branch's calls are taken to save at the start and later, before anything is
+known. A later branch mostly finds what was drafted before."""
 
 
 def place_of(reasoned: int) -> int:
@@ -35,10 +39,11 @@ def place_of(reasoned: int) -> int:
 class Place:
     """The branches that began at one place."""
 
-    def __init__(self, prior: Place | None, wins: float) -> None:
-        """`prior` are the branches of all tools; `wins` is the fraction to start from otherwise."""
+    def __init__(self, prior: Place | None, *, first: bool) -> None:
+        """`prior` are the branches of all tools; `first` says that this is the start of a step."""
         self._prior = prior
-        self._wins = wins
+        self._wins = WINS_FIRST if first else WINS_LATER
+        self._saves_s = SAVES_FIRST_S if first else SAVES_LATER_S
         self._begun = 0.0
         self._won = 0.0
         self._saved_s = 0.0
@@ -54,7 +59,7 @@ class Place:
     @property
     def draft_saves_s(self) -> float:
         """What the drafts of a branch's calls save, in the mean of all branches, right or wrong."""
-        prior_s = self._wins * UNKNOWN_S if self._prior is None else self._prior.draft_saves_s
+        prior_s = self._saves_s if self._prior is None else self._prior.draft_saves_s
         return (self._saved_s + PRIOR_WEIGHT * prior_s) / (self._begun + PRIOR_WEIGHT)
 
     @property
@@ -113,6 +118,5 @@ class Places:
         place = self._places.get(index)
         if place is None:
             prior = None if self._prior is None else self._prior.at(reasoned)
-            wins = WINS_LATER if index else WINS_FIRST
-            place = self._places[index] = Place(prior, wins)
+            place = self._places[index] = Place(prior, first=index == 0)
         return place

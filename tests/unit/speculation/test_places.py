@@ -7,7 +7,14 @@ import itertools
 import pytest
 
 from precall_service.speculation.estimates import UNKNOWN_S
-from precall_service.speculation.places import PLACES, WINS_FIRST, WINS_LATER, Places
+from precall_service.speculation.places import (
+    PLACES,
+    SAVES_FIRST_S,
+    SAVES_LATER_S,
+    WINS_FIRST,
+    WINS_LATER,
+    Places,
+)
 
 
 def test_a_place_reaches_to_the_next_one() -> None:
@@ -23,8 +30,8 @@ def test_what_is_taken_for_granted() -> None:
     assert first.win_rate == pytest.approx(WINS_FIRST)
     assert later.win_rate == pytest.approx(WINS_LATER)
     assert first.lead_s == first.takes_s == UNKNOWN_S
-    assert first.draft_saves_s == pytest.approx(WINS_FIRST * UNKNOWN_S)
-    assert later.draft_saves_s == pytest.approx(WINS_LATER * UNKNOWN_S)
+    assert first.draft_saves_s == pytest.approx(SAVES_FIRST_S)
+    assert later.draft_saves_s == pytest.approx(SAVES_LATER_S)
 
 
 @pytest.mark.parametrize(("wins", "rate"), [(0, 0.0), (1, 0.5), (2, 1.0)])
