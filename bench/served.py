@@ -62,8 +62,8 @@ class Served:
         config: JsonObject = {"port": port or _free_port(), "arguments": arguments}
         environ = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
         print("starting today's server", flush=True)
-        with tempfile.TemporaryDirectory(prefix="precall-bench-") as sockets:  # it leaves them
-            environ["VLLM_RPC_BASE_PATH"] = sockets
+        with tempfile.TemporaryDirectory(prefix="precall-bench-") as folder:
+            environ["VLLM_RPC_BASE_PATH"] = folder  # its sockets, which it leaves behind
             async with started("bench.arms.openai_server", config, environ=environ) as child:
                 yield child
 
