@@ -18,6 +18,7 @@ from precall_service.agent.account import (
     Sampled,
     StepBegan,
 )
+from precall_service.agent.engine_load import Pace
 
 
 class DraftSavings:
@@ -25,10 +26,7 @@ class DraftSavings:
 
     def __init__(self, note: Callable[[DraftsSaved], None]) -> None:
         self._note = note
-        self._alone_s = 0.0
-        self._alone = 0
-        self._together_s = 0.0
-        self._together = 0
+        self._alone, self._together = Pace(), Pace()
         self._sampled_at: float | None = None
 
     def observe(self, at: float, happening: Happening) -> None:
@@ -39,7 +37,7 @@ class DraftSavings:
         match happening:
             case StepBegan():
                 # Tokens that came together in a step without drafts had waited for their reader.
-                self._together_s, self._together, self._sampled_at = 0.0, 0, None
+                self._together, self._sampled_at = Pace(), None
             case DraftsVerified():
                 self._note(self._saved(happening))
             case _:
@@ -49,17 +47,13 @@ class DraftSavings:
         before, self._sampled_at = self._sampled_at, at
         if before is None:  # the first of a step: its time is that of the prompt
             return
-        if tokens == 1:
-            self._alone_s += at - before
-            self._alone += 1
-        else:
-            self._together_s += at - before
-            self._together += tokens
+        (self._alone if tokens == 1 else self._together).add(at - before, tokens)
 
     def _saved(self, verified: DraftsVerified) -> DraftsSaved:
         saved_s = 0.0
-        if self._alone and verified.accepted:
-            saved_s = self._together * self._alone_s / self._alone - self._together_s
+        alone, together = self._alone, self._together
+        if alone.tokens and verified.accepted:
+            saved_s = together.tokens * alone.seconds / alone.tokens - together.seconds
         return DraftsSaved(
             verified.proposed,
             verified.accepted,

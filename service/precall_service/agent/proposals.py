@@ -71,7 +71,11 @@ class Proposals:
     @property
     def possible(self) -> bool:
         """Whether predictions are of any use: to run a tool early, or to draft its calls."""
-        return bool(self._early) or (bool(self._tools) and self._drafts.possible)
+        return bool(self._early) or self._may_draft
+
+    @property
+    def _may_draft(self) -> bool:
+        return bool(self._tools) and self._drafts.possible
 
     @property
     def _full(self) -> bool:
@@ -119,7 +123,7 @@ class Proposals:
             self._situations.place,
             self._record,
             early=self._early,
-            drafts=bool(self._tools) and self._drafts.possible,
+            drafts=self._may_draft,
             cost=self._shared.load.branch_cost,
         )
 

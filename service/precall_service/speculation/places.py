@@ -54,13 +54,13 @@ class Place:
     def win_rate(self) -> float:
         """The fraction of branches that win."""
         prior = self._wins if self._prior is None else self._prior.win_rate
-        return (self._won + PRIOR_WEIGHT * prior) / (self._begun + PRIOR_WEIGHT)
+        return self._per_branch(self._won, prior)
 
     @property
     def draft_saves_s(self) -> float:
         """What the drafts of a branch's calls save, in the mean of all branches, right or wrong."""
         prior_s = self._saves_s if self._prior is None else self._prior.draft_saves_s
-        return (self._saved_s + PRIOR_WEIGHT * prior_s) / (self._begun + PRIOR_WEIGHT)
+        return self._per_branch(self._saved_s, prior_s)
 
     @property
     def takes_s(self) -> float:
@@ -102,6 +102,9 @@ class Place:
         self._won += 1.0
         if self._prior is not None:
             self._prior.win()
+
+    def _per_branch(self, total: float, prior: float) -> float:
+        return (total + PRIOR_WEIGHT * prior) / (self._begun + PRIOR_WEIGHT)
 
 
 class Places:

@@ -22,9 +22,9 @@ from precall_service.engine.base import Feature, StepSpec
 from precall_service.engine.drafts import Draft
 from precall_service.speculation.base import Moment
 from precall_service.speculation.limits import SpeculationLimits
-from precall_service.speculation.places import WINS_FIRST
+from precall_service.speculation.places import WINS_FIRST, Place
 from precall_service.speculation.predictors.fork import Fork
-from tests.support.agent import agent_on, scripted
+from tests.support.agent import Agent, agent_on, scripted
 from tests.support.clock import settle
 from tests.support.scripted_engine import INFO, ScriptedEngine
 from tests.support.scripts import TICK, Pause, calls, says, thinks
@@ -55,6 +55,12 @@ async def drafted(
         await client.send()
         await settle()
         return [staged(engine, spec) for spec in engine.specs]
+
+
+def start_of(there: Agent, tool_name: str) -> Place:
+    """What is known of branches from the start of turns with this tool."""
+    branches = there.speculation.records.of("ann").branches(frozenset({tool_name}), first_step=True)
+    return branches.at(0)
 
 
 def staged(engine: ScriptedEngine, spec: StepSpec) -> list[Draft]:
@@ -209,9 +215,7 @@ async def test_a_step_is_forked_for_drafts_until_they_are_known_not_to_pay(
     engine = scripted(thinking.then(), says("done"))
     async with agent_on(engine, predictors=[Fork()]) as there:
         client = there.open(BOOK)
-        place = (
-            there.speculation.records.of("ann").branches(frozenset({"book"}), first_step=True).at(0)
-        )
+        place = start_of(there, "book")
         for _ in range(100 if saved_s is not None else 0):
             place.begin()
             place.propose(takes_s=10.0, lead_s=1.0)
@@ -229,11 +233,7 @@ async def test_what_the_draft_of_a_wrong_call_saves_counts_for_its_branch() -> N
     engine = scripted(step, says("done"))
     engine.verified = {"weather": (20, 15)}
     async with agent_on(engine, predictors=[told]) as there:
-        place = (
-            there.speculation.records.of("ann")
-            .branches(frozenset({"weather"}), first_step=True)
-            .at(0)
-        )
+        place = start_of(there, "weather")
         before_s = place.draft_saves_s
         client = there.open(WEATHER)
         turn = await client.send()
